@@ -1,0 +1,50 @@
+# make demo   from a fresh machine to a finished report    make test   every test that runs here
+# make lint   style and types                              make cells  the table of cells
+# make verify every artefact against the configuration     make clean  environment and caches
+PYTHON ?= python3
+CONFIG ?= config/demo.yaml
+CORES ?= all
+VENV := .venv
+BIN := $(VENV)/bin
+RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint cells verify clean
+
+demo: $(VENV)/main
+	snakemake all --cores $(CORES) --quiet host reason --configfile $(CONFIG)
+	@echo
+	@echo "Report:  $(RESULTS)/report.html"
+	@echo "Tables:  $(RESULTS)/tables/"
+	@echo "Figures: $(RESULTS)/figures/"
+
+test: $(VENV)/dev
+	python -m pytest
+
+lint: $(VENV)/dev
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	mypy
+
+cells: $(VENV)/main
+	@python -m rocm_core.grid --configfile $(CONFIG)
+
+verify: $(VENV)/main
+	@python -m rocm_core.verify --configfile $(CONFIG)
+
+# Results stay: they can have cost hours.
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/main: envs/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r envs/requirements.txt
+	@touch $@
+
+$(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
+	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
+	@touch $@

@@ -1,0 +1,73 @@
+# The reproduction of "ROCM: RLHF on consistency models":
+#   prompts -> train -> generate -> score -> render, for every cell of the grid in a configuration.
+#
+#   snakemake -n                              what the demo would do
+#   snakemake --cores all                     do it
+#   snakemake --profile slurm all             the paper's grid on a cluster
+#   snakemake figures --config partial=true --cores 1     draw the cells that are finished
+#
+# Targets come before --configfile, --config and -R, which swallow what follows them.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+if not workflow.configfiles:
+
+    configfile: "config/demo.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/render.smk"
+
+
+# Without the rules that make them, existing scores and cells are given: nothing but drawing starts.
+if not CONFIG.partial:
+
+    include: "workflow/rules/prompts.smk"
+    include: "workflow/rules/train.smk"
+    include: "workflow/rules/generate.smk"
+    include: "workflow/rules/score.smk"
+    include: "workflow/rules/world.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+        trained(),
+        scored(),
+        monitored(),
+
+
+rule prompts:
+    input:
+        finished(prompt_sets()),
+
+
+rule train:
+    input:
+        trained(),
+
+
+rule generate:
+    input:
+        generated(),
+
+
+rule score:
+    input:
+        scored(),
+        monitored(),
+
+
+rule tables:
+    input:
+        TABLE_FILES,
+
+
+rule figures:
+    input:
+        FIGURE_FILES,

@@ -1,0 +1,66 @@
+"""Direct reward optimisation with a distributional regulariser: ROCM (equation 10, algorithm 2).
+
+    maximise  E[ R(x_0, c) - β Σ_{k=2..K} D_f(p_k(·|θ, x_k, c) ‖ p_k(·|θ_ref, x_k, c)) ]
+
+by backpropagation through the whole trajectory. Equation 10 prints +β; algorithm 2 has the minus.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
+from rocm_core.divergences import load_divergence
+from rocm_core.errors import UserError
+from rocm_core.policies import Policy
+from rocm_core.rewards import Reward
+from rocm_core.settings import TrainingSettings
+
+
+class Direct(Algorithm):
+    """ROCM. With divergence `none` the reference is never evaluated."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        regularised = settings.divergence != "none"
+        self.divergence = load_divergence(settings.divergence) if regularised else None
+
+    def update(
+        self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
+    ) -> list[Statistics]:
+        seen = []
+        for batch in batches:
+            loss, statistics = self.loss(policy, reward, batch)
+            optimiser.backward(loss / len(batches))
+            seen.append(statistics)
+        optimiser.step()
+        return seen
+
+    def loss(self, policy: Policy, reward: Reward, batch: Batch) -> tuple[Tensor, Statistics]:
+        """-mean R + β mean Σ_k D(d²_k), d² reduced over latent dimensions before D is applied."""
+        if not reward.differentiable:
+            raise UserError(
+                f"reward {reward.name} is not differentiable, which algorithm {self.settings.algorithm} needs"
+            )
+        trajectory = policy.rollout(
+            batch.embeddings,
+            batch.noise,
+            reference=self.settings.reference_gradient if self.divergence else None,
+            checkpoint=self.settings.gradient_checkpointing,
+        )
+        scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
+        loss = -scores.mean()
+        if self.divergence is None:
+            return loss, Statistics(
+                scores.detach(), loss.detach(), scores.new_zeros(len(scores)), None
+            )
+        summed = trajectory.squared_distances("sum")
+        dimensions = batch.noise[0, 0].numel()
+        reduced = summed if self.settings.reduction == "sum" else summed / dimensions
+        divergence = self.divergence(reduced, policy.stds).sum(1)
+        if self.settings.beta:  # β = 0 observes: an infinite D must not turn into 0·∞
+            loss = loss + self.settings.beta * divergence.mean()
+        statistics = Statistics(
+            scores.detach(), loss.detach(), divergence.detach(), summed.detach()
+        )
+        return loss, statistics

@@ -1,0 +1,32 @@
+"""Errors that are the user's to mend: one sentence, no traceback, exit status 2."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+
+
+class UserError(Exception):
+    """Bad input, said in one sentence that names the file or key and the fix."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call `main` and leave with its exit status; a `UserError`, or a disk that is full or closed
+    to us, prints one line to stderr and exits with 2. Other exceptions keep their traceback."""
+    try:
+        status = main()
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        message = f"{error.filename or 'a file'} cannot be used: {error.strerror}"
+    else:
+        sys.exit(status)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

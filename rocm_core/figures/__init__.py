@@ -1,0 +1,27 @@
+"""The figures: each name is a module here with `make(results) -> Drawing`.
+
+This file stays free of imports from its siblings, so that editing one figure leaves the code
+fingerprints of the others alone.
+"""
+
+from rocm_core.config import Config
+from rocm_core.grid import make_grid
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "samples": (),
+    "training": ("monitor",),
+    "gold_vs_reward": ("monitor", "gold"),
+    "gold_vs_kl": ("monitor", "gold"),
+    "squared_distance": (),
+}
+FIGURES = tuple(_NEEDS)
+
+
+def figures(config: Config) -> list[str]:
+    """The figures that this configuration has the data for, in the order of the report."""
+    snapshots = any(cell.settings.snapshot_every for cell in make_grid(config))
+    has = {
+        "monitor": snapshots and config.monitor.prompts > 0,
+        "gold": "gold" in config.metrics,
+    }
+    return [name for name, needs in _NEEDS.items() if all(has[need] for need in needs)]

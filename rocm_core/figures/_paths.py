@@ -1,0 +1,58 @@
+"""Panels of gold judge against another number, one line a method, from the base to the end."""
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rocm_core.figures import _style as style
+from rocm_core.labels import metric_label
+from rocm_core.results import GOLD, Results
+
+
+def draw_paths(
+    results: Results, data: pd.DataFrame, metric: Callable[[str], str], label: Callable[[str], str]
+) -> Figure:
+    """One panel a training reward: `metric(reward)` on the x axis, labelled `label(reward)`.
+
+    `data` comes from `trajectories`; the gold judge is on the y axis.
+    """
+    columns = min(2, len(results.rewards))
+    rows = math.ceil(len(results.rewards) / columns)
+    figure, grid = style.panels(rows, columns, height=2.9)
+    axes = [panel for row in grid for panel in row]
+    for panel in axes[len(results.rewards) :]:
+        panel.set_visible(False)
+    for panel, reward in zip(axes, results.rewards, strict=False):
+        of_reward = data[data["reward"] == reward]
+        missing = [
+            method
+            for method in results.methods(reward)
+            if not _path(panel, of_reward[of_reward["method"] == method], method, metric(reward))
+        ]
+        style.note_missing(panel, missing)
+        panel.set_title(f"Trained on {metric_label(reward)}")
+        panel.set_xlabel(label(reward))
+        panel.set_ylabel(metric_label(GOLD))
+        panel.locator_params(nbins=5)
+    base = Line2D([], [], color="black", marker="o", linestyle="", label="base")
+    style.legend(figure, [base, *style.handles(results.methods())])
+    return figure
+
+
+def _path(panel: Axes, data: pd.DataFrame, method: str, metric: str) -> bool:
+    if data.empty:
+        return False
+    colour, marker = style.look(method)
+    x, y = (data[data["metric"] == name].set_index("step") for name in (metric, GOLD))
+    panel.plot(x["mean"], y["mean"], color=colour, marker=".", markersize=4, linewidth=1.4)
+    last = [[[p["change"] - p["low"]], [p["high"] - p["change"]]] for p in (x.iloc[-1], y.iloc[-1])]
+    end = x["mean"].iloc[-1], y["mean"].iloc[-1]
+    panel.errorbar(*end, xerr=last[0], yerr=last[1], color=colour, elinewidth=1.2, zorder=3)
+    panel.plot(*end, marker, color=colour, ms=7, mec="white", mew=0.5, zorder=4)
+    start = x["mean"].iloc[0], y["mean"].iloc[0]
+    panel.plot(*start, "o", color="black", ms=6, zorder=5, clip_on=False)
+    return True

@@ -1,0 +1,139 @@
+"""The one look of all figures, and how a figure is written."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rocm_core.labels import method_label
+
+WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
+DPI = 200
+_INK, _GRID = "#222222", "#dddddd"
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#888888",
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "pdf.fonttype": 42,
+}
+styled = matplotlib.rc_context(_STYLE)  # decorates every function that draws
+
+# Okabe & Ito's palette (2008) and Tol's muted one, without their yellows, too pale on white.
+_LOOK = {
+    "rocm-none": ("#d55e00", "X"),
+    "rocm-kl": ("#0072b2", "o"),
+    "rocm-js": ("#009e73", "s"),
+    "rocm-hellinger": ("#e69f00", "^"),
+    "rocm-fisher": ("#cc79a7", "D"),
+    "rocm-chi2": ("#56b4e9", "v"),
+    "rocm-total-variation": ("#882255", "P"),
+    "rocm-jeffreys": ("#332288", "<"),
+    "rocm-alpha": ("#999933", ">"),
+    "rlcm": ("#000000", "*"),
+    "ddpo": ("#666666", "p"),
+    "dpok": ("#a6761d", "h"),
+    "d3po": ("#117733", "d"),
+}
+_SPARE = (("#44aa99", "o"), ("#aa4499", "s"), ("#6699cc", "^"), ("#661100", "D"))
+
+
+def look(method: str) -> tuple[str, str]:
+    """Colour and marker of a method, the same in every figure and run; sweeps share a method's."""
+    method = method.partition("--")[0]
+    return _LOOK.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure, the data behind it, and a caption that names n, seeds and intervals."""
+
+    figure: Figure
+    data: pd.DataFrame
+    title: str
+    caption: str
+
+    @styled
+    def save(self, stem: Path) -> None:
+        """Write `stem` with the suffixes .pdf, .png (its metadata hold title and caption), .csv.
+
+        The same drawing gives the same bytes: no time stamps.
+        """
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        self.figure.savefig(
+            stem.with_suffix(".pdf"),
+            dpi=DPI,
+            metadata={"Title": self.title, "Subject": self.caption, "CreationDate": None},
+        )
+        self.figure.savefig(
+            stem.with_suffix(".png"),
+            dpi=DPI,
+            metadata={"Title": self.title, "Description": self.caption},
+        )
+        self.data.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+
+
+def panels(
+    rows: int, columns: int, *, height: float = 2.1, width: float = WIDTH, **share: bool | str
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows × columns axes, each row `height` inches high, laid out without overlaps."""
+    figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **share)  # type: ignore[call-overload]
+    return figure, axes.tolist()
+
+
+def handles(methods: Sequence[str]) -> list[Line2D]:
+    """Legend entries: colour and marker of each method."""
+    return [
+        Line2D([], [], color=colour, marker=marker, label=method_label(method, short=True))
+        for method in methods
+        for colour, marker in [look(method)]
+    ]
+
+
+def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
+    """One legend above all panels."""
+    columns = len(entries) if len(entries) <= 5 else 3 if len(entries) in (6, 9) else 4
+    figure.legend(
+        handles=entries,
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.2,
+        handlelength=1.5,
+        handletextpad=0.5,
+    )
+
+
+def note_missing(axes: Axes, methods: Sequence[str]) -> None:
+    """Say in the panel which methods have no data yet."""
+    if methods:
+        names = ", ".join(method_label(m, short=True) for m in methods)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        place = {"transform": axes.transAxes, "ha": "center", "zorder": 10}
+        axes.text(0.5, 0.03, f"missing: {names}", fontsize=8, bbox=box, **place)

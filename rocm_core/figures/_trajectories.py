@@ -1,0 +1,59 @@
+"""How scores move over the snapshots of a training, paired with the base on the same prompts."""
+
+import pandas as pd
+
+from rocm_core.errors import UserError
+from rocm_core.labels import amount
+from rocm_core.results import Results
+from rocm_core.statistics import mean_interval
+
+COLUMNS = ["reward", "method", "metric", "step", "mean", "change", "low", "high", "n", "seeds"]
+PAIRED = "95 % interval of the change since step 0, paired over prompts, drawn around the mean"
+
+
+def trajectories(results: Results, metrics: dict[str, list[str]]) -> pd.DataFrame:
+    """Means over prompts of some metrics (by training reward) at every snapshot.
+
+    Columns: reward, method, metric, step, mean, change (since step 0, paired over prompts) with
+    its 95 % interval low..high, n (prompts), seeds (averaged within a prompt). Swept methods are
+    left out. Step 0 is the base.
+    """
+    monitor = results.monitor
+    rows = []
+    for reward in results.rewards:
+        for method in results.methods(reward):
+            own = monitor[(monitor["reward"] == reward) & (monitor["method"] == method)]
+            for metric in metrics[reward]:
+                scores = own[own["metric"] == metric]
+                may_lack = scores.empty and results.config.partial
+                expected = results.is_monitored(reward, method) and not may_lack
+                if expected and 0 not in set(scores["step"]):
+                    cell = f"{reward}/{method}"
+                    raise UserError(
+                        f"the snapshots of {cell} in {results.root} have no {metric} at step 0: "
+                        "score them again"
+                    )
+                table = scores.pivot_table("value", "prompt_id", "step", aggfunc="mean").dropna()
+                for step in table.columns:
+                    change = mean_interval(table[step] - table[0])
+                    rows.append(
+                        {
+                            "reward": reward,
+                            "method": method,
+                            "metric": metric,
+                            "step": int(step),
+                            "mean": table[step].mean(),
+                            "change": change.mean,
+                            "low": change.low,
+                            "high": change.high,
+                            "n": change.n,
+                            "seeds": scores["seed"].nunique(),
+                        }
+                    )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def counts(data: pd.DataFrame) -> str:
+    """The n and seeds of a caption: "64 validation prompts, 1 training seed"."""
+    prompts, seeds = amount(data["n"], "validation prompt"), amount(data["seeds"], "training seed")
+    return f"{prompts}, {seeds}"

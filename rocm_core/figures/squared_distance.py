@@ -1,0 +1,79 @@
+"""Squared distance d² of every transition to the base model's, over training."""
+
+import matplotlib
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from rocm_core.figures import _style as style
+from rocm_core.labels import amount, method_label, metric_label
+from rocm_core.results import Results
+
+TITLE = "Distance to the base model, transition by transition"
+_PREFIX = "squared_distance_"
+_WINDOWS = 25  # of the running mean in a training
+_POINTS = 200  # of a line: a long training is thinned
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One row a method, one column a training reward, one line a transition k → k-1."""
+    data = _smoothed(results)
+    methods, rewards = results.methods(), results.rewards
+    transitions = sorted(data["transition"].unique(), reverse=True)
+    viridis = matplotlib.colormaps["viridis"]
+    shades = {k: viridis(i / len(transitions)) for i, k in enumerate(transitions)}
+    width = max(style.WIDTH, 1.8 * len(rewards))
+    figure, axes = style.panels(
+        len(methods), len(rewards), height=1.2, width=width, sharex=True, sharey=True
+    )
+    for row, method in zip(axes, methods, strict=True):
+        for panel, reward in zip(row, rewards, strict=True):
+            own = data[(data["reward"] == reward) & (data["method"] == method)]
+            for transition, line in own.groupby("transition"):
+                panel.plot(line["step"], line["running_mean"], color=shades[transition], lw=1.5)
+            missing = own.empty and method in results.methods(reward)
+            label = method_label(method, short=True) + (" (missing)" if missing else "")
+            panel.set_yscale("log")
+            panel.minorticks_off()
+            panel.text(0.97, 0.08, label, transform=panel.transAxes, ha="right")
+        row[0].set_ylabel("d²")
+    for panel, reward in zip(axes[0], rewards, strict=True):
+        panel.set_title(f"Trained on {metric_label(reward)}")
+    for panel in axes[-1]:
+        panel.set_xlabel("training step")
+    style.legend(
+        figure,
+        [Line2D([], [], color=shades[k], label=f"transition {k} → {k - 1}") for k in transitions],
+    )
+    caption = (
+        "d² = ‖μ − μ_base‖²/σ² of each stochastic transition, summed over the latent and averaged "
+        f"over the training batch and {amount(data['seeds'], 'training seed')}; running mean over "
+        f"1/{_WINDOWS} of the training. Columns: training rewards; rows: methods. The last "
+        "transition is deterministic and has none."
+    )
+    return style.Drawing(figure, data, TITLE, caption)
+
+
+def _smoothed(results: Results) -> pd.DataFrame:
+    """reward, method, transition, step, squared_distance, running_mean, seeds; sweeps left out."""
+    histories = results.histories
+    keys = ["reward", "method", "transition", "step"]
+    columns = [name for name in histories.columns if name.startswith(_PREFIX)]
+    shown = histories[histories["method"].isin(results.methods())] if columns else histories
+    if shown.empty:
+        return pd.DataFrame(columns=[*keys, "squared_distance", "running_mean", "seeds"])
+    long = shown.melt(
+        ["reward", "method", "seed", "step"], columns, "transition", "squared_distance"
+    ).dropna()
+    long["transition"] = long["transition"].str.removeprefix(_PREFIX).astype(int)
+    data = (
+        long.groupby(keys, sort=False)
+        .agg(squared_distance=("squared_distance", "mean"), seeds=("seed", "nunique"))
+        .reset_index()
+    )
+    lines = data.groupby(keys[:3], sort=False)["squared_distance"]
+    data["running_mean"] = lines.transform(
+        lambda values: values.rolling(max(1, len(values) // _WINDOWS), min_periods=1).mean()
+    )
+    stride = max(1, int(data["step"].max()) // _POINTS)
+    return data[data["step"] % stride == 0].reset_index(drop=True)

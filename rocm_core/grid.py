@@ -1,0 +1,247 @@
+"""The grid: one plain table of cells, each a training run with settings of its own.
+
+`python -m rocm_core.grid --configfile config/demo.yaml` prints it.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rocm_core.errors import UserError, run
+from rocm_core.fingerprint import code_fingerprint
+from rocm_core.names import Method, find_module, parse_method
+from rocm_core.schema import did_you_mean, load_schema, validate
+from rocm_core.settings import GenerationSettings, PromptSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from rocm_core.config import Config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run. `method` is in its canonical spelling, a sweep's value included."""
+
+    reward: str
+    method: str
+    seed: int
+    settings: TrainingSettings
+
+    @property
+    def name(self) -> str:
+        """Folder of the cell below `cells/` and `samples/`: hpsv2/rocm-kl/seed-0."""
+        return f"{self.reward}/{self.method}/seed-{self.seed}"
+
+
+def make_grid(config: "Config") -> list[Cell]:
+    """All cells of a configuration, in its order, none twice: where an alias or a sweep repeats the
+    settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
+    cells: dict[TrainingSettings, Cell] = {}
+    names: dict[str, str] = {}
+    plan = list(_plan(config))
+    known = {f"{reward}/{method}" for reward, method, *_ in plan}
+    for place in config.cells:
+        if place not in known:
+            raise UserError(f"cells.{place} is not a cell of the grid{did_you_mean(place, known)}")
+    for reward, method, key, layers, suffix in plan:
+        canonical, meaning = parse_method(method, f"methods.{method}")
+        for seed in config.seeds:
+            settings = _settings(config, reward, meaning, seed, layers, key)
+            cell = Cell(reward, canonical + suffix, seed, settings)
+            if settings in cells:
+                continue
+            if cell.name in names:
+                raise UserError(
+                    f"{key} and {names[cell.name]} are the same cell, {cell.name}, with different"
+                    " settings: keep one of them"
+                )
+            names[cell.name] = key
+            cells[settings] = cell
+    return list(cells.values())
+
+
+def _plan(
+    config: "Config",
+) -> Iterator[tuple[str, str, str, list[tuple[str, Mapping[str, Any]]], str]]:
+    """(reward, method, key for errors, layers of settings under their keys, swept suffix)."""
+
+    def layers(reward: str, method: str) -> list[tuple[str, Mapping[str, Any]]]:
+        own = config.cells.get(f"{reward}/{method}", {})
+        return [
+            ("training", config.training),
+            (f"methods.{method}", config.methods[method]),
+            (f"cells.{reward}/{method}", own),
+        ]
+
+    for reward in config.rewards:
+        for method in config.methods:
+            yield reward, method, f"methods.{method}", layers(reward, method), ""
+    for index, sweep in enumerate(config.sweeps):
+        key = f"sweeps[{index}]"
+        properties = load_schema()["$defs"]["training"]["properties"]
+        _known(sweep.setting, properties, f"{key}.setting")
+        for value in sweep.values:
+            validate(value, properties[sweep.setting], (*("sweeps", index), "values"))
+        for reward in sweep.rewards or config.rewards:
+            _known(reward, config.rewards, f"{key}.rewards")
+            for method in sweep.methods:
+                _known(method, config.methods, f"{key}.methods")
+                for value in sweep.values:
+                    layer = (f"{key}.values", {sweep.setting: value})
+                    suffix = f"--{sweep.setting}-{_spell(value)}"
+                    yield reward, method, key, [*layers(reward, method), layer], suffix
+
+
+def _known(name: str, names: Sequence[str] | Mapping[str, Any], key: str) -> None:
+    if name not in names:
+        raise UserError(f"{key}: {name!r} is unknown{did_you_mean(name, names)}")
+
+
+def _spell(value: Any) -> str:
+    """A swept value as part of a folder's name."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.12g}"
+    return str(value).lower()
+
+
+def _settings(
+    config: "Config",
+    reward: str,
+    method: Method,
+    seed: int,
+    layers: list[tuple[str, Mapping[str, Any]]],
+    key: str,
+) -> TrainingSettings:
+    """The settings that a cell really uses: what has no effect on it is set to its default, so that
+    changing it makes nothing run again."""
+    if method.policy not in config.policies:
+        raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
+    find_module("algorithms", method.algorithm, key)
+    policy = config.policies[method.policy]
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged |= layer
+    if method.divergence == "none":
+        stray = next((name for name, layer in layers[1:] if "beta" in layer), None)
+        if stray:
+            raise UserError(f"{stray}: rocm-none has no divergence, hence no beta: remove it")
+        merged["beta"] = 0.0
+    elif "beta" not in merged:
+        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
+    unused = {
+        "beta_calibration_steps": merged["beta"] != "auto",
+        "reduction": method.divergence == "none",
+        "reference_gradient": method.divergence == "none",
+    }
+    for name in (name for name, is_unused in unused.items() if is_unused):
+        del merged[name]
+    if merged["warmup_steps"] > merged["iterations"]:
+        raise UserError(
+            f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
+            f" not {merged['warmup_steps']}"
+        )
+    steps, guidance = merged["inference_steps"], merged["guidance_scale"]
+    merged["inference_steps"] = policy.steps if steps is None else steps
+    merged["guidance_scale"] = policy.guidance_scale if guidance is None else guidance
+    return TrainingSettings.from_dict(
+        merged
+        | {
+            "reward": reward,
+            "scorer": config.scorers[reward],
+            "policy": method.policy,
+            "seed": seed,
+        }
+        | {"model": policy.model, "algorithm": method.algorithm, "divergence": method.divergence}
+    )
+
+
+def generation_settings(config: "Config", source: Cell | str) -> GenerationSettings:
+    """How the images of a cell, or of a policy's base model, are made for scoring.
+
+    The chain has as many steps for every source, so that images differ by the weights alone.
+    """
+    name = source.settings.policy if isinstance(source, Cell) else source
+    policy = config.policies[name]
+    guidance = source.settings.guidance_scale if isinstance(source, Cell) else policy.guidance_scale
+    return GenerationSettings(
+        policy=name,
+        model=policy.model,
+        inference_steps=config.generation.inference_steps or policy.steps,
+        guidance_scale=guidance,
+        seed=config.generation.seed,
+        batch_size=config.generation.batch_size,
+    )
+
+
+def prompts_code(settings: PromptSettings) -> str:
+    """Code fingerprint of the job that makes a prompt set."""
+    embedded = ["rocm_core.shapes.scenes"] if settings.source == "shapes" else []
+    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompts", *embedded)
+
+
+def train_code(settings: TrainingSettings) -> str:
+    """Code fingerprint of a cell's training."""
+    names = [
+        f"policies.{settings.policy}",
+        f"algorithms.{settings.algorithm}",
+        f"rewards.{settings.reward}",
+    ]
+    names += [f"divergences.{settings.divergence}"] if settings.divergence != "none" else []
+    return code_fingerprint("workflow/scripts/train.py", *_modules(names))
+
+
+def generate_code(settings: GenerationSettings) -> str:
+    """Code fingerprint of making images."""
+    return code_fingerprint(
+        "workflow/scripts/generate.py", *_modules([f"policies.{settings.policy}"])
+    )
+
+
+def score_code(metrics: Sequence[str]) -> str:
+    """Code fingerprint of scoring images by `metrics`."""
+    return code_fingerprint(
+        "workflow/scripts/score.py", *_modules([f"rewards.{m}" for m in metrics])
+    )
+
+
+def monitor_code(settings: GenerationSettings, metrics: Sequence[str]) -> str:
+    """Code fingerprint of judging a cell's snapshots."""
+    names = [f"policies.{settings.policy}", *(f"rewards.{m}" for m in metrics)]
+    return code_fingerprint("workflow/scripts/monitor.py", *_modules(names))
+
+
+def _modules(names: Sequence[str]) -> list[str]:
+    return [f"rocm_core.{name.replace('-', '_')}" for name in names]
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """The grid as text: each cell's name and the settings in which cells differ."""
+    rows = [cell.settings.to_dict() for cell in cells]
+    hidden = {"reward", "scorer", "policy", "model", "algorithm", "divergence", "seed"}
+    keys = ["beta", "learning_rate", "batch_size", "iterations"]
+    keys += [
+        k
+        for k in (rows[0] if rows else {})
+        if k not in hidden | set(keys) and len({str(r[k]) for r in rows}) > 1
+    ]
+    lines = [["cell", *keys]] + [
+        [c.name, *(str(r[k]) for k in keys)] for c, r in zip(cells, rows, strict=True)
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*text, f"{len(cells)} cells"])
+
+
+def main() -> None:
+    from rocm_core.config import load_config
+
+    parser = argparse.ArgumentParser(description="Print the cells of a configuration.")
+    parser.add_argument("--configfile", required=True)
+    print(table(make_grid(load_config(parser.parse_args().configfile))))
+
+
+if __name__ == "__main__":
+    run(main)

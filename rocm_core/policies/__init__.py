@@ -1,0 +1,40 @@
+"""Policies: K-step Gaussian chains over latents, each in its own module `rocm_core.policies.<name>`."""
+
+import importlib
+import pkgutil
+
+import torch
+
+from rocm_core.errors import UserError
+from rocm_core.policies.base import Policy, Trajectory, Transition
+
+__all__ = ["Policy", "Trajectory", "Transition", "load_policy", "names"]
+
+
+def names() -> list[str]:
+    """All policies that there are."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name != "base" and not name.startswith("_"))
+
+
+def load_policy(
+    name: str,
+    model: str,
+    inference_steps: int,
+    guidance_scale: float,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
+    """The frozen policy `name` over the diffusers pipeline folder `model`, in evaluation mode.
+
+    guidance_scale: diffusers' convention, ε_uncond + scale·(ε_cond - ε_uncond); the paper's eq 4 and
+    the LCM paper count from zero: their ω is `guidance_scale - 1`.
+    dtype: of the networks; latents, means and distances are never below float32.
+    """
+    module_name = name.replace("-", "_")
+    if module_name not in names():
+        raise UserError(f"there is no policy {name!r}: choose one of {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{module_name}")
+    found = (value for value in vars(module).values() if isinstance(value, type))
+    policy = next(v for v in found if issubclass(v, Policy) and v.__module__ == module.__name__)
+    return policy(model, inference_steps, guidance_scale, torch.device(device), dtype)

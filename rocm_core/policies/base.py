@@ -1,0 +1,234 @@
+"""What every policy is: a K-step Gaussian Markov chain over latents, with a U-Net inside.
+
+x_K ~ N(0, I); x_{k-1} ~ N(mean_k(x_k), std_k² I) for the stochastic steps, which come first; then the
+deterministic ones (for a consistency model the last). Noise is given, so that a rollout is a
+differentiable function of the adapter's parameters (reparameterisation).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint as recompute
+
+from rocm_core.lora import reference as adapter_off
+from rocm_core.noise import gaussian
+from rocm_core.policies._components import load_components
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One stochastic step: x_{k-1} ~ N(mean, std² I) given x_k. Latents are `(N, C, h, w)`.
+
+    With reference="stop", `mean` carries gradient to the parameters only; else to the state as well.
+    """
+
+    timestep: int
+    state: Tensor
+    mean: Tensor
+    std: Tensor  # ()
+    next_state: Tensor
+    reference_mean: Tensor | None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a rollout leaves: the final latents x_0 `(N, C, h, w)` and the stochastic steps, first to last."""
+
+    latents: Tensor
+    transitions: list[Transition]
+
+    def squared_distances(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+        """d² = |mean - reference mean|²/std² of each stochastic step, `(N, K-1)`.
+
+        reduction: over the latent dimensions. Needs a rollout with a reference.
+        """
+        columns = []
+        for step in self.transitions:
+            if step.reference_mean is None:
+                raise ValueError("a rollout without a reference has no distance to it")
+            ratio = ((step.mean - step.reference_mean) / step.std).flatten(1).square()
+            columns.append(ratio.sum(1) if reduction == "sum" else ratio.mean(1))
+        return torch.stack(columns, 1) if columns else self.latents.new_zeros(len(self.latents), 0)
+
+
+class Policy(nn.Module):
+    """A frozen diffusers pipeline as a policy; only an adapter added to `unet` can be trained.
+
+    A subclass sets `timesteps` and `stds` and computes `mean`.
+    unet_passes: U-Net evaluations, counted per image, forward, recomputations not counted.
+    """
+
+    timesteps: Tensor  # (K,) int64, in the order of the steps
+    stds: Tensor  # one for each stochastic step, at least float32
+
+    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        components = load_components(model)
+        self.unet, self.vae = components.unet, components.vae
+        self.text_encoder: nn.Module | None = components.text_encoder
+        self.tokenizer, self.scheduler = components.tokenizer, components.scheduler
+        self.device, self.dtype = device, dtype
+        self.unet_passes = 0
+        self.requires_grad_(False).eval().to(device, dtype)
+
+    def set_chain(self, timesteps: Sequence[int], stds: Sequence[float]) -> None:
+        precision = torch.promote_types(self.dtype, torch.float32)
+        self.register_buffer(
+            "timesteps", torch.tensor(timesteps, device=self.device), persistent=False
+        )
+        self.register_buffer(
+            "stds", torch.tensor(stds, dtype=precision, device=self.device), persistent=False
+        )
+        self._timesteps = list(timesteps)
+
+    @property
+    def steps(self) -> int:
+        """K, the number of steps."""
+        return len(self._timesteps)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        config = self.unet.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
+        """Mean of step `index` (0: from x_K) given its state; of a deterministic step, its result."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings `(N, L, D)`; what exceeds the encoder's L tokens is cut off."""
+        if self.text_encoder is None:
+            raise ValueError("the text encoder was dropped")
+        length = self.tokenizer.model_max_length
+        chunks = []
+        for start in range(0, len(prompts), 64):
+            texts = list(prompts[start : start + 64])
+            tokens = self.tokenizer(
+                texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            )
+            chunks.append(self.text_encoder(tokens.input_ids.to(self.device))[0])
+        return torch.cat(chunks)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `(N, 3, H, W)` in [0, 1], differentiable (without gradient where a pixel is clipped)."""
+        config = self.vae.config
+        latents = latents / config.scaling_factor + (config.shift_factor or 0)
+        with self.autocast():
+            images = self.vae.decode(latents.to(self.dtype), return_dict=False)[0]
+        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
+    def noise(self, seed: int, keys: Sequence[str], stream: str) -> Tensor:
+        """x_K and the noise of each stochastic step, `(N, K, C, h, w)` for one deterministic step.
+
+        Entry i depends on (seed, stream, keys[i]) only.
+        """
+        draws = gaussian(seed, keys, (1 + len(self.stds), *self.latent_shape), stream)
+        return draws.to(self.stds, non_blocking=True)
+
+    def rollout(
+        self,
+        embeddings: Tensor,
+        noise: Tensor,
+        reference: Literal["full", "stop"] | None = None,
+        checkpoint: bool = False,
+    ) -> Trajectory:
+        """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
+
+        Gradients flow iff they are enabled. reference: also compute, at the same states, the means
+        of the model without its adapter. "full": they carry gradient to the states, as equation 10
+        says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
+        checkpoint: keep the states only and recompute each step in the backward pass.
+        """
+
+        def keep(function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
+            if checkpoint and torch.is_grad_enabled():
+                return recompute(function, state, use_reentrant=False, preserve_rng_state=False)
+            return function(state)
+
+        parameters = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+        split = reference == "stop" and torch.is_grad_enabled() and bool(parameters)
+        state, transitions = noise[:, 0], []
+        for index, timestep in enumerate(self._timesteps):
+
+            def adapted(x: Tensor, index: int = index) -> Tensor:
+                return self.mean(index, x, embeddings)
+
+            def unadapted(x: Tensor, index: int = index) -> Tensor:
+                with adapter_off(self.unet):
+                    return self.mean(index, x, embeddings)
+
+            self.unet_passes += len(state)
+            if index >= len(self.stds):
+                state = keep(adapted, state)
+                continue
+            if split:
+                mean, regularised = _SplitGradient.apply(adapted, checkpoint, state, *parameters)
+            else:
+                mean = regularised = keep(adapted, state)
+            reference_mean = None
+            if reference is not None:
+                self.unet_passes += len(state)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and reference == "full"):
+                    reference_mean = keep(unadapted, state)
+            std = self.stds[index]
+            next_state = mean + std * noise[:, index + 1]
+            transitions.append(
+                Transition(timestep, state, regularised, std, next_state, reference_mean)
+            )
+            state = next_state
+        return Trajectory(state, transitions)
+
+    def autocast(self) -> torch.autocast:
+        """Autocast to the networks' dtype where that is below float32: adapters stay float32."""
+        low = self.dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, dtype=self.dtype if low else None, enabled=low)
+
+
+class _SplitGradient(torch.autograd.Function):
+    """One evaluation of `mean(state)`, returned twice: the first result carries gradient to the state
+    and the parameters, the second to the parameters only.
+
+    Two cotangents must reach the parameters and one of them the state, so the network is passed
+    backward twice; a second forward pass at a detached copy of the state would be dearer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[[Tensor], Tensor],
+        checkpoint: bool,
+        state: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.function, ctx.graph = function, None
+        ctx.save_for_backward(state, *parameters)
+        with torch.set_grad_enabled(not checkpoint):
+            inside = state.detach().requires_grad_(ctx.needs_input_grad[2])
+            mean = function(inside)
+            if not checkpoint:
+                ctx.graph = inside, mean
+        return mean.detach(), mean.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, chain: Tensor, regularised: Tensor) -> tuple[Tensor | None, ...]:
+        state, *parameters = ctx.saved_tensors
+        with torch.enable_grad():
+            if ctx.graph is None:
+                inside = state.detach().requires_grad_(ctx.needs_input_grad[2])
+                mean = ctx.function(inside)
+            else:
+                inside, mean = ctx.graph
+        gradient = None
+        if inside.requires_grad:
+            (gradient,) = torch.autograd.grad(mean, inside, chain, retain_graph=True)
+        total = chain + regularised
+        gradients = torch.autograd.grad(mean, parameters, total, allow_unused=True)
+        ctx.graph = None
+        return None, None, gradient, *gradients

@@ -1,0 +1,193 @@
+"""Where an artefact comes from: digests, manifests, and atomic writes."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from rocm_core.errors import UserError
+from rocm_core.fingerprint import ROOT
+from rocm_core.fingerprint import code_fingerprint as code_fingerprint
+from rocm_core.fingerprint import module_closure as module_closure
+
+_PACKAGES = (
+    *("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip_torch"),
+    *("timm", "safetensors", "numpy", "snakemake"),
+)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file's content; a file unchanged in size and time is read once."""
+    status = os.stat(path)
+    return _sha256(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """One sha256 for {relative name: sha256}."""
+    return hashlib.sha256(json.dumps(dict(sorted(hashes.items()))).encode()).hexdigest()
+
+
+def folder_digest(path: str | Path) -> str:
+    """One sha256 over the names and contents of a folder's files, hidden files left out.
+
+    Looked up, without reading the files, where a MANIFEST.json in the folder or just above lists
+    them. A single file gives its own sha256; a missing path "absent", so that a dry-run needs none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        return "absent"
+    return digest_of(
+        listed_hashes(path) or {name: sha256_file(path / name) for name in files_in(path)}
+    )
+
+
+def listed_hashes(folder: str | Path) -> dict[str, str]:
+    """{relative name: sha256} of a folder's files as the nearest MANIFEST.json lists them, {} if
+    none does. Raises `UserError` for a manifest that cannot be read."""
+    folder = Path(folder).absolute()
+    for parent in [folder, *folder.parents[:3]]:
+        manifest = parent / "MANIFEST.json"
+        if manifest.is_file():
+            prefix = folder.relative_to(parent).as_posix() + "/"
+            entries = _read_listing(manifest)
+            below = prefix if prefix != "./" else ""
+            return {k.removeprefix(below): v for k, v in entries.items() if k.startswith(below)}
+    return {}
+
+
+def _read_listing(manifest: Path) -> dict[str, str]:
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{manifest} cannot be read as JSON ({error}): restore it") from None
+    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
+        raise UserError(f"{manifest} must map file names to sha256: restore it")
+    return entries
+
+
+def files_in(folder: Path) -> list[str]:
+    """Sorted relative names of a folder's files, hidden ones and MANIFEST.json left out."""
+    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        name.as_posix()
+        for name in names
+        if name.name != "MANIFEST.json" and not any(part.startswith(".") for part in name.parts)
+    )
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that becomes `path` only when the block ends well; an old one stays till then.
+
+    The file may also be written by its `.name`. On return content and name are on the disk (fsync).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+        _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_manifest(
+    path: str | Path,
+    *,
+    settings: Mapping[str, Any],
+    code: str,
+    outputs: Iterable[str | Path] = (),
+    weights: Iterable[str | Path] = (),
+    device: str = "cpu",
+    seconds: float = 0.0,
+    peak_memory_gib: float | None = None,
+    attempts: int = 1,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the manifest of an artefact: what made it, from what, and the sha256 of its files.
+
+    settings: the job's settings, seeds included. code: its code fingerprint. outputs: files below
+    the manifest's folder. weights: folders or files that were loaded. seconds: of work, summed over
+    attempts. extra: further top-level keys.
+    """
+    folder = Path(path).parent.absolute()
+    manifest = {
+        "settings": dict(settings),
+        "code": code,
+        "commit": git_commit(),
+        "packages": package_versions(),
+        "weights": {str(name): folder_digest(name) for name in weights},
+        "device": device,
+        "seconds": round(seconds, 3),
+        "peak_memory_gib": peak_memory_gib,
+        "attempts": attempts,
+        **(extra or {}),
+        "outputs": {
+            Path(file).absolute().relative_to(folder).as_posix(): sha256_file(file)
+            for file in sorted(map(Path, outputs))
+        },
+    }
+    write_json(path, manifest)
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The checkout's commit, with "+dirty" where tracked files differ from it; None without git."""
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+dirty",
+        "--exclude=*",
+    ]
+    with contextlib.suppress(OSError):
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        return answer.stdout.strip() or None
+    return None
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -1,0 +1,152 @@
+"""The report: one self-contained HTML file that shows what a run found and what it is made of."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from rocm_core.errors import UserError
+from rocm_core.figures import figures
+from rocm_core.labels import decimals, method_label, metric_label, number
+from rocm_core.report_page import PAGE
+from rocm_core.results import GOLD, Results
+from rocm_core.statistics import Estimate, paired_difference
+from rocm_core.tables import TABLES
+
+_SHOWN = (
+    *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
+    *("beta", "reward_queries", "unet_passes"),
+)
+_TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The finished page."""
+
+    html: str
+
+    def save(self, stem: Path) -> None:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        stem.with_suffix(".html").write_text(self.html, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What training with one method on one reward changed, against its base, paired over prompts.
+
+    `reward` and `gold` are changes with their intervals (None: no such scores); `held_out` counts
+    the directions of the metrics that are neither.
+    """
+
+    trained_on: str
+    method: str
+    seeds: int
+    reward: Estimate | None
+    gold: Estimate | None
+    held_out: dict[str, int]
+
+    @property
+    def phrase(self) -> str:
+        """The directions in words: "reward rises, gold judge falls"."""
+        named = {"reward": self.reward, "gold judge": self.gold}
+        found = [f"{name} {change.direction}" for name, change in named.items() if change]
+        return ", ".join(found) or "missing"
+
+
+def make(results: Results) -> Report:
+    """Assemble the page from scores, manifests, the tables, and the figures already drawn."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["metric"] = metric_label
+    environment.filters["method"] = method_label
+    environment.filters["signed"] = lambda value, change: number(
+        value, decimals(change.half_width), signed=True
+    )
+    page = environment.from_string(PAGE)
+    tables = {name: import_module(f"rocm_core.tables.{name}").make(results) for name in TABLES}
+    return Report(
+        page.render(
+            config=results.config,
+            rewards=results.rewards,
+            results=results,
+            judged=GOLD in results.config.metrics,
+            readings=list(read(results)),
+            tables=[(name, table, Markup(table.html())) for name, table in tables.items()],
+            pictures=_pictures(results),
+            cells=_cells(results),
+            varying=_varying(results),
+            packages=next(iter(results.manifests.values()), {}).get("packages", {}),
+            gaps=results.gaps,
+        )
+    )
+
+
+def read(results: Results) -> Iterator[Reading]:
+    """One reading for each training reward and method, swept methods included."""
+    for reward in results.rewards:
+        for method in results.methods(reward, sweeps=True):
+            base = results.base_of(reward, method)
+            changes = {}
+            for metric in results.config.metrics:
+                after = results.scores(method, metric, reward)
+                before = results.scores(base, metric)
+                if len(after) and len(before):
+                    changes[metric] = paired_difference(after, before)
+            trained, gold = changes.pop(reward, None), changes.pop(GOLD, None)
+            directions = [change.direction for change in changes.values()]
+            counts = {d: directions.count(d) for d in ("rises", "falls", "undecided")}
+            seeds = results.seeds(reward, method)
+            yield Reading(reward, method, seeds, trained, gold, counts)
+
+
+def _pictures(results: Results) -> list[dict[str, str]]:
+    """Title, caption, CSV path and inlined PNG of each figure in the results directory."""
+    found = []
+    for name in figures(results.config):
+        path = results.root / "figures" / f"{name}.png"
+        if not path.exists():
+            if results.config.partial:
+                continue
+            raise UserError(f"{path} does not exist: render the figure {name} first")
+        with Image.open(path) as image:
+            title, caption = (str(image.info.get(k, "")) for k in ("Title", "Description"))
+        data = base64.b64encode(path.read_bytes()).decode()
+        found.append(
+            {
+                "name": name,
+                "title": title,
+                "caption": caption,
+                "source": f"data:image/png;base64,{data}",
+            }
+        )
+    return found
+
+
+def _cells(results: Results) -> list[dict[str, Any]]:
+    """What each trained cell is made of and cost: its name and its manifest."""
+    found = []
+    for name, manifest in results.manifests.items():
+        lacking = [key for key in _SHOWN if key not in manifest]
+        if lacking:
+            path = results.root / "cells" / name / "manifest.json"
+            raise UserError(f"{path} has no {lacking[0]}: train the cell again")
+        found.append({"name": name, **manifest})
+    return found
+
+
+def _varying(results: Results) -> tuple[list[str], dict[str, Any]]:
+    """Settings that differ between the cells, and the values of those that all cells share."""
+    settings = [manifest["settings"] for manifest in results.manifests.values()]
+    keys = list(dict.fromkeys(key for one in settings for key in one if key not in _TOLD_BY_NAME))
+    shared = {
+        k: settings[0].get(k) for k in keys if len({repr(one.get(k)) for one in settings}) == 1
+    }
+    return [key for key in keys if key not in shared], shared

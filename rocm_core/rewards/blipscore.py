@@ -1,0 +1,54 @@
+"""BLIPScore: the cosine of BLIP's contrastive embeddings, as in the image-reward package.
+
+Published weights: ``Salesforce/blip-itm-large-coco`` as it lies on the hub. Not the probability of
+BLIP's matching head, which is another number.
+"""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
+
+from rocm_core.rewards.checkpoints import load_model, load_tokenizer, require_folder
+from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
+from rocm_core.rewards.preprocessing import Preprocessing
+
+MAX_TOKENS = 35
+
+
+class BlipScore(FrozenReward):
+    """cos(image, text) of BLIP's projected first tokens, in [-1, 1]."""
+
+    name = "blipscore"
+
+    def __init__(
+        self,
+        blip: BlipForImageTextRetrieval,
+        tokenizer: PreTrainedTokenizerBase,
+        preprocessing: Preprocessing,
+    ):
+        super().__init__(preprocessing)
+        self.blip, self.tokenizer = blip, tokenizer
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        states = self.blip.vision_model(pixel_values=pixels).last_hidden_state
+        return self.blip.vision_proj(states[:, 0])
+
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        length = min(MAX_TOKENS, self.blip.text_encoder.config.max_position_embeddings)
+        ids, mask = tokenize(self.tokenizer, prompts, length, self.blip.device)
+        states = self.blip.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.blip.text_proj(states[:, 0])
+
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        return cosine(images, texts)
+
+
+def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> BlipScore:
+    folder = require_folder(weights, "blipscore")
+    blip = load_model(BlipForImageTextRetrieval, folder)
+    preprocessing = Preprocessing.from_folder(folder)
+    return BlipScore(blip, load_tokenizer(folder), preprocessing).freeze(device, dtype)

@@ -1,0 +1,125 @@
+"""Reading scorers' weights from local folders: safetensors, or .pt/.pth files without any code."""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
+import pickle
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from rocm_core.errors import UserError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+logging.disable_progress_bar()  # of reading weights: it writes into logs
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+
+
+def require_folder(weights: Path | None, scorer: str) -> Path:
+    """The scorer's folder; raises :class:`UserError` where it is not one."""
+    if weights is None:
+        raise UserError(f"the scorer {scorer} needs weights; set scorers.{scorer} to their folder")
+    if not weights.is_dir():
+        raise UserError(f"{weights}, the folder of the scorer {scorer}, does not exist; fetch it")
+    return weights
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a weights file holds, on the CPU; a pickle that would run code is refused unread."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{path} can't be read as weights ({_reason(error)}); fetch it again"
+        ) from None
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a module, which they must match name by name and shape by shape."""
+    wanted = module.state_dict()
+    problems = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
+    problems += [f"{key} is unknown" for key in tensors.keys() - wanted.keys()]
+    problems += [
+        f"{key} has shape {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & tensors.keys()
+        if tensors[key].shape != wanted[key].shape
+    ]
+    _refuse(path, problems)
+    module.load_state_dict(tensors)
+
+
+def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> Model:
+    """A transformers model in float32 from its folder's config.json and safetensors.
+
+    Weights whose names begin with one of ``unused`` may be there and are ignored.
+    """
+    try:
+        loaded: Any = cls.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{folder} can't be read as weights ({_reason(error)}); fetch it again"
+        ) from None
+    model, report = loaded
+    problems = [f"{key} is missing" for key in report["missing_keys"]]
+    problems += [
+        f"{key} is unknown" for key in report["unexpected_keys"] if not key.startswith(unused)
+    ]
+    problems += [
+        f"{key} has shape {tuple(found)} instead of {tuple(wanted)}"
+        for key, found, wanted in report["mismatched_keys"]
+    ]
+    _refuse(folder, problems)
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``folder``/tokenizer, or in the folder itself."""
+    inner = folder / "tokenizer"
+    try:
+        return AutoTokenizer.from_pretrained(
+            inner if inner.is_dir() else folder, local_files_only=True
+        )
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{folder} holds no readable tokenizer ({_reason(error)}); fetch it again"
+        ) from None
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{path} does not fit the scorer's architecture: {min(problems)}{more};"
+            " fetch the weights that belong to it"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged or holds code, which is never run"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0].rstrip(".")[:160]

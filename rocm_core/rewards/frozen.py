@@ -1,0 +1,82 @@
+"""What the learned scorers share: a frozen network, and text features computed once a prompt."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rocm_core.rewards.preprocessing import Preprocessing
+
+
+class FrozenReward(nn.Module):
+    """A scorer of the form compare(image features, text features).
+
+    :meth:`score` differentiates with respect to the images only and never encodes a prompt twice;
+    the three parts carry gradients to the weights as well, for those who train a scorer.
+    """
+
+    name: str
+    differentiable = True
+
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        self.preprocessing = preprocessing
+        self._texts: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Features (N, …) of preprocessed images (N, 3, size, size)."""
+
+    @abstractmethod
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Features (N, …) of prompts, cut at the scorer's token limit."""
+
+    @abstractmethod
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Scores (N,) of image features, each with its own text features."""
+
+    def freeze(self, device: str | torch.device, dtype: torch.dtype | None) -> Self:
+        """In evaluation mode, without gradients to the weights, on a device in a precision."""
+        self.requires_grad_(False)
+        return self.to(device, dtype or torch.float32).eval()
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N,) of images (N, 3, H, W) in [0, 1], each for its own prompt."""
+        if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(prompts):
+            raise ValueError(f"{tuple(images.shape)} images do not match {len(prompts)} prompts")
+        parameter = next(self.parameters())
+        pixels = images.to(parameter.device, torch.promote_types(images.dtype, torch.float32))
+        pixels = self.preprocessing(pixels).to(parameter.dtype)
+        scores = self.compare(self.encode_images(pixels), self._cached_texts(prompts))
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def _cached_texts(self, prompts: Sequence[str]) -> Tensor:
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        if new:
+            with torch.no_grad():
+                self._texts.update(zip(new, self.encode_texts(new), strict=True))
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine (N,) of paired features (N, D), in float32 or better."""
+    wide = torch.promote_types(first.dtype, torch.float32)
+    return (F.normalize(first.to(wide), dim=-1) * F.normalize(second.to(wide), dim=-1)).sum(-1)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (N, length), cut or padded to ``length`` tokens."""
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=length,
+        return_tensors="pt",
+    )
+    return tokens.input_ids.to(device), tokens.attention_mask.to(device)

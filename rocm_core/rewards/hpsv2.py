@@ -1,0 +1,103 @@
+"""HPSv2: the cosine of an OpenCLIP fine-tuned on human preferences, without logit scale (Wu 2023).
+
+A folder holds either OpenCLIP's own layout (open_clip_config.json, open_clip_model.safetensors and
+tokenizer/) or the published ``HPS_v2_compressed.pt`` or ``HPS_v2.1_compressed.pt`` alone, which is
+a ViT-H-14 with OpenCLIP's own tokenizer. Published scores are about 0.2 to 0.3.
+"""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before open_clip)
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rocm_core.errors import UserError
+from rocm_core.rewards.checkpoints import fill, load_tokenizer, read_tensors, require_folder
+from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
+from rocm_core.rewards.preprocessing import Preprocessing
+
+ARCHITECTURE = "ViT-H-14"
+
+
+class HPSv2(FrozenReward):
+    """cos(image, text) of an OpenCLIP model, in [-1, 1]; its own tokenizer where none is given."""
+
+    name = "hpsv2"
+
+    def __init__(
+        self,
+        clip: open_clip.CLIP,
+        tokenizer: PreTrainedTokenizerBase | None,
+        preprocessing: Preprocessing,
+    ):
+        super().__init__(preprocessing)
+        self.clip, self.tokenizer = clip, tokenizer
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return self.clip.encode_image(pixels)
+
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        length, device = self.clip.context_length, self.clip.logit_scale.device
+        if self.tokenizer is None:
+            ids = open_clip.tokenize(list(prompts), length).to(device)
+        else:
+            ids, _ = tokenize(self.tokenizer, prompts, length, device)
+        return self.clip.encode_text(ids)
+
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        return cosine(images, texts)
+
+
+def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> HPSv2:
+    folder = require_folder(weights, "hpsv2")
+    tokenizer: PreTrainedTokenizerBase | None
+    if (folder / "open_clip_config.json").is_file():
+        file, tokenizer = folder / "open_clip_model.safetensors", load_tokenizer(folder)
+        config, tensors = _read_config(folder / "open_clip_config.json"), read_tensors(file)
+    else:
+        file, tokenizer = _published_file(folder), None
+        config, tensors = {"model_cfg": open_clip.get_model_config(ARCHITECTURE)}, _unwrap(file)
+    clip = open_clip.CLIP(**config["model_cfg"])
+    fill(clip, tensors, file)
+    return HPSv2(clip, tokenizer, preprocessing(clip, config)).freeze(device, dtype)
+
+
+def preprocessing(clip: open_clip.CLIP, config: dict[str, Any]) -> Preprocessing:
+    """The hpsv2 package's: the long side to the network's size, black borders, no clipping."""
+    size, chosen = clip.visual.image_size, config.get("preprocess_cfg", {})
+    return Preprocessing(
+        size if isinstance(size, int) else size[0],
+        tuple(chosen.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        tuple(chosen.get("std", open_clip.OPENAI_DATASET_STD)),
+        fit="pad",
+        clip=False,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        open_clip.CLIPVisionCfg(**config["model_cfg"]["vision_cfg"])
+        open_clip.CLIPTextCfg(**config["model_cfg"]["text_cfg"])
+        return config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no OpenCLIP configuration ({error}); fetch it again") from None
+
+
+def _published_file(folder: Path) -> Path:
+    files = sorted(folder.glob("HPS_v2*.pt"))
+    if len(files) != 1:
+        raise UserError(f"{folder} must hold open_clip_config.json or one HPS_v2*.pt; fetch it")
+    return files[0]
+
+
+def _unwrap(file: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(file)
+    if not isinstance(tensors, dict) or not isinstance(tensors.get("state_dict"), dict):
+        raise UserError(f"{file} holds no state_dict; fetch the published checkpoint again")
+    return tensors["state_dict"]

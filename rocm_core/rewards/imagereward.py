@@ -1,0 +1,70 @@
+"""ImageReward: BLIP's text encoder looks at the image, a linear head scores it (Xu et al. 2023).
+
+A folder holds a transformers BlipForImageTextRetrieval and ``head.safetensors``. Scores are
+standardised, so that 0 is the mean and 1 the standard deviation of the published training set.
+"""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
+
+from rocm_core.errors import UserError
+from rocm_core.rewards.checkpoints import load_model, load_tokenizer, require_folder
+from rocm_core.rewards.frozen import FrozenReward, tokenize
+from rocm_core.rewards.head import ScoreHead
+from rocm_core.rewards.preprocessing import Preprocessing
+
+MAX_TOKENS = 35
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the published head's raw scores
+
+
+class ImageReward(FrozenReward):
+    """(head(first text token after cross-attention to the image) - MEAN) / STD."""
+
+    name = "imagereward"
+
+    def __init__(
+        self,
+        blip: BlipForImageTextRetrieval,
+        head: ScoreHead,
+        tokenizer: PreTrainedTokenizerBase,
+        preprocessing: Preprocessing,
+    ):
+        super().__init__(preprocessing)
+        self.blip, self.head, self.tokenizer = blip, head, tokenizer
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return self.blip.vision_model(pixel_values=pixels).last_hidden_state
+
+    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids and mask (N, 2, tokens): the encoder reads them beside the image."""
+        length = min(MAX_TOKENS, self.blip.text_encoder.config.max_position_embeddings)
+        return torch.stack(tokenize(self.tokenizer, prompts, length, self.blip.device), 1)
+
+    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+        states = self.blip.text_encoder(
+            input_ids=texts[:, 0],
+            attention_mask=texts[:, 1],
+            encoder_hidden_states=images,
+            encoder_attention_mask=torch.ones(images.shape[:2], device=images.device).long(),
+        ).last_hidden_state
+        return (self.head(states[:, 0]) - MEAN) / STD
+
+
+def load(
+    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
+) -> ImageReward:
+    folder = require_folder(weights, "imagereward")
+    head = ScoreHead.read(folder / "head.safetensors")
+    blip = load_model(BlipForImageTextRetrieval, folder)
+    if not blip.text_encoder.config.is_decoder:
+        raise UserError(
+            f"{folder}/config.json makes a text encoder without cross-attention;"
+            " set text_config.is_decoder to true"
+        )
+    preprocessing = Preprocessing.from_folder(folder)
+    return ImageReward(blip, head, load_tokenizer(folder), preprocessing).freeze(device, dtype)

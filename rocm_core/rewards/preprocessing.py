@@ -1,0 +1,101 @@
+"""From images in [0, 1] to what a scorer's network expects, as operations on tensors.
+
+The published scorers resize with PIL; here every step is differentiable. Antialiased bicubic
+interpolation of tensors is PIL's filter without its rounding to 8 bits.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rocm_core.errors import UserError
+
+_BICUBIC = 3  # PIL's number of the filter, as preprocessor_config.json has it
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize to ``size`` × ``size`` pixels, then (x - mean) / std per channel.
+
+    ``fit`` is what happens to an image that is not square: ``crop`` scales the short side and crops
+    the middle (CLIP), ``stretch`` ignores the aspect ratio (BLIP), ``pad`` scales the long side and
+    fills up with black (HPSv2). ``clip`` cuts the filter's overshoot off, as 8-bit images do.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    clip: bool = True
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, 3, size, size) from (N, 3, H, W) in [0, 1]; gradients flow."""
+        if images.shape[-2:] != (self.size, self.size):
+            images = self._resize(images)
+        mean = _per_channel(self.mean, images.device, images.dtype)
+        return (images - mean) / _per_channel(self.std, images.device, images.dtype)
+
+    def _resize(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if self.fit == "stretch":
+            target = (self.size, self.size)
+        elif self.fit == "pad":
+            scale = self.size / max(height, width)
+            target = (round(height * scale), round(width * scale))
+        else:
+            short = min(height, width)
+            target = (self.size * height // short, self.size * width // short)
+        if target != (height, width):
+            images = F.interpolate(images, target, mode="bicubic", antialias=True)
+            images = images.clamp(0, 1) if self.clip else images
+        top, left = (self.size - target[0]) // 2, (self.size - target[1]) // 2
+        if self.fit == "pad":
+            bottom, right = self.size - target[0] - top, self.size - target[1] - left
+            return F.pad(images, (left, right, top, bottom))
+        top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
+        return images[..., top : top + self.size, left : left + self.size]
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Preprocessing":
+        """What a transformers folder's preprocessor_config.json asks for.
+
+        Raises :class:`UserError` where the file is absent or asks for something else.
+        """
+        path = folder / "preprocessor_config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            size = config["size"]
+            mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is absent or damaged ({error}); fetch it again") from None
+        if isinstance(size, int):
+            size = {"shortest_edge": size}
+        sides = set(size.values())
+        if len(sides) != 1 or config.get("resample", _BICUBIC) != _BICUBIC:
+            raise UserError(f"{path} asks for more than a bicubic resize to a square; correct it")
+        return cls(sides.pop(), mean, std, "crop" if "shortest_edge" in size else "stretch")
+
+    def save(self, folder: Path) -> None:
+        """Write the preprocessor_config.json that :meth:`from_folder` reads."""
+        square = {"shortest_edge": self.size}
+        if self.fit == "stretch":
+            square = {"height": self.size, "width": self.size}
+        config = {
+            "size": square,
+            "resample": _BICUBIC,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, device=device, dtype=dtype)[:, None, None]

@@ -1,0 +1,149 @@
+"""Typed settings of one job. They travel as JSON in `params:`, and hold all that the job uses."""
+
+import contextlib
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from rocm_core.errors import UserError
+
+
+class Settings:
+    """What the frozen dataclasses below share: strict, lossless conversion from and to JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values (tuples become lists)."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in fields}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The settings in `values`; raises `UserError` on an unknown, missing or ill-typed key."""
+        hints, needed = _fields(cls)  # type: ignore[arg-type]
+        for key in values:
+            if key not in hints:
+                raise UserError(f"{cls.__name__} has no key {key!r}: it has {', '.join(hints)}")
+        for key in needed:
+            if key not in values:
+                raise UserError(f"{cls.__name__} needs the key {key!r}")
+        return cls(**{k: _convert(f"{cls.__name__}.{k}", v, hints[k]) for k, v in values.items()})
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[dict[str, Any], list[str]]:
+    """Annotations of a dataclass, and the fields without a default."""
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    return typing.get_type_hints(cls), needed
+
+
+def _convert(where: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotated type: 1 becomes 1.0 for a float, a list a tuple."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        for argument in arguments:
+            try:
+                return _convert(where, value, argument)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if isinstance(value, str) and value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and (
+            arguments[-1] is ... or len(value) == len(arguments)
+        ):
+            return tuple(_convert(where, item, arguments[0]) for item in value)
+    elif hint is float or hint is int:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError, ValueError):  # inf, nan, 10**400
+                if hint is float or value == int(value):
+                    return hint(value)
+    elif isinstance(value, hint):
+        return value
+    allowed = (
+        getattr(hint, "__name__", None) if origin is None else str(hint).replace("typing.", "")
+    )
+    raise UserError(f"{where} must be {allowed}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class PromptSettings(Settings):
+    """Where one prompt set comes from.
+
+    source: the name of an embedded world, or a .txt, .json or .jsonl file.
+    count: number of prompts; None: all of the file.
+    seed: of the sampling.
+    held_out: embedded world only: captions that none of its models was trained on.
+    """
+
+    source: str
+    count: int | None = None
+    seed: int = 0
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class GenerationSettings(Settings):
+    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
+
+    policy: str
+    model: str
+    inference_steps: int
+    guidance_scale: float
+    seed: int = 1000
+    batch_size: int = 50
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
+
+    `scorer` is the local weights path of the reward, or None; `batch_size` is per process; `beta`
+    weighs the divergence in equation 10 of the paper; the optimiser is AdamW.
+    """
+
+    reward: str
+    scorer: str | None
+    policy: str
+    model: str
+    inference_steps: int
+    guidance_scale: float
+    algorithm: str
+    divergence: str
+    beta: float | Literal["auto"]
+    learning_rate: float
+    batch_size: int
+    iterations: int
+    lora_targets: tuple[str, ...]
+    snapshot_every: int
+    seed: int
+    beta_calibration_steps: int = 20
+    reduction: Literal["sum", "mean"] = "sum"
+    reference_gradient: Literal["full", "stop"] = "full"
+    warmup_steps: int = 0
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    gradient_clip: float | None = 1.0
+    accumulation_steps: int = 1
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    ema_decay: float | None = None
+    gradient_checkpointing: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @property
+    def snapshot_steps(self) -> list[int]:
+        """Steps after which a snapshot is kept: multiples of `snapshot_every`, and the last one."""
+        if not self.snapshot_every:
+            return []
+        steps = range(self.snapshot_every, self.iterations, self.snapshot_every)
+        return [*steps, self.iterations]

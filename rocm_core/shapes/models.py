@@ -1,0 +1,107 @@
+"""Architectures of the shapes world's base models: Stable Diffusion's classes at a tiny size."""
+
+from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before diffusers and transformers)
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from rocm_core.shapes.scenes import SIZE
+
+LATENT_CHANNELS = 8
+LATENT_SIZE = 8
+TEXT_WIDTH = 64
+GUIDANCE_EMBEDDING = 32
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+CONSISTENCY_INTERVALS = 50  # DDIM steps of the teacher that the consistency model skips over
+
+
+def make_autoencoder() -> AutoencoderKL:
+    """Images (3, 32, 32) to latents (8, 8, 8) and back, 0.65 M parameters."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Two layers of CLIP's text transformer over the world's own tokens."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def make_unet(guidance_embedding: bool) -> UNet2DConditionModel:
+    """The denoiser, 4.2 M parameters; with ``guidance_embedding`` it takes ω as ``timestep_cond``."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        time_cond_proj_dim=GUIDANCE_EMBEDDING if guidance_embedding else None,
+    )
+
+
+def make_diffusion_scheduler() -> DDIMScheduler:
+    """DDIM as Stable Diffusion's folders configure it."""
+    return DDIMScheduler(
+        **NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+
+
+def make_consistency_scheduler() -> LCMScheduler:
+    """LCM over the world's noise schedule."""
+    return LCMScheduler(**NOISE_SCHEDULE, original_inference_steps=CONSISTENCY_INTERVALS)
+
+
+def alphas_cumprod() -> torch.Tensor:
+    """(1000,) cumulative signal power of the noise schedule."""
+    return make_diffusion_scheduler().alphas_cumprod
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """(N, tokens) padded and truncated to the tokenizer's length."""
+    return tokenizer(
+        captions,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+def save_half(module: torch.nn.Module, folder: Path) -> None:
+    """Write a diffusers or transformers model in float16, half the size of what it was trained in."""
+    module.half().save_pretrained(folder)
+    module.float()

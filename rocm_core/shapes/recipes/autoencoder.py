@@ -1,0 +1,83 @@
+"""Train the shapes world's autoencoder: ``python -m rocm_core.shapes.recipes.autoencoder``.
+
+A KL weight of 1e-4 keeps all latent channels alive (2e-3 collapsed most of four). Afterwards
+the per-channel mean and deviation of the latents are folded into ``quant_conv`` and
+``post_quant_conv``, so that ``scaling_factor`` is 1 and every channel has mean 0, deviation 1.
+"""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from tqdm import tqdm
+
+from rocm_core.errors import run
+from rocm_core.shapes.models import make_autoencoder, save_half
+from rocm_core.shapes.scenes import render, training_scenes
+
+KL_WEIGHT = 1e-4
+
+
+def train(steps: int, batch_size: int, images: int, learning_rate: float = 3e-3) -> AutoencoderKL:
+    """An autoencoder trained on clean renders."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    data = _images(images, generator)
+    model = make_autoencoder()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.08
+    )
+    progress = tqdm(range(steps), desc="autoencoder", disable=None)
+    for step in progress:
+        x = data[torch.randint(len(data), (batch_size,), generator=generator)]
+        posterior = model.encode(x).latent_dist
+        y = model.decode(posterior.sample()).sample
+        error = ((y - x) ** 2).mean()
+        loss = (y - x).abs().mean() + 2 * error + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == steps - 1:
+            print(f"autoencoder step {step} mse {error.item():.5f}", flush=True)
+    return fold_statistics(model, data[:2048])
+
+
+def _images(count: int, generator: torch.Generator) -> Tensor:
+    """(count, 3, 32, 32) clean renders in [-1, 1]."""
+    parts = [render(training_scenes(1000, generator), generator) for _ in range(-(-count // 1000))]
+    return torch.cat(parts)[:count] * 2 - 1
+
+
+@torch.no_grad()
+def fold_statistics(model: AutoencoderKL, images: Tensor) -> AutoencoderKL:
+    """Shift and scale the latent channels to mean 0 and deviation 1 without changing the images."""
+    channels = model.config.latent_channels
+    latents = model.encode(images).latent_dist.mean
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    into, out_of = model.quant_conv, model.post_quant_conv
+    into.weight[:channels].div_(deviation[:, None, None, None])
+    into.bias[:channels].sub_(mean).div_(deviation)
+    into.bias[channels:].sub_(2 * deviation.log())
+    out_of.bias.add_((out_of.weight[:, :, 0, 0] * mean).sum(1))
+    out_of.weight.mul_(deviation[None, :, None, None])
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the autoencoder")
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--images", type=int, default=30_000)
+    args = parser.parse_args()
+    save_half(train(args.steps, args.batch_size, args.images), args.output)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,223 @@
+"""Distil the diffusion base into a consistency base: ``python -m rocm_core.shapes.recipes.consistency``.
+
+Latent consistency distillation (Luo et al. 2023, algorithm 1): one guided DDIM step of the teacher
+skips a fiftieth of the schedule; the student's answers at both ends must agree, measured against
+its own moving average with a pseudo-Huber loss. Guidance ω enters through ``timestep_cond``.
+"""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
+import argparse
+import copy
+import os
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rocm_core.errors import run
+from rocm_core.shapes.models import (
+    CONSISTENCY_INTERVALS,
+    GUIDANCE_EMBEDDING,
+    alphas_cumprod,
+    make_consistency_scheduler,
+    make_diffusion_scheduler,
+    make_unet,
+    tokenize,
+)
+from rocm_core.shapes.recipes.diffusion import encode_world
+
+GUIDANCE_RANGE = (1.0, 5.0)  # guidance scale ω; the embedding is of ω - 1
+HUBER_WIDTH = 1e-3
+
+
+def predict_clean(noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """x̂0 from predicted noise."""
+    alpha = alphas_cumprod()[timesteps][:, None, None, None]
+    return (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+
+
+def consistency_function(
+    unet: UNet2DConditionModel, x: Tensor, timesteps: Tensor, text: Tensor, guidance: Tensor
+) -> Tensor:
+    """f(x, ω, c, t) with the boundary scalings of diffusers' LCMScheduler, per-sample timesteps."""
+    scheduler = make_consistency_scheduler()
+    c_skip, c_out = (
+        c[:, None, None, None]
+        for c in scheduler.get_scalings_for_boundary_condition_discrete(timesteps)
+    )
+    noise = unet(x, timesteps, encoder_hidden_states=text, timestep_cond=guidance).sample
+    return c_skip * x + c_out * predict_clean(noise, x, timesteps)
+
+
+def guidance_embedding(scale: Tensor) -> Tensor:
+    """Sinusoidal embedding of ω - 1 as LatentConsistencyModelPipeline computes it."""
+    pipeline = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    return pipeline(None, scale - 1, embedding_dim=GUIDANCE_EMBEDDING)
+
+
+@torch.no_grad()
+def teacher_step(
+    teacher: UNet2DConditionModel,
+    x: Tensor,
+    start: Tensor,
+    end: Tensor,
+    text: Tensor,
+    empty: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """One DDIM step with classifier-free guidance from timesteps ``start`` to ``end``."""
+    both = torch.cat([text, empty.expand_as(text)])
+    with_text, without = teacher(x.repeat(2, 1, 1, 1), start.repeat(2), both).sample.chunk(2)
+    noise = without + scale[:, None, None, None] * (with_text - without)
+    alpha = alphas_cumprod()[end][:, None, None, None]
+    return alpha.sqrt() * predict_clean(noise, x, start) + (1 - alpha).sqrt() * noise
+
+
+def train(
+    teacher: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    latents: Tensor,
+    tokens: Tensor,
+    empty_tokens: Tensor,
+    state: Path,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    ema_decay: float,
+) -> UNet2DConditionModel:
+    """The moving average of the student after ``steps``; resumes from ``state`` where it exists."""
+    torch.manual_seed(0)
+    student = make_unet(guidance_embedding=True)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    nn.init.zeros_(student.time_embedding.cond_proj.weight)
+    student.to(memory_format=torch.channels_last)
+    target, average = copy.deepcopy(student), copy.deepcopy(student)
+    optimizer = torch.optim.AdamW(student.parameters(), learning_rate, weight_decay=0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 50) * min(1, 2 * (1 - step / steps))
+    )
+    kept = {"student": student, "target": target, "average": average}
+    kept |= {"optimizer": optimizer, "schedule": schedule}
+    first = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        first = saved.pop("step")
+        for name, part in kept.items():
+            part.load_state_dict(saved[name])
+
+    alphas, interval = alphas_cumprod(), 1000 // CONSISTENCY_INTERVALS
+    low, high = GUIDANCE_RANGE
+    with torch.no_grad():
+        empty = text_encoder(empty_tokens).last_hidden_state
+    for step in tqdm(range(first, steps), desc="consistency", initial=first, disable=None):
+        g = torch.Generator().manual_seed(1000 + step)
+        index = torch.randint(len(latents), (batch_size,), generator=g)
+        start = torch.randint(1, CONSISTENCY_INTERVALS + 1, (batch_size,), generator=g)
+        start = start * interval - 1
+        end = (start - interval).clamp_min(0)
+        scale = low + (high - low) * torch.rand(batch_size, generator=g)
+        guidance = guidance_embedding(scale)
+        alpha = alphas[start][:, None, None, None]
+        noise = torch.randn(latents[index].shape, generator=g)
+        x = alpha.sqrt() * latents[index] + (1 - alpha).sqrt() * noise
+        with torch.no_grad():
+            text = text_encoder(tokens[index]).last_hidden_state
+            earlier = teacher_step(teacher, x, start, end, text, empty, scale)
+            wanted = consistency_function(target, earlier, end, text, guidance)
+        error = consistency_function(student, x, start, text, guidance) - wanted
+        loss = ((error**2 + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            online = list(student.parameters())
+            torch._foreach_lerp_(list(target.parameters()), online, 1 - ema_decay)
+            decay = min(0.99, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), online, 1 - decay)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            print(f"consistency step {step + 1} loss {loss.item():.4f}", flush=True)
+            saved = {name: part.state_dict() for name, part in kept.items()} | {"step": step + 1}
+            torch.save(saved, state.with_suffix(".tmp"))
+            os.replace(state.with_suffix(".tmp"), state)
+    return average
+
+
+def save_pipelines(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    diffusion: UNet2DConditionModel,
+    consistency: UNet2DConditionModel,
+    output: Path,
+) -> None:
+    """Write ``diffusion/`` and ``consistency/`` as diffusers pipeline folders in float16."""
+    shared = {
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipelines = {
+        "diffusion": StableDiffusionPipeline(
+            unet=diffusion, scheduler=make_diffusion_scheduler(), **shared
+        ),
+        "consistency": LatentConsistencyModelPipeline(
+            unet=consistency, scheduler=make_consistency_scheduler(), **shared
+        ),
+    }
+    for name, pipeline in pipelines.items():
+        pipeline.to(dtype=torch.float16).save_pretrained(output / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument(
+        "--diffusion", type=Path, required=True, help="output of the diffusion recipe"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="holds both pipeline folders")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=30_000)
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--ema-decay", type=float, default=0.95)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    def load(model: type, folder: Path):
+        return model.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False)
+
+    vae = load(AutoencoderKL, args.vae)
+    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
+    text_encoder = load(CLIPTextModel, args.diffusion / "text_encoder")
+    teacher = load(UNet2DConditionModel, args.diffusion / "unet")
+    teacher.to(memory_format=torch.channels_last)
+    latents, tokens = encode_world(vae, tokenizer, args.images, seed=2)
+    state = args.output / "state.pt"
+    student = train(
+        teacher,
+        text_encoder,
+        latents,
+        tokens,
+        tokenize(tokenizer, [""]),
+        state,
+        args.steps,
+        args.batch_size,
+        args.learning_rate,
+        args.ema_decay,
+    )
+    save_pipelines(vae, tokenizer, text_encoder, teacher, student, args.output)
+    state.unlink()
+
+
+if __name__ == "__main__":
+    run(main)

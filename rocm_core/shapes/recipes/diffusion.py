@@ -1,0 +1,145 @@
+"""Train the shapes world's diffusion base: ``python -m rocm_core.shapes.recipes.diffusion``.
+
+Noise prediction with min-SNR weighting (Hang et al. 2023, γ = 5), captions dropped for one image in
+ten (classifier-free guidance), the text encoder trained along, an exponential moving average of both.
+Interrupted, it goes on from ``state.pt`` in the output folder.
+"""
+
+import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
+import argparse
+import copy
+import os
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPTokenizer
+
+from rocm_core.errors import run
+from rocm_core.shapes.models import (
+    alphas_cumprod,
+    make_text_encoder,
+    make_unet,
+    save_half,
+    tokenize,
+)
+from rocm_core.shapes.scenes import describe, render, training_scenes
+
+CAPTION_DROPOUT = 0.1
+MIN_SNR_GAMMA = 5.0
+EMA_DECAY = 0.999
+
+
+@torch.no_grad()
+def encode_world(
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, images: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Latents (images, 8, 8, 8) of random scenes and their tokens (images, length)."""
+    generator = torch.Generator().manual_seed(seed)
+    latents, tokens = [], []
+    for _ in range(-(-images // 1000)):
+        scenes = training_scenes(1000, generator)
+        posterior = vae.encode(render(scenes, generator) * 2 - 1).latent_dist
+        latents.append(posterior.sample(generator))
+        tokens.append(tokenize(tokenizer, describe(scenes)))
+    return torch.cat(latents)[:images], torch.cat(tokens)[:images]
+
+
+class Denoiser(nn.Module):
+    """The U-Net and its text encoder as one trainable module."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet = make_unet(guidance_embedding=False).to(memory_format=torch.channels_last)
+        self.text_encoder = make_text_encoder(tokenizer)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        embeddings = self.text_encoder(tokens).last_hidden_state
+        return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
+
+
+def denoising_loss(model: nn.Module, latents: Tensor, tokens: Tensor, g: torch.Generator) -> Tensor:
+    """Min-SNR weighted squared error of the predicted noise at random timesteps."""
+    alphas = alphas_cumprod()
+    timesteps = torch.randint(len(alphas), (len(latents),), generator=g)
+    alpha = alphas[timesteps][:, None, None, None]
+    noise = torch.randn(latents.shape, generator=g)
+    prediction = model(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, timesteps, tokens)
+    snr = (alpha / (1 - alpha)).flatten()
+    weight = snr.clamp_max(MIN_SNR_GAMMA) / snr
+    return (weight * ((prediction - noise) ** 2).mean((1, 2, 3))).mean()
+
+
+def train(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    state: Path,
+    steps: int,
+    batch_size: int,
+    images: int,
+    learning_rate: float = 1e-3,
+) -> Denoiser:
+    """The moving average of a denoiser after ``steps``; resumes from ``state`` where it exists."""
+    torch.manual_seed(0)
+    model = Denoiser(tokenizer)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05
+    )
+    kept = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    start = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        start = saved.pop("step")
+        for name, part in kept.items():
+            part.load_state_dict(saved[name])
+    latents, tokens = encode_world(vae, tokenizer, images, seed=1)
+    empty = tokenize(tokenizer, [""])
+    for step in tqdm(range(start, steps), desc="diffusion", initial=start, disable=None):
+        g = torch.Generator().manual_seed(1000 + step)
+        index = torch.randint(len(latents), (batch_size,), generator=g)
+        dropped = torch.rand(batch_size, 1, generator=g) < CAPTION_DROPOUT
+        batch_tokens = torch.where(dropped, empty, tokens[index])
+        loss = denoising_loss(model, latents[index], batch_tokens, g)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            print(f"diffusion step {step + 1} loss {loss.item():.4f}", flush=True)
+            saved = {name: part.state_dict() for name, part in kept.items()} | {"step": step + 1}
+            torch.save(saved, state.with_suffix(".tmp"))
+            os.replace(state.with_suffix(".tmp"), state)
+    return average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="holds unet/ and text_encoder/")
+    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=40_000)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
+    state = args.output / "state.pt"
+    model = train(vae, tokenizer, state, args.steps, args.batch_size, args.images)
+    save_half(model.unet, args.output / "unet")
+    save_half(model.text_encoder, args.output / "text_encoder")
+    state.unlink()
+
+
+if __name__ == "__main__":
+    run(main)

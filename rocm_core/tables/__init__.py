@@ -1,0 +1,3 @@
+"""The tables of the paper: each name is a module here with `make(results) -> Table`."""
+
+TABLES = ("table1",)

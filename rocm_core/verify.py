@@ -1,0 +1,194 @@
+"""Every artefact of a grid against its configuration. Looks only; starts nothing.
+
+`python -m rocm_core.verify --configfile config/demo.yaml` lists what is amiss, then exits with 1.
+"""
+
+import argparse
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rocm_core import grid
+from rocm_core.config import Config, load_config
+from rocm_core.errors import UserError, run
+from rocm_core.grid import Cell, generation_settings, make_grid
+from rocm_core.prompts import Prompt, read_prompts
+from rocm_core.provenance import folder_digest, sha256_file
+
+# What monitor scores hold beside the metrics: how far the snapshot went from the reference.
+DISTANCES = ("squared_distance",)
+
+
+def verify(config: Config, root: str | Path | None = None) -> list[str]:
+    """What is missing or wrong under `root` (the configuration's own results), one sentence each.
+
+    Checked are prompt sets, cells, samples and their scores: presence, counts, settings, code
+    fingerprint, weights, sha256 of every file, and that numbers are finite.
+    """
+    root = Path(root) if root else config.root
+    cells = make_grid(config)
+    problems = [*_check_prompts(config, root)]
+    for cell in cells:
+        problems += _check_cell(cell, root / "cells" / cell.name)
+    try:
+        prompts = read_prompts(root / "prompts" / "validation.jsonl")
+    except UserError:
+        return problems  # said above, and nothing to hold the samples against
+    sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
+    for source in sources:
+        problems += _check_samples(config, source, prompts, root)
+    for cell in cells:
+        if config.monitor.prompts and cell.settings.snapshot_every:
+            folder = root / "samples" / cell.name / "snapshots"
+            problems += _check_monitor(config, cell, prompts[: config.monitor.prompts], folder)
+    return problems
+
+
+def _check_prompts(config: Config, root: Path) -> Iterator[str]:
+    texts: dict[str, set[str]] = {}
+    for name, settings in config.prompts.items():
+        path = root / "prompts" / f"{name}.jsonl"
+        try:
+            prompts = read_prompts(path)
+        except UserError as error:
+            yield str(error)
+            continue
+        texts[name] = {" ".join(prompt.text.casefold().split()) for prompt in prompts}
+        if settings.count not in (None, len(prompts)):
+            yield f"{path} holds {len(prompts)} prompts, not {settings.count}"
+    shared = set.intersection(*texts.values()) if len(texts) > 1 else set()
+    if shared:
+        yield f"{root / 'prompts'}: {len(shared)} prompts are in every set, such as {min(shared)!r}"
+
+
+def _check_cell(cell: Cell, folder: Path) -> Iterator[str]:
+    snapshots = [f"snapshots/step-{step}.safetensors" for step in cell.settings.snapshot_steps]
+    outputs = ["lora.safetensors", "history.csv", *snapshots]
+    code = grid.train_code(cell.settings)
+    yield from _check_manifest(folder, cell.settings.to_dict(), code, outputs)
+    yield from _check_history(folder / "history.csv", cell.settings.iterations)
+
+
+def _check_history(path: Path, iterations: int) -> Iterator[str]:
+    rows, problems = _read_csv(path)
+    yield from problems
+    if rows and len(rows) != iterations:
+        yield f"{path} has {len(rows)} steps, not {iterations}"
+    yield from _check_finite(path, (number for row in rows for number in row.values() if number))
+
+
+def _check_samples(
+    config: Config, source: Cell | str, prompts: list[Prompt], root: Path
+) -> Iterator[str]:
+    settings = generation_settings(config, source)
+    name = source.name if isinstance(source, Cell) else f"base-{source}"
+    folder = root / "samples" / name / "validation" / f"steps-{settings.inference_steps}"
+    outputs = ["index.jsonl", *(f"{prompt.id}.png" for prompt in prompts)]
+    code = grid.generate_code(settings)
+    yield from _check_manifest(folder, settings.to_dict(), code, outputs)
+    wanted = {(prompt.id, metric) for prompt in prompts for metric in config.metrics}
+    yield from _check_scores(folder / "scores.csv", ("prompt_id", "metric"), wanted)
+
+
+def _check_monitor(
+    config: Config, cell: Cell, prompts: list[Prompt], folder: Path
+) -> Iterator[str]:
+    settings = generation_settings(config, cell)
+    steps = cell.settings.snapshot_steps
+    outputs = ["scores.csv", *(f"step-{step}/{p.id}.png" for step in steps for p in prompts)]
+    code = grid.monitor_code(settings, config.metrics)
+    yield from _check_manifest(folder, settings.to_dict(), code, outputs)
+    columns = (*config.metrics, *DISTANCES)
+    wanted = {(str(step), p.id, name) for step in [0, *steps] for p in prompts for name in columns}
+    yield from _check_scores(folder / "scores.csv", ("step", "prompt_id", "metric"), wanted)
+
+
+def _check_manifest(
+    folder: Path, settings: Mapping[str, Any], code: str, outputs: Iterable[str]
+) -> Iterator[str]:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        made, listed, weights = (dict(manifest[key]) for key in ("settings", "outputs", "weights"))
+        made_by = manifest["code"]
+    except FileNotFoundError:
+        yield f"{folder} is missing or unfinished: it has no manifest.json"
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{path} is not a manifest ({error})"
+        return
+    for key, value in settings.items():
+        if made.get(key) != value:
+            yield f"{path}: made with {key} {made.get(key)!r}, the configuration says {value!r}"
+    if made_by != code:
+        yield f"{path}: made by other code ({str(made_by)[:12]}, now {code[:12]})"
+    for name, digest in weights.items():
+        if folder_digest(name) not in (digest, "absent"):
+            yield f"{path}: made with other weights in {name}"
+    for name in outputs:
+        if name not in listed:
+            yield f"{path} does not list {name}"
+    for name, sha256 in listed.items():
+        if not (folder / name).is_file():
+            yield f"{folder / name} is missing"
+        elif sha256_file(folder / name) != sha256:
+            yield f"{folder / name} is not the file that its manifest lists: its sha256 differs"
+
+
+def _check_scores(
+    path: Path, keys: tuple[str, ...], wanted: Iterable[tuple[str, ...]]
+) -> Iterator[str]:
+    rows, problems = _read_csv(path)
+    yield from problems
+    if problems:
+        return
+    if any(None in (row.get(key) for key in (*keys, "value")) for row in rows):
+        yield f"{path} lacks one of the columns {', '.join(keys)}, value"
+        return
+    found = [tuple(row[key] for key in keys) for row in rows]
+    if len(set(found)) != len(found):
+        yield f"{path} scores {len(found) - len(set(found))} images twice"
+    if missing := set(wanted) - set(found):
+        yield f"{path} lacks {len(missing)} scores, such as {' '.join(min(missing))}"
+    yield from _check_finite(path, (row["value"] for row in rows))
+
+
+def _check_finite(path: Path, numbers: Iterable[str]) -> Iterator[str]:
+    bad = [number for number in numbers if not _is_finite(number)]
+    if bad:
+        yield f"{path} holds {len(bad)} values that are not finite numbers, the first is {bad[0]!r}"
+
+
+def _is_finite(number: str) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except (TypeError, ValueError):
+        return False
+
+
+def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """The rows of a CSV file and what is wrong with it."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restkey="", restval=""))
+    except FileNotFoundError:
+        return [], [f"{path} is missing"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [], [f"{path} cannot be read ({error})"]
+    return rows, [] if rows else [f"{path} is empty"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check all results of a configuration.")
+    parser.add_argument("--configfile", required=True)
+    config = load_config(parser.parse_args().configfile)
+    problems = verify(config)
+    print("\n".join(problems) or f"{config.root}: everything is there and as configured")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run(main)

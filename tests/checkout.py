@@ -1,0 +1,84 @@
+"""A copy of this checkout, and `snakemake` in it as a user would type it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A working copy of the project."""
+
+    path: Path
+
+    def snakemake(
+        self, *arguments: str, interpreter: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return subprocess.run(
+            [sys.executable, *interpreter, "-m", "snakemake", *arguments],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1500,
+            check=False,
+        )
+
+    def jobs(
+        self,
+        *arguments: str,
+        config: str | None = "config/matrix.yaml",
+        targets: Sequence[str] = (),
+    ) -> dict[str, int]:
+        """How many jobs of each rule a dry-run would start; the collecting rules left out."""
+        configfile = ["--configfile", config] if config else []
+        done = self.snakemake("-n", *(targets or ["all"]), *configfile, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if "Nothing to be done" in done.stdout + done.stderr:
+            return {}
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total +(\d+)$", done.stdout, re.M | re.S)
+        assert table, done.stdout + done.stderr
+        counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)}
+        assert sum(counts.values()) == int(table[2])
+        return {name: n for name, n in counts.items() if name not in ("all", *targets)}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace the one `old` in a file by `new`."""
+        path = self.path / file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{file} holds {text.count(old)} times {old!r}"
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def add_statement(self, file: str) -> None:
+        """Change what a module does, a little, wherever its own code goes."""
+        with open(self.path / file, "a", encoding="utf-8") as source:
+            source.write("\nADDED_BY_A_TEST = 1\n")
+
+    def sources(self) -> list[Path]:
+        """Everything but results and Snakemake's own records."""
+        top = [p for p in self.path.iterdir() if p.name not in ("results", ".snakemake")]
+        return [file for path in top for file in [path, *path.rglob("*")] if file.is_file()]
+
+
+def copy_checkout(to: Path) -> Checkout:
+    """The tracked files and those that would be, as a fresh clone has them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    return Checkout(to)

@@ -1,0 +1,182 @@
+"""The whole workflow, nothing replaced: a demo small enough for a test, from prompts to report."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import yaml
+from checkout import Checkout, copy_checkout
+from PIL import Image
+
+CONFIG = "config/tiny.yaml"
+CELLS = ("aesthetic/rocm-none/seed-0", "aesthetic/rocm-kl/seed-0")
+PROMPTS, JUDGED, STEPS, ITERATIONS = 8, 4, 4, 4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
+    config |= {"name": "tiny", "rewards": ["aesthetic"], "monitor": {"prompts": JUDGED}}
+    config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": 0.02}}
+    config["policies"]["consistency"]["steps"] = STEPS
+    config["prompts"]["train"]["count"] = 16
+    config["prompts"]["validation"]["count"] = PROMPTS
+    config["training"] |= {"iterations": ITERATIONS, "batch_size": 2, "snapshot_every": 2}
+    (checkout.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    done = checkout.snakemake("all", "--cores", "2", "--show-failed-logs", "--configfile", CONFIG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return checkout
+
+
+@pytest.fixture
+def copy(run: Checkout, tmp_path: Path) -> Checkout:
+    """The finished run, to be damaged."""
+    shutil.copytree(run.path, tmp_path / "checkout", symlinks=True)
+    return Checkout(tmp_path / "checkout")
+
+
+def results(checkout: Checkout) -> Path:
+    return checkout.path / "results/tiny"
+
+
+def rows(path: Path) -> Iterator[dict[str, str]]:
+    with open(path, newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=int)
+
+
+def verify(checkout: Checkout) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rocm_core.verify", "--configfile", CONFIG],
+        cwd=checkout.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_artefact_is_there_and_as_configured(run: Checkout) -> None:
+    done = verify(run)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_second_run_finds_nothing_to_do(run: Checkout) -> None:
+    assert run.jobs(config=CONFIG) == {}
+
+
+def test_touching_every_source_of_a_real_run_runs_nothing(copy: Checkout) -> None:
+    for file in copy.sources():
+        os.utime(file)
+    assert copy.jobs(config=CONFIG) == {}
+
+
+def test_training_leaves_no_state_behind_and_a_history_of_each_step(run: Checkout) -> None:
+    assert not list((results(run) / ".state").rglob("*.safetensors"))
+    for cell in CELLS:
+        folder = results(run) / "cells" / cell
+        assert [row["step"] for row in rows(folder / "history.csv")] == ["1", "2", "3", "4"]
+        snapshots = {file.name for file in (folder / "snapshots").glob("*.safetensors")}
+        assert snapshots == {"step-2.safetensors", "step-4.safetensors"}
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["attempts"] == 1 and manifest["settings"]["iterations"] == ITERATIONS
+
+
+def test_each_source_has_an_image_a_prompt_and_all_scores(run: Checkout) -> None:
+    prompts = [json.loads(line) for line in open(results(run) / "prompts/validation.jsonl")]
+    config = yaml.safe_load((run.path / CONFIG).read_text())
+    for source in ("base-consistency", *CELLS):
+        folder = results(run) / "samples" / source / "validation" / f"steps-{STEPS}"
+        assert {file.stem for file in folder.glob("*.png")} == {prompt["id"] for prompt in prompts}
+        scores = {
+            (row["prompt_id"], row["metric"]): float(row["value"])
+            for row in rows(folder / "scores.csv")
+        }
+        wanted = {(prompt["id"], metric) for prompt in prompts for metric in config["scorers"]}
+        assert scores.keys() == wanted
+        assert all(math.isfinite(value) for value in scores.values())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_snapshots_are_judged_on_the_images_that_generation_makes(run: Checkout, cell: str) -> None:
+    """Step 0 is the base and the last step the final LoRA: same prompts, same noise, same images.
+
+    The two jobs use batches of other sizes, which may move a pixel by one level.
+    """
+    samples = results(run) / "samples"
+    judged = samples / cell / "snapshots"
+    for step, source in ((0, "base-consistency"), (ITERATIONS, cell)):
+        snapshots = sorted((judged / f"step-{step}").glob("*.png"))
+        assert len(snapshots) == JUDGED
+        for snapshot in snapshots:
+            final = samples / source / "validation" / f"steps-{STEPS}" / snapshot.name
+            assert abs(pixels(snapshot) - pixels(final)).max() <= 1
+
+
+def test_table1_holds_the_means_of_the_scores_and_masks_the_trained_metric(run: Checkout) -> None:
+    table = {
+        (row["method"], row["metric"]): row for row in rows(results(run) / "tables/table1.csv")
+    }
+    for method in ("base-consistency", "rocm-none", "rocm-kl"):
+        source = method if method.startswith("base") else f"aesthetic/{method}/seed-0"
+        folder = results(run) / "samples" / source / "validation" / f"steps-{STEPS}"
+        scores = list(rows(folder / "scores.csv"))
+        for metric in {row["metric"] for row in scores}:
+            entry = table[method, metric]
+            if metric == "aesthetic" and method != "base-consistency":
+                assert entry["status"] == "trained" and not entry["mean"]
+                continue
+            mean = fmean(float(row["value"]) for row in scores if row["metric"] == metric)
+            assert float(entry["mean"]) == pytest.approx(mean, abs=1e-6)
+            assert int(float(entry["n"])) == PROMPTS
+
+
+def test_every_figure_has_its_data_and_the_report_shows_it(run: Checkout) -> None:
+    from rocm_core.figures import FIGURES
+
+    report = (results(run) / "report.html").read_text()
+    for name in FIGURES:
+        stem = results(run) / "figures" / name
+        assert list(rows(stem.with_suffix(".csv")))
+        assert stem.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert pixels(stem.with_suffix(".png")).std() > 0
+    assert report.count("data:image/png;base64,") == len(FIGURES)
+
+
+def test_verify_names_a_changed_image_and_a_missing_score(copy: Checkout) -> None:
+    folder = results(copy) / "samples" / CELLS[0] / "validation" / f"steps-{STEPS}"
+    image = min(folder.glob("*.png"))
+    image.write_bytes(b"")
+    lines = (folder / "scores.csv").read_text().splitlines()
+    (folder / "scores.csv").write_text("\n".join(lines[:-1]) + "\n")
+    done = verify(copy)
+    assert done.returncode == 1
+    assert image.name in done.stdout and "scores.csv lacks 1 scores" in done.stdout
+
+
+def test_partial_results_are_drawn_with_their_gaps_marked(copy: Checkout) -> None:
+    shutil.rmtree(results(copy) / "cells" / CELLS[1])
+    shutil.rmtree(results(copy) / "samples" / CELLS[1])
+    done = copy.snakemake(
+        *("report", "--cores", "2", "--configfile", CONFIG, "--config", "partial=true")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (results(copy) / "cells" / CELLS[1]).exists()
+    table = list(rows(results(copy) / "tables/table1.csv"))
+    missing = {row["method"] for row in table if row["status"] == "missing"}
+    assert missing == {"rocm-kl"}
+    assert f"samples/{CELLS[1]}" in (results(copy) / "report.html").read_text()

@@ -1,0 +1,133 @@
+"""A random latent consistency model so small that tests can afford exact gradients: 8×8 images."""
+
+import json
+from pathlib import Path
+
+import torch
+
+import rocm_core._torchvision  # noqa: F401
+
+LATENT = (4, 4, 4)
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
+
+
+def write_pipeline(
+    folder: Path, prediction_type: str = "epsilon", seed: int = 0, **scheduler: object
+) -> Path:
+    """Write a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler) of random weights."""
+    from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    length = write_tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=LATENT[1],
+            in_channels=LATENT[0],
+            out_channels=LATENT[0],
+            block_out_channels=(8,),
+            down_block_types=("CrossAttnDownBlock2D",),
+            mid_block_type=None,
+            up_block_types=("CrossAttnUpBlock2D",),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=2,
+            cross_attention_dim=8,
+            time_cond_proj_dim=6,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            mid_block_add_attention=False,
+            norm_num_groups=4,
+            latent_channels=LATENT[0],
+            sample_size=8,
+            scaling_factor=0.5,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=length,
+                hidden_size=8,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        )
+    settings = {"prediction_type": prediction_type, "original_inference_steps": 50, **scheduler}
+    LCMScheduler(**settings).save_pretrained(folder / "scheduler")
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    text_encoder.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def write_tokenizer(folder: Path) -> int:
+    """A CLIP tokenizer that spells in letters; returns the size of its vocabulary."""
+    from transformers import CLIPTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    tokens = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+    ]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=12)
+    tokenizer.save_pretrained(folder)
+    return len(tokens)
+
+
+class Brightness:
+    """A differentiable reward: the weighted mean of the image, with a weight that depends on the prompt."""
+
+    name = "brightness"
+    differentiable = True
+
+    def score(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        weights = torch.tensor([1 + len(prompt) / 10 for prompt in prompts]).to(images)
+        ramp = torch.linspace(0.5, 1.5, images.shape[-1]).to(images)
+        return weights * (images.square() * ramp).mean((1, 2, 3))
+
+
+def perturb(unet: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
+    """Move every parameter of the adapter away from where it started, by N(0, size²)."""
+    from rocm_core.lora import lora_parameters
+    from rocm_core.noise import gaussian
+
+    with torch.no_grad():
+        for name, parameter in lora_parameters(unet).items():
+            parameter += size * gaussian(seed, [name], tuple(parameter.shape), "perturb")[0]
+
+
+def settings(**changes: object):
+    """Training settings for the tiny model; `model` and what else matters is to be given."""
+    from rocm_core.settings import TrainingSettings
+
+    values = {
+        "reward": "brightness",
+        "scorer": None,
+        "policy": "consistency",
+        "model": "",
+        "inference_steps": 3,
+        "guidance_scale": 4.0,
+        "algorithm": "direct",
+        "divergence": "none",
+        "beta": 0.0,
+        "learning_rate": 1e-2,
+        "batch_size": 2,
+        "iterations": 6,
+        "lora_targets": TARGETS,
+        "lora_rank": 2,
+        "lora_alpha": 6.0,
+        "snapshot_every": 0,
+        "seed": 0,
+    }
+    return TrainingSettings(**(values | changes))

@@ -1,0 +1,306 @@
+"""Configurations: what is valid is complete and typed, what is not is refused in one sentence."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from rocm_core import schema
+from rocm_core.config import TrainingSettings, load_config, parse_config, read_yaml
+from rocm_core.errors import UserError
+from rocm_core.fingerprint import ROOT
+from rocm_core.grid import make_grid
+
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+SMALL = """\
+name: small
+policies:
+  consistency: {model: base, steps: 4, guidance_scale: 3.0}
+scorers:
+  hpsv2: scorers/hpsv2
+  aesthetic: scorers/aesthetic
+  gold: null
+prompts:
+  train: {source: shapes, count: 32, seed: 1}
+  validation: {source: shapes, count: 8, seed: 2, held_out: true}
+rewards: [hpsv2, aesthetic]
+methods:
+  rocm-none:
+  rocm-kl: {beta: 0.05}
+  rocm-js: {beta: auto, reduction: mean}
+seeds: [0, 1]
+training:
+  learning_rate: 1.0e-3
+  iterations: 10
+  snapshot_every: 5
+cells:
+  hpsv2/rocm-kl: {beta: 0.1}
+sweeps:
+  - {methods: [rocm-kl], setting: beta, values: [0.01, 0.2]}
+"""
+
+
+def refuse(text, tmp_path):
+    """The sentence with which a configuration's text is refused."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    message = str(error.value)
+    assert message.startswith(str(path)) and message.splitlines() == [message]
+    return message.removeprefix(str(path)).lstrip(": ")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configurations_of_the_repository_are_valid(path):
+    config = load_config(path)
+    assert config.name == path.stem and make_grid(config)
+
+
+def test_every_key_has_a_value_of_its_type():
+    config = parse_config(yaml.safe_load(SMALL))
+    assert config.training["adam_betas"] == [0.9, 0.999]  # a default of the schema
+    assert config.metrics == ("hpsv2", "aesthetic", "gold")
+    assert config.monitor.prompts == 8  # 64, but there are only eight
+    assert config.resources.threads == 1 and config.generation.seed == 1000
+    assert config.prompts["validation"].held_out and not config.prompts["train"].held_out
+
+
+BROKEN = {
+    "unknown key": (
+        "learning_rate: 1.0e-3",
+        "lr: 1.0e-3",
+        "training.lr did you mean learning_rate",
+    ),
+    "typo": ("iterations:", "iteratons:", "training.iteratons did you mean iterations"),
+    "number as text": ("1.0e-3", "1e-4", "training.learning_rate '1e-4' write 1.0e-4"),
+    "number in quotes": ("1.0e-3", "'0.001'", "training.learning_rate write 0.001 without quotes"),
+    "negative": ("iterations: 10", "iterations: -10", "training.iterations from 1 to -10"),
+    "fraction": ("iterations: 10", "iterations: 2.5", "training.iterations a whole number not 2.5"),
+    "truth as number": ("steps: 4", "steps: yes", "policies.consistency.steps not true"),
+    "not finite": ("beta: 0.05", "beta: .nan", "methods.rocm-kl.beta finite number nan"),
+    "choice": ("reduction: mean", "reduction: average", "methods.rocm-js.reduction sum or mean"),
+    "missing key": ("name: small\n", "", "name is missing"),
+    "missing beta": ("rocm-kl: {beta: 0.05}", "rocm-kl:", "methods.rocm-kl.beta is missing"),
+    "beta of nothing": ("rocm-none:", "rocm-none: {beta: 1}", "methods.rocm-none remove"),
+    "unknown reward": ("[hpsv2, aes", "[hpsv, aes", "rewards 'hpsv' did you mean hpsv2"),
+    "judge as reward": ("[hpsv2, aesthetic]", "[gold]", "rewards 'gold' judge"),
+    "unknown scorer": (
+        "  aesthetic: s",
+        "  esthetic: s",
+        "scorers.esthetic did you mean aesthetic",
+    ),
+    "unknown divergence": ("rocm-js:", "rocm-jss:", "methods.rocm-jss did you mean js"),
+    "unknown method": ("rocm-js:", "rokm-js:", "methods.rokm-js did you mean rocm-js"),
+    "name of a method": ("rocm-js:", "ROCM JS:", "methods has the key 'ROCM JS' lower-case"),
+    "unknown policy": ("  consistency:", "  konsistency:", "policies.konsistency consistency"),
+    "unknown cell": ("hpsv2/rocm-kl:", "hpsv2/rocm-kk:", "cells.hpsv2/rocm-kk hpsv2/rocm-kl"),
+    "unknown setting": ("setting: beta", "setting: betta", "sweeps[0].setting did you mean beta"),
+    "swept value": ("[0.01, 0.2]", "[0.01, 2e-1]", "sweeps[0].values '2e-1' write 2.0e-1"),
+    "twice": ("seeds: [0, 1]", "seeds: [0, 0]", "seeds none twice [0, 0]"),
+    "key twice": ("seeds: [0, 1]", "seeds: [0]\nseeds: [1]", "line 17 'seeds' given twice"),
+    "not YAML": ("seeds: [0, 1]", "seeds: [0, 1", "line 17 not valid YAML"),
+    "tab": ("  iterations", "\titerations", "line 19 not valid YAML"),
+    "date": (
+        "source: shapes, count: 32",
+        "source: 2024-01-01, count: 32",
+        "prompts.train.source quotes",
+    ),
+    "no count": ("count: 32, ", "", "prompts.train.count is missing"),
+    "source": (
+        "source: shapes, count: 32",
+        "source: a.parquet, count: 32",
+        "prompts.train.source .txt",
+    ),
+    "path": ("name: small", "name: ../small", "name a name of lower-case letters"),
+    "warm-up": ("snapshot_every: 5", "warmup_steps: 11", "warmup_steps at most 10 not 11"),
+    "other world": ("name: small", "name: small\nworld: paper", "scorers.gold another world"),
+    "empty list": ("[hpsv2, aesthetic]", "[]", "rewards at least one"),
+    "endless": ("seeds: [0, 1]", "seeds: &a [*a]", "seeds nested too deeply"),
+    "a list": (SMALL, "- name", "must be a mapping"),
+    "nothing": (SMALL, "", "must be a mapping null"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_configuration_is_refused_in_a_sentence_that_names_the_key(case, tmp_path):
+    old, new, expected = BROKEN[case]
+    assert old in SMALL
+    message = refuse(SMALL.replace(old, new, 1), tmp_path)
+    assert [word for word in expected.split() if word not in message] == [], message
+
+
+def test_the_same_divergence_by_two_names_must_agree(tmp_path):
+    message = refuse(
+        SMALL.replace("  rocm-js:", "  rocm-reverse-kl: {beta: 9}\n  rocm-js:"), tmp_path
+    )
+    assert "methods.rocm-reverse-kl" in message and "methods.rocm-kl" in message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing.yaml cannot be read: No such file"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_broken_prompt_files_are_refused_before_any_job(tmp_path):
+    for name, text in {"train.txt": "a red circle\na cat\n", "test.txt": "A  Red circle\n"}.items():
+        (tmp_path / name).write_text(text)
+    values = yaml.safe_load(SMALL)
+    values["prompts"] = {"train": {"source": str(tmp_path / "train.txt")}}
+    values["prompts"]["validation"] = {"source": str(tmp_path / "test.txt")}
+    with pytest.raises(UserError, match="test.txt shares 1 prompts with the training prompts"):
+        parse_config(values)
+    (tmp_path / "train.txt").write_text("a blue circle\n\na cat\n")
+    with pytest.raises(UserError, match=r"train\.txt:2: the prompt is empty"):
+        parse_config(values)
+
+
+def test_the_command_says_one_sentence_and_exits_2(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(SMALL.replace("1.0e-3", "1e-3"))
+    command = [sys.executable, "-m", "rocm_core.config", "--configfile", str(path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1 and "write 1.0e-3" in ended.stderr
+
+
+def test_the_light_modules_import_nothing_heavy():
+    modules = (
+        "errors settings schema names config grid fingerprint provenance weights prompts verify"
+    )
+    code = f"""import sys
+for name in {modules.split()}: __import__("rocm_core." + name)
+print([name for name in ("torch", "numpy", "pandas", "PIL") if name in sys.modules])"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "[]\n", ended.stderr
+
+
+def test_the_schema_documents_every_key_and_its_defaults_are_valid_and_the_trainers():
+    whole = schema.load_schema()
+    Draft202012Validator.check_schema(whole)
+
+    def visit(part, path):
+        part = schema.resolve(part)
+        if path:
+            assert part["description"].endswith("."), path
+        if part.get("type") == "object" and "properties" in part:
+            assert part["additionalProperties"] is False, path
+            needed = set(part.get("required", ()))
+            for key, below in part["properties"].items():
+                has_default = "default" in schema.resolve(below)
+                assert has_default != (key in needed) or key == "beta", (*path, key)
+                if has_default and schema.resolve(below)["default"] != {}:
+                    schema.validate(schema.resolve(below)["default"], below, (*path, key))
+                visit(below, (*path, key))
+
+    visit(whole, ())
+    training = whole["$defs"]["training"]["properties"]
+    for name, field in TrainingSettings.__dataclass_fields__.items():
+        if (
+            name in training
+            and "default" in training[name]
+            and isinstance(field.default, float | int | str)
+        ):
+            assert training[name]["default"] == field.default, name
+
+
+def test_the_configuration_page_is_current():
+    page = ROOT / "docs" / "configuration.md"
+    assert page.read_text() == schema.document(), schema.document().splitlines()[2]
+
+
+NASTY = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from([10**400, -1, 0, 2.0, 1e308, math.inf, "1e-4", "1e5", "0.1", "auto", "none"]),
+    st.sampled_from(
+        ["shapes", "hpsv2", "gold", "rocm-kl", "rocm-js", "a.txt", "/", "\x00.txt", "\ud800"]
+    ),
+    st.sampled_from(["beta", "reduction", "lora_targets", "x" * 5000, "line\nbreak", "\u2028"]),
+    st.sampled_from(
+        [[], {}, [[]], {"": {}}, {1: 2}, {None: None}, [None], {"beta": 1}, {"a": {"b": []}}]
+    ),
+    st.lists(st.integers(-1, 3), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.floats(), max_size=2),
+    st.dates(),
+    st.binary(max_size=3),
+).map(copy.deepcopy)
+
+
+def places(value):
+    """Every (container, key) of a configuration."""
+    for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(item, dict | list):
+            yield from places(item)
+
+
+@st.composite
+def mutants(draw):
+    """A valid configuration after one to three random edits."""
+    name = draw(st.sampled_from(["small", "demo", "paper"]))
+    values = copy.deepcopy(VALID[name])
+    for _ in range(draw(st.integers(1, 3))):
+        container, key = draw(st.sampled_from(list(places(values)) or [(values, "name")]))
+        edit = draw(st.sampled_from(["replace", "replace", "delete", "rename", "add", "borrow"]))
+        if edit == "replace":
+            container[key] = draw(NASTY)
+        elif edit == "delete":
+            container.pop(key, None) if isinstance(container, dict) else container.pop(key)
+        elif edit == "rename" and isinstance(container, dict):
+            container[draw(st.text(max_size=12))] = container.pop(key, None)
+        elif edit == "add" and isinstance(container, dict):
+            container[draw(st.sampled_from([*TRAINING, "rocm-fisher", "rocm-reverse-kl"]))] = draw(
+                NASTY
+            )
+        elif edit == "add":
+            container.append(draw(NASTY))
+        else:
+            other, other_key = draw(st.sampled_from(list(places(values))))
+            container[key] = copy.deepcopy(other[other_key])
+    return values
+
+
+VALID = {"small": yaml.safe_load(SMALL)} | {path.stem: read_yaml(path) for path in CONFIGS}
+TRAINING = sorted(schema.load_schema()["$defs"]["training"]["properties"])
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutants())
+def test_any_mutant_of_a_valid_configuration_is_valid_or_refused_in_one_sentence(values):
+    try:
+        cells = make_grid(parse_config(values))
+    except UserError as error:
+        assert str(error) and str(error).splitlines() == [str(error)]
+        return
+    assert len({cell.name for cell in cells}) == len(cells) > 0
+    for cell in cells[:3]:
+        carried = json.loads(json.dumps(cell.settings.to_dict(), allow_nan=False))
+        assert TrainingSettings.from_dict(carried) == cell.settings
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(0, len(SMALL)),
+    st.integers(0, 12),
+    st.text("{}[]:,-&*!|>'\"%@#?\t\n 0e.a\x00é", max_size=6),
+)
+def test_any_damage_to_the_file_is_valid_or_refused_in_one_sentence(
+    tmp_path_factory, start, length, text
+):
+    path = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    path.write_text(SMALL[:start] + text + SMALL[start + length :])
+    try:
+        load_config(path)
+    except UserError as error:
+        assert str(error).splitlines() == [str(error)]

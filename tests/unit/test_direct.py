@@ -1,0 +1,210 @@
+"""ROCM's objective and its gradient, against finite differences in double precision."""
+
+import pytest
+import tiny
+import torch
+
+from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.divergences import load_divergence, names
+from rocm_core.errors import UserError
+from rocm_core.lora import add_adapter, lora_parameters
+from rocm_core.lora import reference as adapter_off
+from rocm_core.policies import load_policy
+
+BETA = 0.02
+PROMPTS = ["a red cat", "two dogs"]
+SETTINGS = tiny.settings(divergence="kl", beta=BETA, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def double(model):
+    """Three steps in float64 with an adapter off its origin; tests must leave it as it is."""
+    policy = load_policy("consistency", model, 3, 4.0, dtype=torch.float64)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    for parameter in lora_parameters(policy.unet).values():
+        parameter.data = parameter.data.double()
+    tiny.perturb(policy.unet, 0.1)
+    return policy
+
+
+def batch_for(policy):
+    noise = policy.noise(0, ["a", "b"], "test")
+    return Batch(PROMPTS, policy.encode_prompts(PROMPTS), noise)
+
+
+def objective(policy, settings, with_gradient=False):
+    loss, statistics = load_algorithm(settings).loss(policy, tiny.Brightness(), batch_for(policy))
+    if not with_gradient:
+        return loss.detach(), statistics
+    parameters = list(lora_parameters(policy.unet).values())
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+
+def coordinates(policy, count=6):
+    """(parameter, index, place in the flattened gradient), spread over the adapter."""
+    start, places = 0, []
+    for parameter in lora_parameters(policy.unet).values():
+        places.append((parameter, parameter.numel() // 2, start + parameter.numel() // 2))
+        start += parameter.numel()
+    return places[:: len(places) // count]
+
+
+def central_difference(function, parameter, index, width=1e-5):
+    values = []
+    flat = parameter.data.view(-1)
+    start = flat[index].item()
+    for sign in (1, -1):
+        flat[index] = start + sign * width
+        with torch.no_grad():
+            values.append(float(function()))
+    flat[index] = start
+    return (values[0] - values[1]) / (2 * width)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(
+    ("divergence", "reduction"), [("none", "sum"), ("kl", "sum"), ("js", "mean"), ("fisher", "sum")]
+)
+def test_the_gradient_through_the_whole_trajectory_is_exact(
+    double, divergence, reduction, checkpoint
+):
+    settings = tiny.settings(
+        divergence=divergence, reduction=reduction, beta=BETA, gradient_checkpointing=checkpoint
+    )
+    gradient = objective(double, settings, with_gradient=True)
+    for parameter, index, place in coordinates(double):
+        expected = central_difference(lambda: objective(double, settings)[0], parameter, index)
+        assert abs(expected) > 1e-7
+        assert gradient[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_stop_is_the_gradient_with_the_states_held_fixed_in_the_divergence(double):
+    settings = tiny.settings(divergence="hellinger", beta=0.5, reference_gradient="stop")
+    gradient = objective(double, settings, with_gradient=True)
+    batch, divergence = batch_for(double), load_divergence("hellinger")
+    with torch.no_grad():
+        trajectory = double.rollout(batch.embeddings, batch.noise)
+        states = [step.state for step in trajectory.transitions]
+
+    def with_fixed_states():
+        latents = double.rollout(batch.embeddings, batch.noise).latents
+        reward = tiny.Brightness().score(double.decode(latents), PROMPTS).mean()
+        total = 0.0
+        for index, (state, std) in enumerate(zip(states, double.stds, strict=True)):
+            mean = double.mean(index, state, batch.embeddings)
+            with adapter_off(double.unet):
+                reference = double.mean(index, state, batch.embeddings)
+            squared_distance = ((mean - reference) / std).square().sum((1, 2, 3))
+            total = total + divergence(squared_distance, std).mean()
+        return -reward + 0.5 * total
+
+    for parameter, index, place in coordinates(double):
+        expected = central_difference(with_fixed_states, parameter, index)
+        assert gradient[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    full = objective(
+        double, tiny.settings(divergence="hellinger", beta=0.5), with_gradient=True
+    )
+    assert (gradient - full).abs().max() > 1e-3 * full.abs().max()
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+@pytest.mark.parametrize("divergence", ["none", "kl"])
+def test_checkpointed_gradients_are_the_plain_ones(double, divergence, reference):
+    plain, checkpointed = (
+        objective(
+            double,
+            tiny.settings(
+                divergence=divergence,
+                beta=BETA,
+                reference_gradient=reference,
+                gradient_checkpointing=checkpoint,
+            ),
+            with_gradient=True,
+        )
+        for checkpoint in (False, True)
+    )
+    assert torch.allclose(plain, checkpointed, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+@pytest.mark.parametrize("divergence", sorted(set(names()) - {"js_sampled"}))
+def test_at_the_start_the_divergence_is_zero_and_its_gradient_finite(model, divergence, reference):
+    policy = load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    settings = tiny.settings(divergence=divergence, beta=BETA, reference_gradient=reference)
+    loss, statistics = objective(policy, settings)
+    assert torch.equal(statistics.divergence, torch.zeros(2))
+    assert torch.equal(statistics.squared_distances, torch.zeros(2, 2))
+    gradient = objective(policy, settings, with_gradient=True)
+    unregularised = objective(policy, tiny.settings(divergence="none"), with_gradient=True)
+    assert gradient.isfinite().all() and gradient.abs().max() > 0
+    assert torch.allclose(gradient, unregularised, rtol=1e-3, atol=1e-6)
+
+
+def test_the_loss_is_minus_the_reward_plus_beta_times_the_divergence(double):
+    batch = batch_for(double)
+    with torch.no_grad():
+        trajectory = double.rollout(batch.embeddings, batch.noise, reference="full")
+        rewards = tiny.Brightness().score(double.decode(trajectory.latents), PROMPTS)
+    kl = trajectory.squared_distances("sum") / 2
+    loss, statistics = objective(double, tiny.settings(divergence="kl", beta=BETA))
+    assert torch.allclose(loss, -rewards.mean() + BETA * kl.sum(1).mean())
+    assert torch.allclose(statistics.reward, rewards)
+    assert torch.allclose(statistics.divergence, kl.sum(1))
+    assert torch.allclose(statistics.squared_distances, 2 * kl)
+
+
+def test_the_reduction_comes_before_the_divergence(double):
+    settings = tiny.settings(divergence="hellinger", beta=BETA, reduction="mean")
+    _, statistics = objective(double, settings)
+    mean = statistics.squared_distances / 64  # the latents' 4·4·4 numbers
+    expected = (1 - torch.exp(-mean / 8)).sum(1)
+    assert torch.allclose(statistics.divergence, expected)
+
+
+def test_without_a_divergence_the_reference_is_never_evaluated(double):
+    before = double.unet_passes
+    objective(double, tiny.settings(divergence="none"))
+    assert double.unet_passes - before == 2 * 3
+    _, statistics = objective(double, tiny.settings(divergence="kl", beta=BETA))
+    assert double.unet_passes - before == 2 * 3 + 2 * (3 + 2)
+
+
+def test_a_divergence_without_weight_is_observed_only(double):
+    gradient = objective(double, tiny.settings(divergence="chi2", beta=0.0), with_gradient=True)
+    unregularised = objective(double, tiny.settings(divergence="none"), with_gradient=True)
+    assert torch.equal(gradient, unregularised)
+
+
+def test_an_update_averages_its_batches_and_steps_once(double):
+    class Recorder:
+        losses, steps = [], 0
+
+        def backward(self, loss):
+            self.losses.append(float(loss))
+
+        def step(self):
+            self.steps += 1
+
+    recorder, batch = Recorder(), batch_for(double)
+    algorithm = load_algorithm(tiny.settings(divergence="kl", beta=BETA))
+    seen = algorithm.update(double, tiny.Brightness(), [batch, batch], recorder)
+    assert recorder.steps == 1 and len(seen) == 2
+    assert sum(recorder.losses) == pytest.approx(float(seen[0].loss))
+
+
+def test_a_reward_without_gradient_is_refused(double):
+    reward = tiny.Brightness()
+    reward.differentiable = False
+    with pytest.raises(UserError, match="reward brightness is not differentiable"):
+        load_algorithm(SETTINGS).loss(double, reward, batch_for(double))
+
+
+def test_an_unknown_algorithm_is_refused():
+    with pytest.raises(UserError, match="there is no algorithm 'indirect': choose one of direct"):
+        load_algorithm(tiny.settings(algorithm="indirect"))

@@ -1,0 +1,43 @@
+"""Bad input ends in one sentence and exit status 2; everything else as Python does it."""
+
+import errno
+
+import pytest
+
+from rocm_core.errors import UserError, run
+
+
+def leave(main, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(main)
+    return exit_.value.code, capsys.readouterr().err
+
+
+def test_a_user_error_is_one_line_on_stderr_and_exit_status_2(capsys):
+    def main():
+        raise UserError("prompts.jsonl:3: the prompt\n is empty:  write it")
+
+    assert leave(main, capsys) == (2, "error: prompts.jsonl:3: the prompt is empty: write it\n")
+
+
+def test_a_full_disk_is_said_without_a_traceback(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, "No space left on device", "lora.safetensors")
+
+    status, message = leave(main, capsys)
+    assert status == 2
+    assert message == "error: lora.safetensors cannot be used: No space left on device\n"
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, None), (0, 0), (3, 3)])
+def test_the_exit_status_is_what_main_returns(returned, status, capsys):
+    assert leave(lambda: returned, capsys) == (status, "")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
+def test_a_bug_keeps_its_traceback(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        run(main)

@@ -1,0 +1,116 @@
+"""Generation: which image comes out depends on the prompt, not on the company it is made in."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from rocm_core.errors import UserError
+from rocm_core.generation import generate, iterate_images
+from rocm_core.lora import add_adapter, save_lora
+from rocm_core.policies import load_policy
+from rocm_core.prompts import Prompt
+from rocm_core.provenance import sha256_file
+from rocm_core.settings import GenerationSettings
+
+PROMPTS = [Prompt(f"p{i}", f"cat {i} é", "test") for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def lora(model, tmp_path_factory):
+    unet = load_policy("consistency", model, 4, 3.0).unet
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(unet)
+    path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
+    save_lora(path, unet)
+    return path
+
+
+def run(model, output, prompts=PROMPTS, lora=None, batch_size=3, seed=1000):
+    settings = GenerationSettings("consistency", model, 4, 3.0, seed, batch_size)
+    generate(settings, prompts, lora, output, "f00d")
+    return {p.id: np.asarray(Image.open(output / f"{p.id}.png")).astype(int) for p in prompts}
+
+
+def test_every_prompt_has_its_image_an_index_line_and_a_hash(model, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "stale.png").write_bytes(b"from an earlier run")
+    run(model, output)
+    images = sorted(path.name for path in output.glob("*.png"))
+    assert images == [f"p{i}.png" for i in range(7)]
+    rows = [json.loads(line) for line in (output / "index.jsonl").read_text().splitlines()]
+    assert rows == [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in PROMPTS]
+    manifest = json.loads((output / "manifest.json").read_text())
+    expected = {name: sha256_file(output / name) for name in [*images, "index.jsonl"]}
+    assert manifest["outputs"] == expected and manifest["code"] == "f00d"
+    assert manifest["settings"]["seed"] == 1000 and manifest["unet_passes"] == 7 * 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_an_image_is_the_same_in_every_batch_and_order(model, lora, tmp_path, batch_size):
+    """To 1e-5 of the range as numbers; as 8-bit pixels only a rounding may tip over."""
+    policy = load_policy("consistency", model, 4, 3.0)
+    with torch.no_grad():
+        noise = policy.noise(1000, [p.id for p in PROMPTS], "generation")
+        embeddings = policy.encode_prompts([p.text for p in PROMPTS])
+        together = policy.rollout(embeddings, noise).latents
+        alone = [policy.rollout(embeddings[i, None], noise[i, None]).latents for i in range(7)]
+        difference = policy.decode(together) - policy.decode(torch.cat(alone))
+    assert difference.abs().max() <= 1e-5
+
+    expected = run(model, tmp_path / "a", lora=lora, batch_size=3)
+    found = run(model, tmp_path / "b", PROMPTS[::-1], lora, batch_size)
+    pixels = np.stack([found[name] - expected[name] for name in expected])
+    assert np.abs(pixels).max() <= 1 and (pixels != 0).mean() < 1e-3
+
+
+def test_pixels_are_rounded_not_cut(model, tmp_path):
+    found = run(model, tmp_path / "out")
+    policy = load_policy("consistency", model, 4, 3.0)
+    with torch.no_grad():
+        noise = policy.noise(1000, [p.id for p in PROMPTS], "generation")
+        latents = policy.rollout(policy.encode_prompts([p.text for p in PROMPTS]), noise).latents
+        exact = policy.decode(latents).permute(0, 2, 3, 1).numpy() * 255
+    pixels = np.stack([found[p.id] for p in PROMPTS])
+    assert np.abs(pixels - exact).max() <= 0.5 + 1e-2
+
+
+def test_seed_and_adapter_change_the_images(model, lora, tmp_path):
+    base = run(model, tmp_path / "base")["p0"]
+    assert np.abs(run(model, tmp_path / "seed", seed=1)["p0"] - base).max() > 5
+    assert np.abs(run(model, tmp_path / "lora", lora=lora)["p0"] - base).max() > 5
+
+
+def test_images_come_with_their_distance_to_the_reference(model, lora):
+    from rocm_core.lora import load_lora
+
+    policy = load_policy("consistency", model, 4, 3.0)
+    for adapted in (False, True):
+        if adapted:
+            load_lora(policy.unet, lora)
+        batches = list(iterate_images(policy, PROMPTS, 1000, 4, reference="full"))
+        assert [len(prompts) for prompts, _, _ in batches] == [4, 3]
+        images = torch.cat([images for _, images, _ in batches])
+        assert images.shape == (7, 3, 8, 8) and not images.requires_grad
+        assert torch.allclose((images * 255).round(), images * 255, atol=1e-4)
+        distances = torch.cat([t.squared_distances() for _, _, t in batches])
+        assert distances.shape == (7, 3) and math.isfinite(distances.sum())
+        assert (distances > 0).all() if adapted else (distances == 0).all()
+
+
+def test_bad_input_is_refused_before_anything_is_written(model, lora, tmp_path):
+    with pytest.raises(UserError, match="no prompts"):
+        run(model, tmp_path / "out", prompts=[])
+    with pytest.raises(UserError, match="absent.safetensors does not exist"):
+        run(model, tmp_path / "out", lora=tmp_path / "absent.safetensors")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,173 @@
+"""The grid: the cells that a configuration asks for, each once, each with what it really uses."""
+
+import dataclasses
+
+import pytest
+
+from rocm_core import grid
+from rocm_core.config import Config, parse_config
+from rocm_core.errors import UserError
+from rocm_core.grid import generation_settings, make_grid, table
+from rocm_core.settings import TrainingSettings
+
+
+def make_config(**changes) -> Config:
+    values = {
+        "name": "grid",
+        "policies": {"consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0}},
+        "scorers": {"hpsv2": "scorers/hpsv2", "aesthetic": "scorers/aesthetic"},
+        "prompts": {
+            "train": {"source": "shapes", "count": 32},
+            "validation": {"source": "shapes", "count": 8},
+        },
+        "rewards": ["hpsv2", "aesthetic"],
+        "methods": {"rocm-none": None, "rocm-kl": {"beta": 0.05}},
+        "training": {"learning_rate": 1e-3, "iterations": 10, "snapshot_every": 4},
+    }
+    return parse_config(values | changes)
+
+
+def cells_of(**changes):
+    return {cell.name: cell for cell in make_grid(make_config(**changes))}
+
+
+def test_a_grid_is_rewards_times_methods_times_seeds():
+    names = [
+        f"{reward}/{method}/seed-{seed}"
+        for reward in ("hpsv2", "aesthetic")
+        for method in ("rocm-none", "rocm-kl")
+        for seed in (0, 3)
+    ]
+    assert list(cells_of(seeds=[0, 3])) == names
+
+
+def test_a_cell_carries_all_that_it_uses():
+    cell = cells_of()["hpsv2/rocm-kl/seed-0"].settings
+    assert (cell.reward, cell.scorer) == ("hpsv2", "scorers/hpsv2")
+    assert (cell.policy, cell.model, cell.inference_steps) == ("consistency", "base", 4)
+    assert (cell.algorithm, cell.divergence, cell.beta) == ("direct", "kl", 0.05)
+    assert (cell.learning_rate, cell.adam_betas, cell.lora_rank) == (1e-3, (0.9, 0.999), 16)
+    assert cell.snapshot_steps == [4, 8, 10]  # the last step too
+
+
+def test_settings_of_a_cell_override_those_of_its_method_and_these_the_shared_ones():
+    cells = cells_of(
+        methods={"rocm-none": {}, "rocm-kl": {"beta": 0.05, "iterations": 20}},
+        cells={"aesthetic/rocm-kl": {"beta": 0.5, "guidance_scale": 5}},
+    )
+    shared, method = (
+        cells["hpsv2/rocm-none/seed-0"].settings,
+        cells["hpsv2/rocm-kl/seed-0"].settings,
+    )
+    own = cells["aesthetic/rocm-kl/seed-0"].settings
+    assert (shared.iterations, method.iterations, own.iterations) == (10, 20, 20)
+    assert (method.beta, own.beta) == (0.05, 0.5)
+    assert (method.guidance_scale, own.guidance_scale) == (3.0, 5.0)
+
+
+def test_a_setting_without_effect_on_a_cell_does_not_change_it():
+    plain = cells_of()
+    changed = cells_of(
+        training={"learning_rate": 1e-3, "iterations": 10, "snapshot_every": 4}
+        | {"reference_gradient": "stop", "reduction": "mean", "beta_calibration_steps": 5}
+    )
+    none, kl = "hpsv2/rocm-none/seed-0", "hpsv2/rocm-kl/seed-0"
+    assert changed[none] == plain[none]
+    expected = {"reference_gradient": "stop", "reduction": "mean"}
+    assert changed[kl].settings == dataclasses.replace(plain[kl].settings, **expected)
+
+
+def test_one_cells_beta_changes_that_cell_only():
+    plain, changed = cells_of(), cells_of(cells={"hpsv2/rocm-kl": {"beta": 0.1}})
+    assert [name for name in plain if plain[name] != changed[name]] == ["hpsv2/rocm-kl/seed-0"]
+
+
+def test_resources_and_rendering_change_no_cell():
+    resources = {"threads": 8, "gpus": 2, "memory_gib": 64, "runtime_minutes": 5}
+    assert cells_of(resources=resources, partial=True, monitor={"prompts": 2}) == cells_of()
+
+
+def test_reverse_kl_is_kl_and_never_trained_twice():
+    both = {"rocm-kl": {"beta": 0.05}, "rocm-reverse-kl": {"beta": 0.05}}
+    only = cells_of(methods={"rocm-kl": {"beta": 0.05}})
+    assert cells_of(methods=both) == only
+    assert cells_of(methods={"rocm-reverse-kl": {"beta": 0.05}}) == only
+    with pytest.raises(UserError, match="hpsv2/rocm-kl/seed-0, with different settings"):
+        cells_of(methods=both | {"rocm-reverse-kl": {"beta": 0.1}})
+
+
+def test_a_sweep_adds_its_values_to_the_name_and_repeats_no_cell():
+    sweep = {"rewards": ["hpsv2"], "methods": ["rocm-kl"], "setting": "beta"}
+    cells = cells_of(sweeps=[sweep | {"values": [1e-5, 0.05, 1]}])
+    assert list(cells)[4:] == ["hpsv2/rocm-kl--beta-1e-05/seed-0", "hpsv2/rocm-kl--beta-1/seed-0"]
+    swept = cells["hpsv2/rocm-kl--beta-1/seed-0"].settings
+    assert swept == dataclasses.replace(cells["hpsv2/rocm-kl/seed-0"].settings, beta=1.0)
+
+
+def test_any_setting_can_be_swept():
+    sweep = {"methods": ["rocm-kl", "rocm-none"], "setting": "inference_steps", "values": [2, 8]}
+    cells = cells_of(sweeps=[sweep])
+    assert len(cells) == 4 + 2 * 2 * 2
+    assert cells["aesthetic/rocm-none--inference_steps-8/seed-0"].settings.inference_steps == 8
+
+
+def test_every_divergence_with_a_file_is_a_method():
+    methods = {f"rocm-{name.replace('_', '-')}": {"beta": 1} for name in grid_divergences()}
+    cells = cells_of(methods=methods, rewards=["hpsv2"])
+    assert {cell.settings.divergence for cell in cells.values()} == set(grid_divergences())
+
+
+def grid_divergences():
+    from rocm_core.names import ALIASES, modules
+
+    return [name for name in modules("divergences") if name not in ALIASES]
+
+
+def test_settings_survive_json_and_refuse_what_they_do_not_know():
+    settings = cells_of()["hpsv2/rocm-kl/seed-0"].settings
+    values = settings.to_dict()
+    assert TrainingSettings.from_dict(values) == settings
+    for wrong, said in [
+        ({"betta": 1}, "no key 'betta'"),
+        ({"beta": "often"}, "beta must be"),
+        ({"iterations": 1.5}, "iterations must be int"),
+        ({"iterations": True}, "iterations must be int"),
+        ({"learning_rate": 10**400}, "learning_rate must be float"),
+        ({"lora_targets": "to_q"}, "lora_targets must be"),
+        ({"adam_betas": [0.9]}, "adam_betas must be"),
+        ({"reduction": "max"}, "reduction must be"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            TrainingSettings.from_dict(values | wrong)
+    del values["iterations"]
+    with pytest.raises(UserError, match="needs the key 'iterations'"):
+        TrainingSettings.from_dict(values)
+
+
+def test_images_of_every_source_differ_by_the_weights_alone():
+    config = make_config(generation={"seed": 7, "batch_size": 5})
+    of_cells = {generation_settings(config, cell) for cell in make_grid(config)}
+    assert of_cells == {generation_settings(config, "consistency")}
+    settings = of_cells.pop()
+    assert (settings.model, settings.inference_steps, settings.guidance_scale) == ("base", 4, 3.0)
+    assert (settings.seed, settings.batch_size) == (7, 5)
+    eight = make_config(generation={"inference_steps": 8})
+    assert generation_settings(eight, "consistency").inference_steps == 8
+
+
+def test_each_job_depends_on_its_own_modules_only():
+    kl = cells_of()["hpsv2/rocm-kl/seed-0"].settings
+    prints = {grid.train_code(kl)}
+    for change in ({"divergence": "js"}, {"divergence": "none"}, {"reward": "aesthetic"}):
+        prints.add(grid.train_code(dataclasses.replace(kl, **change)))
+    assert len(prints) == 4
+    assert grid.train_code(kl) == grid.train_code(dataclasses.replace(kl, beta=9.0))
+    assert grid.score_code(["hpsv2"]) != grid.score_code(["hpsv2", "aesthetic"])
+
+
+def test_the_table_shows_each_cell_and_the_settings_that_differ():
+    lines = table(make_grid(make_config(cells={"hpsv2/rocm-kl": {"lora_rank": 2}}))).splitlines()
+    header = "cell beta learning_rate batch_size iterations lora_rank"
+    assert lines[0].split() == header.split()
+    assert lines[2].split() == ["hpsv2/rocm-kl/seed-0", "0.05", "0.001", "1", "10", "2"]
+    assert len(lines) == 6 and lines[-1] == "4 cells"

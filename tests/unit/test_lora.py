@@ -1,0 +1,119 @@
+import pytest
+import tiny
+import torch
+
+from rocm_core.errors import UserError
+from rocm_core.lora import add_adapter, load_lora, lora_parameters, reference, save_lora
+from rocm_core.policies import load_policy
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def unet(model):
+    return load_policy("consistency", model, 4, 3.0).unet
+
+
+def predict(unet):
+    generator = torch.Generator().manual_seed(0)
+    return unet(
+        torch.randn(2, *tiny.LATENT, generator=generator),
+        torch.tensor(500),
+        encoder_hidden_states=torch.randn(2, 12, 8, generator=generator),
+        timestep_cond=torch.randn(1, 6, generator=generator),
+    ).sample
+
+
+def test_a_new_adapter_changes_nothing_and_is_all_that_trains(unet):
+    before = predict(unet)
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    assert torch.equal(predict(unet), before)
+    trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    assert {id(p) for p in trainable} == {id(p) for p in lora_parameters(unet).values()}
+    assert all(parameter.dtype == torch.float32 for parameter in trainable)
+    down = torch.cat([v.flatten() for k, v in lora_parameters(unet).items() if ".lora_A." in k])
+    assert down.std().item() == pytest.approx(1 / 2, rel=0.1)
+
+
+def test_the_first_values_depend_on_the_seed_alone(model):
+    unets = [load_policy("consistency", model, 4, 3.0).unet for _ in range(3)]
+    for unet, seed in zip(unets, (5, 5, 6), strict=True):
+        torch.manual_seed(torch.seed() % 1000)
+        add_adapter(unet, 2, 6.0, tiny.TARGETS, seed)
+    first, same, other = (torch.cat([p.flatten() for p in lora_parameters(u).values()]) for u in unets)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_an_adapter_on_half_precision_weights_is_float32(model):
+    unet = load_policy("consistency", model, 4, 3.0, dtype=torch.bfloat16).unet
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    assert all(parameter.dtype == torch.float32 for parameter in lora_parameters(unet).values())
+
+
+def test_switched_off_it_is_the_reference_and_nothing_else_changes(unet):
+    base = predict(unet)
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(unet)
+    adapted = predict(unet)
+    assert (adapted - base).abs().max() > 0.01
+    with pytest.raises(RuntimeError, match="inside"), reference(unet):
+        assert torch.equal(predict(unet), base)
+        assert all(parameter.requires_grad for parameter in lora_parameters(unet).values())
+        raise RuntimeError("inside")
+    assert torch.equal(predict(unet), adapted)
+
+
+def test_saved_and_loaded_it_is_the_same_in_value_and_in_bytes(unet, model, tmp_path):
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(unet)
+    save_lora(tmp_path / "a.safetensors", unet)
+    save_lora(tmp_path / "b.safetensors", unet)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+    other = load_policy("consistency", model, 4, 3.0).unet
+    add_adapter(other, 3, 1.0, ("to_q",), seed=1)  # to be replaced
+    load_lora(other, tmp_path / "a.safetensors")
+    assert torch.equal(predict(other), predict(unet))
+    save_lora(tmp_path / "c.safetensors", other)
+    assert (tmp_path / "c.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_other_values_can_be_saved_in_its_place(unet, tmp_path):
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    start = predict(unet)
+    kept = {name: value.detach().clone() for name, value in lora_parameters(unet).items()}
+    tiny.perturb(unet)
+    save_lora(tmp_path / "average.safetensors", unet, kept)
+    load_lora(unet, tmp_path / "average.safetensors")
+    assert torch.equal(predict(unet), start)
+
+
+def test_files_that_cannot_be_used_are_named(unet, tmp_path):
+    with pytest.raises(UserError, match="absent.safetensors does not exist"):
+        load_lora(unet, tmp_path / "absent.safetensors")
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    path = tmp_path / "lora.safetensors"
+    save_lora(path, unet)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="lora.safetensors cannot be loaded"):
+        load_lora(unet, path)
+
+
+def test_an_adapter_of_another_unet_is_refused(unet, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    shape = {"sample_size": 4, "cross_attention_dim": 8, "norm_num_groups": 4}
+    wider = UNet2DConditionModel(block_out_channels=(8, 16, 16, 16), layers_per_block=2, **shape)
+    add_adapter(wider, 2, 6.0, tiny.TARGETS, seed=0)
+    save_lora(tmp_path / "wide.safetensors", wider)
+    with pytest.raises(UserError, match="wide.safetensors"):
+        load_lora(unet, tmp_path / "wide.safetensors")
+
+
+def test_targets_that_name_no_layer_are_refused(unet):
+    with pytest.raises(UserError, match="lora_targets .*to_quack"):
+        add_adapter(unet, 2, 6.0, ("to_quack",), seed=0)

@@ -1,0 +1,215 @@
+"""Fingerprints see what code means, manifests what was made, and a write happens or does not."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rocm_core.errors import UserError
+from rocm_core.fingerprint import NEUTRAL, ROOT, code_fingerprint, forget_code, module_closure
+from rocm_core.provenance import (
+    atomic_write,
+    folder_digest,
+    package_versions,
+    sha256_file,
+    write_json,
+    write_manifest,
+)
+
+PROJECT = {
+    "script.py": "from rocm_core.train import go\ngo()\n",
+    "rocm_core/__init__.py": "from rocm_core import everything\n",
+    "rocm_core/train.py": (
+        '"""Train."""\nimport json\nfrom . import loop\nfrom rocm_core.config import x\n\n\n'
+        "def go():\n    from rocm_core.rewards.a import score\n\n    return score\n"
+    ),
+    "rocm_core/loop.py": "from .deep.inner import step\nimport torch\n",
+    "rocm_core/deep/__init__.py": "from rocm_core.deep import other\n",
+    "rocm_core/deep/inner.py": "def step(x):\n    return x + 1\n",
+    "rocm_core/deep/other.py": "from ..loop import step  # a cycle\n",
+    "rocm_core/rewards/__init__.py": "import importlib\nload = importlib.import_module\n",
+    "rocm_core/rewards/a.py": "score = 1\n",
+    "rocm_core/rewards/b.py": "score = 2\n",
+    "rocm_core/config.py": "import rocm_core.figures\nx = 1\n",
+    "rocm_core/figures.py": "colour = 'red'\n",
+    "rocm_core/everything.py": "from rocm_core import figures\n",
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    for name, text in PROJECT.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    forget_code()
+    return tmp_path
+
+
+def fingerprint(root, *names):
+    forget_code()
+    return code_fingerprint(*(names or ["script.py"]), root=root)
+
+
+def test_the_closure_follows_imports_wherever_they_stand(project):
+    expected = "deep deep.inner deep.other loop rewards rewards.a train".split()
+    closure = [f"rocm_core.{name}" for name in expected] + ["script.py"]
+    assert module_closure("script.py", root=project) == closure
+
+
+def test_modules_that_touch_no_number_exist_and_are_entered_when_named():
+    for name in NEUTRAL - {"rocm_core"}:
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file()
+    assert module_closure("rocm_core.settings") == ["rocm_core.settings"]
+
+
+def test_a_module_resolved_by_name_counts_only_where_it_is_named(project):
+    assert "rocm_core.rewards.b" in module_closure("script.py", "rocm_core.rewards.b", root=project)
+    before = fingerprint(project), fingerprint(project, "script.py", "rocm_core.rewards.b")
+    (project / "rocm_core/rewards/b.py").write_text("score = 3\n")
+    after = fingerprint(project), fingerprint(project, "script.py", "rocm_core.rewards.b")
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_an_unknown_module_is_an_error(project):
+    with pytest.raises(FileNotFoundError, match="rocm_core.rewards.c"):
+        code_fingerprint("rocm_core.rewards.c", root=project)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("rocm_core/deep/inner.py", "def step(x):\n    return x + 1\n"),
+        ("rocm_core/deep/inner.py", "# why\ndef step(x):\n    # so\n    return x + 1  # one\n"),
+        (
+            "rocm_core/deep/inner.py",
+            '"""New."""\n\ndef step(x):\n    """Step."""\n    return x + 1\n',
+        ),
+        ("rocm_core/deep/inner.py", "def step(\n    x,\n):\n\n    return (x\n        + 1)\n"),
+        ("rocm_core/train.py", PROJECT["rocm_core/train.py"].replace("Train.", "Train a cell.")),
+        ("rocm_core/figures.py", "colour = 'blue'\n"),
+        ("rocm_core/config.py", "import rocm_core.figures\nx = 2\n"),
+        ("rocm_core/rewards/b.py", "score = 3\n"),
+    ],
+    ids="touch comments docstrings formatting docstring-text figure settings other-reward".split(),
+)
+def test_what_changes_no_number_changes_no_fingerprint(project, file, text):
+    before = fingerprint(project)
+    (project / file).write_text(text)
+    os.utime(project / file, (1, 1))
+    assert fingerprint(project) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("script.py", "go()", "go(); go()"),
+        ("rocm_core/deep/inner.py", "x + 1", "x + 2"),
+        ("rocm_core/deep/inner.py", "return x + 1", "return (x, +1)"),
+        ("rocm_core/deep/__init__.py", "import other", "import other, inner"),
+        ("rocm_core/rewards/a.py", "1", "1.0"),
+        ("rocm_core/train.py", "    return score", "    return None"),
+    ],
+)
+def test_an_edit_of_code_that_is_used_changes_the_fingerprint(project, file, old, new):
+    before, source = fingerprint(project), (project / file).read_text()
+    assert old in source
+    (project / file).write_text(source.replace(old, new))
+    assert fingerprint(project) != before
+
+
+def test_a_fingerprint_is_the_same_in_another_process_and_directory(tmp_path):
+    code = "from rocm_core.provenance import *; print(code_fingerprint('rocm_core.settings'))"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    there = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert there.stdout.strip() == code_fingerprint("rocm_core.settings"), there.stderr
+
+
+def test_fingerprints_of_thousands_of_cells_take_no_time(project):
+    fingerprint(project)
+    start = time.perf_counter()
+    for _ in range(5000):
+        code_fingerprint("script.py", "rocm_core.rewards.b", root=project)
+    assert time.perf_counter() - start < 1
+
+
+def test_a_folders_digest_is_its_names_and_contents(tmp_path):
+    folder, copy = tmp_path / "a", tmp_path / "b"
+    for place in (folder, copy):
+        (place / "unet").mkdir(parents=True)
+        (place / "unet" / "w.bin").write_bytes(b"12")
+        (place / "config.json").write_text("{}")
+    (copy / ".cache").write_text("hidden")
+    os.utime(copy / "config.json", (1, 1))
+    assert folder_digest(folder) == folder_digest(copy)
+    (copy / "unet" / "w.bin").write_bytes(b"21")
+    assert folder_digest(folder) != folder_digest(copy)
+    (copy / "unet" / "w.bin").rename(copy / "w.bin")
+    (copy / "w.bin").write_bytes(b"12")
+    assert folder_digest(folder) != folder_digest(copy)
+    assert folder_digest(tmp_path / "none") == "absent"
+    assert folder_digest(folder / "config.json") == sha256_file(folder / "config.json")
+
+
+def test_a_digest_is_looked_up_in_the_manifest_above(tmp_path):
+    weights = tmp_path / "shapes" / "scorers" / "hpsv2"
+    weights.mkdir(parents=True)
+    (weights / "w.bin").write_bytes(b"12")
+    computed = folder_digest(weights)
+    listing = {"scorers/hpsv2/w.bin": sha256_file(weights / "w.bin"), "scorers/b/w.bin": "0" * 64}
+    write_json(tmp_path / "shapes" / "MANIFEST.json", listing)
+    assert folder_digest(weights) == computed
+    write_json(tmp_path / "shapes" / "MANIFEST.json", {"scorers/hpsv2/w.bin": "1" * 64})
+    assert folder_digest(weights) != computed
+    (tmp_path / "shapes" / "MANIFEST.json").write_text('{"scorers')
+    with pytest.raises(UserError, match="MANIFEST.json cannot be read"):
+        folder_digest(weights)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "deep" / "state.bin"
+    with atomic_write(path) as file:
+        file.write(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"ne")
+        raise RuntimeError("killed")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == ["state.bin"]
+
+
+def test_a_file_can_be_written_by_its_name(tmp_path):
+    with atomic_write(tmp_path / "lora.bin") as file, open(file.name, "wb") as other:
+        assert not (tmp_path / "lora.bin").exists()
+        other.write(b"weights")
+    assert (tmp_path / "lora.bin").read_bytes() == b"weights"
+    assert os.listdir(tmp_path) == ["lora.bin"]
+
+
+def test_a_manifest_says_what_made_the_files_and_from_what(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("cell/snapshots")
+    os.makedirs("base")
+    for name in ("cell/lora.bin", "cell/snapshots/step-1.bin", "base/w.bin"):
+        open(name, "w").write(name)
+    write_manifest(
+        "cell/manifest.json",
+        settings={"beta": 0.1, "seed": 3},
+        code="c0de",
+        outputs=["cell/snapshots/step-1.bin", tmp_path / "cell" / "lora.bin"],
+        weights=["base"],
+        seconds=1.23456,
+        attempts=2,
+        extra={"reward_queries": 80},
+    )
+    manifest = json.load(open("cell/manifest.json"))
+    assert manifest["settings"] == {"beta": 0.1, "seed": 3} and manifest["code"] == "c0de"
+    assert manifest["weights"] == {"base": folder_digest("base")}
+    assert manifest["outputs"] == {
+        name: sha256_file(f"cell/{name}") for name in ("lora.bin", "snapshots/step-1.bin")
+    }
+    assert (manifest["seconds"], manifest["attempts"], manifest["reward_queries"]) == (1.235, 2, 80)
+    assert manifest["packages"] == package_versions() and "python" in manifest["packages"]
+    assert {"commit", "device", "peak_memory_gib"} <= manifest.keys()

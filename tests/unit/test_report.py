@@ -1,0 +1,139 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image, PngImagePlugin
+from synthetic import make_config, write_results
+
+from rocm_core.errors import UserError
+from rocm_core.figures import figures
+from rocm_core.render import render
+from rocm_core.report import make, read
+from rocm_core.results import Results
+
+EFFECTS = {
+    ("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "aesthetic": -1.0, "clipscore": 0.1},
+    ("hpsv2", "rocm-kl"): {"hpsv2": 0.02, "gold": 0.1},
+}
+
+
+class Page(HTMLParser):
+    """Tags that need an end, and what the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.loads, self.ids = [], [], set()
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids.add(found.get("id"))
+        self.loads += [found[name] for name in ("src", "href", "srcset") if name in found]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    config = make_config()
+    write_results(root, config, EFFECTS)
+    (root / "figures").mkdir()
+    for name in figures(config):
+        about = PngImagePlugin.PngInfo()
+        about.add_text("Title", f"Picture {name}")
+        about.add_itxt("Description", f"Caption of {name}, n = 16 ± 0.")
+        Image.new("RGB", (4, 4)).save(root / "figures" / f"{name}.png", pnginfo=about)
+    return config, root
+
+
+def reading(results, reward, method):
+    (found,) = [r for r in read(results) if (r.trained_on, r.method) == (reward, method)]
+    return found
+
+
+def test_readings_follow_from_the_planted_effects(finished):
+    results = Results(*finished)
+    hacked = reading(results, "hpsv2", "rocm-none")
+    assert hacked.phrase == "reward rises, gold judge falls"
+    assert hacked.gold.mean == pytest.approx(-0.3, abs=0.03) and hacked.gold.n == 40
+    assert hacked.held_out == {"rises": 1, "falls": 1, "undecided": 0}
+    assert reading(results, "hpsv2", "rocm-kl").phrase == "reward rises, gold judge rises"
+    assert reading(results, "hpsv2", "rocm-js").gold.direction == "undecided"
+
+
+def test_without_a_gold_judge_the_reading_is_about_the_reward(finished):
+    metrics = ["hpsv2", "aesthetic", "clipscore"]
+    results = Results(make_config(metrics=metrics, monitor={"prompts": 0}), finished[1])
+    assert reading(results, "hpsv2", "rocm-none").phrase == "reward rises"
+    assert "Gold judge" not in make(results).html
+
+
+def test_the_page_is_one_file_that_loads_nothing(finished, tmp_path):
+    render("report", "report", *finished, tmp_path / "report")
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert text.count("data:image/png;base64,") == 5
+    assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
+    assert {load[1:] for load in page.loads if load.startswith("#")} <= page.ids
+    assert not re.search(r"@import|url\(|<script", text)
+
+
+def test_the_page_shows_tables_captions_costs_and_provenance(finished):
+    config, root = finished
+    html = make(Results(config, root)).html
+    assert "Table 1: Held-out scores" in html
+    assert "Caption of gold_vs_kl, n = 16 ± 0." in html
+    assert "6 of 6 trained" in html
+    manifest = json.loads((root / "cells/hpsv2/rocm-kl/seed-0/manifest.json").read_text())
+    (row,) = [r for r in html.split("<tr>") if r.startswith("<th>hpsv2/rocm-kl/seed-0</th>")]
+    assert manifest["code"] in row and manifest["commit"] in row
+    assert ">320<" in row and ">1,280<" in row and ">20<" in row and "0.05" in row
+    assert "learning_rate" in html.split("Settings that all cells share")[1]
+
+
+def test_the_same_results_give_the_same_page(finished):
+    assert make(Results(*finished)).html == make(Results(*finished)).html
+
+
+def test_a_figure_that_was_not_drawn_is_an_error(tmp_path):
+    config = make_config()
+    write_results(tmp_path, config)
+    with pytest.raises(UserError, match="figures/samples.png does not exist"):
+        make(Results(config, tmp_path))
+
+
+def test_partial_lists_the_gaps_and_marks_them_in_the_readings(tmp_path):
+    write_results(tmp_path, make_config(), EFFECTS)
+    missing = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4/scores.csv"
+    (tmp_path / missing).unlink()
+    (tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json").unlink()
+    results = Results(make_config(partial=True), tmp_path)
+    assert reading(results, "hpsv2", "rocm-kl").phrase == "missing"
+    html = make(results).html
+    assert f"<li><code>{missing}</code></li>" in html
+    assert "5 of 6 trained" in html and "2 artefacts" in html
+
+
+def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": "auto"}}
+    config = make_config(methods=methods, partial=True)
+    write_results(tmp_path, config)
+    assert re.search(r"auto\s+\(0\.07\)", make(Results(config, tmp_path)).html)
+
+
+def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):
+    config = make_config(partial=True)
+    write_results(tmp_path, config)
+    path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["unet_passes"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="rocm-kl/seed-0/manifest.json has no unet_passes"):
+        make(Results(config, tmp_path))

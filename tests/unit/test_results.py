@@ -1,0 +1,115 @@
+import json
+
+import pytest
+from synthetic import LEVELS, make_config, write_results
+
+from rocm_core.errors import UserError
+from rocm_core.results import Results
+
+EFFECTS = {("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "squared_distance": 100.0}}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    config = make_config(seeds=[0, 1])
+    write_results(tmp_path, config, EFFECTS)
+    return config, tmp_path
+
+
+def test_final_scores_cover_bases_cells_seeds_prompts_and_metrics(finished):
+    results = Results(*finished)
+    assert len(results.final) == (1 + 2 * 3 * 2) * 40 * len(LEVELS)
+    assert results.final["reward"].isna().sum() == 40 * len(LEVELS)
+    assert results.seeds("hpsv2", "rocm-kl") == 2
+    assert results.gaps == []
+
+
+def test_scores_recover_a_planted_effect_averaged_over_seeds(finished):
+    results = Results(*finished)
+    change = results.scores("rocm-none", "gold", "hpsv2") - results.scores(
+        "base-consistency", "gold"
+    )
+    assert len(change) == 40
+    assert change.mean() == pytest.approx(-0.3, abs=0.03)
+
+
+def test_monitor_starts_at_the_base_and_adds_kl_as_half_the_squared_distance(finished):
+    monitor = Results(*finished).monitor
+    assert sorted(monitor["step"].unique()) == [0, 10, 20, 30, 40]
+    last = monitor[(monitor["step"] == 40) & (monitor["reward"] == "hpsv2")]
+    last = last[last["method"] == "rocm-none"].groupby("metric")["value"].mean()
+    assert last["squared_distance"] == pytest.approx(100) and last["kl"] == pytest.approx(50)
+
+
+def test_histories_keep_the_batch_reward_beside_the_name_of_the_training_reward(finished):
+    histories = Results(*finished).histories
+    assert len(histories) == 2 * 3 * 2 * 40
+    assert set(histories["reward"]) == {"hpsv2", "aesthetic"}
+    assert histories["mean_reward"].iloc[0] == pytest.approx(0.301)
+
+
+def test_swept_methods_are_listed_only_when_asked_for():
+    sweep = {"rewards": ["hpsv2"], "methods": ["rocm-kl"], "setting": "beta", "values": [0.01]}
+    results = Results(make_config(sweeps=[sweep]), "nowhere")
+    assert results.methods() == ["rocm-none", "rocm-kl", "rocm-js"]
+    assert results.methods("hpsv2", sweeps=True)[-1] == "rocm-kl--beta-0.01"
+    assert "rocm-kl--beta-0.01" not in results.methods("aesthetic", sweeps=True)
+    assert results.base_of("hpsv2", "rocm-kl--beta-0.01") == "base-consistency"
+
+
+def test_missing_scores_are_an_error_that_names_the_file(finished):
+    config, root = finished
+    path = root / "samples/hpsv2/rocm-kl/seed-1/validation/steps-4/scores.csv"
+    path.unlink()
+    with pytest.raises(UserError, match="rocm-kl/seed-1/validation/steps-4/scores.csv does not"):
+        _ = Results(config, root).final
+
+
+def test_partial_lists_what_is_missing_and_uses_the_rest(finished):
+    _, root = finished
+    path = "samples/hpsv2/rocm-kl/seed-1/validation/steps-4/scores.csv"
+    (root / path).unlink()
+    results = Results(make_config(seeds=[0, 1], partial=True), root)
+    assert results.gaps == [path]
+    assert results.seeds("hpsv2", "rocm-kl") == 1
+    assert len(results.scores("rocm-kl", "gold", "hpsv2")) == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not a readable CSV"),
+        ("prompt_id,metric\np0000,gold\n", "no column value"),
+        ("prompt_id,metric,value\np0000,gold,nan\n", "not finite"),
+    ],
+)
+def test_broken_scores_are_an_error_that_names_file_and_reason(finished, text, reason):
+    config, root = finished
+    path = root / "samples/base-consistency/validation/steps-4/scores.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"scores.csv .*{reason}"):
+        _ = Results(config, root).final
+
+
+def test_a_metric_that_was_never_scored_is_an_error(finished):
+    config, root = finished
+    wider = make_config(seeds=[0, 1], scorers={**config.scorers, "pickscore": None})
+    with pytest.raises(UserError, match="rocm-kl in .* lack pickscore"):
+        Results(wider, root).scores("rocm-kl", "pickscore", "hpsv2")
+
+
+def test_a_broken_manifest_is_an_error_that_names_it(finished):
+    config, root = finished
+    path = root / "cells/hpsv2/rocm-js/seed-0/manifest.json"
+    assert json.loads(path.read_text()) == Results(*finished).manifests["hpsv2/rocm-js/seed-0"]
+    path.write_text("{")
+    with pytest.raises(UserError, match="rocm-js/seed-0/manifest.json is not valid JSON"):
+        _ = Results(config, root).manifests
+
+
+def test_prompt_ids_of_digits_keep_their_zeros(finished):
+    config, root = finished
+    path = root / "samples/base-consistency/validation/steps-4/scores.csv"
+    path.write_text(path.read_text().replace("p0", "00"))
+    base = Results(config, root).scores("base-consistency", "gold")
+    assert base.index[0] == "00000"

@@ -1,0 +1,208 @@
+"""Scoring of folders and snapshots against direct computations on the same files."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TARGETS, perturb, write_pipeline
+
+from rocm_core import scoring
+from rocm_core.errors import UserError
+from rocm_core.generation import generate
+from rocm_core.lora import add_adapter, load_lora, save_lora
+from rocm_core.policies import load_policy
+from rocm_core.prompts import Prompt
+from rocm_core.settings import GenerationSettings
+
+TEXTS = {"00000": "a", "00001": "bbbb", "00002": "cc"}
+
+
+class Redness:
+    """Red minus blue, plus the length of the prompt."""
+
+    def score(self, images, prompts):
+        lengths = torch.tensor([float(len(prompt)) for prompt in prompts])
+        return (images[:, 0] - images[:, 2]).mean((1, 2)) + lengths
+
+
+class Contrast:
+    def score(self, images, prompts):
+        return images.flatten(1).std(1, correction=0)
+
+
+class Broken:
+    def score(self, images, prompts):
+        return torch.full((len(images),), torch.nan)
+
+
+@pytest.fixture
+def loaded(monkeypatch) -> list:
+    """The scorers that were loaded, in order; `redness` has weights, `contrast` needs none."""
+    calls: list = []
+    made = {"redness": Redness, "contrast": Contrast, "broken": Broken}
+
+    def load_reward(name, weights=None, device="cpu", dtype=None):
+        calls.append((name, weights))
+        return made[name]()
+
+    monkeypatch.setattr(scoring, "load_reward", load_reward)
+    return calls
+
+
+@pytest.fixture
+def samples(tmp_path) -> Path:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for identity, text in TEXTS.items():
+        pixels = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{identity}.png")
+        row = {"prompt_id": identity, "text": text, "file": f"{identity}.png"}
+        lines.append(json.dumps(row) + "\n")
+    (folder / "index.jsonl").write_text("".join(lines))
+    return folder
+
+
+def read_rows(path: Path) -> dict[tuple[str, ...], float]:
+    with open(path, newline="") as file:
+        return {tuple(row[:-1]): float(row[-1]) for row in list(csv.reader(file))[1:]}
+
+
+def direct_scores(file: Path, text: str) -> dict[str, float]:
+    pixels = np.array(Image.open(file)).astype(float) / 255
+    redness = pixels[..., 0].mean() - pixels[..., 2].mean() + len(text)
+    return {"redness": redness, "contrast": pixels.std()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_every_image_is_scored_by_every_scorer(batch_size, samples, tmp_path, loaded):
+    (tmp_path / "weights").mkdir()
+    scorers = {"redness": str(tmp_path / "weights"), "contrast": None}
+    output = samples / "scores.csv"
+    scoring.score_folder(scorers, samples, output, "ab12", batch_size)
+    assert output.read_text().startswith("prompt_id,metric,value\n")
+    rows = read_rows(output)
+    assert len(rows) == 6
+    for identity, text in TEXTS.items():
+        for metric, value in direct_scores(samples / f"{identity}.png", text).items():
+            assert rows[identity, metric] == pytest.approx(value, abs=1e-6)
+    assert loaded == [("redness", tmp_path / "weights"), ("contrast", None)]
+    manifest = json.loads((samples / "scores.manifest.json").read_text())
+    assert manifest["code"] == "ab12" and manifest["settings"]["scorers"] == scorers
+    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    assert manifest["outputs"] == {"scores.csv": digest}
+
+
+def test_values_survive_the_file_to_float32_precision(tmp_path):
+    values = torch.rand(100, generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [(str(i), "metric", value) for i, value in enumerate(values)]
+    scoring.write_scores(tmp_path / "scores.csv", ("prompt_id",), rows)
+    read = torch.tensor(list(read_rows(tmp_path / "scores.csv").values()))
+    assert torch.equal(read, torch.tensor(values))
+
+
+def damage(folder: Path, kind: str) -> None:
+    image, index = folder / "00001.png", folder / "index.jsonl"
+    if kind == "missing image":
+        image.unlink()
+    elif kind == "truncated image":
+        image.write_bytes(image.read_bytes()[:40])
+    elif kind == "another size":
+        Image.new("RGB", (5, 5)).save(image)
+    elif kind == "broken line":
+        index.write_text(index.read_text() + '{"prompt_id": "00003"}\n')
+    elif kind == "no index":
+        index.unlink()
+    elif kind == "empty index":
+        index.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("missing image", "00001.png"),
+        ("truncated image", "00001.png"),
+        ("another size", "00001.png"),
+        ("broken line", "index.jsonl:4"),
+        ("no index", "index.jsonl"),
+        ("empty index", "index.jsonl"),
+    ],
+)
+def test_damaged_samples_are_refused_and_old_scores_kept(kind, named, samples, loaded):
+    (samples / "scores.csv").write_text("old")
+    damage(samples, kind)
+    with pytest.raises(UserError, match=named):
+        scoring.score_folder({"contrast": None}, samples, samples / "scores.csv", "ab12")
+    assert (samples / "scores.csv").read_text() == "old"
+
+
+def test_scores_that_are_not_finite_are_refused(samples, loaded):
+    with pytest.raises(UserError, match="broken is nan for 00000"):
+        scoring.score_folder({"broken": None}, samples, samples / "scores.csv", "ab12")
+    assert not (samples / "scores.csv").exists()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A tiny base, and two snapshots of an adapter whose names do not sort as numbers do."""
+    model = str(write_pipeline(tmp_path / "base"))
+    policy = load_policy("consistency", model, 3, 2.0)
+    add_adapter(policy.unet, 2, 4.0, TARGETS, seed=0)
+    (tmp_path / "snapshots").mkdir()
+    for step, size in ((5, 0.05), (10, 0.2)):
+        perturb(policy.unet, size, seed=step)
+        save_lora(tmp_path / "snapshots" / f"step-{step}.safetensors", policy.unet)
+    return GenerationSettings("consistency", model, 3, 2.0, seed=7, batch_size=2)
+
+
+def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):
+    prompts = [Prompt(identity, text, "test") for identity, text in TEXTS.items()]
+    snapshots, output = tmp_path / "snapshots", tmp_path / "monitor"
+    scorers = {"redness": None, "contrast": None}
+    scoring.monitor(trained, scorers, prompts, snapshots, output, "cd34")
+    assert loaded == [("redness", None), ("contrast", None)]
+    assert (output / "scores.csv").read_text().startswith("step,prompt_id,metric,value\n")
+    rows = read_rows(output / "scores.csv")
+    assert len(rows) == 3 * 3 * 3
+    policy = load_policy("consistency", trained.model, 3, 2.0)
+    for step in (0, 5, 10):
+        lora = snapshots / f"step-{step}.safetensors" if step else None
+        generate(trained, prompts, lora, tmp_path / f"direct-{step}", "cd34")
+        if lora:
+            load_lora(policy.unet, lora)
+        for prompt in prompts:
+            file = output / f"step-{step}" / f"{prompt.id}.png"
+            direct = tmp_path / f"direct-{step}" / f"{prompt.id}.png"
+            assert np.array_equal(np.array(Image.open(file)), np.array(Image.open(direct)))
+            for metric, value in direct_scores(file, prompt.text).items():
+                assert rows[str(step), prompt.id, metric] == pytest.approx(value, abs=1e-6)
+            distance = rows[str(step), prompt.id, "squared_distance"]
+            assert distance == pytest.approx(direct_distance(policy, prompt), rel=1e-4)
+            assert (distance > 0) == bool(step)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["settings"] == trained.to_dict() and manifest["code"] == "cd34"
+    assert len(manifest["outputs"]) == 1 + 9
+
+
+@torch.no_grad()
+def direct_distance(policy, prompt: Prompt) -> float:
+    embeddings = policy.encode_prompts([prompt.text])
+    noise = policy.noise(7, [prompt.id], "generation")
+    total = 0.0
+    for step in policy.rollout(embeddings, noise, "full").transitions:
+        ratio = (step.mean - step.reference_mean).numpy().astype(float) / float(step.std)
+        total += float((ratio**2).sum())
+    return total
+
+
+def test_monitor_needs_snapshots(trained, tmp_path, loaded):
+    (tmp_path / "empty").mkdir()
+    prompts = [Prompt("00000", "a", "test")]
+    with pytest.raises(UserError, match="empty holds no snapshot"):
+        scoring.monitor(trained, {}, prompts, tmp_path / "empty", tmp_path / "out", "cd34")

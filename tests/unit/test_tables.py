@@ -1,0 +1,119 @@
+import re
+
+import pandas as pd
+import pytest
+from synthetic import make_config, write_results
+
+from rocm_core.errors import UserError
+from rocm_core.render import render
+from rocm_core.results import Results
+from rocm_core.tables import table1
+from rocm_core.tables._table import Block, Cell, Table
+
+EFFECTS = {
+    ("hpsv2", "rocm-none"): {"hpsv2": 0.9, "gold": -0.3},
+    ("hpsv2", "rocm-kl"): {"hpsv2": 0.05, "gold": 0.2},
+    ("aesthetic", "rocm-js"): {"hpsv2": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    config = make_config()
+    write_results(root, config, EFFECTS)
+    return config, root
+
+
+def entry(data, reward, method, metric):
+    keys = zip(("reward", "method", "metric"), (reward, method, metric), strict=True)
+    for column, value in keys:
+        data = data[data[column] == value]
+    (row,) = data.to_dict("records")
+    return row
+
+
+def test_a_model_is_never_evaluated_on_its_training_reward(finished):
+    data = table1.make(Results(*finished)).data
+    own = data[(data["metric"] == data["reward"]) & ~data["method"].str.startswith("base-")]
+    assert len(own) == 6 and set(own["status"]) == {"trained"}
+    assert own[["mean", "low", "high", "n"]].isna().all(axis=None)
+    assert not own["best"].any()
+    assert set(data.drop(own.index)["status"]) == {"measured"}
+
+
+def test_numbers_are_those_of_the_score_files(finished):
+    config, root = finished
+    path = root / "samples/hpsv2/rocm-kl/seed-0/validation/steps-4/scores.csv"
+    scores = pd.read_csv(path).query("metric == 'gold'")["value"]
+    row = entry(table1.make(Results(config, root)).data, "hpsv2", "rocm-kl", "gold")
+    half = 1.959963984540054 * scores.std() / 40**0.5
+    assert (row["mean"], row["n"], row["seeds"]) == (pytest.approx(scores.mean()), 40, 1)
+    assert (row["low"], row["high"]) == (
+        pytest.approx(scores.mean() - half),
+        pytest.approx(scores.mean() + half),
+    )
+
+
+def test_the_planted_winner_of_each_held_out_column_is_bold(finished):
+    table = table1.make(Results(*finished))
+    assert entry(table.data, "hpsv2", "rocm-kl", "gold")["best"]
+    assert entry(table.data, "aesthetic", "rocm-js", "hpsv2")["best"]
+    # one winner in each of the three contested columns of the two blocks
+    assert table.data["best"].sum() == 6
+    blocks = {block.heading: block for block in table.blocks}
+    (kl,) = [r for r in blocks["Trained on HPSv2"].rows if r[0].text == "ROCM, KL"]
+    assert table.header[-1] == "Gold judge" and kl[-1].bold
+    assert kl[table.header.index("HPSv2")] == Cell("trained", muted=True)
+
+
+def test_all_three_formats_show_the_same_entries(finished, tmp_path):
+    config, root = finished
+    render("table", "table1", config, root, tmp_path / "table1")
+    markdown = (tmp_path / "table1.md").read_text()
+    latex = (tmp_path / "table1.tex").read_text()
+    data = pd.read_csv(tmp_path / "table1.csv")
+    assert {"mean", "low", "high", "n"} <= set(data.columns)
+    row = entry(data, "hpsv2", "rocm-kl", "gold")
+    shown = re.findall(r"\| ROCM, KL \|.*\| \*\*([\d.]+) ± [\d.]+\*\* \|", markdown)[0]
+    assert float(shown) == pytest.approx(row["mean"], abs=1e-3)
+    assert rf"\textbf{{{shown} $\pm$" in latex
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\") and "&" in line]
+    assert {line.count("&") for line in rows} == {4}
+    assert latex.count(r"\midrule") == 2 and latex.count("{") == latex.count("}")
+
+
+def test_rendering_twice_gives_the_same_bytes(finished, tmp_path):
+    for name in ("a", "b"):
+        render("table", "table1", *finished, tmp_path / name / "table1")
+    for suffix in (".md", ".tex", ".csv"):
+        first, second = ((tmp_path / n / "table1").with_suffix(suffix) for n in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_missing_cell_is_a_marked_gap_when_partial_and_an_error_otherwise(tmp_path):
+    config = make_config()
+    write_results(tmp_path, config, EFFECTS)
+    (tmp_path / "samples/hpsv2/rocm-kl/seed-0/validation/steps-4/scores.csv").unlink()
+    with pytest.raises(UserError, match="rocm-kl/seed-0"):
+        table1.make(Results(config, tmp_path))
+    table = table1.make(Results(make_config(partial=True), tmp_path))
+    assert entry(table.data, "hpsv2", "rocm-kl", "gold")["status"] == "missing"
+    assert '"missing"' in table.caption and "| *missing* |" in table.markdown()
+
+
+def test_special_characters_are_escaped_in_every_format():
+    table = Table(
+        "t_1", "50 % & more", ["a|b"], [Block("<x>", [[Cell("χ² ± 1_0")]])], pd.DataFrame()
+    )
+    assert r"a\|b" in table.markdown()
+    assert "&lt;x&gt;" in table.html() and "<x>" not in table.html()
+    assert r"t\_1. 50 \% \& more" in table.latex("t")
+    assert r"$\chi$$^2$ $\pm$ 1\_0" in table.latex("t")
+
+
+def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
+    with pytest.raises(UserError, match="no table named 'table9'"):
+        render("table", "table9", *finished, tmp_path / "x")
+    with pytest.raises(UserError, match="no table named '_table'"):
+        render("table", "_table", *finished, tmp_path / "x")

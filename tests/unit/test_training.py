@@ -1,0 +1,354 @@
+"""The training job: reproducible, resumable bit for bit, and careful with what it has."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+import torch
+
+import rocm_core.state
+import rocm_core.trainer
+import rocm_core.training
+from rocm_core.errors import UserError
+from rocm_core.optimiser import AdapterOptimiser
+from rocm_core.prompts import Prompt
+from rocm_core.provenance import sha256_file
+from rocm_core.state import Lock, StateFolder
+from rocm_core.trainer import Trainer
+from rocm_core.training import INTERRUPTED, train
+
+PROMPTS = [Prompt(f"p{i}", text, "test") for i, text in enumerate(["cat", "dog", "a b", "x", "fox"])]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def reward(monkeypatch):
+    reward = tiny.Brightness()
+    monkeypatch.setattr(rocm_core.trainer, "load_reward", lambda *_: reward)
+    return reward
+
+
+@pytest.fixture
+def run(model, reward, tmp_path):
+    """Train in folders of the given name; returns the output folder, None if it was interrupted."""
+
+    def run(name="run", stop_after=None, fingerprint="f00d", **changes):
+        output, settings = tmp_path / name, tiny.settings(model=model, **changes)
+        try:
+            train(settings, PROMPTS, output, tmp_path / f"{name}-state", fingerprint, stop_after)
+        except SystemExit as leaving:
+            assert leaving.code == INTERRUPTED
+            return None
+        return output
+
+    return run
+
+
+def lora(folder):
+    return (folder / "lora.safetensors").read_bytes()
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def trainer(model, **changes):
+    from accelerate import Accelerator
+
+    return Trainer(tiny.settings(model=model, **changes), PROMPTS, "f00d", Accelerator())
+
+
+def test_a_run_leaves_its_results_and_no_state(run, tmp_path):
+    output = run(divergence="kl", beta=0.01, snapshot_every=4)
+    files = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    snapshots = ["snapshots/step-4.safetensors", "snapshots/step-6.safetensors"]
+    assert files == ["history.csv", "lora.safetensors", "manifest.json", *snapshots]
+    assert (output / snapshots[-1]).read_bytes() == lora(output)
+    assert not (tmp_path / "run-state").exists()
+
+    manifest = json.loads((output / "manifest.json").read_text())
+    expected = {name: sha256_file(output / name) for name in files if name != "manifest.json"}
+    assert manifest["outputs"] == expected
+    assert manifest["code"] == "f00d" and manifest["beta"] == 0.01 and manifest["attempts"] == 1
+    assert manifest["timesteps"] == [999, 679, 339] and manifest["precision"] == "float32"
+
+    rows = history(output)
+    assert list(rows[0]) == [
+        *("step", "reward", "loss", "divergence", "squared_distance"),
+        *("squared_distance_3", "squared_distance_2", "gradient_norm", "learning_rate"),
+        *("seconds", "reward_queries", "unet_passes", "peak_memory_gib"),
+    ]
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [int(row["reward_queries"]) for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert int(rows[-1]["unet_passes"]) == 6 * 2 * (3 + 2)
+    for row in rows:
+        parts = float(row["squared_distance_3"]) + float(row["squared_distance_2"])
+        assert float(row["squared_distance"]) == pytest.approx(parts)
+        assert float(row["divergence"]) == pytest.approx(parts / 2, rel=1e-5)
+        loss = -float(row["reward"]) + 0.01 * float(row["divergence"])
+        assert float(row["loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_training_raises_the_reward_and_a_divergence_keeps_it_near_the_reference(run):
+    changes = {"iterations": 15, "divergence": "kl", "learning_rate": 0.05, "batch_size": 5}
+    free = history(run("free", beta=0.0, **changes))
+    tied = history(run("tied", beta=1.0, **changes))
+    assert float(free[-1]["reward"]) > 1.1 * float(free[0]["reward"])
+    assert float(tied[-1]["divergence"]) < 0.1 * float(free[-1]["divergence"])
+
+
+def test_without_a_divergence_no_distance_is_claimed(run):
+    assert {row["squared_distance_2"] for row in history(run())} == {""}
+
+
+def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
+    first, again, other = run("first"), run("again"), run("other", seed=1)
+    assert lora(first) == lora(again) != lora(other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"divergence": "kl", "beta": 0.01, "snapshot_every": 2},
+        {"divergence": "js_sampled", "beta": 0.1, "reference_gradient": "stop"},
+        {"ema_decay": 0.9, "accumulation_steps": 2, "batch_size": 1},
+        {"learning_rate_schedule": "linear", "warmup_steps": 3, "gradient_checkpointing": True},
+        {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2},
+    ],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(run, changes):
+    whole = run("whole", **changes)
+    assert run("parts", stop_after=1, **changes) is None
+    assert run("parts", stop_after=3, **changes) is None
+    parts = run("parts", **changes)
+    assert lora(parts) == lora(whole)
+    snapshots = sorted(path.name for path in whole.glob("snapshots/*"))
+    for name in snapshots:
+        assert (parts / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
+    timed = ("seconds", "peak_memory_gib")
+    for ours, theirs in zip(history(parts), history(whole), strict=True):
+        assert {k: v for k, v in ours.items() if k not in timed} == {
+            k: v for k, v in theirs.items() if k not in timed
+        }
+    seconds = [float(row["seconds"]) for row in history(parts)]
+    assert seconds == sorted(seconds)
+    assert json.loads((parts / "manifest.json").read_text())["attempts"] == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_state_and_leaves(run, reward, tmp_path, number):
+    whole, before = run("whole"), signal.getsignal(number)
+    score, calls = reward.score, []
+
+    def score_and_be_told(images, prompts):
+        calls.append(number)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return score(images, prompts)
+
+    reward.score = score_and_be_told
+    assert run("parts") is None and len(calls) == 3
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "parts-state").iterdir()] == ["step-000000003.state"]
+    assert not (tmp_path / "parts").exists()
+    assert lora(run("parts")) == lora(whole)
+
+
+def test_an_approaching_time_limit_saves_the_state_and_leaves(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))
+    assert run() is None
+    assert (tmp_path / "run-state" / "step-000000001.state").exists()
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 6000))
+    assert run() is not None
+
+
+def test_damaged_states_are_passed_over(run, tmp_path, monkeypatch, capsys):
+    whole = run("whole")
+    monkeypatch.setattr(rocm_core.training, "SAVE_SECONDS", 0.0)
+    assert run("parts", stop_after=4) is None
+    states = sorted((tmp_path / "parts-state").glob("*.state"))
+    assert [path.name for path in states] == ["step-000000003.state", "step-000000004.state"]
+    states[1].write_bytes(states[1].read_bytes()[:-100])
+    assert run("parts", stop_after=1) is None
+    assert "step-000000004.state is damaged" in capsys.readouterr().err
+    for path in (tmp_path / "parts-state").glob("*.state"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert lora(run("parts")) == lora(whole)
+
+
+def test_a_state_of_other_settings_or_code_is_refused(run):
+    assert run(stop_after=2) is None
+    with pytest.raises(UserError, match="another learning_rate"):
+        run(learning_rate=0.5)
+    with pytest.raises(UserError, match="another fingerprint"):
+        run(fingerprint="beef")
+    assert run() is not None
+
+
+def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothing(
+    run, reward, tmp_path
+):
+    assert run(stop_after=2) is None
+    state = {path: path.read_bytes() for path in (tmp_path / "run-state").iterdir()}
+    score, broken = reward.score, []
+
+    def break_one(images, prompts):
+        broken.append(prompts[1])
+        return score(images, prompts) * torch.tensor([1.0, torch.nan])
+
+    reward.score = break_one
+    with pytest.raises(UserError) as caught:
+        run()
+    culprit = next(prompt.id for prompt in PROMPTS if prompt.text == broken[0])
+    assert f"the reward or divergence is not finite at step 3, prompt {culprit}:" in str(caught.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run-state").iterdir()} == state
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_that_is_not_finite_is_refused(run, reward):
+    score = reward.score
+    reward.score = lambda images, prompts: score(images, prompts) + (images * 0).sqrt().sum()
+    with pytest.raises(UserError, match="the gradient is not finite at step 1, prompt p., p."):
+        run()
+
+
+def test_beta_auto_is_a_tenth_of_reward_over_divergence_and_starts_from_the_reference(run):
+    plain = history(run("plain", divergence="kl", beta=0.0, iterations=3))
+    automatic = run("automatic", divergence="kl", beta="auto", beta_calibration_steps=3)
+    manifest = json.loads((automatic / "manifest.json").read_text())
+    calibration, beta = manifest["calibration"], manifest["beta"]
+    assert calibration["steps"] == 3
+    assert beta == 0.1 * calibration["mean_reward"] / calibration["mean_divergence"]
+    # Calibration draws its own noise, so that its numbers resemble those of a run at β = 0.
+    assert calibration["mean_divergence"] == pytest.approx(float(plain[-1]["divergence"]), rel=0.5)
+    given = run("given", divergence="kl", beta=beta)
+    assert lora(given) == lora(automatic)
+    rows = history(automatic)
+    assert float(rows[0]["squared_distance"]) == 0
+    assert int(rows[0]["reward_queries"]) == 2 * (3 + 1)  # calibration is paid for
+
+
+def test_beta_auto_refuses_a_divergence_that_says_nothing(run):
+    with pytest.raises(UserError, match="divergence hellinger, which has saturated"):
+        run(divergence="hellinger", beta="auto", beta_calibration_steps=6, learning_rate=1.0)
+    with pytest.raises(UserError, match="divergence kl, which is still zero"):
+        run(divergence="kl", beta="auto", beta_calibration_steps=1)
+    with pytest.raises(UserError, match="needs a divergence"):
+        run(divergence="none", beta="auto")
+
+
+def test_how_a_batch_is_split_does_not_change_the_iteration(model, reward):
+    whole = trainer(model, batch_size=4)
+    split = trainer(model, batch_size=2, accumulation_steps=2)
+    for step in (1, 2):
+        ours, theirs = whole.iterate(step), split.iterate(step)
+        assert ours["reward"] == pytest.approx(theirs["reward"], rel=1e-5)
+        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
+
+
+def test_every_epoch_visits_every_prompt_once(model, reward):
+    run = trainer(model, batch_size=3)
+    seen = [index for step in range(1, 11) for index in run.batches(step)[0]]
+    epochs = [seen[start : start + 5] for start in range(0, 30, 5)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_processes_share_an_iteration_without_overlap(model, reward, monkeypatch):
+    alone = trainer(model, batch_size=4)
+    _, (whole,) = alone.batches(2)
+    parts = trainer(model, batch_size=2)
+    noise = []
+    for rank in (0, 1):
+        accelerator = type("Accelerator", (), {"num_processes": 2, "process_index": rank})
+        monkeypatch.setattr(parts, "accelerator", accelerator)
+        noise.append(parts.batches(2)[1][0].noise)
+    assert torch.equal(torch.cat(noise), whole.noise)
+
+
+def test_learning_rates_follow_the_schedule():
+    def rates(**changes):
+        settings = tiny.settings(iterations=6, learning_rate=1.0, **changes)
+        optimiser = AdapterOptimiser([torch.nn.Parameter(torch.zeros(1))], settings, None)
+        return [round(optimiser.set_learning_rate(step), 6) for step in range(1, 7)]
+
+    assert rates() == [1] * 6
+    assert rates(warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert rates(learning_rate_schedule="linear") == [round((6 - i) / 6, 6) for i in range(6)]
+    assert rates(learning_rate_schedule="linear", warmup_steps=2) == [0.5, 1, 1, 0.75, 0.5, 0.25]
+
+
+def test_the_moving_average_is_what_is_exported(model, reward, tmp_path):
+    from safetensors.torch import load_file
+
+    run = trainer(model, ema_decay=0.75)
+    expected = {name: value.detach().clone() for name, value in run.lora.items()}
+    for step in (1, 2, 3):
+        run.iterate(step)
+        expected = {k: 0.75 * v + 0.25 * run.lora[k].detach() for k, v in expected.items()}
+    run.export(tmp_path / "average.safetensors")
+    saved = load_file(tmp_path / "average.safetensors")
+    assert all(torch.allclose(saved[f"unet.{k}"], v, atol=1e-7) for k, v in expected.items())
+
+
+def test_it_trains_in_bfloat16_with_a_float32_adapter(run):
+    output = run(precision="bfloat16", divergence="kl", beta=0.01)
+    assert json.loads((output / "manifest.json").read_text())["precision"] == "bfloat16"
+    assert float(history(output)[-1]["squared_distance"]) > 0
+
+
+def test_no_prompts_are_refused(model, tmp_path):
+    with pytest.raises(UserError, match="no prompts to train on"):
+        train(tiny.settings(model=model), [], tmp_path / "out", tmp_path / "state", "f00d")
+
+
+def write_lock(folder, **owner):
+    folder.mkdir(exist_ok=True)
+    mine = Lock(folder).me
+    (folder / "lock.json").write_text(json.dumps({**mine, "token": "other", **owner}))
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    write_lock(tmp_path / "s", pid=dead.pid)
+    with Lock(tmp_path / "s") as lock, lock.held():
+        assert json.loads(lock.path.read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_beats_is_respected_and_a_silent_one_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(rocm_core.state, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(rocm_core.state, "STALE_SECONDS", 0.6)
+    with Lock(tmp_path / "s") as first:
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"):
+            Lock(tmp_path / "s").__enter__()
+        with first.held():
+            pass
+    assert not list((tmp_path / "s").iterdir())
+    write_lock(tmp_path / "s", host="elsewhere")
+    began = time.monotonic()
+    with Lock(tmp_path / "s"):
+        assert time.monotonic() - began > 0.6
+
+
+def test_who_has_lost_the_lock_writes_no_more(tmp_path):
+    with StateFolder(tmp_path / "s") as folder:
+        folder.save(1, {"step": 1})
+        write_lock(tmp_path / "s", host="elsewhere", pid=17)
+        with pytest.raises(UserError, match="taken over by process 17 on elsewhere"):
+            folder.save(2, {"step": 2})
+    assert json.loads((tmp_path / "s" / "lock.json").read_text())["pid"] == 17
+    assert [path.name for path in tmp_path.glob("s/*.state")] == ["step-000000001.state"]

@@ -1,0 +1,212 @@
+"""`verify` passes a finished run and names whatever is missing, stale, damaged or not a number."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from rocm_core import grid
+from rocm_core.config import parse_config
+from rocm_core.fingerprint import ROOT
+from rocm_core.grid import generation_settings, make_grid
+from rocm_core.prompts import Prompt, write_prompts
+from rocm_core.provenance import write_manifest
+from rocm_core.verify import DISTANCES, verify
+
+CONFIG = {
+    "name": "run",
+    "policies": {"consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0}},
+    "scorers": {"hpsv2": None, "gold": None},
+    "prompts": {
+        "train": {"source": "shapes", "count": 4},
+        "validation": {"source": "shapes", "count": 3},
+    },
+    "rewards": ["hpsv2"],
+    "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.05}},
+    "training": {"iterations": 4, "snapshot_every": 2},
+    "monitor": {"prompts": 2},
+}
+PROMPTS = [Prompt(f"{i:05d}", f"caption {i}", "shapes") for i in range(3)]
+CELL = "cells/hpsv2/rocm-kl/seed-0"
+SAMPLES = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4"
+SNAPSHOTS = "samples/hpsv2/rocm-kl/seed-0/snapshots"
+
+
+def write(folder, files, settings, code, weights=()):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    outputs = [folder / name for name in files]
+    manifest = folder / "manifest.json"
+    write_manifest(manifest, settings=settings, code=code, outputs=outputs, weights=weights)
+
+
+def write_run(config, root):
+    """A finished run as the workflow leaves it, its images and weights being a few letters."""
+    (root / "base").mkdir(parents=True)
+    (root / "base" / "w.bin").write_text("weights")
+    write_prompts(root / "prompts/train.jsonl", [Prompt(str(i), f"t {i}", "t") for i in range(4)])
+    write_prompts(root / "prompts/validation.jsonl", PROMPTS)
+    for source in ["consistency", *make_grid(config)]:
+        settings = generation_settings(config, source)
+        name = "base-consistency" if isinstance(source, str) else source.name
+        samples = root / "samples" / name / "validation/steps-4"
+        images = {f"{prompt.id}.png": f"{name} {prompt.id}" for prompt in PROMPTS}
+        code = grid.generate_code(settings)
+        write(samples, images | {"index.jsonl": "…"}, settings.to_dict(), code)
+        lines = [f"{p.id},{metric},0.5\n" for p in PROMPTS for metric in config.metrics]
+        (samples / "scores.csv").write_text("prompt_id,metric,value\n" + "".join(lines))
+        if isinstance(source, str):
+            continue
+        files = {f"snapshots/step-{n}.safetensors": f"{n}" for n in (2, 4)} | {
+            "lora.safetensors": "4"
+        }
+        files["history.csv"] = "step,reward,loss\n" + "".join(f"{n},0.1,0.2\n" for n in range(1, 5))
+        code = grid.train_code(source.settings)
+        write(root / "cells" / name, files, source.settings.to_dict(), code, [root / "base"])
+        metrics = [*config.metrics, *DISTANCES]
+        lines = [f"{n},{p.id},{m},0\n" for n in (0, 2, 4) for p in PROMPTS[:2] for m in metrics]
+        files = {f"step-{n}/{p.id}.png": f"{n}" for n in (2, 4) for p in PROMPTS[:2]}
+        files["scores.csv"] = "step,prompt_id,metric,value\n" + "".join(lines)
+        code = grid.monitor_code(settings, config.metrics)
+        write(root / "samples" / name / "snapshots", files, settings.to_dict(), code)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("finished") / "run"
+    write_run(parse_config(CONFIG), root)
+    return root
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def problems(root, **changes):
+    found = verify(parse_config(CONFIG | changes), root)
+    assert all(line.splitlines() == [line] for line in found)
+    return found
+
+
+def test_a_finished_run_passes(run):
+    assert problems(run) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{CELL}/lora.safetensors",
+        f"{CELL}/snapshots/step-2.safetensors",
+        f"{CELL}/history.csv",
+        f"{CELL}/manifest.json",
+        f"{SAMPLES}/00001.png",
+        f"{SAMPLES}/scores.csv",
+        f"{SAMPLES}/manifest.json",
+        f"{SNAPSHOTS}/step-4/00000.png",
+        f"{SNAPSHOTS}/scores.csv",
+        "prompts/train.jsonl",
+        "prompts/validation.jsonl",
+        "samples/base-consistency/validation/steps-4/index.jsonl",
+    ],
+)
+def test_a_missing_file_is_reported(run, name):
+    (run / name).unlink()
+    found = problems(run)
+    assert found and all(str(run / name).removesuffix("/manifest.json") in line for line in found)
+
+
+@pytest.mark.parametrize("name", [f"{CELL}/lora.safetensors", f"{SAMPLES}/00002.png"])
+def test_a_damaged_file_is_reported(run, name):
+    (run / name).write_text("damaged")
+    assert problems(run) == [
+        f"{run / name} is not the file that its manifest lists: its sha256 differs"
+    ]
+
+
+def rewrite(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("00001,gold,0.5", "00001,gold,nan", "1 values that are not finite numbers"),
+        ("00001,gold,0.5", "00001,gold,", "1 values that are not finite numbers, the first is ''"),
+        ("00001,gold,0.5", "00001,gold,inf", "1 values that are not finite numbers"),
+        ("00001,gold,0.5\n", "", "lacks 1 scores, such as 00001 gold"),
+        ("00001,gold,0.5", "00000,gold,0.5", "scores 1 images twice"),
+        ("prompt_id", "id", "lacks one of the columns prompt_id, metric, value"),
+    ],
+)
+def test_scores_must_be_complete_and_finite(run, old, new, said):
+    rewrite(run / SAMPLES / "scores.csv", old, new)
+    assert said in problems(run)[0]
+
+
+def test_a_history_must_be_complete_and_finite(run):
+    rewrite(run / CELL / "history.csv", "3,0.1,0.2\n", "")
+    assert f"{run / CELL / 'history.csv'} has 3 steps, not 4" in problems(run)
+    rewrite(run / CELL / "history.csv", "4,0.1", "4,nan")
+    assert any("not finite" in line for line in problems(run))
+
+
+def test_results_of_other_settings_are_stale(run):
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": 0.1}}
+    assert problems(run, methods=methods) == [
+        f"{run / CELL / 'manifest.json'}: made with beta 0.05, the configuration says 0.1"
+    ]
+    found = problems(run, generation={"seed": 9})
+    assert len(found) == 3 + 2 and all("made with seed 1000" in line for line in found)
+
+
+def test_results_of_other_code_or_weights_are_stale(run):
+    path = run / CELL / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"code": "0" * 64}))
+    assert [line.partition("(")[0] for line in problems(run)] == [f"{path}: made by other code "]
+    base = str(run / "base")
+    path.write_text(json.dumps(manifest | {"weights": {base: "0" * 64}}))
+    assert problems(run) == [f"{path}: made with other weights in {base}"]
+
+
+def test_the_command_lists_the_problems_and_exits_1(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(CONFIG))
+    command = [sys.executable, "-m", "rocm_core.verify", "--configfile", "run.json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def ended():
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    before = ended()
+    assert before.returncode == 1 and "results/run/cells/hpsv2/rocm-kl/seed-0" in before.stdout
+    write_run(parse_config(CONFIG), tmp_path / "results" / "run")
+    after = ended()
+    assert after.returncode == 0, after.stdout + after.stderr
+    assert after.stdout == "results/run: everything is there and as configured\n"
+
+
+def test_a_cell_that_was_never_trained_is_reported(run):
+    found = problems(run, methods=CONFIG["methods"] | {"rocm-js": {"beta": 1}})
+    assert found and all("rocm-js" in line for line in found)
+
+
+def test_prompts_of_another_count_or_in_both_sets_are_reported(run):
+    write_prompts(run / "prompts/train.jsonl", [Prompt("a", "Caption  1", "t")])
+    found = problems(run)
+    assert f"{run / 'prompts/train.jsonl'} holds 1 prompts, not 4" in found
+    assert any("1 prompts are in every set" in line for line in found)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 1}', "\x00"])
+def test_a_broken_manifest_is_reported(run, text):
+    (run / CELL / "manifest.json").write_text(text)
+    assert len([line for line in problems(run) if "is not a manifest" in line]) == 1

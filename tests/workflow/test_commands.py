@@ -1,0 +1,149 @@
+"""What people type: the named targets, profiles and configurations, as dry-runs."""
+
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT, Checkout
+
+CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
+
+
+def cells_of(config: str) -> int:
+    """Cells of a configuration, as `make cells` counts them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rocm_core.grid", "--configfile", config],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"^(\d+) cells$", done.stdout, re.M)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("profile", [(), ("--profile", "slurm"), ("--profile", "local")])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_configuration_plans_one_training_a_cell(
+    pristine: Checkout, config: str, profile: tuple[str, ...]
+) -> None:
+    jobs = pristine.jobs(*profile, config=f"config/{config}")
+    assert jobs["train_cell"] == cells_of(f"config/{config}")
+    assert jobs["report"] == jobs["table1"] == jobs["samples"] == 1
+
+
+def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkout) -> None:
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
+    jobs = pristine.jobs(config=None)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < 5
+    # 2 rewards × (none, KL, JS, Hellinger, Fisher), and the base.
+    assert jobs["train_cell"] == 10 and jobs["generate_images"] == jobs["score_images"] == 11
+
+
+def test_the_slurm_profile_names_the_paper(pristine: Checkout) -> None:
+    shown = pristine.snakemake("--profile", "slurm", "-n", "all")
+    assert shown.returncode == 0, shown.stderr
+    assert "results/paper/report.html" in shown.stdout
+    assert "results/demo" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "rules"),
+    [
+        ("prompts", {"make_prompts"}),
+        ("train", {"make_prompts", "train_cell"}),
+        ("generate", {"make_prompts", "train_cell", "generate_images"}),
+        ("tables", {"make_prompts", "train_cell", "generate_images", "score_images", "table1"}),
+        ("squared_distance", {"make_prompts", "train_cell"}),
+        ("gold_vs_kl", {"make_prompts", "train_cell", "monitor_cell"}),
+    ],
+)
+def test_a_named_target_plans_only_what_it_needs(
+    pristine: Checkout, target: str, rules: set[str]
+) -> None:
+    assert pristine.jobs(config=None, targets=[target]).keys() == rules
+
+
+@pytest.mark.parametrize("target", ["score", "figures", "report", "samples", "training", "table1"])
+def test_the_other_named_targets_exist(pristine: Checkout, target: str) -> None:
+    assert pristine.jobs(config=None, targets=[target])["train_cell"] == 10
+
+
+def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
+    from rocm_core.figures import FIGURES
+    from rocm_core.tables import TABLES
+
+    shown = pristine.snakemake("--list-rules")
+    rules = set(shown.stdout.split())
+    assert rules >= {*TABLES, *FIGURES, "report", "world", "all"}
+    captions = {path.stem for path in (ROOT / "workflow/report").glob("*.rst")}
+    assert captions == {*TABLES, *FIGURES, "report", "workflow"}
+
+
+def test_planning_never_imports_torch(pristine: Checkout) -> None:
+    done = pristine.snakemake("-n", "--quiet", interpreter=("-X", "importtime"))
+    assert done.returncode == 0, done.stderr
+    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.M))
+    assert {"snakemake", "rocm_core.grid"} <= imported
+    assert not imported & {"torch", "torchvision", "diffusers", "transformers", "matplotlib"}
+
+
+def test_the_snakefile_imports_nothing_heavy(pristine: Checkout) -> None:
+    """Snakemake brings pandas and numpy itself; the Snakefile would run without them."""
+    probe = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(pristine.path)!r})\n"
+        "from rocm_core import config, errors, figures, fingerprint, grid, provenance, tables\n"
+        "config.load_config('config/demo.yaml')\n"
+        "print(*sys.modules)\n"
+    )
+    common = (pristine.path / "workflow/rules/common.smk").read_text()
+    imported = set(re.findall(r"^from rocm_core(?:\.| import )(\w+)", common, re.M))
+    assert imported == set(re.findall(r"\w+", probe.splitlines()[2])) - {
+        "from",
+        "rocm_core",
+        "import",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=pristine.path, capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.split()) & {"torch", "numpy", "pandas", "PIL", "matplotlib"}
+
+
+def test_an_unknown_cell_is_named_in_one_sentence(pristine: Checkout) -> None:
+    shown = pristine.snakemake("-n", "results/demo/cells/hpsv2/rocm-kll/seed-0/lora.safetensors")
+    assert shown.returncode != 0
+    last = shown.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: hpsv2/rocm-kll/seed-0 is no cell of results/demo")
+
+
+def test_partial_results_need_some_results(pristine: Checkout) -> None:
+    shown = pristine.snakemake("-n", "figures", "--config", "partial=true")
+    assert shown.returncode != 0
+    assert shown.stderr.strip().splitlines()[-1].startswith("error: results/demo holds no scores")
+
+
+@pytest.mark.parametrize("profile", ["slurm", "local", "profiles/default"])
+def test_no_profile_uses_the_code_trigger(profile: str) -> None:
+    import yaml
+
+    keys = yaml.safe_load((ROOT / profile / "config.yaml").read_text())
+    assert keys["rerun-triggers"] == ["mtime", "params", "input", "software-env"]
+
+
+def test_environment_files_agree() -> None:
+    """envs/rocm.yaml pins what envs/requirements.txt pins, for `--sdm conda`."""
+    import yaml
+
+    pins = dict(
+        line.split("==") for line in (ROOT / "envs/requirements.txt").read_text().splitlines()
+    )
+    listed = yaml.safe_load((ROOT / "envs/rocm.yaml").read_text())["dependencies"][-1]["pip"]
+    assert listed
+    for requirement in listed:
+        name, version = requirement.split(" ==")
+        assert pins[name] == version

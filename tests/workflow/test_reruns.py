@@ -1,0 +1,146 @@
+"""What runs again after which change: nothing that the change cannot have altered.
+
+The grid has 2 rewards (hpsv2, aesthetic) and 3 methods (none, kl, js), so 6 cells and 1 base.
+"""
+
+import json
+import os
+
+from checkout import Checkout
+
+AFTER_SCORES = {
+    "table1": 1,
+    "training": 1,
+    "gold_vs_reward": 1,
+    "gold_vs_kl": 1,
+    "report": 1,
+}
+DRAWN = AFTER_SCORES | {"samples": 1, "squared_distance": 1}
+
+
+def cells(count: int) -> dict[str, int]:
+    """The jobs of `count` cells that are trained again, and what follows."""
+    each = ("train_cell", "generate_images", "score_images", "monitor_cell")
+    return dict.fromkeys(each, count) | DRAWN
+
+
+def test_a_new_checkout_runs_everything_once(finished: Checkout) -> None:
+    everything = {"make_prompts": 2} | cells(6) | {"generate_images": 7, "score_images": 7}
+    assert finished.jobs("--forceall") == everything
+
+
+def test_nothing_changed_runs_nothing(finished: Checkout) -> None:
+    assert finished.jobs() == {}
+
+
+def test_touching_every_source_runs_nothing(finished: Checkout) -> None:
+    for file in finished.sources():
+        os.utime(file)
+    assert finished.jobs() == {}
+
+
+def test_comments_docstrings_and_formatting_run_nothing(finished: Checkout) -> None:
+    for name in ("training", "divergences/js", "rewards/hpsv2"):
+        path = finished.path / f"rocm_core/{name}.py"
+        said = path.read_text().replace('"""', '"""Said otherwise: ', 1)
+        path.write_text(said + "\n\n\n# A remark.\n")
+    assert finished.jobs() == {}
+
+
+def test_resources_run_nothing(finished: Checkout) -> None:
+    with open(finished.path / "config/matrix.yaml", "a") as file:
+        file.write("resources: {threads: 2, memory_gib: 9, runtime_minutes: 99}\n")
+    assert finished.jobs() == {}
+
+
+def test_editing_a_figure_redraws_it(finished: Checkout) -> None:
+    finished.add_statement("rocm_core/figures/gold_vs_kl.py")
+    assert finished.jobs() == {"gold_vs_kl": 1, "report": 1}
+
+
+def test_editing_the_style_of_figures_redraws_them_all(finished: Checkout) -> None:
+    finished.add_statement("rocm_core/figures/_style.py")
+    figures = DRAWN.keys() - {"table1"}
+    assert finished.jobs() == dict.fromkeys(figures, 1)
+
+
+def test_editing_a_scorer_that_only_measures_trains_nothing(finished: Checkout) -> None:
+    finished.add_statement("rocm_core/rewards/blipscore.py")
+    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | AFTER_SCORES
+
+
+def test_editing_a_scorer_that_trains_retrains_its_cells_only(finished: Checkout) -> None:
+    finished.add_statement("rocm_core/rewards/aesthetic.py")
+    assert finished.jobs() == cells(3) | {"score_images": 7, "monitor_cell": 6}
+
+
+def test_editing_the_direct_update_rule_retrains_every_rocm_cell(finished: Checkout) -> None:
+    finished.add_statement("rocm_core/algorithms/direct.py")
+    assert finished.jobs() == cells(6)
+
+
+def test_editing_a_divergence_retrains_its_cells_only(finished: Checkout) -> None:
+    finished.add_statement("rocm_core/divergences/js.py")
+    assert finished.jobs() == cells(2)
+
+
+def test_editing_generation_trains_nothing(finished: Checkout) -> None:
+    finished.add_statement("workflow/scripts/generate.py")
+    only_drawn = {name: 1 for name in ("table1", "samples", "report")}
+    assert finished.jobs() == {"generate_images": 7, "score_images": 7} | only_drawn
+
+
+def test_changing_the_setting_of_one_cell_retrains_it(finished: Checkout) -> None:
+    finished.edit(
+        "config/matrix.yaml", "aesthetic/rocm-js: {beta: 0.25}", "aesthetic/rocm-js: {beta: 0.3}"
+    )
+    assert finished.jobs() == cells(1)
+
+
+def test_a_new_cell_is_the_only_one_trained(finished: Checkout) -> None:
+    with open(finished.path / "config/matrix.yaml", "a") as file:
+        file.write(
+            "sweeps: [{rewards: [hpsv2], methods: [rocm-kl], setting: beta, values: [0.5]}]\n"
+        )
+    assert finished.jobs() == cells(1)
+
+
+def test_other_weights_of_the_base_retrain_everything(finished: Checkout) -> None:
+    (finished.path / "weights/consistency/model.safetensors").write_text("others")
+    assert finished.jobs() == cells(6) | {"generate_images": 7, "score_images": 7}
+
+
+def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
+    with open(finished.path / "lists/train.txt", "a") as file:
+        file.write("a green triangle\n")
+    everything = finished.jobs("--forceall")
+    assert finished.jobs() == everything
+
+
+def test_forcing_one_cell_reruns_it_and_what_follows(finished: Checkout) -> None:
+    lora = "results/matrix/cells/hpsv2/rocm-kl/seed-0/lora.safetensors"
+    assert finished.jobs("-R", lora) == cells(1)
+
+
+def test_a_deleted_lora_is_trained_again_alone(finished: Checkout) -> None:
+    (finished.path / "results/matrix/cells/hpsv2/rocm-kl/seed-0/lora.safetensors").unlink()
+    assert finished.jobs() == cells(1)
+
+
+def test_partial_results_are_drawn_without_training(finished: Checkout) -> None:
+    (finished.path / "results/matrix/cells/hpsv2/rocm-kl/seed-0/lora.safetensors").unlink()
+    (finished.path / "results/matrix/samples/hpsv2/rocm-kl/seed-0/snapshots/scores.csv").unlink()
+    finished.add_statement("rocm_core/algorithms/direct.py")
+    assert finished.jobs("--config", "partial=true") == DRAWN
+
+
+def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> None:
+    records = [json.loads(f.read_text()) for f in (complete.path / ".snakemake/metadata").iterdir()]
+    assert {record["rule"] for record in records} == {
+        *("make_prompts", "train_cell", "generate_images", "score_images", "monitor_cell"),
+        *DRAWN,
+    }
+    for record in records:
+        params = [value.strip("'") for value in record["params"]]
+        assert any(len(value) == 64 and int(value, 16) for value in params), record["rule"]
+        assert any(value.startswith("{") for value in params), record["rule"]

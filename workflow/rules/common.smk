@@ -1,0 +1,133 @@
+# What all rules share: the checked configuration, the grid, and the params that decide reruns.
+import dataclasses
+import functools
+import json
+import os
+import re
+import sys
+
+# This checkout's library, whichever copy is installed; the jobs' too. The Snakefile imports only
+# its light modules: no torch, numpy or pandas.
+sys.path.insert(0, workflow.basedir)
+
+from rocm_core import grid
+from rocm_core.config import parse_config, read_yaml
+from rocm_core.errors import UserError
+from rocm_core.figures import figures
+from rocm_core.fingerprint import code_fingerprint
+from rocm_core.provenance import digest_of, folder_digest
+from rocm_core.tables import TABLES
+
+os.environ.update(
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+    PYTHONPATH=workflow.basedir,
+    OMP_WAIT_POLICY="passive",  # waiting OpenMP threads sleep: jobs share the cores
+    HF_HUB_OFFLINE="1",
+)
+
+# Snakemake hands `--config partial=true` over as text.
+if config.get("partial") in ("true", "false"):
+    config["partial"] = config["partial"] == "true"
+
+try:
+    for _path in workflow.configfiles:
+        read_yaml(_path)  # what Snakemake's own reader lets pass: a key given twice
+    CONFIG = parse_config(config)
+    CELLS = {cell.name: cell for cell in grid.make_grid(CONFIG)}
+except UserError as error:
+    _files = ", ".join(os.path.relpath(path) for path in workflow.configfiles)
+    sys.exit(f"error: {error}" if _files in str(error) else f"error: {_files}: {error}")
+
+RESULTS = CONFIG.root.as_posix()
+LOGS, BENCHMARKS = f"{RESULTS}/logs", f"{RESULTS}/benchmarks"
+BASES = [f"base-{policy}" for policy in {c.settings.policy: None for c in CELLS.values()}]
+ENVIRONMENT = "../../envs/rocm.yaml"
+THREADS, GPUS = CONFIG.resources.threads, CONFIG.resources.gpus
+MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
+RUNTIME = CONFIG.resources.runtime_minutes
+
+
+wildcard_constraints:
+    cell=r"[^/]+/[^/]+/seed-\d+",
+    source=r"base-[^/]+|[^/]+/[^/]+/seed-\d+",
+    steps=r"\d+",
+
+
+def cell_of(name):
+    """The cell called `name`, or a sentence that ends the run."""
+    if name not in CELLS:
+        sys.exit(f"error: {name} is no cell of {RESULTS}: `make cells` lists them")
+    return CELLS[name]
+
+
+def to_json(value):
+    """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`."""
+    value = value if isinstance(value, dict) else value.to_dict()
+    return json.dumps(value, sort_keys=True)
+
+
+def weights_of(*paths):
+    """One digest of what the folders hold: a `touch` does not change it."""
+    return digest_of({path: folder_digest(path) for path in paths if path})
+
+
+def state_of(name):
+    """Where a cell's unfinished training waits: a folder for each version of the job."""
+    settings = cell_of(name).settings
+    weights = weights_of(settings.model, settings.scorer)
+    parts = {"settings": to_json(settings), "code": grid.train_code(settings), "weights": weights}
+    return f"{RESULTS}/.state/{name}/{digest_of(parts)[:16]}"
+
+
+def prompt_source(name):
+    """The file that a prompt set is read from; none for an embedded world's captions, nor for a
+    file that is still to be fetched."""
+    source = CONFIG.prompts[name].source
+    return [source] if os.path.isfile(source) else []
+
+
+@functools.cache
+def generation_of(source, steps=None):
+    """GenerationSettings of a cell's or a base's images."""
+    origin = source.removeprefix("base-") if source.startswith("base-") else cell_of(source)
+    settings = grid.generation_settings(CONFIG, origin)
+    return dataclasses.replace(settings, inference_steps=int(steps)) if steps else settings
+
+
+def samples_of(source):
+    """Folder of a source's images of the validation prompts."""
+    steps = generation_of(source).inference_steps
+    return f"{RESULTS}/samples/{source}/validation/steps-{steps}"
+
+
+def finished(paths):
+    """`paths`; with partial=true those that exist."""
+    return [path for path in paths if not CONFIG.partial or os.path.exists(path)]
+
+
+MONITORED = [n for n, c in CELLS.items() if CONFIG.monitor.prompts and c.settings.snapshot_every]
+SOURCES = [*BASES, *CELLS]
+
+
+def prompt_sets():
+    return [f"{RESULTS}/prompts/{name}.jsonl" for name in CONFIG.prompts]
+
+
+def trained(file="lora.safetensors"):
+    return finished(f"{RESULTS}/cells/{name}/{file}" for name in CELLS)
+
+
+def generated():
+    return finished(f"{samples_of(source)}/index.jsonl" for source in SOURCES)
+
+
+def scored():
+    return finished(f"{samples_of(source)}/scores.csv" for source in SOURCES)
+
+
+def monitored():
+    return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in MONITORED)
+
+
+if CONFIG.partial and not scored():
+    sys.exit(f"error: {RESULTS} holds no scores yet: run without partial=true first")

@@ -1,0 +1,35 @@
+# Images of the validation prompts by a trained cell or, without a LoRA, by a base model.
+
+
+rule generate_images:
+    input:
+        prompts=f"{RESULTS}/prompts/validation.jsonl",
+        lora=lambda w: (
+            [] if w.source.startswith("base-") else f"{RESULTS}/cells/{w.source}/lora.safetensors"
+        ),
+    output:
+        index=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/index.jsonl",
+        manifest=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/manifest.json",
+    log:
+        f"{LOGS}/generate/{{source}}/steps-{{steps}}.log",
+    benchmark:
+        f"{BENCHMARKS}/generate/{{source}}/steps-{{steps}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=MEMORY_MB,
+        runtime=RUNTIME,
+    params:
+        settings=lambda w: to_json(generation_of(w.source, w.steps)),
+        code=lambda w: grid.generate_code(generation_of(w.source)),
+        weights=lambda w: weights_of(generation_of(w.source).model),
+        lora=lambda w, input: f"--lora {input.lora}" if input.get("lora") else "",
+        folder=subpath(output.index, parent=True),
+    message:
+        "Generating images with {wildcards.source}"
+    shell:
+        "exec python workflow/scripts/generate.py --settings {params.settings:q}"
+        " --prompts {input.prompts} {params.lora} --output {params.folder}"
+        " --fingerprint {params.code} > {log} 2>&1"

@@ -1,0 +1,170 @@
+# The weights of resources/shapes, made from nothing: `snakemake world --cores all`, hours of CPU.
+# Nothing else depends on these rules; copy the folder results/world/shapes by hand when it is good.
+
+WORLD = "results/world"
+SHAPES = f"{WORLD}/shapes"
+SCORERS = ["hpsv2", "pickscore", "clipscore", "aesthetic", "blipscore", "imagereward"]
+
+
+rule world_tokenizer:
+    output:
+        directory(f"{SHAPES}/tokenizer"),
+    log:
+        f"{WORLD}/logs/tokenizer.log",
+    benchmark:
+        f"{WORLD}/benchmarks/tokenizer.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=lambda w: code_fingerprint("rocm_core.shapes.tokenizer"),
+    message:
+        "Making the shapes world's tokenizer"
+    shell:
+        'exec python -c "from pathlib import Path; from rocm_core.shapes import tokenizer;'
+        " tokenizer.save_tokenizer(Path('{output}'))\" > {log} 2>&1"
+
+
+rule world_autoencoder:
+    output:
+        directory(f"{WORLD}/autoencoder"),
+    log:
+        f"{WORLD}/logs/autoencoder.log",
+    benchmark:
+        f"{WORLD}/benchmarks/autoencoder.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=600,
+    params:
+        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.autoencoder"),
+    message:
+        "Training the shapes world's autoencoder"
+    shell:
+        "exec python -m rocm_core.shapes.recipes.autoencoder --output {output} > {log} 2>&1"
+
+
+rule world_diffusion:
+    input:
+        vae=rules.world_autoencoder.output,
+        tokenizer=rules.world_tokenizer.output,
+    output:
+        unet=directory(f"{WORLD}/diffusion/unet"),
+        text_encoder=directory(f"{WORLD}/diffusion/text_encoder"),
+    log:
+        f"{WORLD}/logs/diffusion.log",
+    benchmark:
+        f"{WORLD}/benchmarks/diffusion.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        folder=subpath(output.unet, parent=True),
+        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.diffusion"),
+    message:
+        "Training the shapes world's diffusion model"
+    shell:
+        "exec python -m rocm_core.shapes.recipes.diffusion --vae {input.vae}"
+        " --tokenizer {input.tokenizer} --output {params.folder} > {log} 2>&1"
+
+
+rule world_consistency:
+    input:
+        vae=rules.world_autoencoder.output,
+        tokenizer=rules.world_tokenizer.output,
+        unet=rules.world_diffusion.output.unet,
+        text_encoder=rules.world_diffusion.output.text_encoder,
+    output:
+        consistency=directory(f"{SHAPES}/consistency"),
+        diffusion=directory(f"{SHAPES}/diffusion"),
+    log:
+        f"{WORLD}/logs/consistency.log",
+    benchmark:
+        f"{WORLD}/benchmarks/consistency.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        teacher=subpath(input.unet, parent=True),
+        folder=subpath(output.consistency, parent=True),
+        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.consistency"),
+    message:
+        "Distilling the shapes world's consistency model"
+    shell:
+        "exec python -m rocm_core.shapes.recipes.consistency --vae {input.vae}"
+        " --tokenizer {input.tokenizer} --diffusion {params.teacher}"
+        " --output {params.folder} > {log} 2>&1"
+
+
+rule world_scorer:
+    input:
+        base=rules.world_consistency.output.consistency,
+        tokenizer=rules.world_tokenizer.output,
+    output:
+        directory(f"{SHAPES}/scorers/{{scorer}}"),
+    log:
+        f"{WORLD}/logs/scorers/{{scorer}}.log",
+    benchmark:
+        f"{WORLD}/benchmarks/scorers/{{scorer}}.tsv"
+    wildcard_constraints:
+        scorer="|".join(SCORERS),
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=600,
+    params:
+        folder=subpath(output[0], parent=True),
+        code=lambda w: code_fingerprint(
+            "rocm_core.shapes.recipes.scorers", f"rocm_core.rewards.{w.scorer}"
+        ),
+    message:
+        "Training the shapes world's {wildcards.scorer}"
+    shell:
+        "exec python -m rocm_core.shapes.recipes.scorers --only {wildcards.scorer}"
+        " --base {input.base} --tokenizer {input.tokenizer}"
+        " --output {params.folder} > {log} 2>&1"
+
+
+rule world:
+    input:
+        rules.world_consistency.output,
+        expand(rules.world_scorer.output, scorer=SCORERS),
+    output:
+        quality=f"{SHAPES}/quality.json",
+        samples=f"{SHAPES}/samples.png",
+        listing=f"{SHAPES}/MANIFEST.json",
+    log:
+        f"{WORLD}/logs/evaluate.log",
+    benchmark:
+        f"{WORLD}/benchmarks/evaluate.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=120,
+    params:
+        folder=subpath(output.quality, parent=True),
+        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.evaluate"),
+    message:
+        "Measuring the shapes world"
+    shell:
+        "exec python -m rocm_core.shapes.recipes.evaluate --world {params.folder} > {log} 2>&1"

@@ -1,0 +1,33 @@
+"""Generate one image a prompt, with a cell's LoRA or with the base model."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rocm_core.errors import run
+from rocm_core.generation import generate
+from rocm_core.prompts import read_prompts
+from rocm_core.settings import GenerationSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help="GenerationSettings, JSON"
+    )
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--lora", type=Path, help="without it: the base model")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    args = parser.parse_args()
+    generate(
+        GenerationSettings.from_dict(args.settings),
+        read_prompts(args.prompts),
+        args.lora,
+        args.output,
+        args.fingerprint,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Make one prompt set: a .jsonl file with an id, a text and a source a line."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rocm_core.errors import run
+from rocm_core.prompts import make_prompts, read_prompts, write_prompts
+from rocm_core.settings import PromptSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True, help="PromptSettings, JSON")
+    parser.add_argument("--exclude", type=Path, help="prompts that the set must not share")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    exclude = read_prompts(args.exclude) if args.exclude else []
+    write_prompts(args.output, make_prompts(PromptSettings.from_dict(args.settings), exclude))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,25 @@
+"""Render one table, one figure or the report from the results of a configuration."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rocm_core.config import parse_config
+from rocm_core.errors import run
+from rocm_core.render import render
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["table", "figure", "report"])
+    parser.add_argument("name")
+    parser.add_argument("--config", type=json.loads, required=True, help="configuration, JSON")
+    parser.add_argument("--results", type=Path, help="folder of results: the configuration's own")
+    parser.add_argument("--output", type=Path, required=True, help="path without a suffix")
+    args = parser.parse_args()
+    config = parse_config(args.config)
+    render(args.kind, args.name, config, args.results or config.root, args.output)
+
+
+if __name__ == "__main__":
+    run(main)

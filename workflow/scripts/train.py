@@ -1,0 +1,34 @@
+"""Train one cell: its LoRA, snapshots, history and manifest."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rocm_core.errors import run
+from rocm_core.prompts import read_prompts
+from rocm_core.settings import TrainingSettings
+from rocm_core.training import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=json.loads, required=True, help="TrainingSettings, JSON")
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the cell's folder")
+    parser.add_argument("--state", type=Path, required=True, help="folder of unfinished training")
+    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    parser.add_argument("--stop-after", type=int, help="save and stop after this many steps")
+    args = parser.parse_args()
+    train(
+        TrainingSettings.from_dict(args.settings),
+        read_prompts(args.prompts),
+        args.output,
+        args.state,
+        args.fingerprint,
+        args.stop_after,
+    )
+    (args.output / "snapshots").mkdir(exist_ok=True)  # the workflow expects it, even empty
+
+
+if __name__ == "__main__":
+    run(main)
