@@ -1,4 +1,4 @@
-"""Images from prompts: image i depends on the weights, the seed and its prompt, not on its batch."""
+"""Images from prompts: an image depends on weights, seed and prompt, not on its batch."""
 
 import json
 import time
@@ -47,7 +47,7 @@ def generate(
     output: Path,
     fingerprint: str,
 ) -> None:
-    """Write `<prompt id>.png` for every prompt, index.jsonl and manifest.json to the folder `output`.
+    """Write `<prompt id>.png` for every prompt, index.jsonl and manifest.json to folder `output`.
 
     lora: an adapter; None: the base model. Networks run in float32. The index comes after the last
     image and the manifest after the index: where a manifest stands, all is there. Images of an
@@ -97,5 +97,4 @@ def save_png(image: Tensor, path: Path) -> None:
     from PIL import Image
 
     pixels = (image * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
-    with atomic_write(path) as file:
-        Image.fromarray(pixels).save(file, "PNG")
+    Image.fromarray(pixels).save(path)

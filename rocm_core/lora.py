@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,11 @@ from rocm_core.errors import UserError
 from rocm_core.noise import gaussian
 from rocm_core.provenance import atomic_write
 
+Unet = Any  # diffusers' UNet2DConditionModel, whose import takes seconds
 ADAPTER = "default"
 
 
-def add_adapter(
-    unet: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int
-) -> None:
+def add_adapter(unet: Unet, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
     """Add a trainable float32 adapter to every layer whose name ends in one of `targets`.
 
     Down-projections are drawn from N(0, 1/rank²), each from `seed` and its own name; up-projections
@@ -40,8 +40,8 @@ def add_adapter(
                 parameter.copy_(gaussian(seed, [name], tuple(parameter.shape), "lora")[0] / rank)
 
 
-def lora_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapter's parameters, sorted, under the names they have in a file; {} without an adapter."""
+def lora_parameters(unet: Unet) -> dict[str, nn.Parameter]:
+    """The adapter's parameters, sorted, by the names they have in a file; {} without an adapter."""
     return {
         name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in sorted(unet.named_parameters())
@@ -50,13 +50,13 @@ def lora_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextlib.contextmanager
-def reference(unet: nn.Module) -> Iterator[None]:
-    """Inside, the U-Net computes the reference: its adapter is off. Without an adapter, no change."""
+def reference(unet: Unet) -> Iterator[None]:
+    """Inside, the U-Net is the reference: its adapter is off. Without an adapter, no change."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
-    # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow for
-    # each transition, and not to be done in the middle of a backward pass that recomputes this one.
+    # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
+    # for each transition, and not to be done inside a backward pass that recomputes this one.
     for layer in layers:
         layer._disable_adapters = True
     try:
@@ -66,9 +66,7 @@ def reference(unet: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def save_lora(
-    path: str | Path, unet: nn.Module, values: Mapping[str, Tensor] | None = None
-) -> None:
+def save_lora(path: str | Path, unet: Unet, values: Mapping[str, Tensor] | None = None) -> None:
     """Write the adapter for `pipe.load_lora_weights(path)`; equal values give equal bytes.
 
     values: other values for the same parameters, a moving average say. Rank and alpha go into the
@@ -90,7 +88,7 @@ def save_lora(
         file.write(content)
 
 
-def load_lora(unet: nn.Module, path: str | Path) -> None:
+def load_lora(unet: Unet, path: str | Path) -> None:
     """Give the U-Net the adapter in `path` in place of the one it has.
 
     Raises `UserError` for a file that is missing, damaged, or made for another U-Net.
@@ -105,9 +103,7 @@ def load_lora(unet: nn.Module, path: str | Path) -> None:
         with safe_open(path, framework="pt") as file:
             expected = {name.removeprefix("unet.") for name in file.keys()}  # noqa: SIM118
         # Without use_safetensors diffusers would not read the metadata, and drop alpha in silence.
-        unet.load_lora_adapter(
-            str(path), prefix="unet", adapter_name=ADAPTER, use_safetensors=True
-        )
+        unet.load_lora_adapter(str(path), prefix="unet", adapter_name=ADAPTER, use_safetensors=True)
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be loaded as a LoRA of this U-Net: {reason}") from None

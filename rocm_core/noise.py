@@ -32,5 +32,5 @@ def permutation(seed: int, key: str, count: int, stream: str) -> list[int]:
 
 
 def integer(seed: int, key: str, stream: str) -> int:
-    """A number in [0, 2**63) that depends on (seed, stream, key) only: a seed for other generators."""
+    """A number in [0, 2**63) that depends on (seed, stream, key) only, to seed other generators."""
     return int(_generator(seed, stream, key).integers(2**63))

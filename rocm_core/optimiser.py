@@ -26,7 +26,7 @@ class AdapterOptimiser:
         )
 
     def set_learning_rate(self, iteration: int) -> float:
-        """The rate of an iteration (from 1): a linear warm-up, then constant or linearly to zero."""
+        """The rate of an iteration (from 1): linear warm-up, then constant or linearly to zero."""
         warmup, last = self.settings.warmup_steps, self.settings.iterations
         factor = min(1.0, iteration / warmup) if warmup else 1.0
         if self.settings.learning_rate_schedule == "linear":

@@ -1,6 +1,7 @@
 """Stopping and going on: the state of an unfinished training, its one owner, and the wish to stop.
 
-A state is written atomically and checked when read; a lock with a heartbeat keeps two writers apart.
+A state is written atomically and checked when read; a lock with a heartbeat keeps two writers
+apart.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ class StateFolder:
             self.folder.rmdir()  # if nothing but the lock was in it
 
     def save(self, step: int, content: dict[str, Any]) -> None:
-        """Keep `content`, tensors and plain values, as the newest state; the one before stays too."""
+        """Keep `content`, tensors and plain values, as the newest state; the one before stays."""
         buffer = io.BytesIO()
         torch.save(content, buffer)
         payload = buffer.getvalue()
@@ -80,9 +81,9 @@ class StateFolder:
 class Lock:
     """Ownership of a folder by one process, across machines that share the file system.
 
-    `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its owner
-    is a dead process of this machine or has not beaten for STALE_SECONDS by our own clock; an owner
-    that beats means `UserError`. An owner that was thought dead finds out in `held`.
+    `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its
+    owner is a dead process of this machine or has not beaten for STALE_SECONDS by our own clock; an
+    owner that beats means `UserError`. An owner that was thought dead finds out in `held`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +101,8 @@ class Lock:
                 first = first or (owner, beat)
                 if owner is not None and first != (owner, beat):
                     raise UserError(
-                        f"{self.path.parent} is in use by {_name(owner)}: wait for that process or stop it"
+                        f"{self.path.parent} is in use by {_name(owner)}: "
+                        "wait for that process or stop it"
                     )
                 if owner is None or _is_dead(owner) or time.monotonic() - since > STALE_SECONDS:
                     self.path.write_text(json.dumps(self.me))

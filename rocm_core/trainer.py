@@ -1,7 +1,7 @@
 """A training run in memory: policy, adapter, reward, optimiser, and what it has seen so far.
 
-All randomness is a pure function of (seed, position in the run), see `noise`: a resumed run needs no
-generator's state, and equals the uninterrupted one bit for bit on the CPU.
+All randomness is a pure function of (seed, position in the run), see `noise`: a resumed run needs
+no generator's state, and equals the uninterrupted one bit for bit on the CPU.
 """
 
 import functools
@@ -189,8 +189,8 @@ class Trainer:
         if not 0 < mean_divergence < SATURATED * bound:
             state = "has saturated" if mean_divergence > 0 else "is still zero"
             raise UserError(
-                f"beta: auto cannot weigh divergence {name}, which {state} at {mean_divergence:.3g} "
-                f"(bound {bound:.3g}) after {steps} steps: give beta a number, or change "
+                f"beta: auto cannot weigh divergence {name}, which {state} ({mean_divergence:.3g}, "
+                f"bound {bound:.3g}) after {steps} steps: give beta a number, or change "
                 "beta_calibration_steps, learning_rate or reduction"
             )
         with torch.no_grad():

@@ -56,6 +56,9 @@ def train(
         }
         if saved := folder.load():
             trainer.load_state_dict(saved)
+            lost = [p for step, p in snapshots.items() if step <= trainer.step and not p.exists()]
+            if lost:
+                raise UserError(f"{lost[0]} is missing: remove {state} to train from the start")
         elif settings.beta == "auto":
             trainer.calibrate()
 

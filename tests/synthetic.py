@@ -102,7 +102,8 @@ def _write_training(folder: Path, cell: Any) -> None:
     step = np.arange(1, cell.settings.iterations + 1)
     columns: dict[str, Any] = {"step": step, "reward": 0.3 + 0.001 * step, "seconds": step * 0.5}
     for k in range(cell.settings.inference_steps, 1, -1):
-        columns[f"squared_distance_{k}"] = step / (10.0 * k)
+        measured = cell.settings.divergence != "none"
+        columns[f"squared_distance_{k}"] = step / (10.0 * k) if measured else None
     pd.DataFrame(columns).to_csv(folder / "history.csv", index=False)
     manifest = {
         "settings": cell.settings.to_dict(),

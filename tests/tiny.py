@@ -14,7 +14,7 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
 def write_pipeline(
     folder: Path, prediction_type: str = "epsilon", seed: int = 0, **scheduler: object
 ) -> Path:
-    """Write a diffusers folder (unet, vae, text_encoder, tokenizer, scheduler) of random weights."""
+    """Write a diffusers folder of random weights; `scheduler`: further settings of it."""
     from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -86,7 +86,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 class Brightness:
-    """A differentiable reward: the weighted mean of the image, with a weight that depends on the prompt."""
+    """A differentiable reward: a weighted mean of squares, times a weight of the prompt's."""
 
     name = "brightness"
     differentiable = True

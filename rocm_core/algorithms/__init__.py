@@ -1,8 +1,8 @@
 """Algorithms: update rules on a policy, each in its own module `rocm_core.algorithms.<name>`.
 
-An algorithm is given batches and a way to optimise, and does as many optimiser updates with them as it
-likes: one for direct optimisation, one for each inner epoch and timestep for policy gradients. It knows
-nothing of files, processes, schedules or precision.
+An algorithm is given batches and a way to optimise, and does as many optimiser updates with them
+as it likes: one for direct optimisation, one for each inner epoch and timestep for policy
+gradients. It knows nothing of files, processes, schedules or precision.
 """
 
 import importlib
@@ -62,10 +62,10 @@ class Algorithm(ABC):
         """One iteration over `batches`, which together are this process's part of one."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What, beside the adapter and its optimiser, an exact resume needs: tensors and plain values."""
+        """What an exact resume needs beside adapter and optimiser: tensors and plain values."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing by default
         """Take back what `state_dict` gave."""
 
 
@@ -82,7 +82,5 @@ def load_algorithm(settings: TrainingSettings) -> Algorithm:
         raise UserError(f"there is no algorithm {settings.algorithm!r}: choose one of {known}")
     module = importlib.import_module(f"{__name__}.{module_name}")
     found = (value for value in vars(module).values() if isinstance(value, type))
-    algorithm = next(
-        v for v in found if issubclass(v, Algorithm) and v.__module__ == module.__name__
-    )
-    return algorithm(settings)
+    own = (value for value in found if value.__module__ == module.__name__)
+    return next(value for value in own if issubclass(value, Algorithm))(settings)

@@ -22,6 +22,7 @@ class Direct(Algorithm):
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__(settings)
+        self.beta = float(settings.beta)
         regularised = settings.divergence != "none"
         self.divergence = load_divergence(settings.divergence) if regularised else None
 
@@ -40,7 +41,8 @@ class Direct(Algorithm):
         """-mean R + β mean Σ_k D(d²_k), d² reduced over latent dimensions before D is applied."""
         if not reward.differentiable:
             raise UserError(
-                f"reward {reward.name} is not differentiable, which algorithm {self.settings.algorithm} needs"
+                f"reward {reward.name} is not differentiable: "
+                f"algorithm {self.settings.algorithm} needs one that is"
             )
         trajectory = policy.rollout(
             batch.embeddings,
@@ -58,8 +60,8 @@ class Direct(Algorithm):
         dimensions = batch.noise[0, 0].numel()
         reduced = summed if self.settings.reduction == "sum" else summed / dimensions
         divergence = self.divergence(reduced, policy.stds).sum(1)
-        if self.settings.beta:  # β = 0 observes: an infinite D must not turn into 0·∞
-            loss = loss + self.settings.beta * divergence.mean()
+        if self.beta:  # β = 0 observes: an infinite D must not turn into 0·∞
+            loss = loss + self.beta * divergence.mean()
         statistics = Statistics(
             scores.detach(), loss.detach(), divergence.detach(), summed.detach()
         )

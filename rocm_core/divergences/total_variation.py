@@ -1,7 +1,7 @@
 """Total variation ½∫|p - q| = erf(d/(2√2)).
 
-It grows with d, not d²: as a function of the means it has a cusp at d = 0, where 0 is taken from its
-subdifferential. The gradient is exact everywhere else.
+It grows with d, not d²: as a function of the means it has a cusp at d = 0, where 0 is taken from
+its subdifferential. The gradient is exact everywhere else.
 """
 
 import math

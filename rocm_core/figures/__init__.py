@@ -12,16 +12,17 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "training": ("monitor",),
     "gold_vs_reward": ("monitor", "gold"),
     "gold_vs_kl": ("monitor", "gold"),
-    "squared_distance": (),
+    "squared_distance": ("divergence",),
 }
 FIGURES = tuple(_NEEDS)
 
 
 def figures(config: Config) -> list[str]:
     """The figures that this configuration has the data for, in the order of the report."""
-    snapshots = any(cell.settings.snapshot_every for cell in make_grid(config))
+    settings = [cell.settings for cell in make_grid(config)]
     has = {
-        "monitor": snapshots and config.monitor.prompts > 0,
+        "monitor": config.monitor.prompts > 0 and any(s.snapshot_every for s in settings),
         "gold": "gold" in config.metrics,
+        "divergence": any(s.divergence != "none" for s in settings),
     }
     return [name for name, needs in _NEEDS.items() if all(has[need] for need in needs)]

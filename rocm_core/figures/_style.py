@@ -135,5 +135,5 @@ def note_missing(axes: Axes, methods: Sequence[str]) -> None:
     if methods:
         names = ", ".join(method_label(m, short=True) for m in methods)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        place = {"transform": axes.transAxes, "ha": "center", "zorder": 10}
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "zorder": 10}
         axes.text(0.5, 0.03, f"missing: {names}", fontsize=8, bbox=box, **place)

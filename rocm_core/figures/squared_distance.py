@@ -18,7 +18,9 @@ _POINTS = 200  # of a line: a long training is thinned
 def make(results: Results) -> style.Drawing:
     """One row a method, one column a training reward, one line a transition k → k-1."""
     data = _smoothed(results)
-    methods, rewards = results.methods(), results.rewards
+    regularised = {cell.method for cell in results.cells if cell.settings.divergence != "none"}
+    methods = [method for method in results.methods() if method in regularised]
+    rewards = results.rewards
     transitions = sorted(data["transition"].unique(), reverse=True)
     viridis = matplotlib.colormaps["viridis"]
     shades = {k: viridis(i / len(transitions)) for i, k in enumerate(transitions)}
@@ -49,7 +51,8 @@ def make(results: Results) -> style.Drawing:
         "d² = ‖μ − μ_base‖²/σ² of each stochastic transition, summed over the latent and averaged "
         f"over the training batch and {amount(data['seeds'], 'training seed')}; running mean over "
         f"1/{_WINDOWS} of the training. Columns: training rewards; rows: methods. The last "
-        "transition is deterministic and has none."
+        "transition is deterministic and has none; a training without a divergence does not "
+        "compute d² and is not shown."
     )
     return style.Drawing(figure, data, TITLE, caption)
 

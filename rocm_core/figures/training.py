@@ -40,6 +40,8 @@ def make(results: Results) -> style.Drawing:
     style.legend(figure, style.handles(results.methods()))
     caption = (
         f"Mean score of the snapshots over {counts(data)}; step 0 is the base model. "
-        f"Bands: {PAIRED}. The gold judge is 1 for a perfect picture of the caption."
+        f"Bands: {PAIRED}."
     )
+    if judge:
+        caption += " The gold judge is 1 for a perfect picture of the caption."
     return style.Drawing(figure, data, TITLE, caption)

@@ -1,7 +1,8 @@
-"""Policies: K-step Gaussian chains over latents, each in its own module `rocm_core.policies.<name>`."""
+"""Policies: K-step Gaussian chains over latents, one in each module `rocm_core.policies.<name>`."""
 
 import importlib
 import pkgutil
+from typing import Any
 
 import torch
 
@@ -27,8 +28,8 @@ def load_policy(
 ) -> Policy:
     """The frozen policy `name` over the diffusers pipeline folder `model`, in evaluation mode.
 
-    guidance_scale: diffusers' convention, ε_uncond + scale·(ε_cond - ε_uncond); the paper's eq 4 and
-    the LCM paper count from zero: their ω is `guidance_scale - 1`.
+    guidance_scale: diffusers' convention, ε_uncond + scale·(ε_cond - ε_uncond); equation 4 of the
+    paper and the LCM paper count from zero: their ω is `guidance_scale - 1`.
     dtype: of the networks; latents, means and distances are never below float32.
     """
     module_name = name.replace("-", "_")
@@ -36,5 +37,6 @@ def load_policy(
         raise UserError(f"there is no policy {name!r}: choose one of {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{module_name}")
     found = (value for value in vars(module).values() if isinstance(value, type))
-    policy = next(v for v in found if issubclass(v, Policy) and v.__module__ == module.__name__)
+    own = (value for value in found if value.__module__ == module.__name__)
+    policy: Any = next(value for value in own if issubclass(value, Policy))
     return policy(model, inference_steps, guidance_scale, torch.device(device), dtype)

@@ -1,7 +1,7 @@
 """What every policy is: a K-step Gaussian Markov chain over latents, with a U-Net inside.
 
-x_K ~ N(0, I); x_{k-1} ~ N(mean_k(x_k), std_k² I) for the stochastic steps, which come first; then the
-deterministic ones (for a consistency model the last). Noise is given, so that a rollout is a
+x_K ~ N(0, I); x_{k-1} ~ N(mean_k(x_k), std_k² I) for the stochastic steps, which come first; then
+the deterministic ones (for a consistency model the last). Noise is given, so that a rollout is a
 differentiable function of the adapter's parameters (reparameterisation).
 """
 
@@ -23,7 +23,7 @@ from rocm_core.policies._components import load_components
 class Transition:
     """One stochastic step: x_{k-1} ~ N(mean, std² I) given x_k. Latents are `(N, C, h, w)`.
 
-    With reference="stop", `mean` carries gradient to the parameters only; else to the state as well.
+    With reference="stop", `mean` carries gradient to the parameters only, else to the state too.
     """
 
     timestep: int
@@ -36,7 +36,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a rollout leaves: the final latents x_0 `(N, C, h, w)` and the stochastic steps, first to last."""
+    """What a rollout leaves: final latents x_0 `(N, C, h, w)` and the stochastic steps in order."""
 
     latents: Tensor
     transitions: list[Transition]
@@ -97,7 +97,7 @@ class Policy(nn.Module):
         return config.in_channels, config.sample_size, config.sample_size
 
     def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
-        """Mean of step `index` (0: from x_K) given its state; of a deterministic step, its result."""
+        """Mean of step `index` (0: from x_K) given its state; a deterministic step's result."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ class Policy(nn.Module):
         return torch.cat(chunks)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images `(N, 3, H, W)` in [0, 1], differentiable (without gradient where a pixel is clipped)."""
+        """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""
         config = self.vae.config
         latents = latents / config.scaling_factor + (config.shift_factor or 0)
         with self.autocast():
@@ -191,8 +191,8 @@ class Policy(nn.Module):
 
 
 class _SplitGradient(torch.autograd.Function):
-    """One evaluation of `mean(state)`, returned twice: the first result carries gradient to the state
-    and the parameters, the second to the parameters only.
+    """One evaluation of `mean(state)`, returned twice: the first result carries gradient to the
+    state and the parameters, the second to the parameters only.
 
     Two cotangents must reach the parameters and one of them the state, so the network is passed
     backward twice; a second forward pass at a detached copy of the state would be dearer.

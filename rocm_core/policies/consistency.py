@@ -1,8 +1,8 @@
 """The latent consistency model as a policy (equation 9 and algorithm 1 of the paper).
 
-x_{k-1} ~ N(α(t_{k-1}) f_θ(x_k, ω, c, t_k), σ(t_{k-1})² I) for k = K … 2, and x_0 = f_θ(x_1, ω, c, t_1).
-Timesteps, boundary scalings and prediction types are those of diffusers' `LCMScheduler`; guidance enters
-through the embedding of ω, never as a second pass.
+x_{k-1} ~ N(α(t_{k-1}) f_θ(x_k, ω, c, t_k), σ(t_{k-1})² I) for k = K … 2; x_0 = f_θ(x_1, ω, c, t_1).
+Timesteps, boundary scalings and prediction types are those of diffusers' `LCMScheduler`; guidance
+enters through the embedding of ω, never as a second pass.
 """
 
 import math
@@ -26,7 +26,7 @@ class _Step(NamedTuple):
 
 
 class ConsistencyPolicy(Policy):
-    """A consistency model (LCM) folder; raises `UserError` for a scheduler or U-Net of another kind."""
+    """Raises `UserError` for a folder whose scheduler or U-Net is of another kind."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ def _original(prediction_type: str, alpha: float, sigma: float) -> tuple[float, 
 
 
 def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
-    """`(1, width)` sinusoids of 1000·(guidance_scale - 1), as `LatentConsistencyModelPipeline` has them."""
+    """Sinusoids of 1000·(guidance_scale - 1), `(1, width)`, as the diffusers pipeline has them."""
     half = width // 2
     frequency = torch.exp(torch.arange(half) * (-torch.log(torch.tensor(10000.0)) / (half - 1)))
     angle = torch.tensor(guidance_scale - 1) * 1000.0 * frequency

@@ -106,9 +106,7 @@ def test_stop_is_the_gradient_with_the_states_held_fixed_in_the_divergence(doubl
     for parameter, index, place in coordinates(double):
         expected = central_difference(with_fixed_states, parameter, index)
         assert gradient[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    full = objective(
-        double, tiny.settings(divergence="hellinger", beta=0.5), with_gradient=True
-    )
+    full = objective(double, tiny.settings(divergence="hellinger", beta=0.5), with_gradient=True)
     assert (gradient - full).abs().max() > 1e-3 * full.abs().max()
 
 

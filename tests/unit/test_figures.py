@@ -104,6 +104,8 @@ def test_squared_distance_has_one_line_for_each_stochastic_transition(finished):
     line = drawing.data[(drawing.data["transition"] == 2) & (drawing.data["method"] == "rocm-kl")]
     line = line[line["reward"] == "hpsv2"]
     assert np.allclose(line["squared_distance"], line["step"] / 20)
+    assert set(drawing.data["method"]) == {"rocm-kl", "rocm-js"}  # rocm-none computes no d²
+    assert len(drawing.figure.axes) == 4
     assert all(len(panel.get_lines()) == 3 for panel in drawing.figure.axes)
 
 
@@ -162,6 +164,7 @@ def test_only_figures_with_data_are_offered():
         "squared_distance",
     ]
     assert figures(make_config(monitor={"prompts": 0})) == ["samples", "squared_distance"]
+    assert "squared_distance" not in figures(make_config(methods={"rocm-none": {}}))
 
 
 @pytest.mark.parametrize("name", FIGURES)

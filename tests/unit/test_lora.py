@@ -43,7 +43,9 @@ def test_the_first_values_depend_on_the_seed_alone(model):
     for unet, seed in zip(unets, (5, 5, 6), strict=True):
         torch.manual_seed(torch.seed() % 1000)
         add_adapter(unet, 2, 6.0, tiny.TARGETS, seed)
-    first, same, other = (torch.cat([p.flatten() for p in lora_parameters(u).values()]) for u in unets)
+    first, same, other = (
+        torch.cat([p.flatten() for p in lora_parameters(u).values()]) for u in unets
+    )
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 

@@ -119,7 +119,9 @@ def test_guidance_reaches_the_unet_with_and_without_checkpointing(model, checkpo
         policy = load(model, guidance_scale=guidance_scale)
         noise, embeddings = policy.noise(0, ["a"], "test"), policy.encode_prompts(PROMPTS[:1])
         latents = policy.rollout(embeddings, noise, checkpoint=checkpoint).latents
-        gradients = torch.autograd.grad(latents.square().sum(), lora_parameters(policy.unet).values())
+        gradients = torch.autograd.grad(
+            latents.square().sum(), lora_parameters(policy.unet).values()
+        )
         results.append((latents.detach(), torch.cat([g.flatten() for g in gradients])))
     (low, low_gradient), (high, high_gradient) = results
     assert (low - high).abs().max() > 1e-3
@@ -225,7 +227,9 @@ def test_folders_that_are_no_consistency_model_are_refused(model, tmp_path):
         load_policy("consistency", str(tmp_path / "absent"), 4, 3.0)
     with pytest.raises(UserError, match="inference_steps must be 1 … 50 .*, not 51"):
         load_policy("consistency", model, 51, 3.0)
-    with pytest.raises(UserError, match="there is no policy 'consistent': choose one of consistency"):
+    with pytest.raises(
+        UserError, match="there is no policy 'consistent': choose one of consistency"
+    ):
         load_policy("consistent", model, 4, 3.0)
 
     other = tmp_path / "other"
