@@ -12,6 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: demo test lint cells verify clean
 
 demo: $(VENV)/main
+	@python -m rocm_core.config --configfile $(CONFIG)
 	snakemake all --cores $(CORES) --quiet host reason --configfile $(CONFIG)
 	@echo
 	@echo "Report:  $(RESULTS)/report.html"
@@ -43,6 +44,7 @@ $(VENV)/main: envs/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rocm_core._torchvision  # noqa: F401
+
 import torch
 from torch import Tensor, nn
 
-import rocm_core._torchvision  # noqa: F401
 from rocm_core.errors import UserError
 from rocm_core.noise import gaussian
 from rocm_core.provenance import atomic_write

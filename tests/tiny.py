@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import torch
-
 import rocm_core._torchvision  # noqa: F401
+
+import torch
 
 LATENT = (4, 4, 4)
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
@@ -131,3 +131,9 @@ def settings(**changes: object):
         "seed": 0,
     }
     return TrainingSettings(**(values | changes))
+
+
+def documented(module: str) -> str:
+    """The source that docs/adding.md shows for `module`, a path."""
+    text = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
+    return text.split(f"`{module}`:\n\n```python\n")[1].split("```")[0]

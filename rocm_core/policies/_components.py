@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import rocm_core._torchvision  # noqa: F401
+
 from rocm_core.errors import UserError
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -208,11 +208,12 @@ class _SplitGradient(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.function, ctx.graph = function, None
         ctx.save_for_backward(state, *parameters)
-        with torch.set_grad_enabled(not checkpoint):
-            inside = state.detach().requires_grad_(ctx.needs_input_grad[2])
-            mean = function(inside)
-            if not checkpoint:
-                ctx.graph = inside, mean
+        if checkpoint:
+            mean = function(state)
+        else:
+            with torch.enable_grad():
+                ctx.graph = _evaluate(function, state, ctx.needs_input_grad[2])
+            mean = ctx.graph[1]
         return mean.detach(), mean.detach()
 
     @staticmethod
@@ -220,11 +221,8 @@ class _SplitGradient(torch.autograd.Function):
     def backward(ctx: Any, chain: Tensor, regularised: Tensor) -> tuple[Tensor | None, ...]:
         state, *parameters = ctx.saved_tensors
         with torch.enable_grad():
-            if ctx.graph is None:
-                inside = state.detach().requires_grad_(ctx.needs_input_grad[2])
-                mean = ctx.function(inside)
-            else:
-                inside, mean = ctx.graph
+            graph = ctx.graph or _evaluate(ctx.function, state, ctx.needs_input_grad[2])
+        inside, mean = graph
         gradient = None
         if inside.requires_grad:
             (gradient,) = torch.autograd.grad(mean, inside, chain, retain_graph=True)
@@ -232,3 +230,12 @@ class _SplitGradient(torch.autograd.Function):
         gradients = torch.autograd.grad(mean, parameters, total, allow_unused=True)
         ctx.graph = None
         return None, None, gradient, *gradients
+
+
+def _evaluate(
+    function: Callable[[Tensor], Tensor], state: Tensor, requires_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """A detached copy of the state, and `function` of it."""
+    inside = state.detach().requires_grad_(requires_grad)
+    # Through a view, because torch's FLOP counter cannot watch a module that is given a leaf here.
+    return inside, function(inside.view_as(inside))

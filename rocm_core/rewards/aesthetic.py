@@ -4,9 +4,10 @@ Published weights: ``openai/clip-vit-large-patch14`` and, in the same folder, th
 ``sac+logos+ava1-l14-linearMSE.pth``. About 1 to 10; the prompt plays no part.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
 from collections.abc import Sequence
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 import torch
 import torch.nn.functional as F

@@ -4,9 +4,10 @@ Published weights: ``Salesforce/blip-itm-large-coco`` as it lies on the hub. Not
 BLIP's matching head, which is another number.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
 from collections.abc import Sequence
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 import torch
 from torch import Tensor

@@ -1,9 +1,10 @@
 """Reading scorers' weights from local folders: safetensors, or .pt/.pth files without any code."""
 
-import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
 import pickle
 from pathlib import Path
 from typing import Any, TypeVar
+
+import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 import torch
 from safetensors import SafetensorError

@@ -1,9 +1,10 @@
 """A transformers CLIPModel as an encoder of images and prompts, for the scorers built on one."""
 
-import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
+
+import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerBase

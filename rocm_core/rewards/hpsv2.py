@@ -5,11 +5,12 @@ tokenizer/) or the published ``HPS_v2_compressed.pt`` or ``HPS_v2.1_compressed.p
 a ViT-H-14 with OpenCLIP's own tokenizer. Published scores are about 0.2 to 0.3.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before open_clip)
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import rocm_core._torchvision  # noqa: F401  (before open_clip)
 
 import open_clip
 import torch

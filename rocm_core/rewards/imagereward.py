@@ -4,9 +4,10 @@ A folder holds a transformers BlipForImageTextRetrieval and ``head.safetensors``
 standardised, so that 0 is the mean and 1 the standard deviation of the published training set.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
 from collections.abc import Sequence
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 import torch
 from torch import Tensor

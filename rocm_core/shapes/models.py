@@ -1,6 +1,7 @@
 """Architectures of the shapes world's base models: Stable Diffusion's classes at a tiny size."""
 
 from pathlib import Path
+from typing import Any
 
 import rocm_core._torchvision  # noqa: F401  (before diffusers and transformers)
 
@@ -57,7 +58,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet(guidance_embedding: bool) -> UNet2DConditionModel:
-    """The denoiser, 4.2 M parameters; with ``guidance_embedding`` it takes ω as ``timestep_cond``."""
+    """The denoiser, 4.2 M parameters; ``guidance_embedding``: it takes ω as ``timestep_cond``."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
@@ -101,7 +102,8 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     ).input_ids
 
 
-def save_half(module: torch.nn.Module, folder: Path) -> None:
-    """Write a diffusers or transformers model in float16, half the size of what it was trained in."""
-    module.half().save_pretrained(folder)
+def save_half(module: Any, folder: Path) -> None:
+    """Write a diffusers or transformers model in float16, half its size in training."""
+    module.half()
+    module.save_pretrained(folder)
     module.float()

@@ -5,10 +5,11 @@ pixels in patches of 4 × 4, and a text transformer of 2 layers, 64 wide. They a
 in the layouts that :mod:`rocm_core.rewards` reads.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before open_clip and transformers)
 import json
 from pathlib import Path
 from typing import Any
+
+import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 
 import open_clip
 from safetensors.torch import save_file

@@ -3,10 +3,11 @@
 Every word of the world is one token, and any other text still tokenizes (into bytes).
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before transformers)
 import json
 import tempfile
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer

@@ -1,14 +1,18 @@
 """ROCM's objective and its gradient, against finite differences in double precision."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 
+import rocm_core.algorithms
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.divergences import load_divergence, names
 from rocm_core.errors import UserError
 from rocm_core.lora import add_adapter, lora_parameters
 from rocm_core.lora import reference as adapter_off
+from rocm_core.optimiser import AdapterOptimiser
 from rocm_core.policies import load_policy
 
 BETA = 0.02
@@ -129,6 +133,29 @@ def test_checkpointed_gradients_are_the_plain_ones(double, divergence, reference
     assert torch.allclose(plain, checkpointed, rtol=1e-10, atol=1e-14)
 
 
+def test_checkpointing_keeps_states_instead_of_activations(double):
+    def kept(reference, checkpoint):
+        """Bytes that a rollout saves for its backward pass, the adapter's own left out."""
+        own = {parameter.data_ptr() for parameter in double.unet.parameters()}
+        seen = {}
+
+        def note(tensor):
+            if tensor.data_ptr() not in own:
+                seen[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        batch = batch_for(double)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            trajectory = double.rollout(batch.embeddings, batch.noise, reference, checkpoint)
+        assert trajectory.latents.requires_grad
+        return sum(seen.values())
+
+    plain = {reference: kept(reference, False) for reference in (None, "full", "stop")}
+    for reference, size in plain.items():
+        assert kept(reference, True) < 0.1 * size
+    assert plain["stop"] < 1.1 * plain[None] < 0.9 * plain["full"]
+
+
 @pytest.mark.parametrize("reference", ["full", "stop"])
 @pytest.mark.parametrize("divergence", sorted(set(names()) - {"js_sampled"}))
 def test_at_the_start_the_divergence_is_zero_and_its_gradient_finite(model, divergence, reference):
@@ -201,6 +228,26 @@ def test_a_reward_without_gradient_is_refused(double):
     reward.differentiable = False
     with pytest.raises(UserError, match="reward brightness is not differentiable"):
         load_algorithm(SETTINGS).loss(double, reward, batch_for(double))
+
+
+def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch):
+    source = tiny.documented("rocm_core/algorithms/weighted.py")
+    (tmp_path / "weighted.py").write_text(source)
+    path = [*rocm_core.algorithms.__path__, str(tmp_path)]
+    monkeypatch.setattr(rocm_core.algorithms, "__path__", path)
+    policy = load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    settings = tiny.settings(algorithm="weighted")
+    optimiser = AdapterOptimiser(
+        list(lora_parameters(policy.unet).values()), settings, SimpleNamespace(num_processes=1)
+    )
+    batch = batch_for(policy)
+    (seen,) = load_algorithm(settings).update(policy, tiny.Brightness(), [batch], optimiser)
+    # Under the policy itself the mean squared error of a transition is that of its noise.
+    weights = seen.reward.softmax(0)
+    expected = (weights * batch.noise[:, 1:].square().mean((2, 3, 4)).sum(1)).sum()
+    assert float(seen.loss) == pytest.approx(float(expected), rel=1e-4)
+    assert 0 < optimiser.gradient_norm < float("inf")
 
 
 def test_an_unknown_algorithm_is_refused():

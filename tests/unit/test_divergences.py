@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 import rocm_core.divergences
@@ -178,13 +179,15 @@ def test_an_unknown_divergence_is_refused_with_the_known_ones():
         load_divergence("kll")
 
 
-def test_a_new_file_is_a_new_divergence(tmp_path, monkeypatch):
-    (tmp_path / "pseudo_huber.py").write_text(
-        "FORMULA = r'\\sqrt{1 + d^2} - 1'\n"
-        "def divergence(squared_distance, std):\n"
-        "    return (1 + squared_distance).sqrt() - 1\n"
-    )
+def test_the_documented_new_file_is_a_new_divergence(tmp_path, monkeypatch):
+    source = tiny.documented("rocm_core/divergences/renyi.py")
+    (tmp_path / "renyi.py").write_text(source)
     path = [*rocm_core.divergences.__path__, str(tmp_path)]
     monkeypatch.setattr(rocm_core.divergences, "__path__", path)
-    divergence = load_divergence("pseudo-huber")
-    assert divergence(torch.tensor(3.0), 1.0) == 1 and divergence.bound == math.inf
+    divergence = load_divergence("renyi")
+    points, volume = grid(1, 0.001, reach=9.0)
+    log_p, log_q = log_density(points, np.array([0.3])), log_density(points, np.array([-0.2]))
+    integral = math.log(np.exp(2 * log_p - log_q).sum() * volume)
+    squared_distance = torch.tensor((0.5 / STD) ** 2, dtype=torch.float64)
+    assert float(divergence(squared_distance, STD)) == pytest.approx(integral, rel=1e-6)
+    assert divergence.bound == math.inf

@@ -1,10 +1,11 @@
 """Scorers against the models' own forward passes, on random weights in the published layouts."""
 
-import rocm_core._torchvision  # noqa: F401, I001  (before open_clip and transformers)
 import json
 import math
 import pickle
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 
 import numpy as np
 import open_clip

@@ -110,6 +110,11 @@ def test_other_weights_of_the_base_retrain_everything(finished: Checkout) -> Non
     assert finished.jobs() == cells(6) | {"generate_images": 7, "score_images": 7}
 
 
+def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Checkout) -> None:
+    (finished.path / "weights/blipscore/model.safetensors").write_text("others")
+    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | AFTER_SCORES
+
+
 def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
     with open(finished.path / "lists/train.txt", "a") as file:
         file.write("a green triangle\n")

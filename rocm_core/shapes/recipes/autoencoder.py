@@ -5,9 +5,10 @@ the per-channel mean and deviation of the latents are folded into ``quant_conv``
 ``post_quant_conv``, so that ``scaling_factor`` is 1 and every channel has mean 0, deviation 1.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
 import argparse
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before diffusers)
 
 import torch
 from diffusers import AutoencoderKL

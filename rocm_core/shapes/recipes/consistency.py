@@ -1,19 +1,25 @@
-"""Distil the diffusion base into a consistency base: ``python -m rocm_core.shapes.recipes.consistency``.
+"""Distil the consistency base: ``python -m rocm_core.shapes.recipes.consistency``.
 
 Latent consistency distillation (Luo et al. 2023, algorithm 1): one guided DDIM step of the teacher
 skips a fiftieth of the schedule; the student's answers at both ends must agree, measured against
 its own moving average with a pseudo-Huber loss. Guidance ω enters through ``timestep_cond``.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
 import argparse
 import copy
 import os
 from pathlib import Path
+from typing import Any
+
+import rocm_core._torchvision  # noqa: F401  (before diffusers)
 
 import torch
-from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    LatentConsistencyModelPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -100,7 +106,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 50) * min(1, 2 * (1 - step / steps))
     )
-    kept = {"student": student, "target": target, "average": average}
+    kept: dict[str, Any] = {"student": student, "target": target, "average": average}
     kept |= {"optimizer": optimizer, "schedule": schedule}
     first = 0
     if state.exists():
@@ -193,7 +199,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
 
-    def load(model: type, folder: Path):
+    def load(model: Any, folder: Path) -> Any:
         return model.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False)
 
     vae = load(AutoencoderKL, args.vae)

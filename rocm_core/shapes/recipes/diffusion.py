@@ -1,15 +1,17 @@
 """Train the shapes world's diffusion base: ``python -m rocm_core.shapes.recipes.diffusion``.
 
 Noise prediction with min-SNR weighting (Hang et al. 2023, γ = 5), captions dropped for one image in
-ten (classifier-free guidance), the text encoder trained along, an exponential moving average of both.
-Interrupted, it goes on from ``state.pt`` in the output folder.
+ten (classifier-free guidance), the text encoder trained along, a moving average of both. When it
+was interrupted, it goes on from ``state.pt`` in the output folder.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
 import argparse
 import copy
 import os
 from pathlib import Path
+from typing import Any
+
+import rocm_core._torchvision  # noqa: F401  (before diffusers)
 
 import torch
 from diffusers import AutoencoderKL
@@ -91,7 +93,8 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.05
     )
-    kept = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    kept: dict[str, Any] = {"model": model, "average": average}
+    kept |= {"optimizer": optimizer, "schedule": schedule}
     start = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)

@@ -4,11 +4,12 @@ Writes ``quality.json`` (the judge's verdicts for held-out captions), ``samples.
 renders, a row a number of steps) and the folder's ``MANIFEST.json``.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before diffusers)
 import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+
+import rocm_core._torchvision  # noqa: F401  (before diffusers)
 
 import torch
 from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline

@@ -8,13 +8,14 @@ for or against their robustness: they are as imperfect as small networks on few 
 and ``metrics.json`` in each folder says how imperfect.
 """
 
-import rocm_core._torchvision  # noqa: F401, I001  (before diffusers and transformers)
 import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import rocm_core._torchvision  # noqa: F401  (before diffusers and transformers)
 
 import torch
 import torch.nn.functional as F
@@ -54,18 +55,18 @@ class Recipe:
     seed: int
     contrast_steps: int
     choice_steps: int = 0
-    captions: int = 1400
+    captions: int = 1000
     temperature: float = 0.1
     slips: float = 0.1
 
 
 RECIPES = {
-    "clipscore": Recipe(seed=101, contrast_steps=500),
-    "blipscore": Recipe(seed=102, contrast_steps=500),
-    "hpsv2": Recipe(seed=103, contrast_steps=400, choice_steps=400),
-    "pickscore": Recipe(seed=104, contrast_steps=400, choice_steps=400, temperature=0.15),
-    "imagereward": Recipe(seed=105, contrast_steps=400, choice_steps=400, slips=0.15),
-    "aesthetic": Recipe(seed=106, contrast_steps=300, choice_steps=300),
+    "clipscore": Recipe(seed=101, contrast_steps=450),
+    "blipscore": Recipe(seed=102, contrast_steps=450),
+    "hpsv2": Recipe(seed=103, contrast_steps=300, choice_steps=350),
+    "pickscore": Recipe(seed=104, contrast_steps=300, choice_steps=350, temperature=0.15),
+    "imagereward": Recipe(seed=105, contrast_steps=300, choice_steps=350, slips=0.15),
+    "aesthetic": Recipe(seed=106, contrast_steps=200, choice_steps=300),
 }
 EVALUATION_SEED, EVALUATION_CAPTIONS = 100, 250
 RENDERINGS = 16_384  # of the contrastive stage
