@@ -35,8 +35,10 @@ def iterate_images(
         batch = prompts[start : start + batch_size]
         embeddings = policy.encode_prompts([prompt.text for prompt in batch])
         noise = policy.noise(seed, [prompt.id for prompt in batch], "generation")
-        trajectory = policy.rollout(embeddings, noise, reference)
-        images = policy.decode(trajectory.latents)
+        # GPUs would otherwise convolve with ten bits, and choose how by the size of the batch.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            trajectory = policy.rollout(embeddings, noise, reference)
+            images = policy.decode(trajectory.latents)
         yield batch, (images * 255).round() / 255, trajectory
 
 

@@ -24,6 +24,7 @@ from rocm_core.noise import integer, permutation
 from rocm_core.optimiser import AdapterOptimiser
 from rocm_core.policies import load_policy
 from rocm_core.prompts import Prompt
+from rocm_core.provenance import digest_of
 from rocm_core.rewards import load_reward
 from rocm_core.settings import TrainingSettings
 
@@ -46,7 +47,8 @@ class Trainer:
         accelerator: Any,
     ) -> None:
         self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
-        self.identity = {"fingerprint": fingerprint, **settings.to_dict()}
+        listed = digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)})
+        self.identity = {"fingerprint": fingerprint, "prompts": listed, **settings.to_dict()}
         self.device: torch.device = accelerator.device
         self.precision = _precision(settings.precision, self.device)
         self.policy = load_policy(
@@ -223,7 +225,8 @@ class Trainer:
         known = state["identity"]
         other = [key for key, value in self.identity.items() if known.get(key) != value]
         if other:
-            raise UserError(f"the state was made with another {', '.join(other)}: remove it")
+            changed = ", ".join(other)
+            raise UserError(f"the unfinished state was made with other {changed}: remove it")
         with torch.no_grad():
             for name, value in state["lora"].items():
                 self.lora[name].copy_(value)

@@ -104,6 +104,7 @@ def _write_training(folder: Path, cell: Any) -> None:
     for k in range(cell.settings.inference_steps, 1, -1):
         measured = cell.settings.divergence != "none"
         columns[f"squared_distance_{k}"] = step / (10.0 * k) if measured else None
+    columns["squared_distance"] = None
     pd.DataFrame(columns).to_csv(folder / "history.csv", index=False)
     manifest = {
         "settings": cell.settings.to_dict(),

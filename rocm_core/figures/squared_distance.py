@@ -62,12 +62,13 @@ def _smoothed(results: Results) -> pd.DataFrame:
     histories = results.histories
     keys = ["reward", "method", "transition", "step"]
     columns = [name for name in histories.columns if name.startswith(_PREFIX)]
-    shown = histories[histories["method"].isin(results.methods())] if columns else histories
-    if shown.empty:
+    shown = histories[histories["method"].isin(results.methods())]
+    long = shown[["reward", "method", "seed", "step", *columns]].melt(
+        ["reward", "method", "seed", "step"], var_name="transition", value_name="squared_distance"
+    )
+    long = long.dropna()
+    if long.empty:
         return pd.DataFrame(columns=[*keys, "squared_distance", "running_mean", "seeds"])
-    long = shown.melt(
-        ["reward", "method", "seed", "step"], columns, "transition", "squared_distance"
-    ).dropna()
     long["transition"] = long["transition"].str.removeprefix(_PREFIX).astype(int)
     data = (
         long.groupby(keys, sort=False)

@@ -7,16 +7,16 @@ differentiable function of the adapter's parameters (reparameterisation).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as recompute
 
 from rocm_core.lora import reference as adapter_off
 from rocm_core.noise import gaussian
 from rocm_core.policies._components import load_components
+from rocm_core.policies._split_gradient import split_gradient
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Policy(nn.Module):
                 state = keep(adapted, state)
                 continue
             if split:
-                mean, regularised = _SplitGradient.apply(adapted, checkpoint, state, *parameters)
+                mean, regularised = split_gradient(adapted, state, parameters, checkpoint)
             else:
                 mean = regularised = keep(adapted, state)
             reference_mean = None
@@ -188,54 +188,3 @@ class Policy(nn.Module):
         """Autocast to the networks' dtype where that is below float32: adapters stay float32."""
         low = self.dtype in (torch.bfloat16, torch.float16)
         return torch.autocast(self.device.type, dtype=self.dtype if low else None, enabled=low)
-
-
-class _SplitGradient(torch.autograd.Function):
-    """One evaluation of `mean(state)`, returned twice: the first result carries gradient to the
-    state and the parameters, the second to the parameters only.
-
-    Two cotangents must reach the parameters and one of them the state, so the network is passed
-    backward twice; a second forward pass at a detached copy of the state would be dearer.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        function: Callable[[Tensor], Tensor],
-        checkpoint: bool,
-        state: Tensor,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.function, ctx.graph = function, None
-        ctx.save_for_backward(state, *parameters)
-        if checkpoint:
-            mean = function(state)
-        else:
-            with torch.enable_grad():
-                ctx.graph = _evaluate(function, state, ctx.needs_input_grad[2])
-            mean = ctx.graph[1]
-        return mean.detach(), mean.detach()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, chain: Tensor, regularised: Tensor) -> tuple[Tensor | None, ...]:
-        state, *parameters = ctx.saved_tensors
-        with torch.enable_grad():
-            graph = ctx.graph or _evaluate(ctx.function, state, ctx.needs_input_grad[2])
-        inside, mean = graph
-        gradient = None
-        if inside.requires_grad:
-            (gradient,) = torch.autograd.grad(mean, inside, chain, retain_graph=True)
-        total = chain + regularised
-        gradients = torch.autograd.grad(mean, parameters, total, allow_unused=True)
-        ctx.graph = None
-        return None, None, gradient, *gradients
-
-
-def _evaluate(
-    function: Callable[[Tensor], Tensor], state: Tensor, requires_grad: bool
-) -> tuple[Tensor, Tensor]:
-    """A detached copy of the state, and `function` of it."""
-    inside = state.detach().requires_grad_(requires_grad)
-    # Through a view, because torch's FLOP counter cannot watch a module that is given a leaf here.
-    return inside, function(inside.view_as(inside))

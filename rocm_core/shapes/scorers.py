@@ -13,6 +13,7 @@ import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 
 import open_clip
 from safetensors.torch import save_file
+from torch import nn
 from transformers import (
     BlipConfig,
     BlipForImageTextRetrieval,
@@ -51,15 +52,24 @@ def make_scorer(name: str, tokenizer: CLIPTokenizer) -> FrozenReward:
         return hpsv2.HPSv2(clip, tokenizer, hpsv2.preprocessing(clip, config))
     if name == "aesthetic":
         vision = CLIPVisionModelWithProjection(make_clip(tokenizer).vision_model.config)
-        return Aesthetic(vision, ScoreHead(EMBEDDING, HEAD), CROP)
+        return Aesthetic(vision, make_head(EMBEDDING), CROP)
     if name == "blipscore":
         return BlipScore(make_blip(tokenizer), tokenizer, STRETCH)
     if name == "imagereward":
-        head = ScoreHead(TEXT["hidden_size"], HEAD)
+        head = make_head(TEXT["hidden_size"])
         return ImageReward(make_blip(tokenizer), head, tokenizer, STRETCH)
     return {"clipscore": ClipScore, "pickscore": PickScore}[name](
         make_clip(tokenizer), tokenizer, CROP
     )
+
+
+def make_head(width: int) -> ScoreHead:
+    """A head of orthogonal layers: five linear ones in a row would pass no gradient otherwise."""
+    head = ScoreHead(width, HEAD)
+    for layer in head.layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight)
+    return head
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -211,7 +211,7 @@ def test_an_update_averages_its_batches_and_steps_once(double):
         losses, steps = [], 0
 
         def backward(self, loss):
-            self.losses.append(float(loss))
+            self.losses.append(loss.item())
 
         def step(self):
             self.steps += 1
@@ -220,7 +220,7 @@ def test_an_update_averages_its_batches_and_steps_once(double):
     algorithm = load_algorithm(tiny.settings(divergence="kl", beta=BETA))
     seen = algorithm.update(double, tiny.Brightness(), [batch, batch], recorder)
     assert recorder.steps == 1 and len(seen) == 2
-    assert sum(recorder.losses) == pytest.approx(float(seen[0].loss))
+    assert sum(recorder.losses) == pytest.approx(seen[0].loss.item())
 
 
 def test_a_reward_without_gradient_is_refused(double):

@@ -157,10 +157,12 @@ def test_sampled_js_agrees_with_the_quadrature_and_with_samples_of_the_transitio
     exact = squared_distance.clone().requires_grad_()
     js = load_divergence("js")(exact, STD)
     (slope,) = torch.autograd.grad(js, exact)
+    js = js.detach()
 
     repeated = squared_distance.expand(draws).clone().requires_grad_()
     estimates = load_divergence("js-sampled")(repeated, STD)
     (slopes,) = torch.autograd.grad(estimates.sum(), repeated)
+    estimates = estimates.detach()
 
     p = torch.distributions.Normal(difference, STD)
     q = torch.distributions.Normal(torch.zeros_like(difference), STD)

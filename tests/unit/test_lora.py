@@ -105,6 +105,7 @@ def test_files_that_cannot_be_used_are_named(unet, tmp_path):
         load_lora(unet, path)
 
 
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
 def test_an_adapter_of_another_unet_is_refused(unet, tmp_path):
     from diffusers import UNet2DConditionModel
 
