@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="holds both pipeline folders")
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--images", type=int, default=30_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--ema-decay", type=float, default=0.95)
     args = parser.parse_args()
