@@ -7,7 +7,7 @@ _STYLE = """
   --paper: #15181b; --panel: #1f2428; --up: #7cc0f5; --down: #ff9d5c; --link: #7cc0f5; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; max-width: 66rem; padding: 1.2rem 1rem 4rem; color: var(--ink);
+body { margin: 0 auto; max-width: 76rem; padding: 1.2rem 1rem 4rem; color: var(--ink);
   background: var(--paper); font: 1rem/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 0.5rem; padding-top: 0.7rem;
@@ -22,7 +22,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 0.8rem 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 0.35rem 0.7rem; text-align: right; white-space: nowrap; }
+th, td { padding: 0.35rem 0.55rem; text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
   font-weight: 500; }
 thead th, thead th:first-child { font-weight: 600; border-bottom: 1px solid var(--line);
