@@ -38,13 +38,14 @@ def make_grid(config: "Config") -> list[Cell]:
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
     names: dict[str, str] = {}
+    methods = {method: parse_method(method, f"methods.{method}") for method in config.methods}
     plan = list(_plan(config))
     known = {f"{reward}/{method}" for reward, method, *_ in plan}
     for place in config.cells:
         if place not in known:
             raise UserError(f"cells.{place} is not a cell of the grid{did_you_mean(place, known)}")
     for reward, method, key, layers, suffix in plan:
-        canonical, meaning = parse_method(method, f"methods.{method}")
+        canonical, meaning = methods[method]
         for seed in config.seeds:
             settings = _settings(config, reward, meaning, seed, layers, key)
             cell = Cell(reward, canonical + suffix, seed, settings)

@@ -28,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "monitor": {"prompts": JUDGED}}
+    del config["cells"]
     config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": 0.02}}
     config["policies"]["consistency"]["steps"] = STEPS
     config["prompts"]["train"]["count"] = 16
