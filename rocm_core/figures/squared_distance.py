@@ -37,7 +37,7 @@ def make(results: Results) -> style.Drawing:
             label = method_label(method, short=True) + (" (missing)" if missing else "")
             panel.set_yscale("log")
             panel.minorticks_off()
-            panel.text(0.97, 0.08, label, transform=panel.transAxes, ha="right")
+            panel.text(0.03, 0.82, label, transform=panel.transAxes)
         row[0].set_ylabel("d²")
     for panel, reward in zip(axes[0], rewards, strict=True):
         panel.set_title(f"Trained on {metric_label(reward)}")
