@@ -7,6 +7,11 @@ import rocm_core._torchvision  # noqa: F401
 
 import torch
 
+from rocm_core.prompts import Prompt
+
+PROMPTS = [
+    Prompt(f"p{i}", text, "test") for i, text in enumerate(["cat", "dog", "a b", "x", "fox"])
+]
 LATENT = (4, 4, 4)
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
 

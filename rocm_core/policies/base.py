@@ -5,6 +5,7 @@ the deterministic ones (for a consistency model the last). Noise is given, so th
 differentiable function of the adapter's parameters (reparameterisation).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -55,7 +56,7 @@ class Trajectory:
         return torch.stack(columns, 1) if columns else self.latents.new_zeros(len(self.latents), 0)
 
 
-class Policy(nn.Module):
+class Policy(nn.Module, ABC):
     """A frozen diffusers pipeline as a policy; only an adapter added to `unet` can be trained.
 
     A subclass sets `timesteps` and `stds` and computes `mean`.
@@ -96,9 +97,9 @@ class Policy(nn.Module):
         config = self.unet.config
         return config.in_channels, config.sample_size, config.sample_size
 
+    @abstractmethod
     def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
         """Mean of step `index` (0: from x_K) given its state; a deterministic step's result."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

@@ -4,33 +4,14 @@ import pytest
 import tiny
 import torch
 
-import rocm_core.trainer
-from rocm_core.errors import UserError
 from rocm_core.optimiser import AdapterOptimiser
-from rocm_core.prompts import Prompt
 from rocm_core.trainer import Trainer
-
-PROMPTS = [
-    Prompt(f"p{i}", text, "test") for i, text in enumerate(["cat", "dog", "a b", "x", "fox"])
-]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture
-def reward(monkeypatch):
-    reward = tiny.Brightness()
-    monkeypatch.setattr(rocm_core.trainer, "load_reward", lambda *_: reward)
-    return reward
 
 
 def trainer(model, **changes):
     from accelerate import Accelerator
 
-    return Trainer(tiny.settings(model=model, **changes), PROMPTS, "f00d", Accelerator())
+    return Trainer(tiny.settings(model=model, **changes), tiny.PROMPTS, "f00d", Accelerator())
 
 
 def test_training_raises_the_reward_and_a_divergence_keeps_it_near_the_reference(model, reward):
@@ -103,11 +84,3 @@ def test_the_moving_average_is_what_is_exported(model, reward, tmp_path):
     run.export(tmp_path / "average.safetensors")
     saved = load_file(tmp_path / "average.safetensors")
     assert all(torch.allclose(saved[f"unet.{k}"], v, atol=1e-7) for k, v in expected.items())
-
-
-def test_a_state_is_not_resumed_on_other_prompts(model, reward, monkeypatch):
-    state = trainer(model).state_dict()
-    trainer(model).load_state_dict(state)
-    monkeypatch.setitem(globals(), "PROMPTS", PROMPTS[::-1])
-    with pytest.raises(UserError, match="other prompts"):
-        trainer(model).load_state_dict(state)

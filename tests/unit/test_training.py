@@ -14,33 +14,16 @@ from accelerate import Accelerator
 import rocm_core.trainer
 import rocm_core.training
 from rocm_core.errors import UserError
-from rocm_core.prompts import Prompt
 from rocm_core.provenance import sha256_file
 from rocm_core.trainer import Trainer
 from rocm_core.training import INTERRUPTED, train
-
-PROMPTS = [
-    Prompt(f"p{i}", text, "test") for i, text in enumerate(["cat", "dog", "a b", "x", "fox"])
-]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture
-def reward(monkeypatch):
-    reward = tiny.Brightness()
-    monkeypatch.setattr(rocm_core.trainer, "load_reward", lambda *_: reward)
-    return reward
 
 
 @pytest.fixture
 def run(model, reward, tmp_path):
     """Train in folders of the given name; returns the output folder, None if it was interrupted."""
 
-    def run(name="run", stop_after=None, fingerprint="f00d", prompts=PROMPTS, **changes):
+    def run(name="run", stop_after=None, fingerprint="f00d", prompts=tiny.PROMPTS, **changes):
         output, settings = tmp_path / name, tiny.settings(model=model, **changes)
         try:
             train(settings, prompts, output, tmp_path / f"{name}-state", fingerprint, stop_after)
@@ -182,7 +165,7 @@ def test_a_state_of_other_settings_prompts_or_code_is_refused(run):
     with pytest.raises(UserError, match="other fingerprint"):
         run(fingerprint="beef")
     with pytest.raises(UserError, match="other prompts"):
-        run(prompts=PROMPTS[::-1])
+        run(prompts=tiny.PROMPTS[::-1])
     assert run() is not None
 
 
@@ -200,7 +183,7 @@ def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothin
     reward.score = break_one
     with pytest.raises(UserError) as caught:
         run()
-    culprit = next(prompt.id for prompt in PROMPTS if prompt.text == broken[0])
+    culprit = next(prompt.id for prompt in tiny.PROMPTS if prompt.text == broken[0])
     assert f"the reward or divergence is not finite at step 3, prompt {culprit}:" in str(
         caught.value
     )
@@ -217,7 +200,7 @@ def test_a_gradient_that_is_not_finite_is_refused(run, reward):
 
 def test_beta_auto_is_a_tenth_of_reward_over_divergence_and_starts_from_the_reference(run, model):
     settings = tiny.settings(model=model, divergence="kl", beta=0.0)
-    by_hand = Trainer(settings, PROMPTS, "f00d", Accelerator())
+    by_hand = Trainer(settings, tiny.PROMPTS, "f00d", Accelerator())
     for step in (1, 2, 3):
         _, batches = by_hand.batches(step, "calibration")
         parts = by_hand.policy, by_hand.reward, batches, by_hand.optimiser
