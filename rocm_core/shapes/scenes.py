@@ -32,7 +32,8 @@ PLACES = ("in the center", "at the left", "at the right", "at the top", "at the 
 STYLES = ("plain", "gradient", "checkered")
 BACKGROUNDS = {"black": (0.05,) * 3, "gray": (0.50,) * 3, "white": (0.95,) * 3}
 
-PAIR_SHARE = 0.4  # of all captions describe two objects
+PAIR_SHARE = 0.25  # of all captions describe two objects
+TRAINING_PAIR_SHARE = 0.5  # of the scenes the models learn from: pairs are the harder half
 HELD_OUT_SHARE = 0.2  # of all captions no model of this world is ever trained on
 
 _COLOR_TABLE = torch.tensor(list(COLORS.values()))
@@ -88,14 +89,16 @@ class Scenes:
         return _COLOR_TABLE[self.color]
 
 
-def draw_scenes(count: int, generator: torch.Generator) -> Scenes:
+def draw_scenes(
+    count: int, generator: torch.Generator, pair_share: float = PAIR_SHARE
+) -> Scenes:
     """``count`` scenes drawn at random, with repetitions."""
 
     def choice(options: int, *shape: int) -> Tensor:
         return torch.randint(options, (count, *shape), generator=generator)
 
     return Scenes(
-        count=1 + (torch.rand(count, generator=generator) < PAIR_SHARE).long(),
+        count=1 + (torch.rand(count, generator=generator) < pair_share).long(),
         shape=choice(len(SHAPES), 2),
         color=choice(len(COLORS), 2),
         size=choice(len(SIZES), 2),
@@ -314,12 +317,14 @@ def render(scenes: Scenes, seed: int | torch.Generator) -> Tensor:
     return draw(scenes, *draw_nuisance(scenes, generator))
 
 
-def training_scenes(count: int, generator: torch.Generator) -> Scenes:
+def training_scenes(
+    count: int, generator: torch.Generator, pair_share: float = PAIR_SHARE
+) -> Scenes:
     """Scenes with repetitions whose captions are not held out, for training this world's models."""
     kept: list[Scenes] = []
     total = 0
     while total < count:
-        scenes = draw_scenes(count, generator)
+        scenes = draw_scenes(count, generator, pair_share)
         index = torch.tensor([not held_out(caption) for caption in describe(scenes)])
         kept.append(scenes[index])
         total += len(kept[-1])

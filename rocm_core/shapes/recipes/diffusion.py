@@ -27,7 +27,7 @@ from rocm_core.shapes.models import (
     save_half,
     tokenize,
 )
-from rocm_core.shapes.scenes import describe, render, training_scenes
+from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, render, training_scenes
 
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
@@ -42,7 +42,7 @@ def encode_world(
     generator = torch.Generator().manual_seed(seed)
     latents, tokens = [], []
     for _ in range(-(-images // 1000)):
-        scenes = training_scenes(1000, generator)
+        scenes = training_scenes(1000, generator, TRAINING_PAIR_SHARE)
         posterior = vae.encode(render(scenes, generator) * 2 - 1).latent_dist
         latents.append(posterior.sample(generator))
         tokens.append(tokenize(tokenizer, describe(scenes)))
@@ -78,50 +78,59 @@ def train(
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     state: Path,
-    steps: int,
+    cycles: list[int],
     batch_size: int,
     images: int,
     learning_rate: float = 1e-3,
 ) -> Denoiser:
-    """The moving average of a denoiser after ``steps``; resumes from ``state`` where it exists."""
+    """The moving average of a denoiser after one-cycle schedules of so many steps each.
+
+    Every cycle starts from the average the last one ended with. Resumes from ``state``.
+    """
     torch.manual_seed(0)
-    model = Denoiser(tokenizer)
-    average = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05
-    )
-    kept: dict[str, Any] = {"model": model, "average": average}
-    kept |= {"optimizer": optimizer, "schedule": schedule}
-    start = 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        start = saved.pop("step")
-        for name, part in kept.items():
-            part.load_state_dict(saved[name])
+    average = Denoiser(tokenizer)
+    saved = torch.load(state, weights_only=True) if state.exists() else None
     latents, tokens = encode_world(vae, tokenizer, images, seed=1)
     empty = tokenize(tokenizer, [""])
-    for step in tqdm(range(start, steps), desc="diffusion", initial=start, disable=None):
-        g = torch.Generator().manual_seed(1000 + step)
-        index = torch.randint(len(latents), (batch_size,), generator=g)
-        dropped = torch.rand(batch_size, 1, generator=g) < CAPTION_DROPOUT
-        batch_tokens = torch.where(dropped, empty, tokens[index])
-        loss = denoising_loss(model, latents[index], batch_tokens, g)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            print(f"diffusion step {step + 1} loss {loss.item():.4f}", flush=True)
-            saved = {name: part.state_dict() for name, part in kept.items()} | {"step": step + 1}
-            torch.save(saved, state.with_suffix(".tmp"))
-            os.replace(state.with_suffix(".tmp"), state)
+    for cycle, steps in enumerate(cycles):
+        if saved and cycle < saved["cycle"]:
+            continue
+        model = copy.deepcopy(average)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, learning_rate, total_steps=steps, pct_start=0.05
+        )
+        kept: dict[str, Any] = {"model": model, "average": average}
+        kept |= {"optimizer": optimizer, "schedule": schedule}
+        start = 0
+        if saved:
+            start = saved["step"]
+            for name, part in kept.items():
+                part.load_state_dict(saved[name])
+            saved = None
+        name = f"diffusion, cycle {cycle + 1}"
+        for step in tqdm(range(start, steps), desc=name, initial=start, disable=None):
+            g = torch.Generator().manual_seed(1000 + sum(cycles[:cycle]) + step)
+            index = torch.randint(len(latents), (batch_size,), generator=g)
+            dropped = torch.rand(batch_size, 1, generator=g) < CAPTION_DROPOUT
+            batch_tokens = torch.where(dropped, empty, tokens[index])
+            loss = denoising_loss(model, latents[index], batch_tokens, g)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            decay = min(EMA_DECAY, (1 + step) / (10 + step))
+            with torch.no_grad():
+                online = list(model.parameters())
+                torch._foreach_lerp_(list(average.parameters()), online, 1 - decay)
+            if (step + 1) % 200 == 0 or step + 1 == steps:
+                print(f"{name}, step {step + 1}: loss {loss.item():.4f}", flush=True)
+                now = {part: module.state_dict() for part, module in kept.items()}
+                torch.save(now | {"cycle": cycle, "step": step + 1}, state.with_suffix(".tmp"))
+                os.replace(state.with_suffix(".tmp"), state)
     return average
 
 
@@ -130,15 +139,15 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="holds unet/ and text_encoder/")
-    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--cycles", type=int, nargs="+", default=[4200, 6000], metavar="STEPS")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=40_000)
+    parser.add_argument("--images", type=int, default=60_000)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     state = args.output / "state.pt"
-    model = train(vae, tokenizer, state, args.steps, args.batch_size, args.images)
+    model = train(vae, tokenizer, state, args.cycles, args.batch_size, args.images)
     save_half(model.unet, args.output / "unet")
     save_half(model.text_encoder, args.output / "text_encoder")
     state.unlink()
