@@ -4,13 +4,14 @@
 """
 
 import argparse
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rocm_core.errors import UserError, run
 from rocm_core.fingerprint import code_fingerprint
-from rocm_core.names import Method, find_module, parse_method
+from rocm_core.names import Method, declared, find_module, modules, parse_method
 from rocm_core.schema import did_you_mean, load_schema, validate
 from rocm_core.settings import GenerationSettings, PromptSettings, TrainingSettings
 
@@ -122,20 +123,19 @@ def _settings(
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged |= layer
-    if method.divergence == "none":
-        stray = next((name for name, layer in layers[1:] if "beta" in layer), None)
+    _check_divergence(method, layers, merged, key)
+    for name in sorted(_algorithm_settings() - set(declared(method.algorithm, "SETTINGS"))):
+        stray = next((place for place, layer in layers[1:] if name in layer), None)
         if stray:
-            raise UserError(f"{stray}: rocm-none has no divergence, hence no beta: remove it")
-        merged["beta"] = 0.0
-    elif "beta" not in merged:
-        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
-    unused = {
-        "beta_calibration_steps": merged["beta"] != "auto",
-        "reduction": method.divergence == "none",
-        "reference_gradient": method.divergence == "none",
-    }
-    for name in (name for name, is_unused in unused.items() if is_unused):
+            raise UserError(f"{stray}.{name} has no effect on {method.algorithm}: remove it")
         del merged[name]
+    if merged["beta"] != "auto":
+        merged.pop("beta_calibration_steps", None)
+    elif "beta_calibration_steps" not in merged:
+        raise UserError(f"{key}.beta: {method.algorithm} cannot do auto: give it a number")
+    if method.algorithm == "direct" and method.divergence == "none":
+        del merged["reduction"], merged["reference_gradient"]
+    _check_batches(method, merged, key)
     if merged["warmup_steps"] > merged["iterations"]:
         raise UserError(
             f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
@@ -154,6 +154,51 @@ def _settings(
         }
         | {"model": policy.model, "algorithm": method.algorithm, "divergence": method.divergence}
     )
+
+
+@functools.cache
+def _algorithm_settings() -> frozenset[str]:
+    """Training settings that only algorithms which declare them use."""
+    return frozenset(s for name in modules("algorithms") for s in declared(name, "SETTINGS"))
+
+
+def _check_divergence(
+    method: Method, layers: list[tuple[str, Mapping[str, Any]]], merged: dict[str, Any], key: str
+) -> None:
+    """Divergence and β must suit the algorithm; β is 0 in `merged` where there is no divergence."""
+    possible = declared(method.algorithm, "DIVERGENCES")
+    if possible and method.divergence not in possible:
+        raise UserError(
+            f"{key}: {method.algorithm} cannot work with divergence {method.divergence}"
+            f"{did_you_mean(method.divergence, possible)}"
+        )
+    if method.divergence == "none":
+        stray = next((name for name, layer in layers[1:] if "beta" in layer), None)
+        if stray:
+            method_name = stray.rpartition("/")[2].rpartition(".")[2]
+            raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
+        merged["beta"] = 0.0
+    elif "beta" not in merged:
+        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
+
+
+def _check_batches(method: Method, merged: Mapping[str, Any], key: str) -> None:
+    """Counts that must divide one another."""
+    if declared(method.algorithm, "PAIRED", False) and merged["images_per_prompt"] % 2:
+        raise UserError(
+            f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
+            f" prompt, but it is {merged['images_per_prompt']}"
+        )
+    defaults = TrainingSettings.__dataclass_fields__
+    for part, whole in (
+        ("images_per_prompt", "batch_size"),
+        ("updates_per_iteration", "accumulation_steps"),
+    ):
+        divisor = merged.get(part, defaults[part].default)
+        if merged[whole] % divisor:
+            raise UserError(
+                f"{key}: {part} must divide {whole}, {merged[whole]}, but it is {divisor}"
+            )
 
 
 def generation_settings(config: "Config", source: Cell | str) -> GenerationSettings:

@@ -1,8 +1,10 @@
 """What the names in a configuration stand for. Files are looked at, never imported."""
 
+import ast
 import functools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from rocm_core.errors import UserError
 from rocm_core.fingerprint import ROOT
@@ -29,6 +31,15 @@ class Method:
     divergence: str
 
 
+# The field's names. Direct preference optimisation is KL-regularised by construction, at weight β.
+METHODS = {
+    "rlcm": Method("ppo", "consistency", "none"),
+    "ddpo": Method("ppo", "diffusion", "none"),
+    "dpok": Method("dpok", "diffusion", "kl"),
+    "d3po": Method("d3po", "diffusion", "kl"),
+}
+
+
 @functools.cache
 def modules(package: str) -> list[str]:
     """Names that a config may use of rocm_core's `package`: rewards, divergences, algorithms or
@@ -52,10 +63,52 @@ def find_module(package: str, name: str, key: str) -> str:
 
 
 def parse_method(name: str, key: str) -> tuple[str, Method]:
-    """The canonical name of a method and what it stands for; raises `UserError` naming `key`."""
-    algorithm, _, divergence = name.partition("-")
-    if algorithm != "rocm" or not divergence:
+    """The canonical name of a method and what it stands for; raises `UserError` naming `key`.
+
+    `rocm-<divergence>`, one of `METHODS`, or `<algorithm>-<policy>[-<divergence>]`.
+    """
+    if name in METHODS:
+        return name, METHODS[name]
+    spelled = f"direct-consistency-{name.removeprefix('rocm-')}" if name[:5] == "rocm-" else name
+    algorithm, policy, divergence = _split(spelled) or (None, None, None)
+    if algorithm is None or policy is None:
         known = ["rocm-none", *(f"rocm-{d.replace('_', '-')}" for d in modules("divergences"))]
-        raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, known)}")
-    module = "none" if divergence == "none" else find_module("divergences", divergence, key)
-    return f"rocm-{module.replace('_', '-')}", Method("direct", "consistency", module)
+        raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, [*known, *METHODS])}")
+    module = find_module("divergences", divergence, key) if divergence else "none"
+    method = Method(algorithm, policy, module)
+    known_as = {meaning: known for known, meaning in METHODS.items()}
+    suffix = module.replace("_", "-")
+    if method in known_as:
+        return known_as[method], method
+    if (algorithm, policy) == ("direct", "consistency"):
+        return f"rocm-{suffix}", method
+    parts = [algorithm.replace("_", "-"), policy.replace("_", "-"), suffix]
+    return "-".join(parts if divergence else parts[:2]), method
+
+
+def _split(name: str) -> tuple[str, str, str] | None:
+    """Algorithm, policy and divergence ("" for none) that a spelled-out method names."""
+    for algorithm in modules("algorithms"):
+        for policy in modules("policies"):
+            pair = f"{algorithm}-{policy}".replace("_", "-")
+            rest = name.removeprefix(pair)
+            if rest in ("", "-none"):
+                return algorithm, policy, ""
+            if name.startswith(f"{pair}-"):
+                return algorithm, policy, rest[1:]
+    return None
+
+
+@functools.cache
+def declared(algorithm: str, name: str, default: Any = ()) -> Any:
+    """The literal called `name` that an algorithm's module declares. The file is not imported.
+
+    SETTINGS: training settings that algorithms differ in and that this one uses.
+    DIVERGENCES: those it can work with, "none" among them; () is all.
+    PAIRED: it compares images of one prompt, so that `images_per_prompt` must be even.
+    """
+    text = (ROOT / "rocm_core" / "algorithms" / f"{algorithm}.py").read_text(encoding="utf-8")
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == name:
+            return ast.literal_eval(statement.value)
+    return default

@@ -1,6 +1,7 @@
 """AdamW on the adapter, averaged over processes: what algorithms know as `algorithms.Optimiser`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,18 +41,24 @@ class AdapterOptimiser:
         loss.backward()
 
     def step(self) -> None:
-        if self.accelerator.num_processes > 1:
-            self._average_gradients()
+        self.average_gradients(self.parameters)
         clip = self.settings.gradient_clip
         limit = math.inf if clip is None else clip
         self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         self.adam.step()
         self.adam.zero_grad()
 
-    def _average_gradients(self) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+    def gather(self, values: list[Any]) -> list[Any]:
+        from accelerate.utils import gather_object
+
+        return gather_object(values) if self.accelerator.num_processes > 1 else values
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         flat = self.accelerator.reduce(flat, "mean")
-        parts = flat.split([parameter.numel() for parameter in self.parameters])
-        for parameter, part in zip(self.parameters, parts, strict=True):
+        parts = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)

@@ -106,7 +106,8 @@ class TrainingSettings(Settings):
     """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
 
     `scorer` is the local weights path of the reward, or None; `batch_size` is per process; `beta`
-    weighs the divergence in equation 10 of the paper; the optimiser is AdamW.
+    weighs the divergence in equation 10 of the paper; the optimiser is AdamW. Settings that an
+    algorithm does not use keep their defaults.
     """
 
     reward: str
@@ -134,6 +135,16 @@ class TrainingSettings(Settings):
     weight_decay: float = 0.0
     gradient_clip: float | None = 1.0
     accumulation_steps: int = 1
+    images_per_prompt: int = 1
+    updates_per_iteration: int = 1
+    inner_epochs: int = 1
+    ratio_clip: float = 1e-4
+    advantage_clip: float = 10.0
+    prompt_buffer: int = 32
+    prompt_buffer_minimum: int = 16
+    horizon: Literal["stochastic", "released"] = "stochastic"
+    value_learning_rate: float = 1e-4
+    value_updates: int = 5
     lora_rank: int = 16
     lora_alpha: float = 32.0
     ema_decay: float | None = None

@@ -95,6 +95,8 @@ class Trainer:
         torch.manual_seed(integer(self.settings.seed, key, stream))  # for algorithms that draw
         indices, batches = self.batches(step, stream)
         learning_rate = self.optimiser.set_learning_rate(step)
+        if hasattr(self.reward, "progress"):
+            self.reward.progress = (step - 1) / self.settings.iterations
         seen = self.algorithm.update(self.policy, self.reward, batches, self.optimiser)
         if self.average is not None and self.settings.ema_decay is not None:
             for name, value in self.average.items():
@@ -133,7 +135,7 @@ class Trainer:
         return all_indices, batches
 
     def _prompt_at(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.prompts))
+        epoch, place = divmod(position // self.settings.images_per_prompt, len(self.prompts))
         return _order(self.settings.seed, epoch, len(self.prompts))[place]
 
     def _means(self, step: int, seen: Sequence[Statistics], indices: Sequence[int]) -> Row:
@@ -145,7 +147,11 @@ class Trainer:
         parts = [s.squared_distances for s in seen if s.squared_distances is not None]
         distances = torch.cat(parts).float().unbind(1) if parts else ()
         loss = torch.stack([s.loss for s in seen]).float()
-        means = self._average(loss, reward, divergence, *distances)
+        diagnostics = {
+            name: torch.stack([s.diagnostics[name] for s in seen]).float()
+            for name in seen[0].diagnostics
+        }
+        means = self._average(loss, reward, divergence, *distances, *diagnostics.values())
         norm = float(self.optimiser.gradient_norm)
         if not all(map(math.isfinite, [*means, norm])):
             bad = [i for i, n in zip(indices, reward + divergence, strict=True) if not n.isfinite()]
@@ -156,15 +162,17 @@ class Trainer:
                 "lower learning_rate, or check the reward on that prompt"
             )
         names = [f"squared_distance_{self.policy.steps - i}" for i in range(len(self.policy.stds))]
-        per_step: Sequence[float | None] = means[3:] if parts else [None] * len(names)
+        in_order = means[3 : 3 + len(distances)]
+        per_step: Sequence[float | None] = in_order if parts else [None] * len(names)
         return {
             "step": step,
             "reward": means[1],
             "loss": means[0],
             "divergence": means[2],
-            "squared_distance": sum(means[3:]) if parts else None,
+            "squared_distance": sum(in_order) if parts else None,
             **dict(zip(names, per_step, strict=True)),
             "gradient_norm": norm,
+            **dict(zip(diagnostics, means[3 + len(distances) :], strict=True)),
         }
 
     def _average(self, *columns: Tensor) -> list[float]:

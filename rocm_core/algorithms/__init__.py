@@ -8,11 +8,11 @@ gradients. It knows nothing of files, processes, schedules or precision.
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.errors import UserError
 from rocm_core.policies import Policy
@@ -30,13 +30,19 @@ class Batch:
 
 
 class Optimiser(Protocol):
-    """What an algorithm may do to the policy's adapter."""
+    """What an algorithm may do to the policy's adapter, and ask of the run's other processes."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to what has gathered since the last `step`."""
 
     def step(self) -> None:
         """Average the gradients over processes, clip, update the adapter, start from zero."""
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """Plain values of all processes, in the processes' order."""
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Average the gradients of an algorithm's own parameters over processes."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Statistics:
     loss: Tensor  # ()
     divergence: Tensor  # (N,) summed over the stochastic steps
     squared_distances: Tensor | None  # (N, K-1), summed over latent dimensions; None: not computed
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # (), further columns
 
 
 class Algorithm(ABC):
@@ -71,7 +78,8 @@ class Algorithm(ABC):
 
 def names() -> list[str]:
     """All algorithms that there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
 def load_algorithm(settings: TrainingSettings) -> Algorithm:

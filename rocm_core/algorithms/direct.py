@@ -16,6 +16,8 @@ from rocm_core.policies import Policy
 from rocm_core.rewards import Reward
 from rocm_core.settings import TrainingSettings
 
+SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "gradient_checkpointing")
+
 
 class Direct(Algorithm):
     """ROCM. With divergence `none` the reference is never evaluated."""

@@ -5,9 +5,11 @@ the deterministic ones (for a consistency model the last). Noise is given, so th
 differentiable function of the adapter's parameters (reparameterisation).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,6 +36,32 @@ class Transition:
     next_state: Tensor
     reference_mean: Tensor | None
 
+    def log_prob(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+        """log N(next_state; mean, std² I), `(N,)`: summed or averaged over latent dimensions."""
+        z = (self.next_state - self.mean) / self.std
+        density = -0.5 * z.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
+        return _reduce(density, reduction)
+
+    def log_ratio(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+        """log of the next state's density over the reference's, `(N,)`, reduced as `log_prob`."""
+        base = replace(self, mean=self._reference_mean)
+        return self.log_prob(reduction) - base.log_prob(reduction)
+
+    def squared_distance(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+        """d² = |mean - reference mean|²/std², `(N,)`: summed or averaged over latent dimensions."""
+        return _reduce(((self.mean - self._reference_mean) / self.std).square(), reduction)
+
+    @property
+    def _reference_mean(self) -> Tensor:
+        if self.reference_mean is None:
+            raise ValueError("this transition was made without a reference")
+        return self.reference_mean
+
+
+def _reduce(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
+    flat = values.flatten(1)
+    return flat.sum(1) if reduction == "sum" else flat.mean(1)
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -43,16 +71,8 @@ class Trajectory:
     transitions: list[Transition]
 
     def squared_distances(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
-        """d² = |mean - reference mean|²/std² of each stochastic step, `(N, K-1)`.
-
-        reduction: over the latent dimensions. Needs a rollout with a reference.
-        """
-        columns = []
-        for step in self.transitions:
-            if step.reference_mean is None:
-                raise ValueError("a rollout without a reference has no distance to it")
-            ratio = ((step.mean - step.reference_mean) / step.std).flatten(1).square()
-            columns.append(ratio.sum(1) if reduction == "sum" else ratio.mean(1))
+        """d² of each stochastic step, `(N, K-1)`; needs a rollout with a reference."""
+        columns = [step.squared_distance(reduction) for step in self.transitions]
         return torch.stack(columns, 1) if columns else self.latents.new_zeros(len(self.latents), 0)
 
 
@@ -60,11 +80,14 @@ class Policy(nn.Module, ABC):
     """A frozen diffusers pipeline as a policy; only an adapter added to `unet` can be trained.
 
     A subclass sets `timesteps` and `stds` and computes `mean`.
-    unet_passes: U-Net evaluations, counted per image, forward, recomputations not counted.
+    passes_per_step: U-Net evaluations that one image takes for one step.
+    unet_passes: evaluations so far, counted per image, forward, recomputations not counted.
     """
 
+    passes_per_step = 1
     timesteps: Tensor  # (K,) int64, in the order of the steps
     stds: Tensor  # one for each stochastic step, at least float32
+    last_step: tuple[float, float] | None = None  # of a deterministic one: √ᾱ and σ it starts at
 
     def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -161,10 +184,10 @@ class Policy(nn.Module, ABC):
                 return self.mean(index, x, embeddings)
 
             def unadapted(x: Tensor, index: int = index) -> Tensor:
-                with adapter_off(self.unet):
+                with self.reference():
                     return self.mean(index, x, embeddings)
 
-            self.unet_passes += len(state)
+            self.unet_passes += self.passes_per_step * len(state)
             if index >= len(self.stds):
                 state = keep(adapted, state)
                 continue
@@ -174,7 +197,7 @@ class Policy(nn.Module, ABC):
                 mean = regularised = keep(adapted, state)
             reference_mean = None
             if reference is not None:
-                self.unet_passes += len(state)
+                self.unet_passes += self.passes_per_step * len(state)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and reference == "full"):
                     reference_mean = keep(unadapted, state)
             std = self.stds[index]
@@ -184,6 +207,25 @@ class Policy(nn.Module, ABC):
             )
             state = next_state
         return Trajectory(state, transitions)
+
+    def revisit(
+        self, index: int, past: Transition, embeddings: Tensor, reference: bool = False
+    ) -> Transition:
+        """The transition `past`, which was step `index`, as the policy would make it now.
+
+        State and next state stay, so that only the mean carries gradient: for policy gradients.
+        """
+        evaluations = 2 if reference else 1
+        self.unet_passes += evaluations * self.passes_per_step * len(past.state)
+        mean, reference_mean = self.mean(index, past.state, embeddings), None
+        if reference:
+            with self.reference(), torch.no_grad():
+                reference_mean = self.mean(index, past.state, embeddings)
+        return replace(past, mean=mean, reference_mean=reference_mean)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the policy is the reference: its adapter is off."""
+        return adapter_off(self.unet)
 
     def autocast(self) -> torch.autocast:
         """Autocast to the networks' dtype where that is below float32: adapters stay float32."""

@@ -63,6 +63,7 @@ class ConsistencyPolicy(Policy):
             self._plan.append(_Step(state, output, c_skip, c_out, scale))
         self._clip = config.clip_sample_range if config.clip_sample else None
         self.set_chain(timesteps, [sigmas[t] for t in timesteps[1:]])
+        self.last_step = alphas[timesteps[-1]], sigmas[timesteps[-1]]
         embedding = guidance_embedding(guidance_scale, width)
         self.register_buffer("guidance", embedding.to(device, dtype), persistent=False)
 

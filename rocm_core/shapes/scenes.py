@@ -89,9 +89,7 @@ class Scenes:
         return _COLOR_TABLE[self.color]
 
 
-def draw_scenes(
-    count: int, generator: torch.Generator, pair_share: float = PAIR_SHARE
-) -> Scenes:
+def draw_scenes(count: int, generator: torch.Generator, pair_share: float = PAIR_SHARE) -> Scenes:
     """``count`` scenes drawn at random, with repetitions."""
 
     def choice(options: int, *shape: int) -> Tensor:

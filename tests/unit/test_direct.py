@@ -251,5 +251,5 @@ def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch
 
 
 def test_an_unknown_algorithm_is_refused():
-    with pytest.raises(UserError, match="there is no algorithm 'indirect': choose one of direct"):
+    with pytest.raises(UserError, match="there is no algorithm 'indirect': choose one of d3po, direct"):
         load_algorithm(tiny.settings(algorithm="indirect"))

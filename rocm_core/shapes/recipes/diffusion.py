@@ -124,8 +124,9 @@ def train(
             schedule.step()
             decay = min(EMA_DECAY, (1 + step) / (10 + step))
             with torch.no_grad():
-                online = list(model.parameters())
-                torch._foreach_lerp_(list(average.parameters()), online, 1 - decay)
+                torch._foreach_lerp_(
+                    list(average.parameters()), list(model.parameters()), 1 - decay
+                )
             if (step + 1) % 200 == 0 or step + 1 == steps:
                 print(f"{name}, step {step + 1}: loss {loss.item():.4f}", flush=True)
                 now = {part: module.state_dict() for part, module in kept.items()}

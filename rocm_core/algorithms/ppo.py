@@ -1,0 +1,96 @@
+"""Proximal policy optimisation: RLCM on a consistency policy, DDPO on a diffusion policy.
+
+    maximise  E[ Σ_k min(ρ_k Â, clip(ρ_k, 1 ± ε) Â) ],  ρ_k = p_θ(x_{k-1}|x_k) / p_old(·|x_k)
+
+with rewards normalised per prompt (Black et al. 2023, section 4.2 and appendix; Oertell et al.
+2024, algorithm 1). A divergence to the reference, which neither has, can be added to either.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rocm_core.algorithms import Optimiser
+from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample
+from rocm_core.policies import Policy
+from rocm_core.settings import TrainingSettings
+
+SETTINGS = (
+    "reduction",
+    "beta_calibration_steps",
+    "updates_per_iteration",
+    "inner_epochs",
+    "ratio_clip",
+    "advantage_clip",
+    "prompt_buffer",
+    "prompt_buffer_minimum",
+    "horizon",
+)
+_TINY = 1e-6
+
+
+class PPO(PolicyGradient):
+    """The statistics of all prompts are part of its state."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        self.statistics = PromptStatistics(settings.prompt_buffer, settings.prompt_buffer_minimum)
+
+    def advantages(
+        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        own = [
+            (prompt, reward)
+            for sample in samples
+            for prompt, reward in zip(sample.batch.prompts, sample.reward.tolist(), strict=True)
+        ]
+        self.statistics.add(optimiser.gather(own))
+        limit = self.settings.advantage_clip
+        advantages = []
+        for sample in samples:
+            rewards = zip(sample.batch.prompts, sample.reward.tolist(), strict=True)
+            normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in rewards]
+            advantage = torch.tensor(normalised).to(sample.log_probs).clamp(-limit, limit)
+            advantages.append(advantage[:, None].expand_as(sample.log_probs))
+        return advantages, {}
+
+    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        clip = self.settings.ratio_clip
+        return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rewards": {k: list(v) for k, v in self.statistics.rewards.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for prompt, rewards in state["rewards"].items():
+            self.statistics.rewards[prompt].extend(rewards)
+
+
+class PromptStatistics:
+    """The last `size` rewards of each prompt, and those of the current iteration.
+
+    A prompt with fewer than `minimum` rewards is normalised by the iteration's; so are all prompts
+    when `size` is 0.
+    """
+
+    def __init__(self, size: int, minimum: int) -> None:
+        self.minimum = minimum
+        self.rewards: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=size))
+        self.iteration: list[float] = []
+
+    def add(self, rewards: Sequence[tuple[str, float]]) -> None:
+        """Take the (prompt, reward) pairs of one iteration, of all processes."""
+        self.iteration = [reward for _, reward in rewards]
+        for prompt, reward in rewards:
+            self.rewards[prompt].append(reward)
+
+    def normalise(self, prompt: str, reward: float) -> float:
+        """(reward - mean) / standard deviation."""
+        known = self.rewards[prompt]
+        known_enough = len(known) >= self.minimum
+        values = torch.tensor(list(known) if known_enough else self.iteration, dtype=torch.double)
+        spread = values.std(correction=0) + _TINY
+        return float((reward - values.mean()) / spread)

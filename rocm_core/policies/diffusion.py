@@ -1,0 +1,108 @@
+"""A latent diffusion model as a policy: DDIM with η = 1 (Song et al. 2021, equations 12 and 16).
+
+x_{t'} ~ N(√ᾱ' x̂0 + √(1 - ᾱ' - σ²) ε, σ² I) with σ² = η² (1 - ᾱ')/(1 - ᾱ)·(1 - ᾱ/ᾱ'), ε from
+classifier-free guidance: two passes of the U-Net for each step. Timesteps and the noise schedule
+are those of diffusers' `DDIMScheduler` on the model's own scheduler configuration.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rocm_core.errors import UserError
+from rocm_core.policies.base import Policy
+
+
+class _Step(NamedTuple):
+    """Coefficients of one step, of its state's signal and noise and of its mean's."""
+
+    signal: float
+    noise: float
+    mean_signal: float
+    mean_noise: float
+
+
+class DiffusionPolicy(Policy):
+    """`guidance_scale` 1 takes one pass a step. Where the schedule ends at ᾱ' = 1 (Stable
+    Diffusion's does not), the last step is deterministic.
+
+    Raises `UserError` for a consistency model and for a scheduler that DDIM cannot stand in for.
+    """
+
+    eta = 1.0
+    unconditional: Tensor  # (1, L, D) embedding of the empty prompt
+
+    def __init__(
+        self,
+        model: str,
+        inference_steps: int,
+        guidance_scale: float,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        from diffusers import DDIMScheduler
+
+        super().__init__(model, device, dtype)
+        if self.unet.config.time_cond_proj_dim is not None:
+            raise UserError(f"{model} is a consistency model: name its policy consistency")
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        config = scheduler.config
+        if config.thresholding or config.prediction_type not in ("epsilon", "v_prediction"):
+            raise UserError(
+                f"{model}: its scheduler must predict epsilon or v_prediction, without thresholding"
+            )
+        try:
+            scheduler.set_timesteps(inference_steps)
+        except ValueError:
+            most = config.num_train_timesteps
+            raise UserError(
+                f"inference_steps must be 1 … {most} for {model}, not {inference_steps}"
+            ) from None
+        timesteps, stride = scheduler.timesteps.tolist(), config.num_train_timesteps
+        self._velocity = config.prediction_type == "v_prediction"
+        self._clip = config.clip_sample_range if config.clip_sample else None
+        self._plan, stds = [], []
+        for timestep in timesteps:
+            following = timestep - stride // inference_steps
+            alpha = scheduler.alphas_cumprod[timestep].item()
+            known = scheduler.alphas_cumprod
+            after = (scheduler.final_alpha_cumprod if following < 0 else known[following]).item()
+            std = self.eta * math.sqrt((1 - after) / (1 - alpha) * (1 - alpha / after))
+            direction = math.sqrt(max(0.0, 1 - after - std**2))
+            self._plan.append(
+                _Step(math.sqrt(alpha), math.sqrt(1 - alpha), math.sqrt(after), direction)
+            )
+            stds.append(std)
+        self.set_chain(timesteps, [std for std in stds if std > 0])
+        self.guidance_scale = guidance_scale
+        self.passes_per_step = 1 if guidance_scale == 1 else 2
+        self.register_buffer("unconditional", self.encode_prompts([""]), persistent=False)
+
+    def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
+        step = self._plan[index]
+        output = self._guided(index, state, embeddings)
+        if self._velocity:
+            original = step.signal * state - step.noise * output
+            noise = step.signal * output + step.noise * state
+        else:
+            original, noise = (state - step.noise * output) / step.signal, output
+        if self._clip is not None:
+            original = original.clamp(-self._clip, self._clip)
+        return step.mean_signal * original + step.mean_noise * noise
+
+    def _guided(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
+        """ε (or v) with classifier-free guidance, in the precision of the state."""
+        states = state.to(self.dtype)
+        if self.passes_per_step == 2:
+            states = torch.cat([states, states])
+            embeddings = torch.cat([self.unconditional.expand_as(embeddings), embeddings])
+        with self.autocast():
+            output = self.unet(
+                states, self.timesteps[index], encoder_hidden_states=embeddings, return_dict=False
+            )[0].to(state.dtype)
+        if self.passes_per_step == 1:
+            return output
+        without, conditional = output.chunk(2)
+        return without + self.guidance_scale * (conditional - without)
