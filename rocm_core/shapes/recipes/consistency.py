@@ -191,9 +191,9 @@ def main() -> None:
         "--diffusion", type=Path, required=True, help="output of the diffusion recipe"
     )
     parser.add_argument("--output", type=Path, required=True, help="holds both pipeline folders")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=40_000)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--ema-decay", type=float, default=0.95)
     args = parser.parse_args()

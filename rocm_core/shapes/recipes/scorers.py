@@ -55,18 +55,18 @@ class Recipe:
     seed: int
     contrast_steps: int
     choice_steps: int = 0
-    captions: int = 1000
+    captions: int = 700
     temperature: float = 0.1
     slips: float = 0.1
 
 
 RECIPES = {
-    "clipscore": Recipe(seed=101, contrast_steps=450),
-    "blipscore": Recipe(seed=102, contrast_steps=450),
-    "hpsv2": Recipe(seed=103, contrast_steps=300, choice_steps=350),
-    "pickscore": Recipe(seed=104, contrast_steps=300, choice_steps=350, temperature=0.15),
-    "imagereward": Recipe(seed=105, contrast_steps=300, choice_steps=350, slips=0.15),
-    "aesthetic": Recipe(seed=106, contrast_steps=200, choice_steps=300),
+    "clipscore": Recipe(seed=101, contrast_steps=320),
+    "blipscore": Recipe(seed=102, contrast_steps=320),
+    "hpsv2": Recipe(seed=103, contrast_steps=210, choice_steps=250),
+    "pickscore": Recipe(seed=104, contrast_steps=210, choice_steps=250, temperature=0.15),
+    "imagereward": Recipe(seed=105, contrast_steps=210, choice_steps=250, slips=0.15),
+    "aesthetic": Recipe(seed=106, contrast_steps=140, choice_steps=210),
 }
 EVALUATION_SEED, EVALUATION_CAPTIONS = 100, 250
 RENDERINGS = 16_384  # of the contrastive stage
