@@ -3,8 +3,8 @@
 Zhang et al. 2020 (arXiv 1904.09675): R is the mean, over the reference's tokens, of the largest
 cosine with any of the candidate's tokens. As the package bert-score 0.3.13 computes it without idf
 weights and without rescaling: [CLS] and [SEP] are not counted but may be matched, texts are cut at
-512 tokens, and a text without tokens scores 0. The package itself fails with transformers 5 on this
-model's tokenizer and on empty texts.
+512 tokens, and a text without tokens scores 0. Unlike there, padding is never matched, so a score
+does not depend on the batch. The package fails with transformers 5 on this model's tokenizer.
 """
 
 from collections.abc import Sequence
