@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -23,10 +24,18 @@ from rocm_core.training import INTERRUPTED, train
 def run(model, reward, tmp_path):
     """Train in folders of the given name; returns the output folder, None if it was interrupted."""
 
-    def run(name="run", stop_after=None, fingerprint="f00d", prompts=tiny.PROMPTS, **changes):
+    def run(
+        name="run",
+        stop_after=None,
+        fingerprint="f00d",
+        prompts=tiny.PROMPTS,
+        keep_state=False,
+        **changes,
+    ):
         output, settings = tmp_path / name, tiny.settings(model=model, **changes)
+        state = tmp_path / f"{name}-state"
         try:
-            train(settings, prompts, output, tmp_path / f"{name}-state", fingerprint, stop_after)
+            train(settings, prompts, output, state, fingerprint, stop_after, keep_state)
         except SystemExit as leaving:
             assert leaving.code == INTERRUPTED
             return None
@@ -75,6 +84,17 @@ def test_a_run_leaves_its_results_and_no_state(run, tmp_path):
         assert float(row["loss"]) == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_state_that_is_kept_gives_the_same_results_again_without_training(run, reward, tmp_path):
+    once = run(snapshot_every=4, keep_state=True)
+    files = {path: path.read_bytes() for path in once.rglob("*.safetensors")}
+    shutil.rmtree(once)
+    reward.score = None  # is not asked
+    again = run(snapshot_every=4, keep_state=True)
+    assert {path: path.read_bytes() for path in again.rglob("*.safetensors")} == files
+    manifest = json.loads((again / "manifest.json").read_text())
+    assert manifest["attempts"] == 2 and manifest["resumed_after"] == [0, 6]
+
+
 def test_without_a_divergence_no_distance_is_claimed(run):
     assert {row["squared_distance_2"] for row in history(run())} == {""}
 
@@ -112,7 +132,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run, changes):
         }
     seconds = [float(row["seconds"]) for row in history(parts)]
     assert seconds == sorted(seconds)
-    assert json.loads((parts / "manifest.json").read_text())["attempts"] == 3
+    manifest = json.loads((parts / "manifest.json").read_text())
+    assert manifest["attempts"] == 3 and manifest["resumed_after"] == [0, 1, 4]
+    assert manifest["seconds"] >= seconds[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -129,7 +151,8 @@ def test_a_signal_saves_the_state_and_leaves(run, reward, tmp_path, number):
     reward.score = score_and_be_told
     assert run("parts") is None and len(calls) == 3
     assert signal.getsignal(number) is before
-    assert [path.name for path in (tmp_path / "parts-state").iterdir()] == ["step-000000003.state"]
+    left = {path.name for path in (tmp_path / "parts-state").iterdir()}
+    assert left == {"attempts.json", "step-000000003.state"}
     assert not (tmp_path / "parts").exists()
     assert lora(run("parts")) == lora(whole)
 
@@ -173,7 +196,7 @@ def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothin
     run, reward, tmp_path
 ):
     assert run(stop_after=2) is None
-    state = {path: path.read_bytes() for path in (tmp_path / "run-state").iterdir()}
+    state = {path: path.read_bytes() for path in (tmp_path / "run-state").glob("*.state")}
     score, broken = reward.score, []
 
     def break_one(images, prompts):
@@ -187,7 +210,7 @@ def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothin
     assert f"the reward or divergence is not finite at step 3, prompt {culprit}:" in str(
         caught.value
     )
-    assert {path: path.read_bytes() for path in (tmp_path / "run-state").iterdir()} == state
+    assert {path: path.read_bytes() for path in (tmp_path / "run-state").glob("*.state")} == state
     assert not (tmp_path / "run").exists()
 
 
