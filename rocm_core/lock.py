@@ -77,7 +77,8 @@ class Lock:
         with self._alone():
             if self._is_mine():
                 if self.record.exists():
-                    self._remember(self.me, time.time())
+                    with contextlib.suppress(OSError):  # a full disk must not keep the lock
+                        self._remember(self.me, time.time())
                 self.path.unlink()
                 self.guard.unlink()
 

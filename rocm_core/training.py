@@ -95,6 +95,7 @@ def train(
                 folder.save(step, trainer.state_dict())
                 saved_at = time.monotonic()
             if leave:
+                accelerator.wait_for_everyone()  # who leaves early takes the others with it
                 raise SystemExit(INTERRUPTED)
         if main:
             attempts = folder.lock.attempts()
@@ -104,6 +105,8 @@ def train(
                 folder.keep()
             else:
                 folder.clear()
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
 
 
 def _write_results(
@@ -119,6 +122,7 @@ def _write_results(
     with atomic_write(files[1]) as file:
         file.write(table.getvalue().encode())
     shutil.rmtree(output / "snapshots", ignore_errors=True)
+    (output / "snapshots").mkdir()  # the workflow expects it, even empty
     for snapshot in snapshots:
         files.append(output / "snapshots" / snapshot.name)
         with atomic_write(files[-1]) as file:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -263,3 +264,38 @@ def test_it_trains_in_bfloat16_with_a_float32_adapter(run):
 def test_no_prompts_are_refused(model, tmp_path):
     with pytest.raises(UserError, match="no prompts to train on"):
         train(tiny.settings(model=model), [], tmp_path / "out", tmp_path / "state", "f00d")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_no_state_that_was_saved(run, reward, model, tmp_path, small_disk):
+    whole, score = run("whole", snapshot_every=2), reward.score
+    parts, calls = (tmp_path / "parts", small_disk / "state", "f00d"), []
+
+    def fill_the_disk(images, prompts):
+        calls.append(prompts)
+        if len(calls) == 4:
+            with pytest.raises(OSError, match="No space left"), open(ballast, "wb") as file:
+                while True:
+                    file.write(bytes(512))
+        return score(images, prompts)
+
+    ballast, reward.score = small_disk / "ballast", fill_the_disk
+    settings = tiny.settings(model=model, snapshot_every=2)
+    with pytest.raises(OSError, match="No space left"):
+        train(settings, tiny.PROMPTS, *parts)
+    left = {path.name for path in (small_disk / "state").iterdir()}
+    assert left == {"attempts.json", "step-000000002.state", "snapshots"}
+    ballast.unlink()
+    train(settings, tiny.PROMPTS, *parts)
+    assert lora(parts[0]) == lora(whole) and len(calls) == 4 + 4

@@ -29,7 +29,6 @@ def main() -> None:
         args.stop_after,
         args.keep_state,
     )
-    (args.output / "snapshots").mkdir(exist_ok=True)  # the workflow expects it, even empty
 
 
 if __name__ == "__main__":
