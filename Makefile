@@ -1,6 +1,8 @@
 # make demo   from a fresh machine to a finished report    make test   every test that runs here
 # make lint   style and types                              make cells  the table of cells
 # make verify every artefact against the configuration     make clean  environment and caches
+# make test-faults   kills, full disks and lost nodes, on a real Slurm if it is installed
+# make cancel        cancel the Slurm jobs that were started from this folder
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
 CORES ?= all
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint cells verify clean
+.PHONY: demo test test-faults lint cells verify cancel clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.config --configfile $(CONFIG)
@@ -21,6 +23,9 @@ demo: $(VENV)/main
 
 test: $(VENV)/dev
 	python -m pytest
+
+test-faults: $(VENV)/dev
+	python -m pytest -m faults
 
 lint: $(VENV)/dev
 	ruff check .
@@ -34,6 +39,12 @@ cells: $(VENV)/main
 
 verify: $(VENV)/main
 	@python -m rocm_core.verify --configfile $(CONFIG)
+
+# Trainings save what they have before they leave.
+cancel:
+	@squeue --me --noheader --format='%i %Z' \
+	  | awk -v here='$(CURDIR)' '{job = $$1; sub(/^[^ ]+ /, "")} $$0 == here {print job}' \
+	  | xargs --no-run-if-empty scancel --verbose
 
 # Results stay: they can have cost hours.
 clean:

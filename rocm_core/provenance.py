@@ -64,11 +64,18 @@ def listed_hashes(folder: str | Path) -> dict[str, str]:
     for parent in [folder, *folder.parents[:3]]:
         manifest = parent / "MANIFEST.json"
         if manifest.is_file():
-            prefix = folder.relative_to(parent).as_posix() + "/"
-            entries = _read_listing(manifest)
-            below = prefix if prefix != "./" else ""
-            return {k.removeprefix(below): v for k, v in entries.items() if k.startswith(below)}
+            status = os.stat(manifest)
+            return _listed(folder, manifest, status.st_size, status.st_mtime_ns)
     return {}
+
+
+@functools.cache
+def _listed(folder: Path, manifest: Path, size: int, mtime_ns: int) -> dict[str, str]:
+    """What a manifest lists below a folder; one unchanged in size and time is read once."""
+    prefix = folder.relative_to(manifest.parent).as_posix() + "/"
+    below = prefix if prefix != "./" else ""
+    entries = _read_listing(manifest)
+    return {k.removeprefix(below): v for k, v in entries.items() if k.startswith(below)}
 
 
 def _read_listing(manifest: Path) -> dict[str, str]:

@@ -66,7 +66,7 @@ class Trainer:
         unet, targets = self.policy.unet, settings.lora_targets
         add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(unet)
-        self.step, self.seconds, self.attempts, self.reward_queries = 0, 0.0, 1, 0
+        self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
         self.history: list[Row] = []
         self._start(settings.beta)
@@ -217,7 +217,7 @@ class Trainer:
         """Everything that an exact resume needs: tensors and plain values."""
         return {
             "identity": self.identity,
-            "counts": [self.step, self.seconds, self.attempts, self.reward_queries],
+            "counts": [self.step, self.seconds, self.reward_queries],
             "unet_passes": self.policy.unet_passes,
             "history": self.history,
             "beta": self.beta,
@@ -243,8 +243,7 @@ class Trainer:
         self.algorithm.load_state_dict(state["algorithm"])
         if self.average is not None:
             self.average = {k: v.to(self.device) for k, v in state["average"].items()}
-        self.step, self.seconds, self.attempts, self.reward_queries = state["counts"]
-        self.attempts += 1
+        self.step, self.seconds, self.reward_queries = state["counts"]
         self.policy.unet_passes = state["unet_passes"]
         self.history, self.calibration = state["history"], state["calibration"]
 

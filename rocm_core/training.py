@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
+from rocm_core.lock import Owner
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, write_manifest
 from rocm_core.settings import TrainingSettings
@@ -30,13 +32,16 @@ def train(
     state: Path,
     fingerprint: str,
     stop_after: int | None = None,
+    keep_state: bool = False,
 ) -> None:
     """Train one cell: lora.safetensors, snapshots/, history.csv and manifest.json in `output`.
 
-    state: folder of the unfinished run; goes on from what is there, and is removed after success.
+    state: folder of the unfinished run; goes on from what is there. It is removed after success
+    unless `keep_state`: then the same call writes the same results again, without training.
     fingerprint: of the code. On SIGTERM, SIGUSR1, an approaching time limit or after `stop_after`
     iterations of this call it saves and raises SystemExit(3). Raises `UserError` for a reward,
-    divergence or gradient that is not finite; `output` and the last state stay as they were.
+    divergence or gradient that is not finite, or while another process owns `state`; `output` and
+    the last state stay as they were.
     """
     from accelerate import Accelerator
 
@@ -46,8 +51,15 @@ def train(
         torch.set_num_threads(int(threads))
     accelerator = Accelerator()
     main = accelerator.is_main_process
-    folder = StateFolder(state)
-    with folder if main else contextlib.nullcontext(), StopRequest() as stop:
+    with StopRequest() as stop, contextlib.ExitStack() as stack:
+
+        def give_up() -> None:
+            if stop:
+                raise SystemExit(INTERRUPTED)
+
+        folder = StateFolder(state, give_up)
+        if main:
+            stack.enter_context(folder)
         accelerator.wait_for_everyone()
         trainer = Trainer(settings, prompts, fingerprint, accelerator)
         snapshots = {
@@ -61,7 +73,12 @@ def train(
                 raise UserError(f"{lost[0]} is missing: remove {state} to train from the start")
         elif settings.beta == "auto":
             trainer.calibrate()
+            if main:
+                folder.save(0, trainer.state_dict())
 
+        if main:
+            folder.lock.note(step=trainer.step)
+            print(f"going on after step {trainer.step} of {settings.iterations}", file=sys.stderr)
         first, saved_at = trainer.step + 1, time.monotonic()
         steps = range(first, settings.iterations + 1)
         bar = tqdm(steps, initial=trainer.step, total=settings.iterations, disable=None)
@@ -73,17 +90,28 @@ def train(
             leave = not done and bool(accelerator.reduce(wish.to(accelerator.device)))
             if main and step in snapshots:
                 trainer.export(snapshots[step])
-            if main and (done or leave or time.monotonic() - saved_at > SAVE_SECONDS):
+            due = step in snapshots or time.monotonic() - saved_at > SAVE_SECONDS
+            if main and (done or leave or due):
                 folder.save(step, trainer.state_dict())
                 saved_at = time.monotonic()
             if leave:
+                accelerator.wait_for_everyone()  # who leaves early takes the others with it
                 raise SystemExit(INTERRUPTED)
         if main:
-            _write_results(trainer, output, list(snapshots.values()))
-            folder.clear()
+            attempts = folder.lock.attempts()
+            with folder.lock.held():
+                _write_results(trainer, output, list(snapshots.values()), attempts)
+            if keep_state:
+                folder.keep()
+            else:
+                folder.clear()
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
 
 
-def _write_results(trainer: Trainer, output: Path, snapshots: Sequence[Path]) -> None:
+def _write_results(
+    trainer: Trainer, output: Path, snapshots: Sequence[Path], attempts: Sequence[Owner]
+) -> None:
     settings, last = trainer.settings, trainer.history[-1]
     files = [output / "lora.safetensors", output / "history.csv"]
     trainer.export(files[0])
@@ -94,11 +122,13 @@ def _write_results(trainer: Trainer, output: Path, snapshots: Sequence[Path]) ->
     with atomic_write(files[1]) as file:
         file.write(table.getvalue().encode())
     shutil.rmtree(output / "snapshots", ignore_errors=True)
+    (output / "snapshots").mkdir()  # the workflow expects it, even empty
     for snapshot in snapshots:
         files.append(output / "snapshots" / snapshot.name)
         with atomic_write(files[-1]) as file:
             file.write(snapshot.read_bytes())
     on_gpu = trainer.device.type == "cuda"
+    processes = trainer.accelerator.num_processes
     write_manifest(
         output / "manifest.json",
         settings=settings.to_dict(),
@@ -106,15 +136,16 @@ def _write_results(trainer: Trainer, output: Path, snapshots: Sequence[Path]) ->
         outputs=files,
         weights=[path for path in (settings.model, settings.scorer) if path],
         device=torch.cuda.get_device_name(trainer.device) if on_gpu else "cpu",
-        seconds=trainer.seconds,
+        seconds=processes * sum(attempt["seconds"] for attempt in attempts),
         peak_memory_gib=last["peak_memory_gib"],
-        attempts=trainer.attempts,
+        attempts=len(attempts),
         extra={
+            "resumed_after": [attempt.get("step") for attempt in attempts],
             "beta": trainer.beta,
             "calibration": trainer.calibration,
             "precision": str(trainer.precision).removeprefix("torch."),
             "timesteps": trainer.policy.timesteps.tolist(),
-            "processes": trainer.accelerator.num_processes,
+            "processes": processes,
             "trainable_parameters": sum(value.numel() for value in trainer.lora.values()),
             "reward_queries": last["reward_queries"],
             "unet_passes": last["unet_passes"],

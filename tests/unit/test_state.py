@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-import rocm_core.state
+import rocm_core.lock
 from rocm_core.errors import UserError
-from rocm_core.state import Lock, StateFolder
+from rocm_core.lock import Lock
+from rocm_core.state import StateFolder, remove_finished
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_lock(folder, **owner):
@@ -27,19 +31,66 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path):
         assert json.loads(lock.path.read_text())["pid"] == os.getpid()
 
 
-def test_a_lock_that_beats_is_respected_and_a_silent_one_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(rocm_core.state, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(rocm_core.state, "STALE_SECONDS", 0.6)
+@pytest.fixture
+def hasty(monkeypatch):
+    """A second of patience for a minute."""
+    seconds = {"HEARTBEAT": 0.05, "POLL": 0.1, "STALE": 0.6, "PATIENCE": 0.3}
+    for name, value in seconds.items():
+        monkeypatch.setattr(rocm_core.lock, f"{name}_SECONDS", value)
+
+
+def test_a_lock_that_beats_is_respected_and_a_silent_one_taken_over(tmp_path, hasty):
     with Lock(tmp_path / "s") as first:
         with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"):
             Lock(tmp_path / "s").__enter__()
         with first.held():
             pass
-    assert not list((tmp_path / "s").iterdir())
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["attempts.json"]
     write_lock(tmp_path / "s", host="elsewhere")
     began = time.monotonic()
     with Lock(tmp_path / "s"):
         assert time.monotonic() - began > 0.6
+
+
+def test_an_owner_who_ends_in_time_is_waited_for(tmp_path, hasty, monkeypatch, capsys):
+    monkeypatch.setattr(rocm_core.lock, "PATIENCE_SECONDS", 10.0)
+    first = Lock(tmp_path / "s").__enter__()
+    asked = []
+
+    def wait_a_little():
+        asked.append(1)
+        if len(asked) == 5:
+            first.__exit__()
+
+    with Lock(tmp_path / "s", give_up=wait_a_little) as second, second.held():
+        assert len(asked) == 5
+    assert f"waiting for process {os.getpid()} on" in capsys.readouterr().err
+
+
+def test_a_save_of_any_length_does_not_look_like_death(tmp_path, hasty):
+    with Lock(tmp_path / "s") as first, first.held():
+        before = first.path.stat().st_mtime_ns
+        time.sleep(0.3)
+        assert first.path.stat().st_mtime_ns > before
+
+
+def test_owners_are_counted_with_their_time_even_those_that_were_killed(tmp_path, hasty):
+    program = (
+        "import sys, time; from pathlib import Path; from rocm_core import lock\n"
+        "lock.HEARTBEAT_SECONDS = 0.05\n"
+        "with lock.Lock(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)\n"
+    )
+    with Lock(tmp_path / "s"):
+        time.sleep(0.2)
+    command = [sys.executable, "-c", program, str(tmp_path / "s")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as killed:
+        killed.stdout.readline()
+        time.sleep(0.5)
+        killed.kill()
+    with Lock(tmp_path / "s") as lock:
+        attempts = lock.attempts()
+    assert [one["pid"] for one in attempts] == [os.getpid(), killed.pid, os.getpid()]
+    assert [one["seconds"] for one in attempts[:2]] == pytest.approx([0.2, 0.5], abs=0.15)
 
 
 def test_who_has_lost_the_lock_writes_no_more(tmp_path):
@@ -50,3 +101,18 @@ def test_who_has_lost_the_lock_writes_no_more(tmp_path):
             folder.save(2, {"step": 2})
     assert json.loads((tmp_path / "s" / "lock.json").read_text())["pid"] == 17
     assert [path.name for path in tmp_path.glob("s/*.state")] == ["step-000000001.state"]
+
+
+def test_a_finished_state_goes_when_its_results_are_there_and_nobody_uses_it(tmp_path):
+    states, cells = tmp_path / ".state", tmp_path / "cells"
+    for cell in ("r/done/seed-0", "r/lost/seed-0", "r/used/seed-0", "r/open/seed-0"):
+        with StateFolder(states / cell / "1") as folder:
+            folder.save(1, {"step": 1})
+            if "open" not in cell:
+                folder.keep()
+        if "lost" not in cell:
+            (cells / cell).mkdir(parents=True)
+            (cells / cell / "manifest.json").touch()
+    with StateFolder(states / "r/used/seed-0/1"):
+        remove_finished(states, cells)
+    assert {path.parts[-3] for path in states.glob("*/*/*/*")} == {"lost", "used", "open"}

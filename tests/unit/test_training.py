@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -23,10 +25,18 @@ from rocm_core.training import INTERRUPTED, train
 def run(model, reward, tmp_path):
     """Train in folders of the given name; returns the output folder, None if it was interrupted."""
 
-    def run(name="run", stop_after=None, fingerprint="f00d", prompts=tiny.PROMPTS, **changes):
+    def run(
+        name="run",
+        stop_after=None,
+        fingerprint="f00d",
+        prompts=tiny.PROMPTS,
+        keep_state=False,
+        **changes,
+    ):
         output, settings = tmp_path / name, tiny.settings(model=model, **changes)
+        state = tmp_path / f"{name}-state"
         try:
-            train(settings, prompts, output, tmp_path / f"{name}-state", fingerprint, stop_after)
+            train(settings, prompts, output, state, fingerprint, stop_after, keep_state)
         except SystemExit as leaving:
             assert leaving.code == INTERRUPTED
             return None
@@ -75,6 +85,17 @@ def test_a_run_leaves_its_results_and_no_state(run, tmp_path):
         assert float(row["loss"]) == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_state_that_is_kept_gives_the_same_results_again_without_training(run, reward, tmp_path):
+    once = run(snapshot_every=4, keep_state=True)
+    files = {path: path.read_bytes() for path in once.rglob("*.safetensors")}
+    shutil.rmtree(once)
+    reward.score = None  # is not asked
+    again = run(snapshot_every=4, keep_state=True)
+    assert {path: path.read_bytes() for path in again.rglob("*.safetensors")} == files
+    manifest = json.loads((again / "manifest.json").read_text())
+    assert manifest["attempts"] == 2 and manifest["resumed_after"] == [0, 6]
+
+
 def test_without_a_divergence_no_distance_is_claimed(run):
     assert {row["squared_distance_2"] for row in history(run())} == {""}
 
@@ -112,7 +133,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run, changes):
         }
     seconds = [float(row["seconds"]) for row in history(parts)]
     assert seconds == sorted(seconds)
-    assert json.loads((parts / "manifest.json").read_text())["attempts"] == 3
+    manifest = json.loads((parts / "manifest.json").read_text())
+    assert manifest["attempts"] == 3 and manifest["resumed_after"] == [0, 1, 4]
+    assert manifest["seconds"] >= seconds[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -129,7 +152,8 @@ def test_a_signal_saves_the_state_and_leaves(run, reward, tmp_path, number):
     reward.score = score_and_be_told
     assert run("parts") is None and len(calls) == 3
     assert signal.getsignal(number) is before
-    assert [path.name for path in (tmp_path / "parts-state").iterdir()] == ["step-000000003.state"]
+    left = {path.name for path in (tmp_path / "parts-state").iterdir()}
+    assert left == {"attempts.json", "step-000000003.state"}
     assert not (tmp_path / "parts").exists()
     assert lora(run("parts")) == lora(whole)
 
@@ -173,7 +197,7 @@ def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothin
     run, reward, tmp_path
 ):
     assert run(stop_after=2) is None
-    state = {path: path.read_bytes() for path in (tmp_path / "run-state").iterdir()}
+    state = {path: path.read_bytes() for path in (tmp_path / "run-state").glob("*.state")}
     score, broken = reward.score, []
 
     def break_one(images, prompts):
@@ -187,7 +211,7 @@ def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothin
     assert f"the reward or divergence is not finite at step 3, prompt {culprit}:" in str(
         caught.value
     )
-    assert {path: path.read_bytes() for path in (tmp_path / "run-state").iterdir()} == state
+    assert {path: path.read_bytes() for path in (tmp_path / "run-state").glob("*.state")} == state
     assert not (tmp_path / "run").exists()
 
 
@@ -240,3 +264,38 @@ def test_it_trains_in_bfloat16_with_a_float32_adapter(run):
 def test_no_prompts_are_refused(model, tmp_path):
     with pytest.raises(UserError, match="no prompts to train on"):
         train(tiny.settings(model=model), [], tmp_path / "out", tmp_path / "state", "f00d")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of two megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_no_state_that_was_saved(run, reward, model, tmp_path, small_disk):
+    whole, score = run("whole", snapshot_every=2), reward.score
+    parts, calls = (tmp_path / "parts", small_disk / "state", "f00d"), []
+
+    def fill_the_disk(images, prompts):
+        calls.append(prompts)
+        if len(calls) == 4:
+            with pytest.raises(OSError, match="No space left"), open(ballast, "wb") as file:
+                while True:
+                    file.write(bytes(512))
+        return score(images, prompts)
+
+    ballast, reward.score = small_disk / "ballast", fill_the_disk
+    settings = tiny.settings(model=model, snapshot_every=2)
+    with pytest.raises(OSError, match="No space left"):
+        train(settings, tiny.PROMPTS, *parts)
+    left = {path.name for path in (small_disk / "state").iterdir()}
+    assert left == {"attempts.json", "step-000000002.state", "snapshots"}
+    ballast.unlink()
+    train(settings, tiny.PROMPTS, *parts)
+    assert lora(parts[0]) == lora(whole) and len(calls) == 4 + 4

@@ -42,7 +42,7 @@ RESULTS = CONFIG.root.as_posix()
 LOGS, BENCHMARKS = f"{RESULTS}/logs", f"{RESULTS}/benchmarks"
 BASES = [f"base-{policy}" for policy in {c.settings.policy: None for c in CELLS.values()}]
 ENVIRONMENT = "../../envs/rocm.yaml"
-THREADS, GPUS = CONFIG.resources.threads, CONFIG.resources.gpus
+THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
 
@@ -76,6 +76,8 @@ def state_of(name):
     settings = cell_of(name).settings
     weights = weights_of(settings.model, settings.scorer)
     parts = {"settings": to_json(settings), "code": grid.train_code(settings), "weights": weights}
+    if CONFIG.resources.gpus > 1:
+        parts["processes"] = str(CONFIG.resources.gpus)
     return f"{RESULTS}/.state/{name}/{digest_of(parts)[:16]}"
 
 

@@ -30,6 +30,7 @@ rule generate_images:
     message:
         "Generating images with {wildcards.source}"
     shell:
-        "exec python workflow/scripts/generate.py --settings {params.settings:q}"
+        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        " workflow/scripts/generate.py --settings {params.settings:q}"
         " --prompts {input.prompts} {params.lora} --output {params.folder}"
         " --fingerprint {params.code} > {log} 2>&1"

@@ -25,7 +25,8 @@ rule score_images:
     message:
         "Scoring the images of {wildcards.source}"
     shell:
-        "exec python workflow/scripts/score.py --scorers {params.scorers:q}"
+        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        " workflow/scripts/score.py --scorers {params.scorers:q}"
         " --samples {params.folder} --output {output.scores}"
         " --fingerprint {params.code} > {log} 2>&1"
 
@@ -58,7 +59,8 @@ rule monitor_cell:
     message:
         "Judging the snapshots of {wildcards.cell}"
     shell:
-        "exec python workflow/scripts/monitor.py --settings {params.settings:q}"
+        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        " workflow/scripts/monitor.py --settings {params.settings:q}"
         " --scorers {params.scorers:q} --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"
         " --fingerprint {params.code} > {log} 2>&1"

@@ -1,4 +1,11 @@
-# One training job a cell. `exec` hands the job's signals to the trainer.
+# One training job a cell, of one process a GPU. `exec` hands the job's signals to the trainer. Its
+# state outlives it until this Snakemake run has ended, so that a job that was started twice, or
+# whose end nobody saw, finds what is done.
+from pathlib import Path
+
+from rocm_core.state import remove_finished
+
+PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so they count as params
 
 
 rule train_cell:
@@ -17,7 +24,7 @@ rule train_cell:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
+        gpu=CONFIG.resources.gpus,
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
@@ -27,10 +34,20 @@ rule train_cell:
             cell_of(w.cell).settings.model, cell_of(w.cell).settings.scorer
         ),
         state=lambda w, output: state_of(w.cell),
+        processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
         folder=subpath(output.lora, parent=True),
     message:
         "Training {wildcards.cell}"
     shell:
-        "exec python workflow/scripts/train.py --settings {params.settings:q}"
-        " --prompts {input.prompts} --output {params.folder} --state {params.state}"
+        "exec python -m rocm_core.launch --gpus {resources.gpu} {params.processes}"
+        " workflow/scripts/train.py --settings {params.settings:q}"
+        " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
         " --fingerprint {params.code} > {log} 2>&1"
+
+
+onsuccess:
+    remove_finished(Path(RESULTS, ".state"), Path(RESULTS, "cells"))
+
+
+onerror:
+    remove_finished(Path(RESULTS, ".state"), Path(RESULTS, "cells"))

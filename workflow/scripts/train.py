@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder of unfinished training")
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
     parser.add_argument("--stop-after", type=int, help="save and stop after this many steps")
+    parser.add_argument("--keep-state", action="store_true", help="also after success")
     args = parser.parse_args()
     train(
         TrainingSettings.from_dict(args.settings),
@@ -26,8 +27,8 @@ def main() -> None:
         args.state,
         args.fingerprint,
         args.stop_after,
+        args.keep_state,
     )
-    (args.output / "snapshots").mkdir(exist_ok=True)  # the workflow expects it, even empty
 
 
 if __name__ == "__main__":

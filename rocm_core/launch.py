@@ -1,0 +1,81 @@
+"""Start a job's script on GPUs of its own, in one process or in several.
+
+`python -m rocm_core.launch [--gpus N] [--processes N] script.py …` becomes that script. Outside of
+Slurm, which does it itself, the script sees only GPUs that no other job started this way has.
+
+Several processes are started by torch.distributed.run, which is what `accelerate launch` calls for
+them: the Accelerator in the script reads the same variables of the environment from both.
+"""
+
+import argparse
+import fcntl
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rocm_core.errors import UserError, run
+
+POLL_SECONDS = 1.0
+
+
+def claim_gpus(count: int) -> list[str]:
+    """Names of `count` GPUs for CUDA_VISIBLE_DEVICES, waiting until as many are free.
+
+    They stay claimed while this process lives, also as another program. [] where there is none.
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        nodes = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+        devices = sorted((node[1] for node in nodes if node), key=int)
+    else:
+        devices = [name.strip() for name in listed.split(",") if name.strip()]
+    if not devices:
+        return []
+    if count > len(devices):
+        raise UserError(f"the job wants {count} GPUs, but this machine has {len(devices)}")
+    folder = Path(tempfile.gettempdir(), f"rocm-gpus-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    claimed: list[str] = []
+    while True:
+        for device in devices:
+            if len(claimed) < count and device not in claimed and _claim(folder / device):
+                claimed.append(device)
+        if len(claimed) == count:
+            return claimed
+        time.sleep(POLL_SECONDS)
+
+
+def _claim(path: Path) -> bool:
+    """Lock a file until this process ends, however it does; False if another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    os.set_inheritable(descriptor, True)
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpus", type=int, default=0, help="0: whatever is visible")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    if args.gpus and "SLURM_JOB_ID" not in os.environ:
+        if claimed := claim_gpus(args.gpus):
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+    command = [sys.executable, args.script, *args.arguments]
+    if args.processes > 1:
+        together = ["--standalone", f"--nproc-per-node={args.processes}"]
+        command[1:1] = ["-m", "torch.distributed.run", *together]
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,191 @@
+"""One owner of a folder at a time, across machines that share a file system, and a record of all.
+
+A killed owner leaves its lock behind; its last heartbeat tells how long it lived.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from rocm_core.errors import UserError
+from rocm_core.provenance import atomic_write, write_json
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
+POLL_SECONDS = 1.0
+
+Owner = dict[str, Any]
+
+
+class Lock:
+    """Ownership of a folder by one process, while the `with` block lasts.
+
+    `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its
+    owner is a dead process of this machine or has not beaten for STALE_SECONDS by our own clock.
+    An owner that beats is waited for, PATIENCE_SECONDS at most, then `UserError`; `give_up` is
+    called meanwhile and may raise. An owner that was thought dead finds out in `held`.
+
+    `attempts.json` lists every owner so far, until somebody removes it.
+    """
+
+    def __init__(self, folder: Path, give_up: Callable[[], None] = lambda: None) -> None:
+        self.folder = folder
+        self.path, self.guard = folder / "lock.json", folder / "lock.guard"
+        self.record = folder / "attempts.json"
+        self.me: Owner = {
+            **_here(),
+            "pid": os.getpid(),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "token": secrets.token_hex(8),
+        }
+        self._give_up = give_up
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        began = silent_since = time.monotonic()
+        seen, beats = None, False
+        while found := self._take(from_the_silent=time.monotonic() - silent_since > STALE_SECONDS):
+            now = time.monotonic()
+            if seen and found != seen:
+                if not beats:
+                    print(f"waiting for {_name(found[0])} in {self.folder}", file=sys.stderr)
+                silent_since, beats = now, True
+            if beats and now - began > PATIENCE_SECONDS:
+                raise UserError(
+                    f"{self.folder} is in use by {_name(found[0])}: wait for it or stop it"
+                )
+            seen = found
+            self._give_up()
+            time.sleep(POLL_SECONDS)
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._heart.join()
+        with self._alone():
+            if self._is_mine():
+                if self.record.exists():
+                    with contextlib.suppress(OSError):  # a full disk must not keep the lock
+                        self._remember(self.me, time.time())
+                self.path.unlink()
+                self.guard.unlink()
+
+    def note(self, **facts: Any) -> None:
+        """Add to what is known of this owner, even if it is killed."""
+        with self.held():
+            self.me |= facts
+            self._write()
+
+    def attempts(self) -> list[Owner]:
+        """Every owner so far, this one last: host, pid, job of Slurm, seconds of ownership, and
+        what it noted."""
+        with self.held():
+            return self._remember(self.me, time.time())
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody can take the lock over inside; raises `UserError` if somebody already has."""
+        with self._alone():
+            if not self._is_mine():
+                taker = _name((self._read() or ({}, 0))[0])
+                raise UserError(f"{self.folder} was taken over by {taker}: this process stops")
+            yield
+
+    def _take(self, from_the_silent: bool) -> tuple[Owner, float] | None:
+        """Own the lock, or return its owner and when it last beat."""
+        with self._alone():
+            found = self._read()
+            if found and not from_the_silent and not _is_dead(found[0]):
+                return found
+            if found and "token" in found[0]:
+                self._remember(*found)
+            self.me["since"] = time.time()
+            self._remember(self.me, self.me["since"])
+            self._write()
+            return None
+
+    def _write(self) -> None:
+        with atomic_write(self.path) as file:
+            file.write(json.dumps(self.me).encode())
+
+    def _remember(self, owner: Owner, until: float) -> list[Owner]:
+        known = json.loads(self.record.read_text()) if self.record.exists() else []
+        seconds = round(max(0.0, until - owner.get("since", until)), 3)
+        entry = {**owner, "seconds": seconds}
+        attempts = [*(one for one in known if one["token"] != owner["token"]), entry]
+        write_json(self.record, attempts)
+        return attempts
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            while True:
+                self.guard.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(self.guard, "a"))
+                # Some parallel file systems have no flock: then only the heartbeat protects.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), os.stat(self.guard)):
+                        break  # else its owner removed it while we waited
+            yield
+
+    def _read(self) -> tuple[Owner, float] | None:
+        """The owner and when it last beat (seconds since the epoch), or None without a lock."""
+        try:
+            # Opening the file makes NFS ask the server for its time, which it else remembers.
+            with open(self.path, encoding="utf-8") as file:
+                return json.loads(file.read()), os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}, self.path.stat().st_mtime
+
+    def _is_mine(self) -> bool:
+        found = self._read()
+        return found is not None and found[0].get("token") == self.me["token"]
+
+    def _beat(self) -> None:
+        # Not `held`: a save of minutes keeps that, and must not look like death.
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                if self._is_mine():
+                    os.utime(self.path)
+
+
+def _here() -> dict[str, str]:
+    """This machine, as far as process numbers go: containers of one host have their own."""
+    namespace = Path("/proc/self/ns/pid")
+    return {
+        "host": socket.gethostname(),
+        "namespace": os.readlink(namespace) if namespace.exists() else "",
+    }
+
+
+def _name(owner: Owner) -> str:
+    job = f" (Slurm job {owner['job']})" if owner.get("job") else ""
+    return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown machine')}{job}"
+
+
+def _is_dead(owner: Owner) -> bool:
+    if any(owner.get(key) != value for key, value in _here().items()):
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

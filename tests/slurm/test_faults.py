@@ -1,0 +1,196 @@
+"""Whatever happens to a training on the cluster, it ends as if nothing had happened.
+
+Each test compares with an undisturbed run, byte by byte, and with where each attempt began:
+`resumed_after: [0, 10]` is one interruption after step 10, and no step before it done twice.
+"""
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from workplace import CELL, ITERATIONS, MINUTES, SNAPSHOT, Site, learned
+
+Undisturbed = dict[str, bytes]
+
+
+def check(site: Site, undisturbed: Undisturbed, resumed: bool = True) -> None:
+    """The results are right, and no attempt but the first began at the start."""
+    assert learned(site.results / "cells" / CELL) == undisturbed
+    manifest = site.manifest()
+    starts = manifest["resumed_after"]
+    assert manifest["attempts"] == len(starts) and starts[0] == 0
+    if resumed:
+        assert len(starts) > 1 and all(start and start >= SNAPSHOT for start in starts[1:])
+    else:
+        assert starts == [0]
+
+
+def test_a_cancelled_job_is_submitted_again_and_goes_on(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    run = site.train()
+    with site.paused_training() as job:
+        site.cluster.run("scancel", str(job))
+    site.finish(run)
+    check(site, undisturbed)
+    assert site.cluster.state(job) in ("CANCELLED", "FAILED")
+
+
+def test_a_snakemake_that_was_killed_is_started_again_while_its_job_runs(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    run = site.train()
+    with site.paused_training() as first:
+        run.kill()
+        run.wait()
+        site.unlock()
+        run = site.train()
+        site.cluster.wait(lambda: "waiting for process" in site.log(), MINUTES * 60)
+        assert site.cluster.jobs("RUNNING")[0] == first != site.cluster.jobs("RUNNING")[1]
+    site.finish(run)
+    check(site, undisturbed)
+    assert site.manifest()["resumed_after"] == [0, ITERATIONS]
+    assert "waiting for process" in site.log()
+
+
+@pytest.mark.faults
+def test_a_job_that_ended_while_no_snakemake_ran_is_not_trained_again(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    run = site.train()
+    with site.paused_training():
+        run.kill()
+        run.wait()
+    site.cluster.wait(lambda: not site.cluster.jobs(), MINUTES * 60)
+    site.unlock()
+    site.finish(site.train())
+    check(site, undisturbed)
+    assert site.manifest()["resumed_after"] == [0, ITERATIONS]
+
+
+@pytest.mark.faults
+def test_a_requeued_job_goes_on(site: Site, undisturbed: Undisturbed) -> None:
+    run = site.train()
+    with site.paused_training() as job:
+        site.cluster.run("scontrol", "requeue", str(job))
+    site.cluster.start_now(job)
+    site.finish(run)
+    check(site, undisturbed)
+    assert site.cluster.jobs("COMPLETED")[-1] == job  # the same job, started twice
+
+
+@pytest.mark.faults
+def test_a_preempted_job_goes_on(site: Site, undisturbed: Undisturbed) -> None:
+    run = site.train()
+    with site.paused_training() as job:
+        node = site.cluster.node(job)
+        urgent = ["sbatch", "--parsable", "--partition=urgent", "--gpus=1", f"--nodelist={node}"]
+        other = int(site.cluster.run(*urgent, f"--chdir={site.path}", "--wrap", "sleep 1"))
+        site.cluster.wait(lambda: site.cluster.state(job) != "RUNNING", 120)
+    site.cluster.wait(lambda: site.cluster.state(other) == "COMPLETED", 120)
+    site.cluster.start_now(job)
+    site.finish(run)
+    check(site, undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("with_jobs", [True, False], ids=["dead", "cut off"])
+def test_a_lost_node_costs_nothing_that_was_saved(
+    site: Site, undisturbed: Undisturbed, with_jobs: bool
+) -> None:
+    """Cut off, the node's training lives, and the requeued job must not train beside it."""
+    run = site.train()
+    with site.paused_training() as job:
+        node = site.cluster.node(job)
+        site.cluster.kill_node(node, with_jobs)
+        site.cluster.start_now(job)
+        site.cluster.wait(lambda: site.cluster.state(job) == "RUNNING", 120)
+        assert site.cluster.node(job) != node
+        if not with_jobs:
+            site.cluster.wait(lambda: "waiting for process" in site.log(), MINUTES * 60)
+    site.finish(run)
+    check(site, undisturbed)
+    assert site.manifest()["resumed_after"] == [0, SNAPSHOT if with_jobs else ITERATIONS]
+
+
+@pytest.mark.faults
+def test_before_the_time_limit_a_job_saves_and_another_goes_on(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    run = site.train()
+    with site.paused_training() as job:
+        # The profile's signal comes two minutes before the end, so it is due now.
+        limit = time.monotonic()
+        site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=+0")
+        minutes = _minutes_run(site.cluster, job) + 2
+        site.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+        trainer = site.owner()["pid"]
+        site.cluster.wait(lambda: _is_pending(trainer, signal.SIGTERM), 150)
+        assert time.monotonic() - limit < 60 * minutes
+    site.finish(run)
+    check(site, undisturbed)
+    assert site.cluster.state(job) == "FAILED"  # it left by itself, before its time was up
+
+
+def _minutes_run(cluster: Cluster, job: int) -> int:
+    days, hours, minutes, seconds = re.fullmatch(
+        r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", cluster.run("squeue", "-hj", str(job), "-o%M").strip()
+    ).groups()
+    return int(days or 0) * 1440 + int(hours or 0) * 60 + int(minutes) + (int(seconds) > 0)
+
+
+def _is_pending(process: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    pending = int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16)
+    return bool(pending >> (number - 1) & 1)
+
+
+@pytest.mark.faults
+def test_a_restart_of_the_controller_is_outlasted(site: Site, undisturbed: Undisturbed) -> None:
+    run = site.train()
+    with site.paused_training():
+        site.cluster.stop_controller()
+        time.sleep(20)
+        assert run.poll() is None
+        site.cluster.start_controller()
+    site.finish(run)
+    check(site, undisturbed, resumed=False)
+
+
+@pytest.mark.faults
+def test_a_snakemake_that_lost_sight_of_its_jobs_is_ended_and_started_again(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    """With one try for a status, as some versions have it, Snakemake can wait for ever."""
+    run = site.train("--slurm-status-attempts", "1")
+    with site.paused_training():
+        site.cluster.stop_controller()
+        time.sleep(20)
+        site.cluster.start_controller()
+    site.cluster.wait(lambda: not site.cluster.jobs(), MINUTES * 60)
+    time.sleep(5)
+    run.kill()
+    if run.wait():
+        site.unlock()
+        site.finish(site.train())
+    check(site, undisturbed, resumed=len(site.manifest()["resumed_after"]) > 1)
+
+
+@pytest.mark.faults
+def test_two_schedulers_in_one_folder_train_a_cell_once(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    run = site.train()
+    with site.paused_training() as first:
+        refused = site.train()
+        assert refused.wait(120) != 0
+        assert "cannot be locked" in (site.path / "snakemake.log").read_text()
+        forced = site.train("--nolock")
+        site.cluster.wait(lambda: "waiting for process" in site.log(), MINUTES * 60)
+        assert site.cluster.jobs("RUNNING")[0] == first != site.cluster.jobs("RUNNING")[1]
+    site.finish(run)
+    site.finish(forced)
+    check(site, undisturbed)

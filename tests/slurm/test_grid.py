@@ -1,0 +1,81 @@
+"""`snakemake --profile slurm all` on a real Slurm: three nodes, two of them with one GPU each."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import GPUS, Cluster
+from workplace import CELL, CONFIG, LORA, Site, copy_site, learned
+
+
+@pytest.fixture(scope="module")
+def grid(
+    cluster: Cluster, prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """The whole grid, run to its end: two cells and the base, from prompts to report."""
+    path = tmp_path_factory.mktemp("grid") / "checkout"
+    copy_site(prepared, path)
+    site = Site(path, cluster)
+    try:
+        site.finish(site.snakemake("all", "--configfile", CONFIG, "--forceall"))
+        yield site
+    finally:
+        site.close()
+
+
+def submitted(log: str) -> list[set[str]]:
+    """The rules of every Slurm job, as Snakemake names the jobs' logs."""
+    logs = re.findall(r"submitted with SLURM jobid \d+ \(log: .*/slurm_logs/(\S+)/\d+\.log\)", log)
+    assert logs
+    known = ("make_prompts", "train_cell", "generate_images", "score_images", "report", "table1")
+    return [{rule for rule in known if rule in name} for name in logs]
+
+
+def test_the_grid_is_complete_and_learned_what_it_learns_elsewhere(
+    grid: Site, undisturbed: dict[str, bytes]
+) -> None:
+    verify = [sys.executable, "-m", "rocm_core.verify", "--configfile", CONFIG]
+    done = subprocess.run(verify, cwd=grid.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (grid.results / "report.html").exists()
+    assert learned(grid.results / "cells" / CELL) == undisturbed
+    assert not list(grid.results.glob(".state/**/*.state"))
+
+
+def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
+    jobs = grid.cluster.history()
+    assert {job.node for job in jobs} == set(GPUS)
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    assert sum(job.gpus for job in jobs) == 5  # two trainings, three times images and scores
+    for job in jobs:
+        assert job.gpus <= GPUS[job.node]
+        others = [o for o in jobs if o.gpus and o.start < job.end and job.start < o.end]
+        assert not job.gpus or [o.number for o in others if o.node == job.node] == [job.number]
+    starts = sorted(job.start for job in jobs if job.gpus)
+    at_once = [sum(j.gpus for j in jobs if j.start <= t < j.end) for t in starts]
+    assert max(at_once) == sum(GPUS.values())  # all were in use, and the third job waited
+
+
+def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> None:
+    log = grid.path / "snakemake.log"
+    before, manifest = len(log.read_text()), grid.manifest()
+    first = learned(grid.results / "cells" / CELL)
+    others = {
+        path: path.stat().st_mtime_ns
+        for name in ("cells/aesthetic/rocm-none", "samples/base-consistency", "prompts")
+        for path in (grid.results / name).rglob("*")
+    }
+    grid.finish(grid.snakemake("all", "--configfile", CONFIG, "-R", LORA))
+    jobs = submitted(log.read_text()[before:])
+    assert sorted(map(sorted, jobs)) == [
+        ["generate_images", "score_images"],
+        ["report", "table1"],
+        ["train_cell"],
+    ]
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+    again = grid.manifest()
+    assert learned(grid.results / "cells" / CELL) == first
+    assert again["resumed_after"] == [0] and again["seconds"] != manifest["seconds"]  # trained

@@ -1,0 +1,109 @@
+"""A checkout on the cluster, and Snakemake at work in it."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster import Cluster
+
+IMPATIENT = Path(__file__).with_name("impatient.py")
+CONFIG = "config/cluster.yaml"
+CELL = "aesthetic/rocm-kl/seed-0"
+ITERATIONS, SNAPSHOT = 20, 5
+MINUTES = 30  # for whatever should happen; a machine may be slow
+LORA = f"results/cluster/cells/{CELL}/lora.safetensors"
+
+
+class Site:
+    """A folder with the project, where `snakemake --profile slurm` speaks to `cluster`."""
+
+    def __init__(self, path: Path, cluster: Cluster) -> None:
+        self.path, self.cluster = path, cluster
+        self.started: list[subprocess.Popen[str]] = []
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results/cluster"
+
+    def snakemake(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `snakemake --profile slurm <arguments>`; it writes to snakemake.log."""
+        with open(self.path / "snakemake.log", "a") as log:
+            process = subprocess.Popen(
+                [sys.executable, IMPATIENT, "--profile", "slurm", *arguments],
+                cwd=self.path,
+                env=self.cluster.environment,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
+        self.started.append(process)
+        return process
+
+    def train(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start Snakemake on one cell."""
+        return self.snakemake(LORA, "--configfile", CONFIG, *arguments)
+
+    def finish(self, process: subprocess.Popen[str]) -> None:
+        """Wait until Snakemake ends, and ends well."""
+        status = process.wait(MINUTES * 60)
+        assert status == 0, (self.path / "snakemake.log").read_text()[-5000:]
+
+    def unlock(self) -> None:
+        """What a Snakemake that was killed leaves to be done."""
+        self.finish(self.snakemake("--unlock", "--configfile", CONFIG))
+
+    @contextlib.contextmanager
+    def paused_training(self, after: int = SNAPSHOT) -> Iterator[int]:
+        """Hold the trainer still once it is past a step; yields the number of its Slurm job."""
+        state = f"step-{after:09d}.state"
+        self.cluster.wait(lambda: list(self.results.glob(f".state/**/{state}")), MINUTES * 60)
+        owner = self.owner()
+        os.kill(owner["pid"], signal.SIGSTOP)
+        try:
+            yield int(owner["job"])
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(owner["pid"], signal.SIGCONT)
+
+    def owner(self) -> dict[str, Any]:
+        """Who trains the cell now."""
+        (lock,) = self.results.glob(".state/**/lock.json")
+        return json.loads(lock.read_text())
+
+    def log(self) -> str:
+        """What the last training of the cell said."""
+        path = self.results / "logs/train" / f"{CELL}.log"
+        return path.read_text() if path.exists() else ""
+
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.results / "cells" / CELL / "manifest.json").read_text())
+
+    def close(self) -> None:
+        """End what is still running here and on the cluster, whole nodes if need be."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.cluster.cancel_everything()
+
+
+def learned(cell: Path) -> dict[str, bytes]:
+    """What a training has learned: every LoRA, byte by byte, and its history but for the clock."""
+    found = {str(path.relative_to(cell)): path.read_bytes() for path in cell.rglob("*.safetensors")}
+    rows = [line.split(",") for line in (cell / "history.csv").read_text().splitlines()]
+    kept = [i for i, name in enumerate(rows[0]) if name not in ("seconds", "peak_memory_gib")]
+    found["history.csv"] = "\n".join(",".join(row[i] for i in kept) for row in rows).encode()
+    return found
+
+
+def copy_site(prepared: Path, to: Path) -> None:
+    """A copy to be damaged; what no test changes is shared."""
+    shutil.copytree(prepared, to, symlinks=True, ignore=lambda *_: {"resources"})
+    (to / "resources").symlink_to(prepared / "resources")
