@@ -1,8 +1,11 @@
 """Scorers, one module each: how well images show their prompts, or how good they look.
 
 ``hpsv2``, ``pickscore``, ``clipscore``, ``aesthetic``, ``blipscore`` and ``imagereward`` are the
-field's learned scorers, ``gold`` is the judge of the shapes world. A module ``rewards/<name>.py``
-with a function ``load(weights, device, dtype) -> Reward`` is a scorer; a config names it.
+field's learned scorers, ``gold`` is the judge of the shapes world. RLCM trains on ``aesthetic``,
+``jpeg_compressibility``, ``jpeg_incompressibility`` and ``alignment``, which is called
+``shapes_alignment`` in the shapes world; ``sparse_redness``, ``hinge_redness`` and ``drifting_hue``
+are for the questions it leaves open. A module ``rewards/<name>.py`` with a function
+``load(weights, device, dtype) -> Reward`` is a scorer; a config names it, with - or _.
 """
 
 import importlib
@@ -17,7 +20,12 @@ if TYPE_CHECKING:
 
 
 class Reward(Protocol):
-    """A scorer of images; ``differentiable``: gradients flow from the scores to the images."""
+    """A scorer of images; ``differentiable``: gradients flow from the scores to the images.
+
+    A scorer that changes during a training also has an attribute ``progress``, a float in [0, 1],
+    which the trainer sets to (step - 1) / iterations before iteration ``step``, counted from 1. It
+    is 1 on a scorer just loaded, so that a metric measures what a training ends with.
+    """
 
     name: str
     differentiable: bool

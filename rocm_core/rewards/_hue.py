@@ -1,0 +1,19 @@
+"""How much of a hue an image has, on average."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def hue(images: Tensor, degrees: float) -> Tensor:
+    """(N,) mean component along a hue, in [-1, 1], of images (N, 3, H, W) in [0, 1].
+
+    0° is red, 120° green, 240° blue; of grey there is none. Along red this is R - (G + B) / 2: the
+    pixel's opponent colours (R - (G + B) / 2, √3/2 (G - B)) are projected on the hue's direction.
+    """
+    wide = torch.promote_types(images.dtype, torch.float32)
+    red, green, blue = images.mean((2, 3), dtype=wide).unbind(1)
+    angle = math.radians(degrees)
+    along, across = red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)
+    return math.cos(angle) * along + math.sin(angle) * across

@@ -1,0 +1,38 @@
+"""A reward that drifts: the hue it asks for turns from red over magenta to blue during a training.
+
+Whether a drifting reward can be followed is one of the questions that RLCM leaves open. Red and
+blue are opposed enough that what was learned first costs later: a red image has 1 at the start and
+-1/2 at the end. As a metric it measures the end.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rocm_core.rewards._hue import hue
+from rocm_core.rewards._weightless import refuse_weights
+
+TURN = -120.0  # degrees, from red (0°) over magenta to blue
+
+
+class DriftingHue:
+    """Mean component along the hue ``progress · TURN``, in [-1, 1]."""
+
+    name = "drifting_hue"
+    differentiable = True
+
+    def __init__(self) -> None:
+        self.progress = 1.0
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
+        return hue(images, self.progress * TURN)
+
+
+def load(
+    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
+) -> DriftingHue:
+    refuse_weights(weights, "drifting-hue")
+    return DriftingHue()

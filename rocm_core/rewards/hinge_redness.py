@@ -1,0 +1,33 @@
+"""``sparse_redness`` with a slope above its threshold: what of it a gradient can know.
+
+Below the threshold, where nearly all images of a base model are, score and gradient are 0.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rocm_core.rewards._hue import hue
+from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards.sparse_redness import THRESHOLD
+
+
+class HingeRedness:
+    """max(0, redness - threshold) / (1 - threshold), in [0, 1]; a wholly red image has 1."""
+
+    name = "hinge_redness"
+    differentiable = True
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
+        redness = hue(images, degrees=0)
+        return (redness - THRESHOLD).relu() / (1 - THRESHOLD)
+
+
+def load(
+    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
+) -> HingeRedness:
+    refuse_weights(weights, "hinge-redness")
+    return HingeRedness()

@@ -1,0 +1,37 @@
+"""A sparse reward: 1 for an image that is red enough, 0 for all others.
+
+Whether sparse rewards can be learned is one of the questions that RLCM leaves open. A step has no
+gradient, so only methods that take rewards as numbers can try; ``hinge_redness`` is its counterpart
+for those that differentiate. Of 2,000 images of the shapes world's base model (250 training
+captions, 8 images each) 5.4 % earn it. Their redness is the caption's rather than the noise's: 91 %
+of the captions never earn it, 6 % sometimes, 3 % always.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rocm_core.rewards._hue import hue
+from rocm_core.rewards._weightless import refuse_weights
+
+THRESHOLD = 0.14
+
+
+class SparseRedness:
+    """1 where the mean of R - (G + B) / 2 exceeds :data:`THRESHOLD`, else 0."""
+
+    name = "sparse_redness"
+    differentiable = False
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
+        return (hue(images.detach(), degrees=0) > THRESHOLD).float()
+
+
+def load(
+    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
+) -> SparseRedness:
+    refuse_weights(weights, "sparse-redness")
+    return SparseRedness()
