@@ -38,7 +38,7 @@ rule all:
     input:
         rules.report.output,
         trained(),
-        scored(),
+        samples("scores.csv"),
         monitored(),
 
 
@@ -54,12 +54,12 @@ rule train:
 
 rule generate:
     input:
-        generated(),
+        samples("index.jsonl"),
 
 
 rule score:
     input:
-        scored(),
+        samples("scores.csv"),
         monitored(),
 
 

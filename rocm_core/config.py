@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from rocm_core.errors import UserError, run
-from rocm_core.grid import make_grid
+from rocm_core.grid import make_grid, training_sets
 from rocm_core.names import find_module
 from rocm_core.prompts import check_sources
 from rocm_core.schema import did_you_mean, document, show, validate, with_defaults
@@ -36,21 +36,29 @@ class PolicySettings(Settings):
 
 @dataclass(frozen=True)
 class Sweep(Settings):
-    """Cells in which `setting` takes each of `values`; rewards None: all."""
+    """Cells in which `setting` takes each of `values`, combined with those of each setting in
+    `cross`; rewards None: all."""
 
     methods: tuple[str, ...]
     setting: str
     values: tuple[Any, ...]
     rewards: tuple[str, ...] | None = None
+    cross: Any = None
 
 
 @dataclass(frozen=True)
 class Generation(Settings):
-    """How scored images are made; `inference_steps` None: the policy's."""
+    """How scored images are made; `inference_steps` None, alone or in the list: the policy's."""
 
     seed: int
     batch_size: int
-    inference_steps: int | None
+    inference_steps: int | tuple[int | None, ...] | None
+
+    @property
+    def steps(self) -> tuple[int | None, ...]:
+        """`inference_steps` as a list."""
+        given = self.inference_steps
+        return given if isinstance(given, tuple) else (given,)
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,12 @@ class Config:
     methods: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     training: Mapping[str, Any]
-    cells: Mapping[str, Mapping[str, Any]]
+    cells: Mapping[str, Mapping[str, Any] | None]
     sweeps: tuple[Sweep, ...]
     generation: Generation
     monitor: Monitor
     metrics: tuple[str, ...]
+    efficiency_overlay: str | None
     resources: Resources
     partial: bool
 
@@ -119,10 +128,14 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 def parse_config(values: Mapping[str, Any]) -> Config:
     """The configuration in a mapping, such as Snakemake's; raises `UserError` naming the key."""
     values = dict(values)
-    if isinstance(values.get("methods"), dict):
-        values["methods"] = {k: {} if v is None else v for k, v in values["methods"].items()}
+    absent: list[Any] = []
+    for key in ("methods", "cells"):
+        if isinstance(given := values.get(key), dict):
+            absent = [name for name, value in given.items() if value is None]
+            values[key] = {k: {} if v is None else v for k, v in given.items()}
     validate(values)
     filled = with_defaults(values)
+    filled["cells"] |= dict.fromkeys(absent if "cells" in values else ())
     prompts = {name: PromptSettings.from_dict(v) for name, v in filled["prompts"].items()}
     monitor, most = Monitor.from_dict(filled["monitor"]), prompts["validation"].count
     typed = {
@@ -158,8 +171,9 @@ def _check(config: Config) -> None:
                 raise UserError(f"{key}: {name!r} is not among the scorers{hint}")
             if name in _JUDGES and key == "rewards":
                 raise UserError(f"rewards: {name!r} is a judge and never trains: remove it")
-    make_grid(config)
-    check_sources(config.prompts, _SOURCES[config.world])
+    if "snapshots" in config.prompts:
+        raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
+    check_sources(config.prompts, _SOURCES[config.world], training_sets(make_grid(config)))
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,7 @@
 """Images from prompts: an image depends on weights, seed and prompt, not on its batch."""
 
 import json
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,7 +54,9 @@ def generate(
 
     lora: an adapter; None: the base model. Networks run in float32. The index comes after the last
     image and the manifest after the index: where a manifest stands, all is there. Images of an
-    earlier run are removed first. Raises `UserError` for weights that are missing or do not fit.
+    earlier run are removed first. `seconds_per_image` in the manifest is the median over batches,
+    after one to warm up, from text to pixels: what a user of the loaded model waits for.
+    Raises `UserError` for weights that are missing or do not fit.
     """
     if not prompts:
         raise UserError("there are no prompts to generate images for")
@@ -71,13 +74,21 @@ def generate(
     output.mkdir(parents=True, exist_ok=True)
     for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:
         old.unlink(missing_ok=True)
-    files = []
+    files, paces = [], []
+    size = settings.batch_size
+    next(iterate_images(policy, prompts[:size], settings.seed, size))
+    policy.unet_passes = 0
     with tqdm(total=len(prompts), unit="image", disable=None) as bar:
-        for batch, images, _ in iterate_images(policy, prompts, settings.seed, settings.batch_size):
+        _synchronise(device)
+        asked = time.perf_counter()
+        for batch, images, _ in iterate_images(policy, prompts, settings.seed, size):
+            _synchronise(device)
+            paces.append((time.perf_counter() - asked) / len(batch))
             for prompt, image in zip(batch, images, strict=True):
                 files.append(output / f"{prompt.id}.png")
                 save_png(image, files[-1])
             bar.update(len(batch))
+            asked = time.perf_counter()
     rows = [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in prompts]
     files.append(output / "index.jsonl")
     with atomic_write(files[-1]) as file:
@@ -90,8 +101,19 @@ def generate(
         weights=[path for path in (settings.model, lora) if path],
         device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
         seconds=time.perf_counter() - began,
-        extra={"timesteps": policy.timesteps.tolist(), "unet_passes": policy.unet_passes},
+        extra={
+            "timesteps": policy.timesteps.tolist(),
+            "unet_passes": policy.unet_passes,
+            "seconds_per_image": statistics.median(paces),
+            "threads": torch.get_num_threads(),
+        },
     )
+
+
+def _synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def save_png(image: Tensor, path: Path) -> None:

@@ -5,13 +5,21 @@
 
 import argparse
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rocm_core.errors import UserError, run
 from rocm_core.fingerprint import code_fingerprint
-from rocm_core.names import Method, declared, find_module, modules, parse_method
+from rocm_core.names import (
+    Method,
+    declared,
+    find_module,
+    is_differentiable,
+    modules,
+    parse_method,
+)
 from rocm_core.schema import did_you_mean, load_schema, validate
 from rocm_core.settings import GenerationSettings, PromptSettings, TrainingSettings
 
@@ -41,10 +49,14 @@ def make_grid(config: "Config") -> list[Cell]:
     names: dict[str, str] = {}
     methods = {method: parse_method(method, f"methods.{method}") for method in config.methods}
     plan = list(_plan(config))
-    known = {f"{reward}/{method}" for reward, method, *_ in plan}
-    for place in config.cells:
-        if place not in known:
+    known = [f"{reward}/{method}" for reward in config.rewards for method in config.methods]
+    for place, given in config.cells.items():
+        if place not in (*known, *config.rewards):
             raise UserError(f"cells.{place} is not a cell of the grid{did_you_mean(place, known)}")
+        if given is None and place in config.rewards:
+            raise UserError(f"cells.{place} is null: remove {place} from rewards instead")
+    if not plan:
+        raise UserError("cells is null for every cell of the grid: leave one")
     for reward, method, key, layers, suffix in plan:
         canonical, meaning = methods[method]
         for seed in config.seeds:
@@ -68,29 +80,39 @@ def _plan(
     """(reward, method, key for errors, layers of settings under their keys, swept suffix)."""
 
     def layers(reward: str, method: str) -> list[tuple[str, Mapping[str, Any]]]:
-        own = config.cells.get(f"{reward}/{method}", {})
         return [
             ("training", config.training),
             (f"methods.{method}", config.methods[method]),
-            (f"cells.{reward}/{method}", own),
+            (f"cells.{reward}", config.cells.get(reward) or {}),
+            (f"cells.{reward}/{method}", config.cells.get(f"{reward}/{method}") or {}),
         ]
 
+    def is_wanted(reward: str, method: str) -> bool:
+        return config.cells.get(f"{reward}/{method}", {}) is not None
+
     for reward in config.rewards:
-        for method in config.methods:
+        for method in filter(functools.partial(is_wanted, reward), config.methods):
             yield reward, method, f"methods.{method}", layers(reward, method), ""
     for index, sweep in enumerate(config.sweeps):
         key = f"sweeps[{index}]"
         properties = load_schema()["$defs"]["training"]["properties"]
-        _known(sweep.setting, properties, f"{key}.setting")
-        for value in sweep.values:
-            validate(value, properties[sweep.setting], (*("sweeps", index), "values"))
+        swept = {sweep.setting: sweep.values} | (sweep.cross or {})
+        for setting, values in swept.items():
+            place = "setting" if setting == sweep.setting else "cross"
+            _known(setting, properties, f"{key}.{place}")
+            for value in values:
+                where = ("values",) if place == "setting" else ("cross", setting)
+                validate(value, properties[setting], ("sweeps", index, *where))
         for reward in sweep.rewards or config.rewards:
             _known(reward, config.rewards, f"{key}.rewards")
             for method in sweep.methods:
                 _known(method, config.methods, f"{key}.methods")
-                for value in sweep.values:
-                    layer = (f"{key}.values", {sweep.setting: value})
-                    suffix = f"--{sweep.setting}-{_spell(value)}"
+                if not is_wanted(reward, method):
+                    continue
+                for values in itertools.product(*swept.values()):
+                    chosen = dict(zip(swept, values, strict=True))
+                    suffix = "".join(f"--{name}-{_spell(value)}" for name, value in chosen.items())
+                    layer = (f"{key}.values", chosen)
                     yield reward, method, key, [*layers(reward, method), layer], suffix
 
 
@@ -119,13 +141,15 @@ def _settings(
     if method.policy not in config.policies:
         raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
     find_module("algorithms", method.algorithm, key)
+    if declared(method.algorithm, "DIFFERENTIATES", False):
+        _check_gradient(reward, key)
     policy = config.policies[method.policy]
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged |= layer
     _check_divergence(method, layers, merged, key)
     for name in sorted(_algorithm_settings() - set(declared(method.algorithm, "SETTINGS"))):
-        stray = next((place for place, layer in layers[1:] if name in layer), None)
+        stray = next((place for place, layer in _own(layers) if name in layer), None)
         if stray:
             raise UserError(f"{stray}.{name} has no effect on {method.algorithm}: remove it")
         del merged[name]
@@ -141,6 +165,9 @@ def _settings(
             f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
             f" not {merged['warmup_steps']}"
         )
+    _known(merged["prompts"], config.prompts, f"{key}.prompts")
+    if merged["prompts"] == "validation":
+        raise UserError(f"{key}.prompts: validation judges what was trained: name another set")
     steps, guidance = merged["inference_steps"], merged["guidance_scale"]
     merged["inference_steps"] = policy.steps if steps is None else steps
     merged["guidance_scale"] = policy.guidance_scale if guidance is None else guidance
@@ -154,6 +181,24 @@ def _settings(
         }
         | {"model": policy.model, "algorithm": method.algorithm, "divergence": method.divergence}
     )
+
+
+def _own(layers: list[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The layers that are about one method, not about the methods of a reward or of the grid."""
+    return [
+        (place, layer)
+        for place, layer in layers
+        if place != "training" and ("/" in place or not place.startswith("cells."))
+    ]
+
+
+def _check_gradient(reward: str, key: str) -> None:
+    if not is_differentiable(find_module("rewards", reward, "rewards")):
+        method = key.removeprefix("methods.")
+        raise UserError(
+            f"{key} cannot train on {reward}, which has no gradient: set cells.{reward}/{method} to"
+            " null"
+        )
 
 
 @functools.cache
@@ -173,7 +218,7 @@ def _check_divergence(
             f"{did_you_mean(method.divergence, possible)}"
         )
     if method.divergence == "none":
-        stray = next((name for name, layer in layers[1:] if "beta" in layer), None)
+        stray = next((name for name, layer in _own(layers) if "beta" in layer), None)
         if stray:
             method_name = stray.rpartition("/")[2].rpartition(".")[2]
             raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
@@ -201,10 +246,41 @@ def _check_batches(method: Method, merged: Mapping[str, Any], key: str) -> None:
             )
 
 
-def generation_settings(config: "Config", source: Cell | str) -> GenerationSettings:
+def training_sets(cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that cells train on."""
+    return list(dict.fromkeys(cell.settings.prompts for cell in cells))
+
+
+def evaluation_sets(config: "Config", cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that sources are judged on: `validation` and, after it, any further ones."""
+    others = {"train", "validation", *training_sets(cells)}
+    return ["validation", *(name for name in config.prompts if name not in others)]
+
+
+def sample_sets(
+    config: "Config", cells: Sequence[Cell], source: Cell | str
+) -> list[tuple[str, int]]:
+    """The (prompt set, inference steps) of which a source's images are made, the main one first.
+
+    Every set at the first number of steps, the validation prompts at all. Of a swept cell, whose
+    setting is in question, the main one only.
+    """
+    policy = source.settings.policy if isinstance(source, Cell) else source
+    own = config.policies[policy].steps
+    steps = list(dict.fromkeys(given or own for given in config.generation.steps))
+    if isinstance(source, Cell) and "--" in source.method:
+        return [("validation", steps[0])]
+    sets = [(name, steps[0]) for name in evaluation_sets(config, cells)]
+    return [*sets, *(("validation", number) for number in steps[1:])]
+
+
+def generation_settings(
+    config: "Config", source: Cell | str, steps: int | None = None
+) -> GenerationSettings:
     """How the images of a cell, or of a policy's base model, are made for scoring.
 
-    The chain has as many steps for every source, so that images differ by the weights alone.
+    The chain has as many steps for every source, so that images differ by the weights alone:
+    `steps`, else the first that the configuration names.
     """
     name = source.settings.policy if isinstance(source, Cell) else source
     policy = config.policies[name]
@@ -212,7 +288,7 @@ def generation_settings(config: "Config", source: Cell | str) -> GenerationSetti
     return GenerationSettings(
         policy=name,
         model=policy.model,
-        inference_steps=config.generation.inference_steps or policy.steps,
+        inference_steps=steps or config.generation.steps[0] or policy.steps,
         guidance_scale=guidance,
         seed=config.generation.seed,
         batch_size=config.generation.batch_size,

@@ -11,6 +11,13 @@ _NAMES = {
     "aesthetic": "Aesthetic",
     "blipscore": "BLIPScore",
     "imagereward": "ImageReward",
+    "jpeg_compressibility": "Compressibility",
+    "jpeg_incompressibility": "Incompressibility",
+    "shapes_alignment": "Alignment",
+    "alignment": "Alignment",
+    "sparse_redness": "Sparse redness",
+    "hinge_redness": "Hinge redness",
+    "drifting_hue": "Drifting hue",
     "none": "no divergence",
     "kl": "KL",
     "js": "JS",
@@ -29,20 +36,21 @@ _NAMES = {
 
 def metric_label(name: str) -> str:
     """A scorer's published name: hpsv2 → HPSv2."""
-    return _NAMES.get(name, name)
+    return _NAMES.get(name.replace("-", "_"), name)
 
 
 def method_label(name: str, *, short: bool = False) -> str:
     """rocm-kl--beta-0.01 → "ROCM, KL (beta 0.01)"; `short` drops ROCM; bases name their policy."""
     if name.startswith("base-"):
-        return "base" if short else f"Base ({name.removeprefix('base-')} model)"
-    method, _, swept = name.partition("--")
-    setting, _, value = swept.partition("-")
+        policy = name.removeprefix("base-")
+        return f"{policy} base" if short else f"Base ({policy} model)"
+    method, *swept = name.split("--")
+    values = ", ".join(" ".join(setting.split("-", 1)) for setting in swept)
     divergence = method.removeprefix("rocm-")
     label = _NAMES.get(divergence, divergence)
     if method.startswith("rocm-") and not short:
         label = f"ROCM, {label}"
-    return f"{label} ({setting} {value})" if swept else label
+    return f"{label} ({values})" if swept else label
 
 
 def amount(counts: Iterable[float], noun: str) -> str:

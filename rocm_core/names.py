@@ -106,9 +106,18 @@ def declared(algorithm: str, name: str, default: Any = ()) -> Any:
     SETTINGS: training settings that algorithms differ in and that this one uses.
     DIVERGENCES: those it can work with, "none" among them; () is all.
     PAIRED: it compares images of one prompt, so that `images_per_prompt` must be even.
+    DIFFERENTIATES: it backpropagates through the reward.
     """
     text = (ROOT / "rocm_core" / "algorithms" / f"{algorithm}.py").read_text(encoding="utf-8")
     for statement in ast.parse(text).body:
         if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == name:
             return ast.literal_eval(statement.value)
     return default
+
+
+@functools.cache
+def is_differentiable(reward: str) -> bool:
+    """Whether a scorer's class says `differentiable = True`, or inherits it. The file is not
+    imported."""
+    text = (ROOT / "rocm_core" / "rewards" / f"{reward}.py").read_text(encoding="utf-8")
+    return not re.search(r"^    differentiable = False", text, re.MULTILINE)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write
+from rocm_core.schema import did_you_mean
 from rocm_core.settings import PromptSettings
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -49,16 +50,21 @@ def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
 
 
 def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> list[Prompt]:
-    """The prompt set that `settings` describe, none of them in `exclude`.
+    """The prompt set that `settings` describe, none of them in `exclude` unless it may overlap.
 
     A world avoids the excluded captions. A file that shares one with them raises `UserError`: a
     model must not be validated on what it was trained on.
     """
+    exclude = () if settings.overlap else exclude
     if settings.source == "shapes":
         from rocm_core.shapes.scenes import sample_captions
 
         texts = sample_captions(
-            _count(settings), settings.seed, [p.text for p in exclude], unseen=settings.held_out
+            _count(settings),
+            settings.seed,
+            [p.text for p in exclude],
+            unseen=settings.held_out,
+            keep=lambda text: _is_wanted(text, settings),
         )
         return _number(texts, "shapes")
     prompts = _sample(_read_source(settings.source), settings)
@@ -66,13 +72,18 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
     return prompts
 
 
-def check_sources(prompts: Mapping[str, PromptSettings], worlds: Collection[str]) -> None:
+def check_sources(
+    prompts: Mapping[str, PromptSettings], worlds: Collection[str], trained: Collection[str]
+) -> None:
     """Raise `UserError` for prompt sets that cannot be made, as far as can be told now: a file that
-    does not exist yet is left to the job that reads it."""
-    made: list[Prompt] = []
-    for name, settings in prompts.items():
+    does not exist yet is left to the job that reads it. `trained`: sets that models train on."""
+    learned: list[Prompt] = []
+    for name, settings in sorted(prompts.items(), key=lambda item: item[0] not in trained):
         key = f"prompts.{name}"
+        if shared := sorted(set(settings.containing) & set(settings.without)):
+            raise UserError(f"{key} wants the word {shared[0]} and does without it: remove one")
         if settings.source in worlds:
+            _check_words(settings, key)
             if settings.count is None:
                 raise UserError(f"{key}.count is missing: how many prompts to draw from the world")
             continue
@@ -82,7 +93,28 @@ def check_sources(prompts: Mapping[str, PromptSettings], worlds: Collection[str]
         if settings.held_out:
             raise UserError(f"{key}.held_out is for an embedded world's prompts: remove it")
         if os.path.exists(settings.source):  # False, not an error, for an impossible path
-            made += make_prompts(settings, made)
+            made = make_prompts(settings, () if name in trained else learned)
+            learned += made if name in trained else []
+
+
+def _check_words(settings: PromptSettings, key: str) -> None:
+    from rocm_core.shapes.words import WORDS
+
+    for place in ("containing", "without"):
+        for word in getattr(settings, place):
+            if word not in WORDS:
+                raise UserError(
+                    f"{key}.{place}: no caption of the world {settings.source} has the word"
+                    f" {word!r}{did_you_mean(word, sorted(WORDS))}"
+                )
+
+
+def _is_wanted(text: str, settings: PromptSettings) -> bool:
+    """Has the prompt one of the words it is to contain, and none of those it must do without?"""
+    words = set(re.findall(r"\w+", text.casefold()))
+    wanted = {word.casefold() for word in settings.containing}
+    refused = {word.casefold() for word in settings.without}
+    return not words & refused and bool(not wanted or words & wanted)
 
 
 def _count(settings: PromptSettings) -> int:
@@ -93,11 +125,14 @@ def _count(settings: PromptSettings) -> int:
 
 def _sample(prompts: list[Prompt], settings: PromptSettings) -> list[Prompt]:
     """`count` of them, drawn by the seed, in the order of the file."""
+    prompts = [prompt for prompt in prompts if _is_wanted(prompt.text, settings)]
     count = len(prompts) if settings.count is None else settings.count
     if count > len(prompts):
         raise UserError(
             f"{settings.source} has {len(prompts)} different prompts, not {count}: lower the count"
         )
+    if not prompts:
+        raise UserError(f"{settings.source} has no prompt with the words that are asked for")
     chosen = random.Random(settings.seed).sample(range(len(prompts)), count)
     return [prompts[i] for i in sorted(chosen)]
 
@@ -108,7 +143,7 @@ def _check_disjoint(prompts: list[Prompt], exclude: Sequence[Prompt], source: st
     if shared:
         raise UserError(
             f"{source} shares {len(shared)} prompts with the training prompts, the first is"
-            f" {shared[0][:80]!r}: remove them from one of the two"
+            f" {shared[0][:80]!r}: remove them from one of the two, or allow them by overlap: true"
         )
 
 

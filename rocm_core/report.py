@@ -17,7 +17,7 @@ from rocm_core.labels import decimals, method_label, metric_label, number
 from rocm_core.report_page import PAGE
 from rocm_core.results import GOLD, Results
 from rocm_core.statistics import Estimate, paired_difference
-from rocm_core.tables import TABLES
+from rocm_core.tables import tables
 
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
@@ -71,7 +71,10 @@ def make(results: Results) -> Report:
         value, decimals(change.half_width), signed=True
     )
     page = environment.from_string(PAGE)
-    tables = {name: import_module(f"rocm_core.tables.{name}").make(results) for name in TABLES}
+    shown = {
+        name: import_module(f"rocm_core.tables.{name}").make(results)
+        for name in tables(results.config)
+    }
     return Report(
         page.render(
             config=results.config,
@@ -79,7 +82,7 @@ def make(results: Results) -> Report:
             results=results,
             judged=GOLD in results.config.metrics,
             readings=list(read(results)),
-            tables=[(name, table, Markup(table.html())) for name, table in tables.items()],
+            tables=[(name, table, Markup(table.html())) for name, table in shown.items()],
             pictures=_pictures(results),
             cells=_cells(results),
             varying=_varying(results),

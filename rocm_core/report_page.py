@@ -114,7 +114,7 @@ was optimised for, not an evaluation; "other metrics" counts the remaining ones 
 
 <section id="tables">
 {% for name, table, html in tables %}
-<h2>Table {{ name|replace("table", "") }}: {{ table.title }}</h2>
+<h2>{% if name[:5] == "table" %}Table {{ name[5:] }}: {% endif %}{{ table.title }}</h2>
 <p class="soft">{{ table.caption }}</p>
 <div class="scroll">{{ html }}</div>
 {% endfor %}

@@ -1,6 +1,7 @@
 """What a run has produced, read from its results directory as tidy frames."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 
 from rocm_core.config import Config
 from rocm_core.errors import UserError
-from rocm_core.grid import Cell, generation_settings, make_grid
+from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.statistics import per_prompt
 
@@ -62,6 +63,15 @@ class Results:
             )
         )
 
+    def sources(self, reward: str, method: str) -> list[Source]:
+        """The cells of a method, one a training seed."""
+        return [s for s in self.trained if (s.reward, s.method) == (reward, method)]
+
+    @cached_property
+    def evaluation_sets(self) -> list[str]:
+        """The prompt sets that sources are judged on, the validation prompts first."""
+        return evaluation_sets(self.config, self.cells)
+
     def base_of(self, reward: str, method: str) -> str:
         """The base model that a trained method started from."""
         policies = {s.policy for s in self.trained if s.reward == reward and s.method == method}
@@ -111,24 +121,34 @@ class Results:
                 frames.append(frame.assign(**_key(source)))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["step"])
 
+    def history(self, source: Source, columns: list[str]) -> pd.DataFrame | None:
+        """Some columns of one training's history.csv; None where there is none (partial)."""
+        frame = self._read_csv(self.root / "cells" / source.name / "history.csv", columns)
+        return None if frame is None else frame[columns]
+
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The training manifest of each cell, by the cell's name."""
-        found = {}
-        for source in self.trained:
-            path = self.root / "cells" / source.name / "manifest.json"
-            if self.config.partial and not path.exists():
-                continue
-            try:
-                found[source.name] = json.loads(_existing(path).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{path} is not valid JSON ({error}); remake it") from None
-        return found
+        paths = {s.name: self.root / "cells" / s.name / "manifest.json" for s in self.trained}
+        found = {name: self._read_manifest(path) for name, path in paths.items()}
+        return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+    def pace(self, source: Source, steps: int) -> float | None:
+        """Seconds an image takes at a number of inference steps; None: not measured (partial)."""
+        path = self.folder(source, "validation", steps) / "manifest.json"
+        manifest = self._read_manifest(path)
+        if manifest is not None and "seconds_per_image" not in manifest:
+            raise UserError(f"{path} has no seconds_per_image: generate the images again")
+        return None if manifest is None else float(manifest["seconds_per_image"])
 
     @cached_property
     def gaps(self) -> list[str]:
         """Artefacts of the configuration that do not exist, relative to the results directory."""
-        wanted = [self.samples(s) / "scores.csv" for s in self.bases + self.trained]
+        wanted = [
+            self.folder(source, name, steps) / "scores.csv"
+            for source in self.bases + self.trained
+            for name, steps in self.sample_sets(source)
+        ]
         for source in self.trained:
             folder = self.root / "cells" / source.name
             wanted += [folder / "manifest.json", folder / "history.csv"]
@@ -136,10 +156,17 @@ class Results:
                 wanted.append(self._monitor_path(source))
         return [str(p.relative_to(self.root)) for p in wanted if not p.exists()]
 
+    def sample_sets(self, source: Source) -> list[tuple[str, int]]:
+        """The (prompt set, inference steps) of a source's images, the main one first."""
+        return sample_sets(self.config, self.cells, source.cell or source.policy)
+
+    def folder(self, source: Source, prompt_set: str, steps: int) -> Path:
+        """The folder of a source's images of a prompt set."""
+        return self.root / "samples" / source.name / prompt_set / f"steps-{steps}"
+
     def samples(self, source: Source) -> Path:
-        """The folder of a source's images of the validation prompts."""
-        steps = generation_settings(self.config, source.cell or source.policy).inference_steps
-        return self.root / "samples" / source.name / "validation" / f"steps-{steps}"
+        """The folder of the images that tables and figures are about."""
+        return self.folder(source, *self.sample_sets(source)[0])
 
     def image(self, source: Source, prompt_id: str) -> Path | None:
         """The image of one validation prompt; None where it does not exist (partial)."""
@@ -158,6 +185,24 @@ class Results:
             source = f"{reward}/{method}" if reward else method
             raise UserError(f"the scores of {source} in {self.root} lack {metric}: score it again")
         return per_prompt(found)
+
+    def scores_on(
+        self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
+    ) -> tuple[pd.Series, int]:
+        """One metric of each prompt of a set at a number of inference steps, averaged over those
+        sources that have it, and how many these are. Only what is asked for is kept in memory."""
+        found = []
+        for source in sources:
+            path = self.folder(source, prompt_set, steps) / "scores.csv"
+            frame = self._read_csv(path, ["prompt_id", "metric", "value"])
+            if frame is None:
+                continue
+            found.append(frame[frame["metric"] == metric])
+            if found[-1].empty:
+                raise UserError(f"{path} lacks {metric}: score the images again")
+        if not found:
+            return pd.Series(dtype=float), 0
+        return per_prompt(pd.concat(found)), len(found)
 
     def seeds(self, reward: str, method: str) -> int:
         """How many training seeds the final scores of a method hold."""
@@ -187,6 +232,14 @@ class Results:
         if not frames:
             return pd.DataFrame(columns=[*keys, *columns])
         return pd.concat(frames, ignore_index=True)[[*keys, *columns]]
+
+    def _read_manifest(self, path: Path) -> dict[str, Any] | None:
+        if self.config.partial and not path.exists():
+            return None
+        try:
+            return json.loads(_existing(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error}); remake it") from None
 
     def _read_csv(self, path: Path, columns: list[str]) -> pd.DataFrame | None:
         if self.config.partial and not path.exists():

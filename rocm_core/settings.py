@@ -81,12 +81,17 @@ class PromptSettings(Settings):
     count: number of prompts; None: all of the file.
     seed: of the sampling.
     held_out: embedded world only: captions that none of its models was trained on.
+    containing, without: only prompts with one of these words, or with none of them.
+    overlap: prompts may be shared with the training prompts.
     """
 
     source: str
     count: int | None = None
     seed: int = 0
     held_out: bool = False
+    containing: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,9 @@ class GenerationSettings(Settings):
 class TrainingSettings(Settings):
     """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
 
-    `scorer` is the local weights path of the reward, or None; `batch_size` is per process; `beta`
-    weighs the divergence in equation 10 of the paper; the optimiser is AdamW. Settings that an
-    algorithm does not use keep their defaults.
+    `scorer` is the local weights path of the reward, or None; `prompts` names the prompt set that
+    is trained on; `batch_size` is per process; `beta` weighs the divergence in equation 10 of the
+    paper; the optimiser is AdamW. Settings that an algorithm does not use keep their defaults.
     """
 
     reward: str
@@ -125,6 +130,7 @@ class TrainingSettings(Settings):
     lora_targets: tuple[str, ...]
     snapshot_every: int
     seed: int
+    prompts: str = "train"
     beta_calibration_steps: int = 20
     reduction: Literal["sum", "mean"] = "sum"
     reference_gradient: Literal["full", "stop"] = "full"

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -14,9 +15,17 @@ from typing import Any
 from rocm_core import grid
 from rocm_core.config import Config, load_config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Cell, generation_settings, make_grid
+from rocm_core.grid import (
+    Cell,
+    evaluation_sets,
+    generation_settings,
+    make_grid,
+    sample_sets,
+    training_sets,
+)
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import folder_digest, sha256_file
+from rocm_core.settings import GenerationSettings
 
 # What monitor scores hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
@@ -33,18 +42,27 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
     problems = [*_check_prompts(config, root)]
     for cell in cells:
         problems += _check_cell(cell, root / "cells" / cell.name)
-    try:
-        prompts = read_prompts(root / "prompts" / "validation.jsonl")
-    except UserError:
-        return problems  # said above, and nothing to hold the samples against
+    prompts: dict[str, list[Prompt]] = {}
+    for name in evaluation_sets(config, cells):
+        with contextlib.suppress(UserError):  # said above, and nothing to hold the samples against
+            prompts[name] = read_prompts(root / "prompts" / f"{name}.jsonl")
     sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
     for source in sources:
-        problems += _check_samples(config, source, prompts, root)
+        for name, steps in sample_sets(config, cells, source):
+            if name in prompts:
+                settings = generation_settings(config, source, steps)
+                folder = _samples(root, source) / name / f"steps-{steps}"
+                problems += _check_samples(config, settings, prompts[name], folder)
     for cell in cells:
-        if config.monitor.prompts and cell.settings.snapshot_every:
-            folder = root / "samples" / cell.name / "snapshots"
-            problems += _check_monitor(config, cell, prompts[: config.monitor.prompts], folder)
+        if config.monitor.prompts and cell.settings.snapshot_every and "validation" in prompts:
+            folder = _samples(root, cell) / "snapshots"
+            judged = prompts["validation"][: config.monitor.prompts]
+            problems += _check_monitor(config, cell, judged, folder)
     return problems
+
+
+def _samples(root: Path, source: Cell | str) -> Path:
+    return root / "samples" / (source.name if isinstance(source, Cell) else f"base-{source}")
 
 
 def _check_prompts(config: Config, root: Path) -> Iterator[str]:
@@ -59,9 +77,13 @@ def _check_prompts(config: Config, root: Path) -> Iterator[str]:
         texts[name] = {" ".join(prompt.text.casefold().split()) for prompt in prompts}
         if settings.count not in (None, len(prompts)):
             yield f"{path} holds {len(prompts)} prompts, not {settings.count}"
-    shared = set.intersection(*texts.values()) if len(texts) > 1 else set()
-    if shared:
-        yield f"{root / 'prompts'}: {len(shared)} prompts are in every set, such as {min(shared)!r}"
+    learned = training_sets(make_grid(config))
+    for name in texts.keys() - learned:
+        for other in learned:
+            shared = texts[name] & texts.get(other, set())
+            if shared and not config.prompts[name].overlap:
+                path = root / "prompts" / f"{name}.jsonl"
+                yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
 
 
 def _check_cell(cell: Cell, folder: Path) -> Iterator[str]:
@@ -81,11 +103,8 @@ def _check_history(path: Path, iterations: int) -> Iterator[str]:
 
 
 def _check_samples(
-    config: Config, source: Cell | str, prompts: list[Prompt], root: Path
+    config: Config, settings: GenerationSettings, prompts: list[Prompt], folder: Path
 ) -> Iterator[str]:
-    settings = generation_settings(config, source)
-    name = source.name if isinstance(source, Cell) else f"base-{source}"
-    folder = root / "samples" / name / "validation" / f"steps-{settings.inference_steps}"
     outputs = ["index.jsonl", *(f"{prompt.id}.png" for prompt in prompts)]
     code = grid.generate_code(settings)
     yield from _check_manifest(folder, settings.to_dict(), code, outputs)

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from rocm_core.config import Config, parse_config
-from rocm_core.grid import generation_settings, make_grid
+from rocm_core.grid import make_grid, sample_sets
 from rocm_core.prompts import Prompt, write_prompts
 
 LEVELS = {"gold": 0.6, "hpsv2": 0.27, "aesthetic": 5.2, "clipscore": 0.24}
@@ -36,11 +36,42 @@ def make_config(**changes: Any) -> Config:
     return parse_config(values | changes)
 
 
+def make_wide_config(**changes: Any) -> Config:
+    """Two policies, five methods, two seeds, a horizon sweep, several numbers of inference steps
+    and a prompt set beside the validation prompts: the data of every table and figure."""
+    values: dict[str, Any] = {
+        "policies": {
+            "consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0},
+            "diffusion": {"model": "teacher", "steps": 10, "guidance_scale": 3.0},
+        },
+        "prompts": {
+            "train": {"source": "shapes", "count": 64, "seed": 1, "without": ["ring"]},
+            "validation": {"source": "shapes", "count": 40, "seed": 2, "without": ["ring"]},
+            "rings": {"source": "shapes", "count": 24, "seed": 3, "containing": ["ring"]},
+        },
+        "methods": {
+            "rocm-none": {},
+            "rocm-kl": {"beta": 0.05},
+            "rlcm": {},
+            "ddpo": {},
+            "dpok": {"beta": 0.01},
+        },
+        "sweeps": [
+            {"methods": ["rlcm"], "setting": "inference_steps", "values": [2, 4, 8]},
+        ],
+        "seeds": [0, 1],
+        "generation": {"inference_steps": [None, 1, 2]},
+    }
+    return make_config(**(values | changes))
+
+
 def write_results(
     root: Path, config: Config, effects: Effects | None = None, size: int = 8
 ) -> None:
     """Write a finished run: each (reward, method) moves metrics by its `effects` at the end of
-    training, linearly over the steps, the same for every prompt but for a little noise."""
+    training, linearly over the steps, the same for every prompt but for a little noise; `slope` is
+    the gain of the training reward a step. On prompt
+    sets beside the validation prompts half of an effect is left. An image takes 0.01 s a step."""
     effects = effects or {}
     count = config.prompts["validation"].count or 40
     prompts = [Prompt(f"p{i:04d}", f"a red circle, picture {i}", "synthetic") for i in range(count)]
@@ -60,19 +91,24 @@ def write_results(
             frames.append(pd.DataFrame({"prompt_id": ids, "metric": metric, "value": value}))
         return pd.concat(frames)
 
-    for policy in config.policies:
-        steps = generation_settings(config, policy).inference_steps
-        folder = root / "samples" / f"base-{policy}" / "validation" / f"steps-{steps}"
-        _write_images(folder, prompts, (90, 90, 90), size)
-        scores({}, 0.0, count).to_csv(folder / "scores.csv", index=False)
+    def write_samples(source: Any, name: str, effect: dict[str, float], shade: int) -> None:
+        for prompt_set, steps in sample_sets(config, cells, source):
+            folder = root / "samples" / name / prompt_set / f"steps-{steps}"
+            n = min(count, config.prompts[prompt_set].count or count)
+            share = (1.0 if prompt_set == "validation" else 0.5) if effect or shade else 0.0
+            _write_images(folder, prompts, (shade, 120, 60), size)
+            scores(effect, share, n).to_csv(folder / "scores.csv", index=False)
+            manifest = {"seconds_per_image": 0.01 * steps}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
 
-    for number, cell in enumerate(make_grid(config)):
+    cells = make_grid(config)
+    for policy in dict.fromkeys(cell.settings.policy for cell in cells):
+        write_samples(policy, f"base-{policy}", {}, 0)
+
+    for number, cell in enumerate(cells):
         effect = effects.get((cell.reward, cell.method), {})
-        steps = generation_settings(config, cell).inference_steps
-        folder = root / "samples" / cell.name / "validation" / f"steps-{steps}"
-        _write_images(folder, prompts, (30 * number % 255, 120, 60), size)
-        scores(effect, 1.0, count).to_csv(folder / "scores.csv", index=False)
-        _write_training(root / "cells" / cell.name, cell)
+        write_samples(cell, cell.name, effect, 1 + 30 * number % 250)
+        _write_training(root / "cells" / cell.name, cell, effect.get("slope", 0.001))
 
         frames = []
         iterations, n = cell.settings.iterations, config.monitor.prompts
@@ -97,10 +133,13 @@ def _write_images(folder: Path, prompts: list[Prompt], colour: tuple[int, ...], 
         Image.new("RGB", (size, size), colour).save(folder / f"{prompt.id}.png")
 
 
-def _write_training(folder: Path, cell: Any) -> None:
+def _write_training(folder: Path, cell: Any, slope: float) -> None:
     folder.mkdir(parents=True)
     step = np.arange(1, cell.settings.iterations + 1)
-    columns: dict[str, Any] = {"step": step, "reward": 0.3 + 0.001 * step, "seconds": step * 0.5}
+    per_step = cell.settings.inference_steps * (4 if cell.settings.policy == "diffusion" else 1)
+    columns: dict[str, Any] = {"step": step, "reward": 0.3 + slope * step + 0.002 * cell.seed}
+    columns |= {"seconds": step * 0.125 * per_step, "reward_queries": 8 * step}
+    columns |= {"unet_passes": 8 * per_step * step}
     for k in range(cell.settings.inference_steps, 1, -1):
         measured = cell.settings.divergence != "none"
         columns[f"squared_distance_{k}"] = step / (10.0 * k) if measured else None

@@ -17,6 +17,7 @@ from rocm_core.rewards import Reward
 from rocm_core.settings import TrainingSettings
 
 SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "gradient_checkpointing")
+DIFFERENTIATES = True
 
 
 class Direct(Algorithm):

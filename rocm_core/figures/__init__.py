@@ -5,7 +5,7 @@ fingerprints of the others alone.
 """
 
 from rocm_core.config import Config
-from rocm_core.grid import make_grid
+from rocm_core.grid import evaluation_sets, make_grid
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "samples": (),
@@ -13,16 +13,25 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "gold_vs_reward": ("monitor", "gold"),
     "gold_vs_kl": ("monitor", "gold"),
     "squared_distance": ("divergence",),
+    "efficiency": ("algorithms",),
+    "inference_time": ("steps",),
+    "horizon": ("horizons",),
+    "generalisation": ("sets",),
 }
 FIGURES = tuple(_NEEDS)
 
 
 def figures(config: Config) -> list[str]:
     """The figures that this configuration has the data for, in the order of the report."""
-    settings = [cell.settings for cell in make_grid(config)]
+    cells = make_grid(config)
+    settings = [cell.settings for cell in cells]
     has = {
         "monitor": config.monitor.prompts > 0 and any(s.snapshot_every for s in settings),
         "gold": "gold" in config.metrics,
         "divergence": any(s.divergence != "none" for s in settings),
+        "algorithms": len({(s.algorithm, s.policy) for s in settings}) > 1,
+        "steps": len(set(config.generation.steps)) > 1,
+        "horizons": any("--inference_steps-" in cell.method for cell in cells),
+        "sets": len(evaluation_sets(config, cells)) > 1,
     }
     return [name for name, needs in _NEEDS.items() if all(has[need] for need in needs)]

@@ -60,6 +60,8 @@ _LOOK = {
     "ddpo": ("#666666", "p"),
     "dpok": ("#a6761d", "h"),
     "d3po": ("#117733", "d"),
+    "base-consistency": ("#7f7f7f", "."),
+    "base-diffusion": ("#b0a080", "x"),
 }
 _SPARE = (("#44aa99", "o"), ("#aa4499", "s"), ("#6699cc", "^"), ("#661100", "D"))
 
@@ -109,9 +111,10 @@ def panels(
 
 
 def handles(methods: Sequence[str]) -> list[Line2D]:
-    """Legend entries: colour and marker of each method."""
+    """Legend entries: colour and marker of each method; ROCM is named where others are, too."""
+    short = all(method.startswith("rocm-") for method in methods)
     return [
-        Line2D([], [], color=colour, marker=marker, label=method_label(method, short=True))
+        Line2D([], [], color=colour, marker=marker, label=method_label(method, short=short))
         for method in methods
         for colour, marker in [look(method)]
     ]
@@ -132,8 +135,13 @@ def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
 
 def note_missing(axes: Axes, methods: Sequence[str]) -> None:
     """Say in the panel which methods have no data yet."""
-    if methods:
-        names = ", ".join(method_label(m, short=True) for m in methods)
+    names = ", ".join(method_label(m, short=True) for m in methods)
+    note(axes, f"missing: {names}" if names else "")
+
+
+def note(axes: Axes, text: str) -> None:
+    """A remark at the bottom of a panel, if there is one."""
+    if text:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "zorder": 10}
-        axes.text(0.5, 0.03, f"missing: {names}", fontsize=8, bbox=box, **place)
+        axes.text(0.5, 0.03, text, fontsize=8, bbox=box, **place)

@@ -7,31 +7,25 @@ image is a smooth function of the nuisance parameters, which the judge (:mod:`.j
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from rocm_core.errors import UserError
+from rocm_core.shapes.words import (
+    BACKGROUNDS,
+    COLORS,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    STYLES,
+)
 
 SIZE = 32
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
-COLORS = {
-    "red": (0.90, 0.10, 0.12),
-    "green": (0.10, 0.65, 0.20),
-    "blue": (0.12, 0.25, 0.90),
-    "yellow": (0.97, 0.85, 0.10),
-    "purple": (0.60, 0.15, 0.75),
-    "cyan": (0.10, 0.80, 0.90),
-}
-SIZES = ("small", "large")
 RADII = ((4.5, 5.5), (7.0, 8.0))  # pixels, per size
-RELATIONS = ("left of", "right of", "above", "below")
-PLACES = ("in the center", "at the left", "at the right", "at the top", "at the bottom")
-STYLES = ("plain", "gradient", "checkered")
-BACKGROUNDS = {"black": (0.05,) * 3, "gray": (0.50,) * 3, "white": (0.95,) * 3}
-
 PAIR_SHARE = 0.25  # of all captions describe two objects
 TRAINING_PAIR_SHARE = 0.5  # of the scenes the models learn from: pairs are the harder half
 HELD_OUT_SHARE = 0.2  # of all captions no model of this world is ever trained on
@@ -162,11 +156,17 @@ def held_out(caption: str) -> bool:
 
 
 def sample_captions(
-    count: int, seed: int, exclude: Collection[str] = (), *, unseen: bool = False
+    count: int,
+    seed: int,
+    exclude: Collection[str] = (),
+    *,
+    unseen: bool = False,
+    keep: Callable[[str], bool] = lambda caption: True,
 ) -> list[str]:
     """``count`` different captions, none of them in ``exclude``.
 
-    ``unseen=True`` draws from the held-out fifth of the world, ``False`` from the rest.
+    ``unseen=True`` draws from the held-out fifth of the world, ``False`` from the rest; ``keep``
+    says which captions may be chosen.
     Raises :class:`UserError` where the world has too few captions.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -176,7 +176,7 @@ def sample_captions(
     while known < len(chosen):  # until a whole round brings nothing new
         known = len(chosen)
         for caption in describe(draw_scenes(max(500, count), generator)):
-            if held_out(caption) == unseen and caption not in excluded:
+            if held_out(caption) == unseen and caption not in excluded and keep(caption):
                 chosen.setdefault(caption)
             if len(chosen) == count:
                 return list(chosen)

@@ -1,3 +1,18 @@
-"""The tables of the paper: each name is a module here with `make(results) -> Table`."""
+"""The tables: each name is a module here with `make(results) -> Table`."""
 
-TABLES = ("table1",)
+from rocm_core.config import Config
+from rocm_core.grid import make_grid
+
+TABLES = ("table1", "table4", "costs", "sweep")
+
+
+def tables(config: Config) -> list[str]:
+    """The tables that this configuration has the data for, in the order of the report."""
+    cells = make_grid(config)
+    has = {
+        "table1": True,
+        "table4": any(cell.settings.algorithm != "direct" for cell in cells),
+        "costs": len({(cell.settings.algorithm, cell.settings.policy) for cell in cells}) > 1,
+        "sweep": any("--" in cell.method for cell in cells),
+    }
+    return [name for name in TABLES if has[name]]

@@ -1,5 +1,4 @@
 # What all rules share: the checked configuration, the grid, and the params that decide reruns.
-import dataclasses
 import functools
 import json
 import os
@@ -16,7 +15,7 @@ from rocm_core.errors import UserError
 from rocm_core.figures import figures
 from rocm_core.fingerprint import code_fingerprint
 from rocm_core.provenance import digest_of, folder_digest
-from rocm_core.tables import TABLES
+from rocm_core.tables import tables
 
 os.environ.update(
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
@@ -43,6 +42,7 @@ LOGS, BENCHMARKS = f"{RESULTS}/logs", f"{RESULTS}/benchmarks"
 BASES = [f"base-{policy}" for policy in {c.settings.policy: None for c in CELLS.values()}]
 ENVIRONMENT = "../../envs/rocm.yaml"
 THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
+TRAINED_ON = grid.training_sets(CELLS.values())
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
 
@@ -50,6 +50,7 @@ RUNTIME = CONFIG.resources.runtime_minutes
 wildcard_constraints:
     cell=r"[^/]+/[^/]+/seed-\d+",
     source=r"base-[^/]+|[^/]+/[^/]+/seed-\d+",
+    set="|".join(map(re.escape, CONFIG.prompts)),
     steps=r"\d+",
 
 
@@ -88,18 +89,29 @@ def prompt_source(name):
     return [source] if os.path.isfile(source) else []
 
 
+def origin_of(source):
+    """The cell, or the name of the policy, that made a source's images."""
+    return source.removeprefix("base-") if source.startswith("base-") else cell_of(source)
+
+
 @functools.cache
 def generation_of(source, steps=None):
     """GenerationSettings of a cell's or a base's images."""
-    origin = source.removeprefix("base-") if source.startswith("base-") else cell_of(source)
-    settings = grid.generation_settings(CONFIG, origin)
-    return dataclasses.replace(settings, inference_steps=int(steps)) if steps else settings
+    return grid.generation_settings(CONFIG, origin_of(source), steps and int(steps))
 
 
-def samples_of(source):
-    """Folder of a source's images of the validation prompts."""
-    steps = generation_of(source).inference_steps
-    return f"{RESULTS}/samples/{source}/validation/steps-{steps}"
+def samples(file, sets=None, every_step=True):
+    """A file beside the images of every source: of these prompt sets (None: of all), at every
+    number of inference steps or at the first."""
+    found = []
+    for source in [*BASES, *CELLS]:
+        folders = grid.sample_sets(CONFIG, CELLS.values(), origin_of(source))
+        found += [
+            f"{RESULTS}/samples/{source}/{name}/steps-{steps}/{file}"
+            for name, steps in folders
+            if (sets is None or name in sets) and (every_step or steps == folders[0][1])
+        ]
+    return finished(found)
 
 
 def finished(paths):
@@ -108,7 +120,6 @@ def finished(paths):
 
 
 MONITORED = [n for n, c in CELLS.items() if CONFIG.monitor.prompts and c.settings.snapshot_every]
-SOURCES = [*BASES, *CELLS]
 
 
 def prompt_sets():
@@ -119,17 +130,14 @@ def trained(file="lora.safetensors"):
     return finished(f"{RESULTS}/cells/{name}/{file}" for name in CELLS)
 
 
-def generated():
-    return finished(f"{samples_of(source)}/index.jsonl" for source in SOURCES)
-
-
-def scored():
-    return finished(f"{samples_of(source)}/scores.csv" for source in SOURCES)
+def main_scores():
+    """The scores that fill the tables: validation prompts, first number of steps."""
+    return samples("scores.csv", ["validation"], every_step=False)
 
 
 def monitored():
     return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in MONITORED)
 
 
-if CONFIG.partial and not scored():
+if CONFIG.partial and not main_scores():
     sys.exit(f"error: {RESULTS} holds no scores yet: run without partial=true first")

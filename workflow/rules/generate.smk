@@ -1,19 +1,19 @@
-# Images of the validation prompts by a trained cell or, without a LoRA, by a base model.
+# Images of a prompt set by a trained cell or, without a LoRA, by a base model.
 
 
 rule generate_images:
     input:
-        prompts=f"{RESULTS}/prompts/validation.jsonl",
+        prompts=f"{RESULTS}/prompts/{{set}}.jsonl",
         lora=lambda w: (
             [] if w.source.startswith("base-") else f"{RESULTS}/cells/{w.source}/lora.safetensors"
         ),
     output:
-        index=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/index.jsonl",
-        manifest=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/manifest.json",
+        index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
+        manifest=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/manifest.json",
     log:
-        f"{LOGS}/generate/{{source}}/steps-{{steps}}.log",
+        f"{LOGS}/generate/{{source}}/{{set}}/steps-{{steps}}.log",
     benchmark:
-        f"{BENCHMARKS}/generate/{{source}}/steps-{{steps}}.tsv"
+        f"{BENCHMARKS}/generate/{{source}}/{{set}}/steps-{{steps}}.tsv"
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -28,7 +28,7 @@ rule generate_images:
         lora=lambda w, input: f"--lora {input.lora}" if input.get("lora") else "",
         folder=subpath(output.index, parent=True),
     message:
-        "Generating images with {wildcards.source}"
+        "Generating {wildcards.set} images with {wildcards.source}, {wildcards.steps} steps"
     shell:
         "exec python -m rocm_core.launch --gpus {resources.gpu}"
         " workflow/scripts/generate.py --settings {params.settings:q}"

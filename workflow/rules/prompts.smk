@@ -1,18 +1,20 @@
-# Prompt sets: the training prompts first, the validation prompts without any of them.
+# Prompt sets: those to train on first, those to judge on without any of their prompts.
 
 
 rule make_prompts:
     input:
         source=ancient(lambda w: prompt_source(w.set)),
-        exclude=lambda w: [] if w.set == "train" else f"{RESULTS}/prompts/train.jsonl",
+        exclude=lambda w: (
+            []
+            if w.set in TRAINED_ON or CONFIG.prompts[w.set].overlap
+            else expand("{folder}/{set}.jsonl", folder=f"{RESULTS}/prompts", set=TRAINED_ON)
+        ),
     output:
         f"{RESULTS}/prompts/{{set}}.jsonl",
     log:
         f"{LOGS}/prompts/{{set}}.log",
     benchmark:
         f"{BENCHMARKS}/prompts/{{set}}.tsv"
-    wildcard_constraints:
-        set="|".join(map(re.escape, CONFIG.prompts)),
     conda:
         ENVIRONMENT
     threads: 1

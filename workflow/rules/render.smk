@@ -2,15 +2,28 @@
 
 # What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
 READS = {
-    "table1": scored,
-    "samples": lambda: [*finished([f"{RESULTS}/prompts/validation.jsonl"]), *generated()],
+    "table1": main_scores,
+    "table4": main_scores,
+    "sweep": main_scores,
+    "costs": lambda: trained("history.csv"),
+    "samples": lambda: [
+        *finished([f"{RESULTS}/prompts/validation.jsonl"]),
+        *samples("index.jsonl", ["validation"], every_step=False),
+    ],
     "training": monitored,
     "gold_vs_reward": monitored,
     "gold_vs_kl": monitored,
     "squared_distance": lambda: trained("history.csv"),
+    "efficiency": lambda: [*trained("history.csv"), *filter(None, [CONFIG.efficiency_overlay])],
+    "horizon": lambda: trained("history.csv"),
+    "inference_time": lambda: [
+        *samples("scores.csv", ["validation"]),
+        *samples("manifest.json", ["validation"]),
+    ],
+    "generalisation": lambda: samples("scores.csv", every_step=False),
 }
 SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
-FIGURES = figures(CONFIG)  # that this configuration has the data for
+TABLES, FIGURES = tables(CONFIG), figures(CONFIG)  # that this configuration has the data for
 TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
 # A rendering depends on the configuration, but not on what its jobs ask of the machine.
@@ -61,7 +74,7 @@ rule report:
     input:
         tables=TABLE_FILES,
         figures=FIGURE_FILES,
-        scores=scored(),
+        scores=main_scores(),
         manifests=trained("manifest.json"),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),

@@ -3,13 +3,13 @@
 
 rule score_images:
     input:
-        index=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/index.jsonl",
+        index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
     output:
-        scores=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/scores.csv",
+        scores=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/scores.csv",
     log:
-        f"{LOGS}/score/{{source}}/steps-{{steps}}.log",
+        f"{LOGS}/score/{{source}}/{{set}}/steps-{{steps}}.log",
     benchmark:
-        f"{BENCHMARKS}/score/{{source}}/steps-{{steps}}.tsv"
+        f"{BENCHMARKS}/score/{{source}}/{{set}}/steps-{{steps}}.tsv"
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -23,7 +23,7 @@ rule score_images:
         weights=weights_of(*CONFIG.scorer_paths().values()),
         folder=subpath(input.index, parent=True),
     message:
-        "Scoring the images of {wildcards.source}"
+        "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
     shell:
         "exec python -m rocm_core.launch --gpus {resources.gpu}"
         " workflow/scripts/score.py --scorers {params.scorers:q}"

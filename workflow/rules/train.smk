@@ -10,7 +10,7 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 
 rule train_cell:
     input:
-        prompts=f"{RESULTS}/prompts/train.jsonl",
+        prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).settings.prompts}.jsonl",
     output:
         lora=f"{RESULTS}/cells/{{cell}}/lora.safetensors",
         history=f"{RESULTS}/cells/{{cell}}/history.csv",

@@ -12,10 +12,10 @@ from rocm_core.settings import PromptSettings
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=json.loads, required=True, help="PromptSettings, JSON")
-    parser.add_argument("--exclude", type=Path, help="prompts that the set must not share")
+    parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="sets to stay clear of")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    exclude = read_prompts(args.exclude) if args.exclude else []
+    exclude = [prompt for path in args.exclude for prompt in read_prompts(path)]
     write_prompts(args.output, make_prompts(PromptSettings.from_dict(args.settings), exclude))
 
 

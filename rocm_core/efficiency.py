@@ -1,0 +1,78 @@
+"""What a training reward costs: reward against seconds, reward queries and U-Net passes."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.results import Results
+
+COSTS = ("seconds", "reward_queries", "unet_passes")
+_WINDOWS = 20  # of the running mean in the shortest training
+
+
+def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The training reward of each method as it is paid for; methods without data are left out.
+
+    Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds of the
+    running mean of the reward, seeds. Batches differ between methods, so the running mean is over
+    as many reward queries for all: a twentieth of the shortest training, an iteration at least.
+    """
+    found = {method: _histories(results, reward, method) for method in methods}
+    histories = {method: seeds for method, seeds in found.items() if seeds}
+    if not histories:
+        return {}
+    queries = {method: _per_iteration(seeds[0]) for method, seeds in histories.items()}
+    shortest = min(len(seeds[0]) * queries[method] for method, seeds in histories.items())
+    window = max(*queries.values(), shortest / _WINDOWS)
+    return {
+        method: _averaged(seeds, max(1, round(window / queries[method])))
+        for method, seeds in histories.items()
+    }
+
+
+def _histories(results: Results, reward: str, method: str) -> list[pd.DataFrame]:
+    columns = ["step", "reward", *COSTS]
+    found = (results.history(source, columns) for source in results.sources(reward, method))
+    return [frame for frame in found if frame is not None and len(frame)]
+
+
+def _per_iteration(history: pd.DataFrame) -> float:
+    """Reward queries of an iteration; the first row may hold those of a calibration, too."""
+    queries = history["reward_queries"]
+    return float(queries.diff().median()) if len(queries) > 1 else float(queries.iloc[0])
+
+
+def _averaged(seeds: list[pd.DataFrame], rows: int) -> pd.DataFrame:
+    """Over seeds, as far as the shortest has come."""
+    length = min(map(len, seeds))
+    rows = min(rows, length)
+    running = np.stack(
+        [seed["reward"].iloc[:length].rolling(rows).mean().to_numpy() for seed in seeds]
+    )
+    frame = pd.DataFrame({"step": seeds[0]["step"].iloc[:length].to_numpy()})
+    for cost in COSTS:
+        frame[cost] = np.mean([seed[cost].iloc[:length].to_numpy() for seed in seeds], axis=0)
+    frame["mean"] = running.mean(0)
+    frame["deviation"] = running.std(0, ddof=1) if len(seeds) > 1 else 0.0
+    frame["seeds"] = len(seeds)
+    return frame.iloc[rows - 1 :].reset_index(drop=True)
+
+
+def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
+    """At most so many rows of a curve, evenly spread, its ends included."""
+    chosen = np.unique(np.linspace(0, len(frame) - 1, min(points, len(frame))).round().astype(int))
+    return frame.iloc[chosen].reset_index(drop=True)
+
+
+def common_reward(found: dict[str, pd.DataFrame]) -> tuple[float, str]:
+    """The reward that every method reaches, the best of the slowest, and which method that is."""
+    best = {method: float(curve["mean"].max()) for method, curve in found.items()}
+    slowest = min(best, key=lambda method: best[method])
+    return best[slowest], slowest
+
+
+def reach(curve: pd.DataFrame, reward: float) -> pd.Series | None:
+    """The first row of a curve whose mean is at least `reward`."""
+    rows = curve[curve["mean"] >= reward]
+    return rows.iloc[0] if len(rows) else None

@@ -1,0 +1,106 @@
+"""Training reward against what it costs: the paper's figure 5 and the curves of RLCM."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from rocm_core.efficiency import COSTS, curves, thinned
+from rocm_core.errors import UserError
+from rocm_core.figures import _style as style
+from rocm_core.labels import amount, metric_label
+from rocm_core.results import Results
+
+TITLE = "Training reward against its cost"
+_LABELS = {
+    "seconds": "training seconds",
+    "reward_queries": "reward queries",
+    "unet_passes": "U-Net passes",
+}
+_UNEVEN = 5.0  # ratio of the methods' costs from which an axis is logarithmic
+# What the curves read off RLCM's figures call the rewards.
+_TASKS = {
+    "compression_neg_kb": "jpeg_compressibility",
+    "incompression_kb": "jpeg_incompressibility",
+    "laion_aesthetic": "aesthetic",
+    "llava13b_alignment": "alignment",
+}
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One row a training reward: the same curves against seconds, queries and U-Net passes.
+
+    `data` has origin (ours, or published for those of `efficiency_overlay`), reward, method, step,
+    the three costs, mean, deviation and seeds.
+    """
+    published = _published(results)
+    figure, axes = style.panels(len(results.rewards), len(COSTS), sharey="row")
+    shown = [published]
+    for row, reward in zip(axes, results.rewards, strict=True):
+        methods = results.methods(reward)
+        found = {m: thinned(curve) for m, curve in curves(results, reward, methods).items()}
+        for panel, cost in zip(row, COSTS, strict=True):
+            for method, curve in found.items():
+                colour, marker = style.look(method)
+                x, mean, deviation = curve[cost], curve["mean"], curve["deviation"]
+                panel.plot(x, mean, color=colour, marker=marker, markevery=[-1])
+                panel.fill_between(
+                    x, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
+                )
+            _scale(panel, [float(curve[cost].iloc[-1]) for curve in found.values()])
+        row[0].set_ylabel(metric_label(reward))
+        others = published[published["reward"] == reward]
+        for method in others["method"].unique():
+            curve = others[others["method"] == method]
+            colour, _ = style.look(method)
+            row[1].plot(curve["reward_queries"], curve["mean"], ":", color=colour)
+        style.note_missing(row[1], [method for method in methods if method not in found])
+        shown += [
+            curve.assign(origin="ours", reward=reward, method=m) for m, curve in found.items()
+        ]
+    for panel, cost in zip(axes[-1], COSTS, strict=True):
+        panel.set_xlabel(_LABELS[cost])
+    style.legend(figure, style.handles(results.methods()))
+    data = pd.concat(shown, ignore_index=True)
+    data = data[["origin", "reward", "method", "step", *COSTS, "mean", "deviation", "seeds"]]
+    caption = (
+        "Running mean of the training reward, over as many reward queries for every method of a "
+        "row (a twentieth of the shortest training, an iteration at least); line and band: mean "
+        f"and standard deviation over {amount(data['seeds'], 'training seed')}. Every image passed "
+        "through the U-Net forward counts as one pass. Axes are logarithmic where methods differ "
+        f"more than {_UNEVEN:g}-fold in cost."
+    )
+    if len(published):
+        caption += " Dotted: published curves."
+    return style.Drawing(figure, data, TITLE, caption)
+
+
+def _scale(panel: Axes, ends: list[float]) -> None:
+    if ends and max(ends) > _UNEVEN * min(ends) > 0:
+        panel.set_xscale("log")
+    else:
+        panel.locator_params(axis="x", nbins=3)
+        panel.set_xlim(left=0)
+
+
+def _published(results: Results) -> pd.DataFrame:
+    """Curves of `efficiency_overlay`: origin, reward, method, reward_queries, mean."""
+    columns = ["origin", "reward", "method", "reward_queries", "mean"]
+    path = results.config.efficiency_overlay
+    if path is None:
+        return pd.DataFrame(columns=columns)
+    try:
+        table = pd.read_csv(Path(path))
+        table = table[table["x_axis"] == "reward_queries"]
+        reward = table["task"].map(lambda task: _TASKS.get(task, task))
+        numbers = table[["x", "y"]].astype(float)
+        method = table["method"].str.lower()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} (efficiency_overlay) is no CSV file with x_axis, task, method, x, y: {error}"
+        ) from None
+    found = pd.DataFrame(
+        {"reward": reward, "method": method, "reward_queries": numbers["x"], "mean": numbers["y"]}
+    ).assign(origin="published")
+    return found[found["reward"].isin(results.rewards)].sort_values("reward_queries")[columns]

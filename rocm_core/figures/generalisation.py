@@ -1,0 +1,95 @@
+"""Change of the trained reward on the validation prompts and on further prompt sets."""
+
+import math
+
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from rocm_core.figures import _style as style
+from rocm_core.labels import amount, method_label, metric_label
+from rocm_core.results import Results
+from rocm_core.statistics import paired_difference
+
+TITLE = "Change of the trained reward, by prompt set"
+COLUMNS = ["reward", "method", "prompts", "change", "low", "high", "n", "seeds"]
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One panel a training reward, one row a method, one point a prompt set."""
+    sets = results.evaluation_sets
+    data = pd.DataFrame(
+        [
+            row
+            for reward in results.rewards
+            for method in results.methods(reward)
+            for name in sets
+            if (row := _change(results, reward, method, name))
+        ],
+        columns=COLUMNS,
+    )
+    columns = min(2, len(results.rewards))
+    most = max(len(results.methods(reward)) for reward in results.rewards)
+    figure, grid = style.panels(
+        math.ceil(len(results.rewards) / columns), columns, height=0.9 + 0.38 * most
+    )
+    axes = [panel for row in grid for panel in row]
+    for panel in axes[len(results.rewards) :]:
+        panel.set_visible(False)
+    looks = {name: (_COLOURS[i % 6], _MARKERS[i % 6]) for i, name in enumerate(sets)}
+    for panel, reward in zip(axes, results.rewards, strict=False):
+        methods = results.methods(reward)
+        panel.axvline(0, color="#888888", linewidth=1)
+        for place, method in enumerate(methods):
+            for number, name in enumerate(sets):
+                own = (data["reward"] == reward) & (data["method"] == method)
+                found = data[own & (data["prompts"] == name)]
+                colour, marker = looks[name]
+                panel.errorbar(
+                    found["change"],
+                    [place + 0.5 * (number + 0.5) / len(sets) - 0.25] * len(found),
+                    xerr=[found["change"] - found["low"], found["high"] - found["change"]],
+                    color=colour,
+                    marker=marker,
+                    linestyle="",
+                )
+        panel.set_yticks(
+            range(len(methods)), [method_label(m).replace(", ", ",\n") for m in methods]
+        )
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+        panel.grid(visible=False, axis="y")
+        panel.locator_params(axis="x", nbins=4)
+        panel.set_title(f"Trained on {metric_label(reward)}")
+        panel.set_xlabel(f"change of {metric_label(reward)}")
+        present = set(data[data["reward"] == reward]["method"])
+        style.note_missing(panel, [method for method in methods if method not in present])
+    style.legend(
+        figure,
+        [
+            Line2D([], [], color=colour, marker=marker, linestyle="", label=name)
+            for name, (colour, marker) in looks.items()
+        ],
+    )
+    caption = (
+        "Difference between a trained model and its own base on the same prompts and noise, "
+        f"averaged over {amount(data['seeds'], 'training seed')} within each of "
+        f"{amount(data['n'], 'prompt')}; bars: 95 % interval of a bootstrap over prompts. The "
+        "prompt sets are those of the configuration."
+    )
+    return style.Drawing(figure, data, TITLE, caption)
+
+
+def _change(results: Results, reward: str, method: str, name: str) -> dict[str, object] | None:
+    """The row of `data` for one prompt set; None where there are no scores (partial)."""
+    sources = results.sources(reward, method)
+    base = next(b for b in results.bases if b.method == results.base_of(reward, method))
+    steps = dict(reversed(results.sample_sets(sources[0])))[name]
+    after, seeds = results.scores_on(sources, reward, name, steps)
+    before, there = results.scores_on([base], reward, name, steps)
+    if not seeds or not there:
+        return None
+    found = paired_difference(after, before)
+    numbers = [found.mean, found.low, found.high, found.n, seeds]
+    return dict(zip(COLUMNS, [reward, method, name, *numbers], strict=True))

@@ -1,0 +1,69 @@
+"""Training reward over reward queries for several horizons K of the training's chain."""
+
+import math
+
+import matplotlib
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from rocm_core.efficiency import curves, thinned
+from rocm_core.figures import _style as style
+from rocm_core.labels import amount, method_label, metric_label
+from rocm_core.results import Results
+
+TITLE = "Training reward by the horizon K of the training"
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One panel a reward and method whose `inference_steps` are swept, one line a horizon."""
+    horizons = _horizons(results)
+    steps = sorted({k for methods in horizons.values() for k in methods.values()})
+    viridis = matplotlib.colormaps["viridis"]
+    shades = {k: viridis(0.9 * i / max(1, len(steps) - 1)) for i, k in enumerate(steps)}
+    columns = min(2, len(horizons))
+    figure, grid = style.panels(math.ceil(len(horizons) / columns), columns, height=2.6)
+    axes = [panel for row in grid for panel in row]
+    for panel in axes[len(horizons) :]:
+        panel.set_visible(False)
+    shown = []
+    for panel, ((reward, method), methods) in zip(axes, horizons.items(), strict=False):
+        found = curves(results, reward, methods)
+        for name, k in methods.items():
+            if name not in found:
+                continue
+            curve = thinned(found[name])
+            x, mean, deviation = curve["reward_queries"], curve["mean"], curve["deviation"]
+            panel.plot(x, mean, color=shades[k])
+            panel.fill_between(
+                x, mean - deviation, mean + deviation, color=shades[k], alpha=0.18, linewidth=0
+            )
+            shown.append(curve.assign(reward=reward, method=method, horizon=k))
+        missing = [f"K = {k}" for name, k in methods.items() if name not in found]
+        style.note(panel, f"missing: {', '.join(missing)}" if missing else "")
+        panel.set_title(f"{method_label(method)} on {metric_label(reward)}")
+        panel.set_xlabel("reward queries")
+        panel.set_ylabel(metric_label(reward))
+        panel.locator_params(axis="x", nbins=4)
+    style.legend(figure, [Line2D([], [], color=shades[k], label=f"K = {k}") for k in steps])
+    keys = ["reward", "method", "horizon", "step", "reward_queries", "mean", "deviation", "seeds"]
+    data = pd.concat(shown, ignore_index=True)[keys] if shown else pd.DataFrame(columns=keys)
+    caption = (
+        "Running mean of the training reward when the training's chain has K steps, over as many "
+        "reward queries for every line of a panel; line and band: mean and standard deviation over "
+        f"{amount(data['seeds'], 'training seed')}. A reward query costs K U-Net passes to sample."
+    )
+    return style.Drawing(figure, data, TITLE, caption)
+
+
+def _horizons(results: Results) -> dict[tuple[str, str], dict[str, int]]:
+    """{(reward, method): {its name with and without a swept horizon: K}}, K rising."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for cell in results.cells:
+        method, *swept = cell.method.split("--")
+        if len(swept) == 1 and swept[0].startswith("inference_steps-"):
+            found.setdefault((cell.reward, method), {})[cell.method] = cell.settings.inference_steps
+    for cell in results.cells:
+        if (cell.reward, cell.method) in found:
+            found[cell.reward, cell.method][cell.method] = cell.settings.inference_steps
+    return {key: dict(sorted(ks.items(), key=lambda item: item[1])) for key, ks in found.items()}

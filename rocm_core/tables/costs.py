@@ -1,0 +1,81 @@
+"""What each method needs for the best training reward of the slowest: beside figure efficiency."""
+
+from typing import Any
+
+import pandas as pd
+
+from rocm_core.efficiency import COSTS, common_reward, curves, reach
+from rocm_core.labels import amount, decimals, method_label, metric_label, number
+from rocm_core.results import Results
+from rocm_core.tables._table import Block, Cell, Table
+
+TITLE = "What each method needs for the same training reward"
+COLUMNS = [
+    *("reward", "method", "status", "final", "deviation", "best", "goal"),
+    *COSTS,
+    *(f"total_{cost}" for cost in COSTS),
+    "seeds",
+]
+_HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries", "U-Net passes"]
+
+
+def make(results: Results) -> Table:
+    """One block a training reward: final and best reward, and the costs until `goal`, the best
+    reward of the slowest method, in the running mean of figure `efficiency`.
+
+    `data` has `COLUMNS`; status is measured or missing; deviation is over seeds.
+    """
+    rows, blocks = [], []
+    for reward in results.rewards:
+        found = curves(results, reward, results.methods(reward))
+        goal, slowest = common_reward(found) if found else (float("nan"), "")
+        heading = f"Trained on {metric_label(reward)}"
+        digits = _digits(found)
+        if found:
+            heading += f": to reach {number(goal, digits)}, the best of {method_label(slowest)}"
+        block = Block(heading)
+        blocks.append(block)
+        for method in results.methods(reward):
+            row = _row(reward, method, goal, found.get(method))
+            rows.append(row)
+            block.rows.append([Cell(method_label(method)), *_cells(row, digits)])
+    data = pd.DataFrame(rows, columns=COLUMNS)
+    caption = (
+        "Rewards: running mean at the end of the training (± standard deviation over "
+        f"{amount(data['seeds'].dropna(), 'training seed')}) and at its best. Costs: what the mean "
+        "over seeds had taken when it first reached the goal, and in brackets the share of the "
+        "whole training's. A method may start above the goal: it then needs its first window."
+    )
+    return Table(TITLE, caption, _HEADER, blocks, data)
+
+
+def _digits(found: dict[str, pd.DataFrame]) -> int:
+    """Decimals that show how far the curves go, with two digits."""
+    return max(
+        (decimals((c["mean"].max() - c["mean"].min()) / 2) for c in found.values()), default=3
+    )
+
+
+def _row(reward: str, method: str, goal: float, curve: pd.DataFrame | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"reward": reward, "method": method, "status": "missing"}
+    if curve is None:
+        return row
+    last, met = curve.iloc[-1], reach(curve, goal)
+    assert met is not None  # every method's best is at least the goal
+    return (
+        row
+        | {"status": "measured", "final": last["mean"], "deviation": last["deviation"]}
+        | {"best": curve["mean"].max(), "goal": goal, "seeds": last["seeds"]}
+        | {cost: met[cost] for cost in COSTS}
+        | {f"total_{cost}": last[cost] for cost in COSTS}
+    )
+
+
+def _cells(row: dict[str, Any], digits: int) -> list[Cell]:
+    if row["status"] == "missing":
+        return [Cell("missing", muted=True)] * (len(_HEADER) - 1)
+    final = number(row["final"], digits)
+    if row["seeds"] != 1:
+        final += f" ± {number(row['deviation'], digits)}"
+    costs = [f"{row[cost]:,.0f} ({row[cost] / row[f'total_{cost}']:.0%})" for cost in COSTS]
+    return [Cell(final), Cell(number(row["best"], digits)), *map(Cell, costs)]
