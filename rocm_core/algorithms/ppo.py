@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rocm_core.algorithms import Optimiser
-from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample
-from rocm_core.policies import Policy
+from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
+from rocm_core.policies import Policy, Transition
 from rocm_core.settings import TrainingSettings
 
 SETTINGS = (
@@ -29,6 +29,7 @@ SETTINGS = (
     "prompt_buffer_minimum",
     "horizon",
 )
+RATIO_CLIP = 1e-4
 _TINY = 1e-6
 
 
@@ -42,24 +43,24 @@ class PPO(PolicyGradient):
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        own = [
-            (prompt, reward)
-            for sample in samples
-            for prompt, reward in zip(sample.batch.prompts, sample.reward.tolist(), strict=True)
-        ]
-        self.statistics.add(optimiser.gather(own))
+        own = [list(zip(s.batch.prompts, s.reward.tolist(), strict=True)) for s in samples]
+        everyone = optimiser.gather(own)
+        # In the order of the run, which does not depend on how it is split over processes.
+        parts = [part for i in range(len(own)) for part in everyone[i :: len(own)]]
+        self.statistics.add([pair for part in parts for pair in part])
         limit = self.settings.advantage_clip
         advantages = []
-        for sample in samples:
-            rewards = zip(sample.batch.prompts, sample.reward.tolist(), strict=True)
-            normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in rewards]
-            advantage = torch.tensor(normalised).to(sample.log_probs).clamp(-limit, limit)
-            advantages.append(advantage[:, None].expand_as(sample.log_probs))
+        for sample, pairs in zip(samples, own, strict=True):
+            normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in pairs]
+            advantage = torch.tensor(normalised).to(sample.reward).clamp(-limit, limit)
+            advantages.append(advantage[:, None].expand(-1, len(sample.transitions)))
         return advantages, {}
 
-    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        clip = self.settings.ratio_clip
-        return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
+        kept = ratio.clamp(1 - clip, 1 + clip)
+        gain = torch.minimum(ratio * advantage, kept * advantage)
+        return -gain.mean(), beyond(ratio, clip)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rewards": {k: list(v) for k, v in self.statistics.rewards.items()}}
