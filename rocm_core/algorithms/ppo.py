@@ -6,6 +6,7 @@ with rewards normalised per prompt (Black et al. 2023, section 4.2 and appendix;
 2024, algorithm 1). A divergence to the reference, which neither has, can be added to either.
 """
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
@@ -71,7 +72,7 @@ class PPO(PolicyGradient):
 
 
 class PromptStatistics:
-    """The last `size` rewards of each prompt, and those of the current iteration.
+    """Mean and spread of each prompt's last `size` rewards, and of the current iteration's.
 
     A prompt with fewer than `minimum` rewards is normalised by the iteration's; so are all prompts
     when `size` is 0.
@@ -80,18 +81,22 @@ class PromptStatistics:
     def __init__(self, size: int, minimum: int) -> None:
         self.minimum = minimum
         self.rewards: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=size))
-        self.iteration: list[float] = []
+        self.iteration = 0.0, 1.0
 
     def add(self, rewards: Sequence[tuple[str, float]]) -> None:
         """Take the (prompt, reward) pairs of one iteration, of all processes."""
-        self.iteration = [reward for _, reward in rewards]
+        self.iteration = _moments([reward for _, reward in rewards])
         for prompt, reward in rewards:
             self.rewards[prompt].append(reward)
 
     def normalise(self, prompt: str, reward: float) -> float:
         """(reward - mean) / standard deviation."""
         known = self.rewards[prompt]
-        known_enough = len(known) >= self.minimum
-        values = torch.tensor(list(known) if known_enough else self.iteration, dtype=torch.double)
-        spread = values.std(correction=0) + _TINY
-        return float((reward - values.mean()) / spread)
+        mean, spread = _moments(known) if len(known) >= self.minimum else self.iteration
+        return (reward - mean) / (spread + _TINY)
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, of the values and not of what they are drawn from."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
