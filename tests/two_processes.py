@@ -22,7 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
         "updates_per_iteration": 2,
         "inner_epochs": 2,
         "images_per_prompt": 2,
-        "prompt_buffer": 3,  # runs over, so that the order of the rewards matters
+        "prompt_buffer": 3,  # runs over at each iteration, so that the order matters
         "prompt_buffer_minimum": 2,
     },
     "dpok": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.5},
@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 def run(algorithm: str, model: str, **changes: Any) -> dict[str, Any]:
     """Adapter, averaged gradients, rows and the algorithm's own state after four iterations."""
     values = {"model": model, "algorithm": algorithm, **SHARED, **CASES[algorithm], **changes}
-    trainer = Trainer(tiny.settings(**values), tiny.PROMPTS[:3], "f00d", Accelerator())
+    trainer = Trainer(tiny.settings(**values), tiny.PROMPTS[:2], "f00d", Accelerator())
     gradients: list[torch.Tensor] = []
     average = trainer.optimiser.average_gradients
 
