@@ -148,11 +148,19 @@ def _settings(
     for _, layer in layers:
         merged |= layer
     _check_divergence(method, layers, merged, key)
-    for name in sorted(_algorithm_settings() - set(declared(method.algorithm, "SETTINGS"))):
+    used = set(declared(method.algorithm, "SETTINGS"))
+    idle = dict.fromkeys(sorted(_algorithm_settings() - used), method.algorithm)
+    if method.policy != "consistency":  # the one whose last step is deterministic
+        idle["horizon"] = f"the {method.policy} policy"
+    for name, what in idle.items():
         stray = next((place for place, layer in _own(layers) if name in layer), None)
         if stray:
-            raise UserError(f"{stray}.{name} has no effect on {method.algorithm}: remove it")
+            raise UserError(f"{stray}.{name} has no effect on {what}: remove it")
         del merged[name]
+    if "ratio_clip" in merged and merged["ratio_clip"] is None:
+        merged["ratio_clip"] = declared(method.algorithm, "RATIO_CLIP")
+    if merged.get("prompt_buffer") == 0:
+        del merged["prompt_buffer_minimum"]
     if merged["beta"] != "auto":
         merged.pop("beta_calibration_steps", None)
     elif "beta_calibration_steps" not in merged:
@@ -233,6 +241,12 @@ def _check_batches(method: Method, merged: Mapping[str, Any], key: str) -> None:
         raise UserError(
             f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
             f" prompt, but it is {merged['images_per_prompt']}"
+        )
+    buffer = merged.get("prompt_buffer", 0)
+    if buffer and merged["prompt_buffer_minimum"] > buffer:
+        raise UserError(
+            f"{key}: prompt_buffer_minimum must be at most prompt_buffer, {buffer}, or no prompt "
+            f"ever has enough, but it is {merged['prompt_buffer_minimum']}"
         )
     defaults = TrainingSettings.__dataclass_fields__
     for part, whole in (

@@ -94,7 +94,7 @@ def _split(name: str) -> tuple[str, str, str] | None:
             rest = name.removeprefix(pair)
             if rest in ("", "-none"):
                 return algorithm, policy, ""
-            if name.startswith(f"{pair}-"):
+            if rest.startswith("-") and len(rest) > 1:
                 return algorithm, policy, rest[1:]
     return None
 
@@ -107,6 +107,7 @@ def declared(algorithm: str, name: str, default: Any = ()) -> Any:
     DIVERGENCES: those it can work with, "none" among them; () is all.
     PAIRED: it compares images of one prompt, so that `images_per_prompt` must be even.
     DIFFERENTIATES: it backpropagates through the reward.
+    RATIO_CLIP: what `ratio_clip: null` stands for.
     """
     text = (ROOT / "rocm_core" / "algorithms" / f"{algorithm}.py").read_text(encoding="utf-8")
     for statement in ast.parse(text).body:

@@ -1,4 +1,4 @@
-"""A random latent consistency model so small that tests can afford exact gradients: 8×8 images."""
+"""Random latent models so small that tests can afford exact gradients: 8×8 images."""
 
 import json
 from pathlib import Path
@@ -17,10 +17,14 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
 
 
 def write_pipeline(
-    folder: Path, prediction_type: str = "epsilon", seed: int = 0, **scheduler: object
+    folder: Path,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    policy: str = "consistency",
+    **scheduler: object,
 ) -> Path:
     """Write a diffusers folder of random weights; `scheduler`: further settings of it."""
-    from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     length = write_tokenizer(folder / "tokenizer")
@@ -38,7 +42,7 @@ def write_pipeline(
             norm_num_groups=4,
             attention_head_dim=2,
             cross_attention_dim=8,
-            time_cond_proj_dim=6,
+            time_cond_proj_dim=6 if policy == "consistency" else None,
         )
         vae = AutoencoderKL(
             block_out_channels=(8, 8),
@@ -63,8 +67,14 @@ def write_pipeline(
                 pad_token_id=1,
             )
         )
-    settings = {"prediction_type": prediction_type, "original_inference_steps": 50, **scheduler}
-    LCMScheduler(**settings).save_pretrained(folder / "scheduler")
+    kind = {"prediction_type": prediction_type}
+    if policy == "consistency":
+        noise = LCMScheduler(**kind | {"original_inference_steps": 50} | scheduler)
+    else:
+        stable_diffusions = {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+        stable_diffusions |= {"beta_schedule": "scaled_linear", "set_alpha_to_one": False}
+        noise = DDIMScheduler(**kind | stable_diffusions | {"clip_sample": False} | scheduler)
+    noise.save_pretrained(folder / "scheduler")
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     text_encoder.save_pretrained(folder / "text_encoder")

@@ -13,31 +13,35 @@ from torch import Tensor
 
 from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
 from rocm_core.divergences import load_divergence
+from rocm_core.errors import UserError
 from rocm_core.policies import Policy, Transition
 from rocm_core.rewards import Reward
 from rocm_core.settings import TrainingSettings
 
+_MOST = 20.0  # nats of a log-ratio: clipped long before, and a finite number times 0 stays 0
+
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch with what the policy made of it: T transitions, their log-probabilities `(N, T)`
-    under the policy that drew them, and rewards `(N,)`. Nothing carries gradient."""
+    """A batch with what the policy made of it: T transitions with the means of the policy that
+    drew them, and rewards `(N,)`. Nothing carries gradient."""
 
     batch: Batch
     transitions: Sequence[Transition]
-    log_probs: Tensor
     reward: Tensor
 
 
 class PolicyGradient(Algorithm):
     """Maximise E[R] - β Σ_k D(d²_k) by a score-function estimate of the first term's gradient.
 
-    A subclass says what the advantages are and how a ratio that has gone too far is clipped. The
+    A subclass says what the advantages are and what loss they make of a transition. The
     divergence's term is exact, given the states that were sampled; it is absent for `none`.
+    Both are averaged over the T steps instead of summed, which Adam does not see.
     """
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__(settings)
+        self.penalty = float(settings.beta)
         regularised = settings.divergence != "none"
         self.divergence = load_divergence(settings.divergence) if regularised else None
 
@@ -48,60 +52,64 @@ class PolicyGradient(Algorithm):
         """For each sample the advantages `(N, T)`, and diagnostics."""
 
     @abstractmethod
-    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """Loss `(N,)` of importance ratios and advantages `(N,)`."""
+    def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss over images, and the share of ratios beyond the clip.
+
+        `past` was sampled, `now` is as the policy would make it; advantages are `(N,)`.
+        """
 
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
     ) -> list[Statistics]:
         samples = [self.sample(policy, reward, batch) for batch in batches]
         advantages, diagnostics = self.advantages(policy, samples, optimiser)
+        size = len(samples) // self.settings.updates_per_iteration
         seen: list[Statistics] = []
         for _ in range(self.settings.inner_epochs):
             seen = []  # of the last inner epoch, which says how far the policy has gone
-            for group in deal(range(len(samples)), self.settings.updates_per_iteration):
-                for i in group:
-                    scale = 1 / (len(group) * len(samples[i].transitions))
-                    seen.append(self._learn(policy, samples[i], advantages[i], scale, optimiser))
-                optimiser.step()
+            for i, sample in enumerate(samples):
+                seen.append(self._learn(policy, sample, advantages[i], size, optimiser))
+                if (i + 1) % size == 0:
+                    optimiser.step()
         return [replace(s, diagnostics={**s.diagnostics, **diagnostics}) for s in seen]
 
+    @torch.no_grad()
     def sample(self, policy: Policy, reward: Reward, batch: Batch) -> Sample:
-        """Roll out and score without gradient."""
-        with torch.no_grad():
-            trajectory = policy.rollout(batch.embeddings, batch.noise)
-            transitions = list(trajectory.transitions)
-            if self.settings.horizon == "released":
-                transitions += released_step(policy, transitions, batch.noise, trajectory.latents)
-            log_probs = [t.log_prob(self.settings.reduction) for t in transitions]
-            scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
-        stacked = torch.stack(log_probs, 1) if log_probs else scores.new_zeros(len(scores), 0)
-        return Sample(batch, transitions, stacked, scores)
+        """Roll out and score; raises `UserError` for a chain that never draws."""
+        trajectory = policy.rollout(batch.embeddings, batch.noise)
+        transitions = list(trajectory.transitions)
+        if self.settings.horizon == "released":
+            transitions += released_step(policy, transitions, batch.noise, trajectory.latents)
+        if not transitions:
+            raise UserError(
+                f"{self.settings.algorithm} learns from the steps that draw noise, and this chain "
+                "has none: raise inference_steps"
+            )
+        scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
+        return Sample(batch, transitions, scores)
+
+    def ratio(self, now: Transition, past: Transition) -> Tensor:
+        """Importance ratio `(N,)` of the policy to the one that sampled; 1 before any update."""
+        return now.log_ratio(self.settings.reduction, past.mean).clamp(-_MOST, _MOST).exp()
 
     def _learn(
-        self,
-        policy: Policy,
-        sample: Sample,
-        advantages: Tensor,
-        scale: float,
-        optimiser: Optimiser,
+        self, policy: Policy, sample: Sample, advantages: Tensor, group: int, optimiser: Optimiser
     ) -> Statistics:
-        """Gather the gradient of one sample's loss, one transition at a time."""
+        """Gather the gradient of one sample of a group, one transition at a time."""
+        steps, reduction = len(sample.transitions), self.settings.reduction
         losses, clipped, distances, divergences = [], [], [], []
         for index, past in enumerate(sample.transitions):
             now = revisit(policy, index, past, sample.batch.embeddings, self.divergence is not None)
-            log_prob = now.log_prob(self.settings.reduction)
-            ratio = torch.exp(log_prob - sample.log_probs[:, index])
-            loss = self.surrogate(ratio, advantages[:, index]).mean()
+            loss, beyond = self.loss(now, past, advantages[:, index])
             if self.divergence is not None:
-                distance = now.squared_distance(self.settings.reduction)
-                divergence = self.divergence(distance, now.std)
-                loss = loss + float(self.settings.beta) * divergence.mean()
+                divergence = self.divergence(now.squared_distance(reduction), now.std)
+                if self.penalty:  # 0 observes: an infinite D must not turn into 0·∞
+                    loss = loss + self.penalty * divergence.mean()
                 divergences.append(divergence.detach())
                 distances.append(now.squared_distance("sum").detach())
-            optimiser.backward(loss * scale)
+            optimiser.backward(loss / (group * steps))
             losses.append(loss.detach())
-            clipped.append(((ratio - 1).abs() > self.settings.ratio_clip).float().mean())
+            clipped.append(beyond)
         return Statistics(
             sample.reward,
             torch.stack(losses).mean(),
@@ -111,10 +119,9 @@ class PolicyGradient(Algorithm):
         )
 
 
-def deal(items: Sequence[int], groups: int) -> list[Sequence[int]]:
-    """`items` in so many consecutive groups of equal size."""
-    size = len(items) // groups
-    return [items[i * size : (i + 1) * size] for i in range(groups)]
+def beyond(ratio: Tensor, clip: float) -> Tensor:
+    """Share of ratios outside of 1 ± clip, ()."""
+    return ((ratio.detach() - 1).abs() > clip).float().mean()
 
 
 def released_step(

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rocm_core.algorithms import Optimiser
-from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample
-from rocm_core.policies import Policy
+from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
+from rocm_core.policies import Policy, Transition
+from rocm_core.settings import TrainingSettings
 
 SETTINGS = (
     "reduction",
@@ -26,67 +27,69 @@ SETTINGS = (
     "value_learning_rate",
     "value_updates",
 )
+RATIO_CLIP = 1e-4
 
 
 class DPOK(PolicyGradient):
     """The value function and its optimiser are part of its state."""
 
-    value: "ValueFunction"  # built when the first batch shows its sizes
-    adam: torch.optim.AdamW
+    value: "ValueFunction | None" = None  # made when the first samples show its sizes
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        self._saved: dict[str, Any] = {}
 
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        if not hasattr(self, "value"):
-            latents, embeddings = samples[0].batch.noise[0, 0], samples[0].batch.embeddings
-            steps = len(samples[0].transitions)
-            self._build([latents.numel(), embeddings.shape[2], steps], latents)
-        loss = self._fit(samples, optimiser)
+        value = self.value = self.value or self._make(samples[0])
+        loss = self._fit(value, samples, optimiser)
         with torch.no_grad():
-            advantages = [sample.reward[:, None] - self._values(sample) for sample in samples]
+            advantages = [sample.reward[:, None] - value(sample) for sample in samples]
         return advantages, {"value_loss": loss}
 
-    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        clip = self.settings.ratio_clip
-        return -advantage * ratio.clamp(1 - clip, 1 + clip)
+    def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
+        gain = advantage * ratio.clamp(1 - clip, 1 + clip)
+        return -gain.mean(), beyond(ratio, clip)
 
     def state_dict(self) -> dict[str, Any]:
-        if not hasattr(self, "value"):
-            return {}
-        value, adam = self.value.state_dict(), self.adam.state_dict()
-        return {"sizes": self.value.sizes, "value": value, "adam": adam}
+        if self.value is None:
+            return self._saved
+        return {"value": self.value.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
-            self._build(state["sizes"], next(iter(state["value"].values())))
-            self.value.load_state_dict(state["value"])
-            self.adam.load_state_dict(state["adam"])
+        self._saved, self.value = state, None
 
-    def _build(self, sizes: Sequence[int], like: Tensor) -> None:
-        with torch.random.fork_rng(devices=[]):  # alike in all processes
-            torch.manual_seed(self.settings.seed)
-            self.value = ValueFunction(*sizes).to(like.device)
-        rate = self.settings.value_learning_rate
-        self.adam = torch.optim.AdamW(self.value.parameters(), lr=rate)
+    def _make(self, sample: Sample) -> "ValueFunction":
+        """The value function as it was saved, or a new one, alike in all processes."""
+        latent, width = sample.batch.noise[0, 0], sample.batch.embeddings.shape[2]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.settings.seed)  # and no device's
+            value = ValueFunction(latent.numel(), width, len(sample.transitions))
+        value.to(latent.device)
+        self.adam = torch.optim.AdamW(value.parameters(), lr=self.settings.value_learning_rate)
+        if self._saved:
+            value.load_state_dict(self._saved["value"])
+            self.adam.load_state_dict(self._saved["adam"])
+        return value
 
-    def _fit(self, samples: Sequence[Sample], optimiser: Optimiser) -> Tensor:
-        """Regress rewards on what was visited; returns the mean squared error before that."""
-        errors: list[Tensor] = []
-        for _ in range(self.settings.value_updates):
-            self.adam.zero_grad()
-            error = torch.stack(
-                [(self._values(s) - s.reward[:, None]).square().mean() for s in samples]
-            ).mean()
-            error.backward()
-            optimiser.average_gradients(list(self.value.parameters()))
+    def _fit(
+        self, value: "ValueFunction", samples: Sequence[Sample], optimiser: Optimiser
+    ) -> Tensor:
+        """Regress rewards on the states; returns the mean squared error before that."""
+        before = torch.zeros(())
+        for update in range(self.settings.value_updates):
+            total = torch.zeros_like(samples[0].reward[0])
+            for sample in samples:
+                error = (value(sample) - sample.reward[:, None]).square().mean() / len(samples)
+                error.backward()
+                total += error.detach()
+            optimiser.average_gradients(list(value.parameters()))
             self.adam.step()
-            errors.append(error.detach())
-        return errors[0]
-
-    def _values(self, sample: Sample) -> Tensor:
-        """V of every state visited, `(N, T)`."""
-        states = torch.stack([t.state for t in sample.transitions], 1).float()
-        return self.value(states, sample.batch.embeddings.float())
+            self.adam.zero_grad()
+            before = total if update == 0 else before
+        return before
 
 
 class ValueFunction(nn.Module):
@@ -94,15 +97,16 @@ class ValueFunction(nn.Module):
 
     def __init__(self, latent_size: int, text_width: int, steps: int) -> None:
         super().__init__()
-        self.sizes = [latent_size, text_width, steps]
+        inputs = latent_size + text_width + steps
         self.layers = nn.Sequential(
-            nn.Linear(sum(self.sizes), 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
+            nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1)
         )
-        self.output = nn.Linear(256, 1)
 
-    def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
-        """Values `(N, T)` of states `(N, T, C, h, w)` under embeddings `(N, L, D)`."""
+    def forward(self, sample: Sample) -> Tensor:
+        """Values `(N, T)` of the states visited, in single precision."""
+        states = torch.stack([t.state for t in sample.transitions], 1).float()
+        embeddings = sample.batch.embeddings.float()
         count, steps = states.shape[:2]
         text = embeddings.mean(1)[:, None].expand(-1, steps, -1)
         step = torch.eye(steps, device=states.device).expand(count, -1, -1)
-        return self.output(self.layers(torch.cat([states.flatten(2), text, step], 2)))[..., 0]
+        return self.layers(torch.cat([states.flatten(2), text, step], 2))[..., 0]

@@ -6,6 +6,7 @@ with rewards normalised per prompt (Black et al. 2023, section 4.2 and appendix;
 2024, algorithm 1). A divergence to the reference, which neither has, can be added to either.
 """
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rocm_core.algorithms import Optimiser
-from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample
-from rocm_core.policies import Policy
+from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
+from rocm_core.policies import Policy, Transition
 from rocm_core.settings import TrainingSettings
 
 SETTINGS = (
@@ -29,6 +30,7 @@ SETTINGS = (
     "prompt_buffer_minimum",
     "horizon",
 )
+RATIO_CLIP = 1e-4
 _TINY = 1e-6
 
 
@@ -42,24 +44,24 @@ class PPO(PolicyGradient):
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        own = [
-            (prompt, reward)
-            for sample in samples
-            for prompt, reward in zip(sample.batch.prompts, sample.reward.tolist(), strict=True)
-        ]
-        self.statistics.add(optimiser.gather(own))
+        own = [list(zip(s.batch.prompts, s.reward.tolist(), strict=True)) for s in samples]
+        everyone = optimiser.gather(own)
+        # In the order of the run, which does not depend on how it is split over processes.
+        parts = [part for i in range(len(own)) for part in everyone[i :: len(own)]]
+        self.statistics.add([pair for part in parts for pair in part])
         limit = self.settings.advantage_clip
         advantages = []
-        for sample in samples:
-            rewards = zip(sample.batch.prompts, sample.reward.tolist(), strict=True)
-            normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in rewards]
-            advantage = torch.tensor(normalised).to(sample.log_probs).clamp(-limit, limit)
-            advantages.append(advantage[:, None].expand_as(sample.log_probs))
+        for sample, pairs in zip(samples, own, strict=True):
+            normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in pairs]
+            advantage = torch.tensor(normalised).to(sample.reward).clamp(-limit, limit)
+            advantages.append(advantage[:, None].expand(-1, len(sample.transitions)))
         return advantages, {}
 
-    def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        clip = self.settings.ratio_clip
-        return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
+        kept = ratio.clamp(1 - clip, 1 + clip)
+        gain = torch.minimum(ratio * advantage, kept * advantage)
+        return -gain.mean(), beyond(ratio, clip)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rewards": {k: list(v) for k, v in self.statistics.rewards.items()}}
@@ -70,7 +72,7 @@ class PPO(PolicyGradient):
 
 
 class PromptStatistics:
-    """The last `size` rewards of each prompt, and those of the current iteration.
+    """Mean and spread of each prompt's last `size` rewards, and of the current iteration's.
 
     A prompt with fewer than `minimum` rewards is normalised by the iteration's; so are all prompts
     when `size` is 0.
@@ -79,18 +81,22 @@ class PromptStatistics:
     def __init__(self, size: int, minimum: int) -> None:
         self.minimum = minimum
         self.rewards: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=size))
-        self.iteration: list[float] = []
+        self.iteration = 0.0, 1.0
 
     def add(self, rewards: Sequence[tuple[str, float]]) -> None:
         """Take the (prompt, reward) pairs of one iteration, of all processes."""
-        self.iteration = [reward for _, reward in rewards]
+        self.iteration = _moments([reward for _, reward in rewards])
         for prompt, reward in rewards:
             self.rewards[prompt].append(reward)
 
     def normalise(self, prompt: str, reward: float) -> float:
         """(reward - mean) / standard deviation."""
         known = self.rewards[prompt]
-        known_enough = len(known) >= self.minimum
-        values = torch.tensor(list(known) if known_enough else self.iteration, dtype=torch.double)
-        spread = values.std(correction=0) + _TINY
-        return float((reward - values.mean()) / spread)
+        mean, spread = _moments(known) if len(known) >= self.minimum else self.iteration
+        return (reward - mean) / (spread + _TINY)
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, of the values and not of what they are drawn from."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))

@@ -42,10 +42,18 @@ class Transition:
         density = -0.5 * z.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
         return _reduce(density, reduction)
 
-    def log_ratio(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
-        """log of the next state's density over the reference's, `(N,)`, reduced as `log_prob`."""
-        base = replace(self, mean=self._reference_mean)
-        return self.log_prob(reduction) - base.log_prob(reduction)
+    def log_ratio(
+        self, reduction: Literal["sum", "mean"] = "sum", base: Tensor | None = None
+    ) -> Tensor:
+        """log of the next state's density over that of N(base, std² I), `(N,)`, reduced as
+        `log_prob`; base None: the reference's mean.
+
+        Exactly 0 for equal means. A difference of two log-probabilities, which reach tens of
+        thousands, would be rounded to the thousandth: more than ratios are clipped at.
+        """
+        base = self._reference_mean if base is None else base
+        middle = self.next_state - (self.mean + base) / 2
+        return _reduce((self.mean - base) / self.std * (middle / self.std), reduction)
 
     def squared_distance(self, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
         """d² = |mean - reference mean|²/std², `(N,)`: summed or averaged over latent dimensions."""

@@ -24,9 +24,14 @@ class _Step(NamedTuple):
     mean_noise: float
 
 
+# What other classes of schedulers leave open, as diffusers' StableDiffusionPipeline has it; the
+# DDIMScheduler's own defaults are for pixels, and would clip latents.
+_LATENT = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+
+
 class DiffusionPolicy(Policy):
-    """`guidance_scale` 1 takes one pass a step. Where the schedule ends at ᾱ' = 1 (Stable
-    Diffusion's does not), the last step is deterministic.
+    """`guidance_scale` 1 takes one pass a step. Where the schedule ends at ᾱ' = 1, or comes to
+    timestep 0, the last step is deterministic; Stable Diffusion's does neither.
 
     Raises `UserError` for a consistency model and for a scheduler that DDIM cannot stand in for.
     """
@@ -47,7 +52,11 @@ class DiffusionPolicy(Policy):
         super().__init__(model, device, dtype)
         if self.unet.config.time_cond_proj_dim is not None:
             raise UserError(f"{model} is a consistency model: name its policy consistency")
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        given = self.scheduler.config
+        if not isinstance(self.scheduler, DDIMScheduler):
+            left_open = ["_use_default_values", *given.get("_use_default_values", [])]
+            given = {**_LATENT, **{k: v for k, v in given.items() if k not in left_open}}
+        scheduler = DDIMScheduler.from_config(given)
         config = scheduler.config
         if config.thresholding or config.prediction_type not in ("epsilon", "v_prediction"):
             raise UserError(
@@ -55,20 +64,24 @@ class DiffusionPolicy(Policy):
             )
         try:
             scheduler.set_timesteps(inference_steps)
-        except ValueError:
-            most = config.num_train_timesteps
+            signals = scheduler.alphas_cumprod[scheduler.timesteps]
+        except (ValueError, IndexError):  # an offset can put the first step beyond the schedule
             raise UserError(
-                f"inference_steps must be 1 … {most} for {model}, not {inference_steps}"
+                f"inference_steps: {inference_steps} steps do not fit into the "
+                f"{config.num_train_timesteps} timesteps of {model}"
             ) from None
+        if config.prediction_type == "epsilon" and not signals.all():
+            raise UserError(
+                f"{model}: at a timestep without signal its U-Net must predict v, not epsilon"
+            )
         timesteps, stride = scheduler.timesteps.tolist(), config.num_train_timesteps
         self._velocity = config.prediction_type == "v_prediction"
         self._clip = config.clip_sample_range if config.clip_sample else None
         self._plan, stds = [], []
+        known, final = scheduler.alphas_cumprod.tolist(), scheduler.final_alpha_cumprod.item()
         for timestep in timesteps:
             following = timestep - stride // inference_steps
-            alpha = scheduler.alphas_cumprod[timestep].item()
-            known = scheduler.alphas_cumprod
-            after = (scheduler.final_alpha_cumprod if following < 0 else known[following]).item()
+            alpha, after = known[timestep], final if following < 0 else known[following]
             std = self.eta * math.sqrt((1 - after) / (1 - alpha) * (1 - alpha / after))
             direction = math.sqrt(max(0.0, 1 - after - std**2))
             self._plan.append(

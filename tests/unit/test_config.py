@@ -129,6 +129,36 @@ BROKEN = {
 }
 
 
+METHODS = {
+    "ppo: {}": "methods.ppo 'ppo' is not a method",
+    "rlcm-kl: {beta: 1}": "methods.rlcm-kl not a method",
+    "ddpo: {}": "methods.ddpo needs policies.diffusion",
+    "rlcm: {beta: 1}": "methods.rlcm no divergence remove it",
+    "rlcm: {value_updates: 1}": "methods.rlcm.value_updates has no effect on ppo",
+    "rlcm: {gradient_checkpointing: true}": "methods.rlcm.gradient_checkpointing no effect on ppo",
+    "rlcm: {updates_per_iteration: 2, accumulation_steps: 3}": "updates_per_iteration divide 3",
+    "rlcm: {images_per_prompt: 2, batch_size: 3}": "images_per_prompt must divide batch_size, 3",
+    "rlcm: {prompt_buffer: 8}": "prompt_buffer_minimum at most prompt_buffer, 8 is 16",
+    "rlcm: {ratio_clip: -1}": "methods.rlcm.ratio_clip from 0",
+    "rocm-kl: {beta: 1, inner_epochs: 2}": "methods.rocm-kl.inner_epochs has no effect on direct",
+    "ppo-consistency-jss: {beta: 1}": "methods.ppo-consistency-jss 'jss' did you mean js",
+    "dpok-consistency-kl: {}": "methods.dpok-consistency-kl.beta is missing",
+    "d3po-consistency-kl: {beta: 1}": "images_per_prompt must be even d3po is 1",
+    "d3po-consistency-kl: {beta: 1, images_per_prompt: 3, batch_size: 3}": "must be even is 3",
+    "d3po-consistency-kl: {beta: auto, images_per_prompt: 2, batch_size: 2}": "beta d3po auto",
+    "d3po-consistency-js: {beta: 1}": "methods.d3po-consistency-js d3po cannot divergence js",
+    "d3po-consistency: {}": "methods.d3po-consistency d3po cannot divergence none",
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_cannot_be_is_refused_in_a_sentence_that_names_the_key(method, tmp_path):
+    message = refuse(
+        SMALL.replace("  rocm-kl: {beta: 0.05}", f"  {method}", 1).split("cells:")[0], tmp_path
+    )
+    assert [word for word in METHODS[method].split() if word not in message] == [], message
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_configuration_is_refused_in_a_sentence_that_names_the_key(case, tmp_path):
     old, new, expected = BROKEN[case]
@@ -208,6 +238,7 @@ def test_the_schema_documents_every_key_and_its_defaults_are_valid_and_the_train
             name in training
             and "default" in training[name]
             and isinstance(field.default, float | int | str)
+            and training[name]["default"] is not None  # which the grid replaces
         ):
             assert training[name]["default"] == field.default, name
 

@@ -1,5 +1,6 @@
 """ROCM's objective and its gradient, against finite differences in double precision."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -243,13 +244,16 @@ def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch
     )
     batch = batch_for(policy)
     (seen,) = load_algorithm(settings).update(policy, tiny.Brightness(), [batch], optimiser)
-    # Under the policy itself the mean squared error of a transition is that of its noise.
-    weights = seen.reward.softmax(0)
-    expected = (weights * batch.noise[:, 1:].square().mean((2, 3, 4)).sum(1)).sum()
+    # A transition's log-probability under the policy that drew it is that of its noise.
+    noise = batch.noise[:, 1:].square().mean((2, 3, 4))
+    surprise = 0.5 * noise + policy.stds.log() + 0.5 * math.log(2 * math.pi)
+    expected = (seen.reward.softmax(0) * surprise.sum(1)).sum()
     assert float(seen.loss) == pytest.approx(float(expected), rel=1e-4)
     assert 0 < optimiser.gradient_norm < float("inf")
 
 
 def test_an_unknown_algorithm_is_refused():
-    with pytest.raises(UserError, match="there is no algorithm 'indirect': choose one of d3po, direct"):
+    with pytest.raises(
+        UserError, match="there is no algorithm 'indirect': choose one of d3po, direct"
+    ):
         load_algorithm(tiny.settings(algorithm="indirect"))

@@ -1,13 +1,21 @@
 """The grid: the cells that a configuration asks for, each once, each with what it really uses."""
 
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+import tiny
+import yaml
 
 from rocm_core import grid
 from rocm_core.config import Config, parse_config
 from rocm_core.errors import UserError
+from rocm_core.fingerprint import ROOT
 from rocm_core.grid import generation_settings, make_grid, table
+from rocm_core.names import parse_method
 from rocm_core.settings import TrainingSettings
 
 
@@ -94,6 +102,100 @@ def test_reverse_kl_is_kl_and_never_trained_twice():
     assert cells_of(methods={"rocm-reverse-kl": {"beta": 0.05}}) == only
     with pytest.raises(UserError, match="hpsv2/rocm-kl/seed-0, with different settings"):
         cells_of(methods=both | {"rocm-reverse-kl": {"beta": 0.1}})
+
+
+def with_diffusion(**changes):
+    policies = {
+        "consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0},
+        "diffusion": {"model": "other", "steps": 20, "guidance_scale": 5.0},
+    }
+    return cells_of(policies=policies, rewards=["hpsv2"], **changes)
+
+
+def test_the_baselines_are_algorithms_on_policies():
+    paired = {"beta": 0.1, "images_per_prompt": 2, "batch_size": 2}
+    cells = with_diffusion(methods={"rlcm": {}, "ddpo": {}, "dpok": {"beta": 0.01}, "d3po": paired})
+    found = {
+        name.split("/")[1]: (
+            cell.settings.algorithm,
+            cell.settings.policy,
+            cell.settings.divergence,
+        )
+        for name, cell in cells.items()
+    }
+    assert found == {
+        "rlcm": ("ppo", "consistency", "none"),
+        "ddpo": ("ppo", "diffusion", "none"),
+        "dpok": ("dpok", "diffusion", "kl"),
+        "d3po": ("d3po", "diffusion", "kl"),
+    }
+    ddpo, d3po = cells["hpsv2/ddpo/seed-0"].settings, cells["hpsv2/d3po/seed-0"].settings
+    assert (ddpo.model, ddpo.inference_steps, ddpo.guidance_scale) == ("other", 20, 5.0)
+    assert (ddpo.ratio_clip, d3po.ratio_clip) == (1e-4, 0.1)  # each algorithm's own
+    assert ddpo.beta == 0 and d3po.beta == 0.1
+
+
+def test_spelled_out_methods_have_one_name_and_one_cell():
+    spelled = {
+        "ppo-consistency": "rlcm",
+        "ppo-diffusion-none": "ddpo",
+        "dpok-diffusion-reverse-kl": "dpok",
+        "d3po-diffusion-kl": "d3po",
+        "direct-consistency": "rocm-none",
+        "direct-consistency-total-variation": "rocm-total-variation",
+        "rocm-reverse-kl": "rocm-kl",
+        "direct-diffusion-none": "direct-diffusion",
+        "ppo-consistency-js-sampled": "ppo-consistency-js-sampled",
+    }
+    for name, canonical in spelled.items():
+        found, meaning = parse_method(name, "key")
+        assert found == canonical and parse_method(canonical, "key") == (canonical, meaning)
+    same = {"rlcm": {}, "ppo-consistency": {}, "ppo-consistency-none": {}}
+    assert list(with_diffusion(methods=same)) == ["hpsv2/rlcm/seed-0"]
+    for nonsense in ("rocm-", "ppo-consistency-", "ppo", "ppo-consistency-jss", "rlcm-kl"):
+        with pytest.raises(UserError, match="methods.x"):
+            parse_method(nonsense, "methods.x")
+
+
+def test_a_setting_of_another_algorithm_does_not_change_a_cell():
+    training = {"learning_rate": 1e-3, "iterations": 10, "snapshot_every": 4}
+    methods = {"rocm-none": {}, "rlcm": {}, "ddpo": {}, "dpok": {"beta": 0.01}}
+    plain = with_diffusion(methods=methods, training=training)
+
+    def changed(**settings):
+        cells = with_diffusion(methods=methods, training=training | settings)
+        return [name.split("/")[1] for name in plain if plain[name] != cells[name]]
+
+    assert changed(inner_epochs=2, ratio_clip=0.1) == ["rlcm", "ddpo", "dpok"]
+    assert changed(value_updates=7) == ["dpok"]
+    assert changed(horizon="released") == ["rlcm"]
+    assert changed(prompt_buffer=20, advantage_clip=5) == ["rlcm", "ddpo"]
+    assert changed(gradient_checkpointing=True, reference_gradient="stop") == ["rocm-none"]
+    assert changed(prompt_buffer_minimum=3, prompt_buffer=0) == changed(prompt_buffer=0)
+
+
+def test_the_documented_algorithm_is_a_method(tmp_path):
+    """In a copy of the package, by its file alone and a line of a config."""
+    shutil.copytree(ROOT / "rocm_core", tmp_path / "rocm_core")
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+    source = tiny.documented("rocm_core/algorithms/weighted.py")
+    (tmp_path / "rocm_core" / "algorithms" / "weighted.py").write_text(source)
+    config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text())
+    config |= {"methods": {"weighted-consistency": None}, "cells": {}, "sweeps": [], "seeds": [0]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def table():
+        command = [sys.executable, "-m", "rocm_core.grid", "--configfile", "config.yaml"]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    lines = table().stdout.splitlines()
+    assert lines[1].split()[0] == f"{config['rewards'][0]}/weighted-consistency/seed-0"
+    config["methods"] = {"weighted-consistency": {"ratio_clip": 0.1}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "weighted-consistency.ratio_clip has no effect on weighted: remove it" in table().stderr
 
 
 def test_a_sweep_adds_its_values_to_the_name_and_repeats_no_cell():

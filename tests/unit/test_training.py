@@ -113,6 +113,11 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
         {"ema_decay": 0.9, "accumulation_steps": 2, "batch_size": 1},
         {"learning_rate_schedule": "linear", "warmup_steps": 3, "gradient_checkpointing": True},
         {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2},
+        {"algorithm": "ppo", "prompt_buffer": 4, "prompt_buffer_minimum": 2}
+        | {"horizon": "released", "inner_epochs": 2, "ratio_clip": 0.1},
+        {"algorithm": "dpok", "divergence": "js_sampled", "beta": 0.1, "value_updates": 2},
+        {"algorithm": "d3po", "divergence": "kl", "beta": 1.0, "ratio_clip": 0.1}
+        | {"images_per_prompt": 2},
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(run, changes):

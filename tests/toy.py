@@ -1,0 +1,83 @@
+"""A chain whose optimum is known: numbers pushed by one gain and one shift a step, no network."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from rocm_core.algorithms import Batch
+from rocm_core.policies import Policy
+
+STD, GAIN, TARGET = 0.5, 0.8, 1.0
+# The last step can forget its state and aim at the target, but always draws its own noise.
+BEST = -(STD**2)
+
+
+class ToyPolicy(Policy):
+    """x_{k-1} ~ N(gain_k x_k + shift_k, STD²), in double precision; 0.8 and 0 is the reference."""
+
+    def __init__(self, steps: int = 3) -> None:
+        nn.Module.__init__(self)
+        self.device, self.dtype, self.unet_passes = torch.device("cpu"), torch.float64, 0
+        self.unet = nn.ParameterDict(
+            {
+                "gain": torch.full((steps,), GAIN, dtype=self.dtype),
+                "shift": torch.zeros(steps, dtype=self.dtype),
+            }
+        )
+        self.is_reference = False
+        self.set_chain(range(steps, 0, -1), [STD] * steps)
+
+    latent_shape = (1, 1, 1)
+
+    def mean(self, index, state, embeddings):
+        if self.is_reference:
+            return GAIN * state
+        return self.unet["gain"][index] * state + self.unet["shift"][index]
+
+    def decode(self, latents):
+        return latents
+
+    @contextmanager
+    def reference(self):
+        self.is_reference = True
+        yield
+        self.is_reference = False
+
+
+class Closeness:
+    """-(x_0 - target)²."""
+
+    name = "closeness"
+    differentiable = True
+
+    def score(self, images, prompts):
+        return -(images.flatten() - TARGET).square()
+
+
+def batch(policy: ToyPolicy, size: int, generator: torch.Generator) -> Batch:
+    noise = torch.randn(size, 1 + len(policy.stds), 1, 1, 1, generator=generator).double()
+    return Batch(["x"] * size, torch.zeros(size, 1, 1), noise)
+
+
+class Gradients:
+    """An optimiser that leaves the parameters alone and keeps the gradient of each step."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.parameters = [p for p in policy.unet.parameters() if p.requires_grad]
+        self.steps: list[torch.Tensor] = []
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self):
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.steps.append(torch.cat([gradient.flatten() for gradient in found]))
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def gather(self, values):
+        return values
+
+    def average_gradients(self, parameters):
+        pass
