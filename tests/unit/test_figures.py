@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
-from synthetic import make_config, write_results
+from synthetic import make_config, make_wide_config, write_results
 
 from rocm_core.errors import UserError
 from rocm_core.figures import FIGURES, _style, figures
@@ -31,6 +31,27 @@ def finished(tmp_path_factory):
     return config, root
 
 
+WIDE = {
+    ("hpsv2", "rlcm"): {"hpsv2": 0.02, "slope": 0.002},
+    ("hpsv2", "ddpo"): {"hpsv2": 0.01, "slope": 0.0005},
+    ("hpsv2", "rlcm--inference_steps-2"): {"slope": 0.004},
+}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    root = tmp_path_factory.mktemp("wide")
+    config = make_wide_config()
+    write_results(root, config, EFFECTS | WIDE)
+    return config, root
+
+
+@pytest.fixture
+def having(name, finished, wide):
+    """Results that have the data of the figure `name`."""
+    return finished if name in figures(finished[0]) else wide
+
+
 def draw(name, config, root):
     return import_module(f"rocm_core.figures.{name}").make(Results(config, root))
 
@@ -42,10 +63,10 @@ def last(data, method, metric):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_written_as_pdf_png_and_csv_with_the_same_bytes_each_time(
-    name, finished, tmp_path
+    name, having, tmp_path
 ):
     for folder in ("a", "b"):
-        render("figure", name, *finished, tmp_path / folder / name)
+        render("figure", name, *having, tmp_path / folder / name)
     for suffix in (".pdf", ".png", ".csv"):
         first, second = ((tmp_path / f / name).with_suffix(suffix) for f in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
@@ -56,7 +77,8 @@ def test_every_figure_is_written_as_pdf_png_and_csv_with_the_same_bytes_each_tim
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_no_text_is_cut_off_or_overlaps_another(name, finished, monkeypatch):
+@pytest.mark.parametrize("grid", ["narrow", "wide"])
+def test_no_text_is_cut_off_or_overlaps_another(name, grid, having, wide, monkeypatch):
     boxes = []
     draw_text = Text.draw
 
@@ -65,7 +87,7 @@ def test_no_text_is_cut_off_or_overlaps_another(name, finished, monkeypatch):
             boxes.append((text.get_text(), text.get_window_extent(renderer).padded(-1)))
         draw_text(text, renderer)
 
-    figure = draw(name, *finished).figure
+    figure = draw(name, *(wide if grid == "wide" else having)).figure
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # lays the figure out
     monkeypatch.setattr(Text, "draw", record)
@@ -127,14 +149,16 @@ def test_samples_show_the_same_prompts_for_the_base_and_every_method(finished):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_missing_cell_is_marked_when_partial_and_an_error_otherwise(name, tmp_path):
-    config = make_config()
-    write_results(tmp_path, config, EFFECTS)
-    for path in tmp_path.glob("*/hpsv2/rocm-kl/seed-0/**/*"):
+    make, method = make_config, "rocm-kl"
+    if name not in figures(make()):
+        make, method = make_wide_config, "rlcm"
+    write_results(tmp_path, make(), EFFECTS)
+    for path in tmp_path.glob(f"*/hpsv2/{method}/seed-*/**/*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(UserError, match="hpsv2/rocm-kl/seed-0"):
-        draw(name, config, tmp_path)
-    drawing = draw(name, make_config(partial=True), tmp_path)
+    with pytest.raises(UserError, match=f"hpsv2/{method}/seed-0"):
+        draw(name, make(), tmp_path)
+    drawing = draw(name, make(partial=True), tmp_path)
     texts = [text.get_text() for text in drawing.figure.findobj(Text)]
     assert any("missing" in text for text in texts)
 
@@ -149,6 +173,86 @@ def test_snapshots_without_the_base_are_refused(tmp_path):
         draw("training", config, tmp_path)
 
 
+def test_efficiency_shows_the_planted_gain_against_every_cost(wide):
+    data = draw("efficiency", *wide).data
+    of_reward = data[data["reward"] == "hpsv2"]
+    rlcm, ddpo = (of_reward[of_reward["method"] == m].iloc[-1] for m in ("rlcm", "ddpo"))
+    # The planted gain a step, two steps' window, and seeds that differ by 0.002.
+    assert rlcm["mean"] == pytest.approx(0.3 + 0.002 * 39.5 + 0.001)
+    assert rlcm["deviation"] == pytest.approx(0.002 / 2**0.5) and rlcm["seeds"] == 2
+    assert (rlcm["reward_queries"], ddpo["reward_queries"]) == (320, 320)
+    assert (rlcm["unet_passes"], ddpo["unet_passes"]) == (8 * 4 * 40, 8 * 40 * 40)
+    assert ddpo["seconds"] == 10 * rlcm["seconds"] == 200
+    assert "rlcm--inference_steps-2" not in set(data["method"])
+
+
+def test_the_running_mean_is_over_as_many_queries_whatever_the_batch(tmp_path):
+    methods = {"rocm-none": {"iterations": 400}, "rlcm": {}}
+    config = make_config(methods=methods, rewards=["hpsv2"], training={"iterations": 40})
+    write_results(tmp_path, config, {("hpsv2", "rocm-none"): {"slope": 0.0}})
+    history = tmp_path / "cells/hpsv2/rocm-none/seed-0/history.csv"
+    table = pd.read_csv(history)
+    table["reward"], table["reward_queries"] = table["step"] % 2, table["step"]  # one a step
+    table.to_csv(history, index=False)
+    data = draw("efficiency", config, tmp_path).data
+    line = data[data["method"] == "rocm-none"]
+    # Twenty windows in the 320 queries of rlcm: 16 queries, an even number of zeros and ones.
+    assert line["reward_queries"].iloc[0] == 16 and np.allclose(line["mean"], 0.5)
+    assert len(line) == 200 and line["reward_queries"].iloc[-1] == 400
+
+
+def test_published_curves_are_laid_under_ours(wide, tmp_path):
+    path = tmp_path / "curves.csv"
+    rows = ["x_axis,task,method,x,y", "reward_queries,laion_aesthetic,RLCM,100,6.5"]
+    rows += ["reward_queries,hpsv2,DDPO,50,0.3", "a6000_gpu_hours,hpsv2,DDPO,1,0.3"]
+    path.write_text("\n".join([*rows, "reward_queries,unheard,DDPO,1,1"]))
+    config = make_wide_config(efficiency_overlay=str(path))
+    data = draw("efficiency", config, wide[1]).data
+    published = data[data["origin"] == "published"]
+    found = set(zip(published["reward"], published["method"], published["mean"], strict=True))
+    assert found == {("aesthetic", "rlcm", 6.5), ("hpsv2", "ddpo", 0.3)}
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="curves.csv .efficiency_overlay. is no CSV file with"):
+        draw("efficiency", config, wide[1])
+
+
+def test_horizons_hold_the_sweep_and_the_method_as_configured(wide):
+    drawing = draw("horizon", *wide)
+    data = drawing.data[drawing.data["reward"] == "hpsv2"]
+    assert set(data["horizon"]) == {2, 4, 8} and set(data["method"]) == {"rlcm"}
+    last = data.groupby("horizon")["mean"].last()
+    assert last[2] == pytest.approx(0.3 + 0.004 * 39.5 + 0.001)
+    assert last[2] > last[4] > last[8]
+    assert [text.get_text() for text in drawing.figure.legends[0].texts] == [
+        "K = 2",
+        "K = 4",
+        "K = 8",
+    ]
+
+
+def test_inference_time_is_the_measured_one_at_every_number_of_steps(wide):
+    data = draw("inference_time", *wide).data
+    rlcm = data[(data["reward"] == "hpsv2") & (data["method"] == "rlcm")]
+    assert rlcm["steps"].tolist() == [1, 2, 4] and rlcm["seeds"].tolist() == [2, 2, 2]
+    assert np.allclose(rlcm["seconds_per_image"], [0.01, 0.02, 0.04])
+    scores = pd.concat(
+        pd.read_csv(wide[1] / f"samples/hpsv2/rlcm/seed-{seed}/validation/steps-2/scores.csv")
+        for seed in (0, 1)
+    )
+    expected = scores[scores["metric"] == "hpsv2"]["value"].mean()
+    assert rlcm["mean"].iloc[1] == pytest.approx(expected)
+    diffusion = data[(data["reward"] == "hpsv2") & (data["method"] == "base-diffusion")]
+    assert diffusion["steps"].tolist() == [1, 2, 10] and diffusion["seeds"].isna().all()
+
+
+def test_generalisation_compares_with_the_own_base_on_each_prompt_set(wide):
+    data = draw("generalisation", *wide).data.set_index(["reward", "method", "prompts"])
+    here, there = (data.loc[("hpsv2", "rocm-none", name)] for name in ("validation", "rings"))
+    assert here["change"] == pytest.approx(0.05, abs=0.005) and here["n"] == 40
+    assert there["change"] == pytest.approx(0.025, abs=0.005) and there["n"] == 24
+    assert here["low"] > there["high"] > there["low"] > 0 and here["seeds"] == 2
+
+
 def test_a_method_looks_the_same_in_every_run_and_its_sweep_alike():
     assert _style.look("rocm-kl") == _style.look("rocm-kl--beta-0.01")
     looks = list(_style._LOOK.values())
@@ -157,7 +261,8 @@ def test_a_method_looks_the_same_in_every_run_and_its_sweep_alike():
 
 
 def test_only_figures_with_data_are_offered():
-    assert figures(make_config()) == list(FIGURES)
+    assert figures(make_wide_config()) == list(FIGURES)
+    assert figures(make_config()) == [*FIGURES[:5]]
     assert figures(make_config(metrics=["hpsv2", "aesthetic"])) == [
         "samples",
         "training",

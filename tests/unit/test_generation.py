@@ -56,6 +56,26 @@ def test_every_prompt_has_its_image_an_index_line_and_a_hash(model, tmp_path):
     assert manifest["settings"]["seed"] == 1000 and manifest["unet_passes"] == 7 * 4
 
 
+def test_the_time_of_an_image_leaves_out_loading_and_the_first_batch(model, tmp_path, monkeypatch):
+    import rocm_core.generation
+
+    # A clock that each batch moves: the first by 100 s, the others by 3, 6 and 4 s.
+    clock, costs = [0.0], [100.0, 3.0, 6.0, 4.0]
+    made = iterate_images
+
+    def slow(policy, prompts, *arguments):
+        for batch in made(policy, prompts, *arguments):
+            clock[0] += costs.pop(0)
+            yield batch
+
+    monkeypatch.setattr(rocm_core.generation, "iterate_images", slow)
+    monkeypatch.setattr(rocm_core.generation.time, "perf_counter", lambda: clock[0])
+    run(model, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["seconds_per_image"] == pytest.approx(2.0)  # of 3/3, 6/3 and 4/1 s
+    assert manifest["threads"] == torch.get_num_threads()
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_an_image_is_the_same_in_every_batch_and_order(model, lora, tmp_path, batch_size):
     """To 1e-5 of the range as numbers; as 8-bit pixels only a rounding may tip over."""

@@ -273,3 +273,126 @@ def test_the_table_shows_each_cell_and_the_settings_that_differ():
     assert lines[0].split() == header.split()
     assert lines[2].split() == ["hpsv2/rocm-kl/seed-0", "0.05", "0.001", "1", "10", "2"]
     assert len(lines) == 6 and lines[-1] == "4 cells"
+
+
+BOTH = {
+    "consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0},
+    "diffusion": {"model": "teacher", "steps": 20, "guidance_scale": 3.0},
+}
+
+
+def test_settings_of_a_reward_reach_its_methods_and_are_ignored_where_without_effect():
+    cells = cells_of(
+        methods={"rocm-none": {}, "rlcm": {"iterations": 7}},
+        cells={"hpsv2": {"iterations": 9, "ratio_clip": 0.5}, "hpsv2/rlcm": {"lora_rank": 2}},
+    )
+    rocm, rlcm = (cells[f"hpsv2/{method}/seed-0"].settings for method in ("rocm-none", "rlcm"))
+    assert (rocm.iterations, rlcm.iterations, rlcm.ratio_clip, rlcm.lora_rank) == (9, 9, 0.5, 2)
+    assert rocm.ratio_clip == TrainingSettings.__dataclass_fields__["ratio_clip"].default
+    assert cells["aesthetic/rlcm/seed-0"].settings.iterations == 7
+    with pytest.raises(UserError, match="cells.hpsv2/rocm-none.ratio_clip has no effect on direct"):
+        cells_of(cells={"hpsv2/rocm-none": {"ratio_clip": 0.5}})
+
+
+def test_a_cell_set_to_null_is_not_there_nor_swept():
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [1.0]}
+    cells = cells_of(cells={"hpsv2/rocm-kl": None}, sweeps=[sweep])
+    assert list(cells) == [
+        "hpsv2/rocm-none/seed-0",
+        "aesthetic/rocm-none/seed-0",
+        "aesthetic/rocm-kl/seed-0",
+        "aesthetic/rocm-kl--beta-1/seed-0",
+    ]
+    with pytest.raises(UserError, match="cells.hpsv2 is null: remove hpsv2 from rewards"):
+        cells_of(cells={"hpsv2": None})
+    every = {f"{r}/{m}": None for r in ("hpsv2", "aesthetic") for m in ("rocm-none", "rocm-kl")}
+    with pytest.raises(UserError, match="null for every cell"):
+        cells_of(cells=every)
+
+
+def test_rocm_cannot_train_on_a_reward_without_a_gradient():
+    jpeg = {"scorers": {"jpeg_compressibility": None}, "rewards": ["jpeg_compressibility"]}
+    with pytest.raises(UserError, match="set cells.jpeg_compressibility/rocm-none to null"):
+        cells_of(**jpeg, methods={"rocm-none": {}, "rlcm": {}})
+    left = cells_of(
+        **jpeg,
+        methods={"rocm-none": {}, "rlcm": {}},
+        cells={"jpeg_compressibility/rocm-none": None},
+    )
+    assert list(left) == ["jpeg_compressibility/rlcm/seed-0"]
+
+
+def test_every_reward_says_in_its_file_whether_it_is_differentiable():
+    import importlib
+    import inspect
+
+    from rocm_core.names import is_differentiable, modules
+
+    for name in modules("rewards"):
+        module = importlib.import_module(f"rocm_core.rewards.{name}")
+        (scorer,) = (
+            value
+            for _, value in inspect.getmembers(module, inspect.isclass)
+            if value.__module__ == module.__name__ and hasattr(value, "differentiable")
+        )
+        assert is_differentiable(name) == scorer.differentiable, name
+
+
+def test_a_product_of_settings_is_swept_once_each():
+    sweep = {"methods": ["rocm-kl"], "setting": "learning_rate", "values": [1e-3, 1e-2]}
+    sweep |= {"rewards": ["hpsv2"], "cross": {"beta": [0.05, 0.5]}}
+    names = [name for name in cells_of(sweeps=[sweep]) if "--" in name]
+    # The first combination is the method as it stands.
+    assert names == [
+        "hpsv2/rocm-kl--learning_rate-0.001--beta-0.5/seed-0",
+        "hpsv2/rocm-kl--learning_rate-0.01--beta-0.05/seed-0",
+        "hpsv2/rocm-kl--learning_rate-0.01--beta-0.5/seed-0",
+    ]
+    for wrong, said in [
+        ({"cross": {"betta": [1]}}, r"sweeps\[0\].cross: 'betta' is unknown; did you mean beta"),
+        ({"cross": {"beta": ["often"]}}, r"sweeps\[0\].cross.beta must be"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            cells_of(sweeps=[sweep | wrong])
+
+
+def test_a_cell_trains_on_the_prompt_set_that_it_names():
+    sets = {
+        "train": {"source": "shapes", "count": 32},
+        "small": {"source": "shapes", "count": 4},
+        "validation": {"source": "shapes", "count": 8},
+        "unseen": {"source": "shapes", "count": 8, "seed": 1},
+    }
+    config = make_config(prompts=sets, cells={"hpsv2": {"prompts": "small"}})
+    cells = make_grid(config)
+    assert {c.reward: c.settings.prompts for c in cells} == {"hpsv2": "small", "aesthetic": "train"}
+    assert grid.training_sets(cells) == ["small", "train"]
+    assert grid.evaluation_sets(config, cells) == ["validation", "unseen"]
+    for name, said in [("smal", "did you mean small"), ("validation", "name another set")]:
+        with pytest.raises(UserError, match=said):
+            make_config(prompts=sets, cells={"hpsv2": {"prompts": name}})
+
+
+def test_images_are_made_of_every_set_once_and_of_the_validation_prompts_at_every_step():
+    config = make_config(
+        policies=BOTH,
+        methods={"rocm-kl": {"beta": 1.0}, "ddpo": {}},
+        prompts={
+            "train": {"source": "shapes", "count": 32},
+            "validation": {"source": "shapes", "count": 8},
+            "unseen": {"source": "shapes", "count": 8, "seed": 1},
+        },
+        sweeps=[{"methods": ["ddpo"], "setting": "learning_rate", "values": [0.5]}],
+        generation={"inference_steps": [None, 1, 4]},
+    )
+    cells = {cell.name: cell for cell in make_grid(config)}
+
+    def sets(source):
+        return grid.sample_sets(config, list(cells.values()), source)
+
+    assert sets("consistency") == [("validation", 4), ("unseen", 4), ("validation", 1)]
+    ddpo = [("validation", 20), ("unseen", 20), ("validation", 1), ("validation", 4)]
+    assert sets("diffusion") == sets(cells["hpsv2/ddpo/seed-0"]) == ddpo
+    assert sets(cells["hpsv2/ddpo--learning_rate-0.5/seed-0"]) == [("validation", 20)]
+    assert generation_settings(config, "diffusion").inference_steps == 20
+    assert generation_settings(config, "diffusion", 4).inference_steps == 4

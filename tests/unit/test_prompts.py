@@ -5,7 +5,13 @@ import json
 import pytest
 
 from rocm_core.errors import UserError
-from rocm_core.prompts import Prompt, make_prompts, read_prompts, write_prompts
+from rocm_core.prompts import (
+    Prompt,
+    check_sources,
+    make_prompts,
+    read_prompts,
+    write_prompts,
+)
 from rocm_core.settings import PromptSettings
 
 TEXTS = ["a red circle", "ein Käse 🧀", "  two\tspaces  here ", "日本語", "a red CIRCLE"]
@@ -113,3 +119,48 @@ def test_the_shapes_world_gives_disjoint_sets():
     assert train[7].id == "00007" and train[7].source == "shapes"
     assert train == make_prompts(PromptSettings("shapes", 64, 1))
     assert "needs a count" in refusal(make_prompts, PromptSettings("shapes"))
+
+
+def test_a_set_can_be_restricted_by_words(tmp_path):
+    plain = PromptSettings("shapes", 64, 1, without=("ring", "cross"))
+    rings = PromptSettings("shapes", 64, 1, held_out=True, containing=("ring", "cross"))
+    words = [{w for p in make_prompts(s) for w in p.text.split()} for s in (plain, rings)]
+    assert not words[0] & {"ring", "cross"} and words[1] > {"ring", "cross"}
+    assert all({"ring", "cross"} & set(p.text.split()) for p in make_prompts(rings))
+    path = tmp_path / "list.txt"
+    path.write_text("A Ring, of gold\na string\na cross\n")
+    texts = [p.text for p in make_prompts(PromptSettings(str(path), containing=("ring", "cross")))]
+    assert texts == ["A Ring, of gold", "a cross"]
+    nothing = PromptSettings(str(path), containing=("gold",), without=("ring",))
+    assert "has no prompt with the words" in refusal(make_prompts, nothing)
+    few = PromptSettings(str(path), 2, without=("ring",), containing=("cross",))
+    assert "has 1 different prompts, not 2" in refusal(make_prompts, few)
+
+
+def test_a_set_may_overlap_where_that_is_its_purpose():
+    train = make_prompts(PromptSettings("shapes", 32, 1))
+    assert make_prompts(PromptSettings("shapes", 32, 1, overlap=True), train) == train
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"without": ("rings",)}, "prompts.test.without: no caption .* 'rings'; did you mean ring"),
+        ({"containing": ("a",)}, "prompts.test.containing: no caption of the world shapes"),
+        ({"containing": ("ring",), "without": ("ring",)}, "wants the word ring and does without"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused(settings, said):
+    sets = {"train": PromptSettings("shapes", 4), "test": PromptSettings("shapes", 4, **settings)}
+    with pytest.raises(UserError, match=said):
+        check_sources(sets, ("shapes",), ["train"])
+
+
+def test_only_sets_to_judge_on_must_keep_clear_of_those_trained_on(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"a cat\nonly in {name}\n")
+    first, second = (PromptSettings(str(tmp_path / f"{name}.txt")) for name in ("a", "b"))
+    check_sources({"x": second, "train": first}, (), ["train", "x"])
+    check_sources({"x": PromptSettings(second.source, overlap=True), "train": first}, (), ["train"])
+    with pytest.raises(UserError, match="b.txt shares 1 prompts .* or allow them by overlap: true"):
+        check_sources({"x": second, "train": first}, (), ["train"])

@@ -2,12 +2,12 @@ import re
 
 import pandas as pd
 import pytest
-from synthetic import make_config, write_results
+from synthetic import make_config, make_wide_config, write_results
 
 from rocm_core.errors import UserError
 from rocm_core.render import render
 from rocm_core.results import Results
-from rocm_core.tables import table1
+from rocm_core.tables import TABLES, costs, sweep, table1, table4, tables
 from rocm_core.tables._table import Block, Cell, Table
 
 EFFECTS = {
@@ -22,6 +22,20 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config()
     write_results(root, config, EFFECTS)
+    return config, root
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    root = tmp_path_factory.mktemp("wide")
+    config = make_wide_config()
+    effects = {
+        ("hpsv2", "rlcm"): {"hpsv2": 0.03, "gold": 0.2, "slope": 0.002},
+        ("hpsv2", "ddpo"): {"hpsv2": 0.02, "gold": -0.2, "slope": 0.0005},
+        ("hpsv2", "rocm-kl"): {"slope": 0.01},
+        ("hpsv2", "rlcm--inference_steps-8"): {"hpsv2": 0.05},
+    }
+    write_results(root, config, effects)
     return config, root
 
 
@@ -117,3 +131,90 @@ def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
         render("table", "table9", *finished, tmp_path / "x")
     with pytest.raises(UserError, match="no table named '_table'"):
         render("table", "_table", *finished, tmp_path / "x")
+
+
+def test_only_tables_with_data_are_offered():
+    assert tables(make_config()) == ["table1"]
+    assert tables(make_wide_config()) == list(TABLES)
+    assert tables(make_wide_config(sweeps=[])) == ["table1", "table4", "costs"]
+
+
+def test_table1_holds_the_baselines_and_both_bases(wide):
+    data = table1.make(Results(*wide)).data
+    expected = [
+        "base-consistency",
+        "base-diffusion",
+        "rocm-none",
+        "rocm-kl",
+        "rlcm",
+        "ddpo",
+        "dpok",
+    ]
+    assert list(dict.fromkeys(data["method"])) == expected
+
+
+def test_table4_compares_each_baseline_with_its_own_base(wide):
+    config, root = wide
+    # The diffusion base is another model: a difference taken to the consistency base would show.
+    for steps in (1, 2, 10):
+        path = root / f"samples/base-diffusion/validation/steps-{steps}/scores.csv"
+        scores = pd.read_csv(path)
+        if (scores["value"] > -5).all():
+            scores["value"] -= 10
+            scores.to_csv(path, index=False)
+    for path in root.glob("samples/*/d*po*/seed-*/validation/steps-10/scores.csv"):
+        scores = pd.read_csv(path)
+        if (scores["value"] > -5).all():
+            scores["value"] -= 10
+            scores.to_csv(path, index=False)
+    table = table4.make(Results(config, root))
+    data = table.data
+    assert set(data["method"]) == {"base-consistency", "base-diffusion", "rlcm", "ddpo", "dpok"}
+    rises, falls = (entry(data, "hpsv2", method, "gold") for method in ("rlcm", "ddpo"))
+    assert rises["mean"] == pytest.approx(0.2, abs=0.02) and rises["direction"] == "rises"
+    assert falls["mean"] == pytest.approx(-0.2, abs=0.02) and falls["direction"] == "falls"
+    assert falls["low"] < falls["mean"] < falls["high"] < 0 and falls["seeds"] == 2
+    assert entry(data, "hpsv2", "ddpo", "hpsv2")["status"] == "trained"
+    assert "↓ |" in table.markdown() and r"$\downarrow$" in table.latex("table4")
+    counts = data[(data["status"] == "measured") & data["method"].isin(["ddpo", "dpok"])]
+    down = (counts["direction"] == "falls").sum()
+    assert (
+        f"on the diffusion policy, {(counts['direction'] == 'rises').sum()} rise, {down} fall"
+        in (table.caption)
+    )
+
+
+def test_costs_say_when_each_method_reached_the_best_of_the_slowest(wide):
+    data = costs.make(Results(*wide)).data
+    of_reward = data[data["reward"] == "hpsv2"].set_index("method")
+    # ddpo is the slowest: windows of two steps end at 0.3 + 0.0005 · 39.5, seeds differ by 0.002.
+    assert of_reward["goal"].unique() == pytest.approx(0.3 + 0.0005 * 39.5 + 0.001)
+    assert of_reward.loc["ddpo", "reward_queries"] == of_reward.loc["ddpo", "total_reward_queries"]
+    # 0.002 (n - 0.5) reaches 0.01975 at n = 10.4, rocm-kl with 0.01 at 2.5.
+    assert of_reward.loc["rlcm", "reward_queries"] == 11 * 8
+    assert of_reward.loc["rocm-kl", "reward_queries"] == 3 * 8
+    assert of_reward.loc["rlcm", "unet_passes"] == 11 * 8 * 4
+    assert of_reward.loc["rlcm", "seconds"] == 11 * 0.5
+    assert of_reward.loc["rlcm", "deviation"] == pytest.approx(0.002 / 2**0.5)
+
+
+def test_the_sweep_lists_every_try_beside_the_method_as_it_stands(wide):
+    table = sweep.make(Results(*wide))
+    block = next(b for b in table.blocks if b.heading == "RLCM on HPSv2")
+    settings = [row[0].text for row in block.rows]
+    assert settings == ["as configured", "inference_steps 2", "inference_steps 8"]
+    assert [row[1].bold for row in block.rows] == [False, False, True]
+    tried = entry(table.data, "hpsv2", "rlcm--inference_steps-8", "hpsv2")
+    assert tried["change"] == pytest.approx(0.05, abs=0.005) and tried["low"] > 0
+
+
+@pytest.mark.parametrize("name", ["table4", "costs", "sweep"])
+def test_a_missing_baseline_is_a_marked_gap_when_partial_and_an_error_otherwise(name, tmp_path):
+    config = make_wide_config()
+    write_results(tmp_path, config)
+    for path in tmp_path.glob("*/hpsv2/rlcm/seed-*/**/*.csv"):
+        path.unlink()
+    with pytest.raises(UserError, match="hpsv2/rlcm/seed-0"):
+        render("table", name, config, tmp_path, tmp_path / name)
+    render("table", name, make_wide_config(partial=True), tmp_path, tmp_path / name)
+    assert "*missing*" in (tmp_path / f"{name}.md").read_text()

@@ -203,7 +203,24 @@ def test_prompts_of_another_count_or_in_both_sets_are_reported(run):
     write_prompts(run / "prompts/train.jsonl", [Prompt("a", "Caption  1", "t")])
     found = problems(run)
     assert f"{run / 'prompts/train.jsonl'} holds 1 prompts, not 4" in found
-    assert any("1 prompts are in every set" in line for line in found)
+    said = f"{run / 'prompts/validation.jsonl'} shares 1 prompts with train, such as 'caption 1'"
+    assert said in found
+    overlap = CONFIG["prompts"]["validation"] | {"overlap": True}
+    assert said not in problems(run, prompts=CONFIG["prompts"] | {"validation": overlap})
+
+
+def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
+    further = CONFIG["prompts"] | {"more": {"source": "shapes", "count": 3, "seed": 5}}
+    path = run / "prompts/more.jsonl"
+    assert str(path) in problems(run, prompts=further)[0]
+    write_prompts(path, [Prompt(str(i), f"more {i}", "t") for i in range(3)])
+    found = problems(run, prompts=further, generation={"inference_steps": [None, 2]})
+    for source in ("hpsv2/rocm-kl/seed-0", "base-consistency"):
+        for part in ("more/steps-4", "validation/steps-2"):
+            folder = run / "samples" / source / part
+            assert f"{folder} is missing or unfinished: it has no manifest.json" in found
+            assert f"{folder / 'scores.csv'} is missing" in found
+    assert len(found) == 2 * 2 * 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 1}', "\x00"])
