@@ -75,9 +75,10 @@ def _aggregate(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from rocm_core.study.simulate import simulate
+    from rocm_core.study.simulate import open_browser, simulate
 
-    simulate(args.study, args.raters, args.seed)
+    with open_browser() as browser:
+        simulate(args.study, browser, args.raters, args.seed)
 
 
 if __name__ == "__main__":

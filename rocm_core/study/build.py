@@ -87,7 +87,8 @@ def _images(folder: Path, prompts: Sequence[Prompt]) -> list[Path]:
     """The image of each prompt, as the folder's index lists them."""
     path = folder / "index.jsonl"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+        rows = [json.loads(line) for line in lines]
         index = {row["prompt_id"]: (row["text"], folder / row["file"]) for row in rows}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: generate the images first") from None

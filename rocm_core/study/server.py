@@ -46,7 +46,6 @@ class StudyServer(ThreadingHTTPServer):
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
-            self.votes.close()
             raise UserError(f"{host}:{port} cannot be served ({error}): choose another") from None
 
     @property

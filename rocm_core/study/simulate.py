@@ -4,6 +4,7 @@ They read the prompt and the pixels off the page, ask the shapes world's judge, 
 own, and press keys. Needs playwright (envs/requirements-dev.txt) and an installed Chromium.
 """
 
+import base64
 import contextlib
 import os
 import shutil
@@ -18,6 +19,7 @@ import torch
 
 from rocm_core.errors import UserError
 from rocm_core.shapes.judge import judge
+from rocm_core.shapes.scenes import SIZE
 from rocm_core.study.server import StudyServer
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ INDIFFERENT = 0.1  # differences smaller than this are ties
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _PIXELS = """(image) => {
   const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", {willReadFrequently: true});
   context.drawImage(image, 0, 0);
-  return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data);
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  return btoa(String.fromCharCode(...data));
 }"""
 
 
@@ -99,15 +102,15 @@ def vote(page: "Page", rater: SimulatedRater) -> bool:
     return True
 
 
-def _image(pixels: list[int]) -> torch.Tensor:
-    """(3, H, W) in [0, 1] of the bytes of a square RGBA image."""
-    side = int((len(pixels) / 4) ** 0.5)
-    return torch.tensor(pixels).reshape(side, side, 4)[..., :3].permute(2, 0, 1) / 255
+def _image(pixels: str) -> torch.Tensor:
+    """(3, 32, 32) in [0, 1] of the bytes of an RGBA image, in base64."""
+    rgba = torch.tensor(list(base64.b64decode(pixels))).reshape(SIZE, SIZE, 4)
+    return rgba[..., :3].permute(2, 0, 1) / 255
 
 
-def simulate(folder: Path, raters: int, seed: int) -> None:
+def simulate(folder: Path, browser: "Browser", raters: int, seed: int) -> None:
     """Let the first `raters` raters of the study in `folder` answer every pair in the page."""
-    with StudyServer(folder, port=0) as server, open_browser() as browser:
+    with StudyServer(folder, port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for number, code in enumerate(server.raters[:raters]):
             context: Any = browser.new_context()
