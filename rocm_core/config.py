@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rocm_core.schema import did_you_mean, document, show, validate, with_defaul
 from rocm_core.settings import GenerationSettings as GenerationSettings
 from rocm_core.settings import PromptSettings, Settings
 from rocm_core.settings import TrainingSettings as TrainingSettings
+from rocm_core.study.settings import StudySettings
 
 # Prompt sources that a world offers, and its judges: scorers that know the truth of that world.
 _SOURCES = {"shapes": ("shapes",), "paper": ()}
@@ -100,6 +101,7 @@ class Config:
     monitor: Monitor
     metrics: tuple[str, ...]
     efficiency_overlay: str | None
+    study: StudySettings | None
     resources: Resources
     partial: bool
 
@@ -147,6 +149,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         "generation": Generation.from_dict(filled["generation"]),
         "monitor": monitor if most is None else Monitor(min(monitor.prompts, most)),
         "metrics": tuple(filled["metrics"] or filled["scorers"]),
+        "study": StudySettings.from_dict(filled["study"]) if filled["study"] else None,
         "resources": Resources.from_dict(filled["resources"]),
     }
     config = Config(**(filled | typed))
@@ -173,7 +176,29 @@ def _check(config: Config) -> None:
                 raise UserError(f"rewards: {name!r} is a judge and never trains: remove it")
     if "snapshots" in config.prompts:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
-    check_sources(config.prompts, _SOURCES[config.world], training_sets(make_grid(config)))
+    cells = make_grid(config)
+    if config.study:
+        names = {cell.name for cell in cells} | {f"base-{policy}" for policy in config.policies}
+        _check_study(config.study, config.prompts, names)
+    check_sources(config.prompts, _SOURCES[config.world], training_sets(cells))
+
+
+def _check_study(
+    study: StudySettings, prompts: Mapping[str, PromptSettings], names: Collection[str]
+) -> None:
+    """The models and the prompts of a study must be the configuration's."""
+    for name in (name for comparison in study.comparisons for name in comparison):
+        if name not in names:
+            hint = did_you_mean(name, sorted(names))
+            raise UserError(f"study.comparisons: {name!r} is no cell or base of the grid{hint}")
+    if study.prompts not in prompts or study.prompts == "train":
+        hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
+        raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")
+    most = prompts[study.prompts].count
+    if most is not None and study.pairs > most:
+        raise UserError(
+            f"study.pairs must be at most {most}, the {study.prompts} prompts, not {study.pairs}"
+        )
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,0 +1,86 @@
+"""What the raters of the user study preferred (figure 3 of the paper)."""
+
+import json
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from rocm_core.errors import UserError
+from rocm_core.figures import _style as style
+from rocm_core.labels import amount, method_label, metric_label
+from rocm_core.results import Results
+
+TITLE = "What the raters of the user study preferred"
+_QUESTIONS = {
+    "appeal": "visual appeal",
+    "alignment": "prompt alignment",
+    "preference": "general preference",
+}
+_TIES = "#dddddd"
+_PARTS = ("wins", "ties", "losses")
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One panel a comparison, one bar a question: shares of wins, ties and losses of the first
+    model, and its win rate with the interval. Raises `UserError` before votes are aggregated."""
+    path = results.root / "study" / "results.json"
+    try:
+        data = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["outcomes"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}): aggregate the votes first") from None
+    comparisons = list(data.groupby(["first", "second"], sort=False))
+    figure, axes = style.panels(len(comparisons), 1, height=1.75, sharex=True)
+    for (panel,), ((first, second), rows) in zip(axes, comparisons, strict=True):
+        _draw(panel, rows.reset_index(drop=True), first, second)
+    axes[-1][0].set_xlabel("share of votes")
+    agreement = data["agreement"].dropna()
+    alphas = f"{agreement.min():.2f} to {agreement.max():.2f}".replace("-", "−")
+    caption = (
+        f"Shares of the answers of {amount(data['raters'], 'rater')} on"
+        f" {amount(data['pairs'], 'blind pair')} of images a comparison, in random order and on"
+        " random sides: votes for the first model (left, coloured), ties (grey), votes for the"
+        " second (right). Black: win rate of the first model with a tie as half a win, and its"
+        " 95 % interval from a bootstrap over raters and pairs."
+    )
+    if len(agreement):
+        caption += f" Krippendorff's alpha of the raters: {alphas}."
+    return style.Drawing(figure, data, TITLE, caption)
+
+
+def _draw(panel: Axes, rows: pd.DataFrame, first: str, second: str) -> None:
+    methods = _method(first), _method(second)
+    (one, _), (other, _) = map(style.look, methods)
+    looks = [{"color": one, "alpha": 0.75}, {"color": _TIES}, {"color": other, "alpha": 0.45}]
+    left = pd.Series(0.0, index=rows.index)
+    for part, look in zip(_PARTS, looks, strict=True):
+        share = rows[part] / rows["votes"]
+        panel.barh(rows.index, share, left=left, height=0.62, **look)
+        left = left + share
+    rate = rows["win_rate"]
+    reach = [rate - rows["win_rate_low"], rows["win_rate_high"] - rate]
+    panel.errorbar(rate, rows.index, xerr=reach, fmt="o", color="black", capsize=3, linewidth=1.4)
+    panel.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+    panel.set(xlim=(0, 1), yticks=list(rows.index))
+    panel.set_yticklabels([_QUESTIONS[question] for question in rows["question"]])
+    panel.invert_yaxis()
+    panel.grid(visible=False, axis="y")
+    labels = [method_label(methods[0]), "tie", method_label(methods[1])]
+    panel.legend(
+        handles=[Patch(label=label, **look) for label, look in zip(labels, looks, strict=True)],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=3,
+        title=_trained_on(first, second),
+    )
+
+
+def _method(name: str) -> str:
+    """The method of a cell's name; a base is its own."""
+    return name if name.startswith("base-") else name.split("/")[1]
+
+
+def _trained_on(*names: str) -> str:
+    rewards = dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
+    return "trained on " + " and ".join(map(metric_label, rewards)) if rewards else ""

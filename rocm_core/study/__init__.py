@@ -1,0 +1,5 @@
+"""The user study: which of two models' images do people prefer, asked blind and in random order.
+
+`python -m rocm_core.study build` makes a static page from two folders of samples, `serve` collects
+votes, `aggregate` says what they mean, and `simulate` votes as the shapes world's judge would.
+"""

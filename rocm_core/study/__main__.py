@@ -1,0 +1,85 @@
+"""`python -m rocm_core.study build | serve | aggregate | simulate`"""
+
+import argparse
+import json
+import signal
+from pathlib import Path
+
+from rocm_core.errors import run
+
+STUDY = "the study's folder, such as results/demo/study"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rocm_core.study", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="make the page from folders of samples")
+    build.add_argument("--settings", type=json.loads, required=True, help="StudySettings, JSON")
+    build.add_argument(
+        "--samples", type=json.loads, required=True, help="{compared name: folder}, JSON"
+    )
+    build.add_argument("--prompts", type=Path, required=True, help="their prompts, .jsonl")
+    build.add_argument("--output", type=Path, required=True, help=STUDY)
+    serve = commands.add_parser("serve", help="show the page to raters and collect their votes")
+    serve.add_argument("--study", type=Path, required=True, help=STUDY)
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    serve.add_argument("--port", type=int, default=8000)
+    aggregate = commands.add_parser("aggregate", help="results.json and .csv from the votes")
+    aggregate.add_argument("--study", type=Path, required=True, help=STUDY)
+    simulate = commands.add_parser("simulate", help="vote in a browser as the shapes world's judge")
+    simulate.add_argument("--study", type=Path, required=True, help=STUDY)
+    simulate.add_argument("--raters", type=int, required=True, help="the first so many")
+    simulate.add_argument("--seed", type=int, default=0, help="of their noise")
+    args = parser.parse_args()
+    {"build": _build, "serve": _serve, "aggregate": _aggregate, "simulate": _simulate}[
+        args.command
+    ](args)
+
+
+def _build(args: argparse.Namespace) -> None:
+    from rocm_core.prompts import read_prompts
+    from rocm_core.study.build import build
+    from rocm_core.study.settings import StudySettings
+
+    build(
+        StudySettings.from_dict(args.settings),
+        {name: Path(folder) for name, folder in args.samples.items()},
+        read_prompts(args.prompts),
+        args.output,
+    )
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from rocm_core.study.server import StudyServer
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with StudyServer(args.study, args.host, args.port) as server:
+        print("One link a rater; stop with Ctrl-C, no vote is lost.")
+        for code in server.raters:
+            print(f"{server.address}?rater={code}", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(f"{server.votes.count} votes are in {args.study / 'votes.jsonl'}")
+
+
+def _aggregate(args: argparse.Namespace) -> None:
+    from rocm_core.study.aggregate import aggregate
+
+    for found in aggregate(args.study):
+        rate = found.win_rate
+        print(
+            f"{found.first} against {found.second}, {found.question}: win rate {rate.mean:.3f}"
+            f" [{rate.low:.3f}, {rate.high:.3f}] over {found.pairs} pairs, {found.raters} raters"
+        )
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from rocm_core.study.simulate import open_browser, simulate
+
+    with open_browser() as browser:
+        simulate(args.study, browser, args.raters, args.seed)
+
+
+if __name__ == "__main__":
+    run(main)

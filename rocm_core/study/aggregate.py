@@ -1,0 +1,184 @@
+"""What the votes say: win rates, agreement of the raters, and whether a side was favoured.
+
+Raters and pairs are crossed, and a preference is to hold for other people and other prompts. So the
+intervals come from the pigeonhole bootstrap (Owen 2007, Ann. Appl. Stat. 1:386), which draws raters
+and pairs with replacement, each on its own; treating 3,000 votes of ten people as independent would
+make them several times too narrow. It errs on the wide side where raters differ by chance alone.
+With one rater only pairs are drawn, and the interval speaks of that rater.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rocm_core.errors import UserError
+from rocm_core.provenance import atomic_write, write_json
+from rocm_core.statistics import LEVEL, Estimate
+from rocm_core.study.design import QUESTIONS, TIE
+from rocm_core.study.key import Key
+from rocm_core.study.votes import FILE, read_votes
+
+RESULTS = "results"
+RESAMPLES = 10_000
+_TIED = 0.5  # a tie is half a win, as in rocm_core.statistics
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answers to one question on one comparison.
+
+    `win_rate` is the share of votes for `first`, `left_rate` of those for the left image, with a
+    tie as half of one; `agreement` is Krippendorff's alpha, None where no pair has two raters.
+    """
+
+    first: str
+    second: str
+    question: str
+    raters: int
+    pairs: int
+    votes: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: Estimate
+    left_rate: Estimate
+    agreement: float | None
+
+    def flat(self) -> dict[str, Any]:
+        """One row of a table."""
+        row = dict(vars(self))
+        for name in ("win_rate", "left_rate"):
+            estimate = row[name]
+            row |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        return row
+
+
+def aggregate(folder: Path) -> list[Outcome]:
+    """Write `results.json` and `results.csv` of the study in `folder` from its votes.
+
+    Raises `UserError` for a study without votes and for votes that are not its own.
+    """
+    key = Key.read(folder)
+    votes = tabulate(key, folder / FILE)
+    found = [
+        outcome(part, *key.comparisons[comparison], question)
+        for (comparison, question), part in votes.groupby(["comparison", "question"], sort=False)
+    ]
+    rows = [one.flat() for one in found]
+    write_json(
+        folder / f"{RESULTS}.json",
+        {"study": key.study, "ties": key.ties, "outcomes": rows, "raters": _raters(key, votes)},
+    )
+    with atomic_write(folder / f"{RESULTS}.csv") as file:
+        file.write(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
+    return found
+
+
+def tabulate(key: Key, path: Path) -> pd.DataFrame:
+    """One row an answer: comparison, question, rater, pair, for_first and for_left in {0, ½, 1}."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: nobody has voted yet")
+    rows, seen = [], set()
+    for number, vote in enumerate(read_votes(path), 1):
+        pair, cast = key.pairs.get(vote.pair), (vote.rater, vote.pair)
+        allowed = {vote.left, vote.right, TIE}
+        if (
+            pair is None
+            or vote.rater not in key.raters
+            or {vote.left, vote.right} != set(pair.sides)
+            or vote.answers.keys() != set(QUESTIONS)
+            or not allowed.issuperset(vote.answers.values())
+            or cast in seen
+        ):
+            raise UserError(f"{path}:{number} is no vote of this study, or its second: remove it")
+        seen.add(cast)
+        for question in QUESTIONS:
+            answer = vote.answers[question]
+            rows.append(
+                {
+                    "comparison": pair.comparison,
+                    "question": question,
+                    "rater": vote.rater,
+                    "pair": vote.pair,
+                    "for_first": _TIED if answer == TIE else float(answer == pair.first),
+                    "for_left": _TIED if answer == TIE else float(answer == vote.left),
+                }
+            )
+    if not rows:
+        raise UserError(f"{path} is empty: nobody has voted yet")
+    return pd.DataFrame(rows).sort_values("comparison", kind="stable")
+
+
+def outcome(votes: pd.DataFrame, first: str, second: str, question: str) -> Outcome:
+    """What one question's answers on one comparison say (rows of `tabulate`)."""
+    scores, lefts = (
+        votes.pivot(index="rater", columns="pair", values=name).to_numpy()
+        for name in ("for_first", "for_left")
+    )
+    return Outcome(
+        first=first,
+        second=second,
+        question=question,
+        raters=scores.shape[0],
+        pairs=scores.shape[1],
+        votes=len(votes),
+        wins=int((votes["for_first"] == 1).sum()),
+        ties=int((votes["for_first"] == _TIED).sum()),
+        losses=int((votes["for_first"] == 0).sum()),
+        win_rate=crossed_mean(scores),
+        left_rate=crossed_mean(lefts),
+        agreement=krippendorff_alpha(scores),
+    )
+
+
+def crossed_mean(
+    scores: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Mean of scores (raters, pairs), NaN where there is no vote, with its 95 % interval.
+
+    `n` counts pairs. The same scores give the same interval.
+    """
+    generator = np.random.default_rng(seed)
+    present = ~np.isnan(scores)
+    known = np.where(present, scores, 0.0)
+    raters, pairs = (
+        generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+        for n in scores.shape
+    )
+    totals, weights = (((raters @ part) * pairs).sum(1) for part in (known, present))
+    drawn = totals[weights > 0] / weights[weights > 0]
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Estimate(float(known.sum() / present.sum()), float(low), float(high), scores.shape[1])
+
+
+def krippendorff_alpha(scores: NDArray[np.float64]) -> float | None:
+    """Agreement on scores (raters, pairs) beyond chance: 1 perfect, 0 none; NaN is no vote.
+
+    The interval metric, so that a win against a tie is a lesser disagreement than against a loss;
+    without ties it is the nominal one (Krippendorff 2011, Computing Krippendorff's
+    Alpha-Reliability). None where no pair has two raters or all votes are alike.
+    """
+    units = [column[~np.isnan(column)] for column in scores.T]
+    units = [unit for unit in units if len(unit) > 1]
+    if not units:
+        return None
+    # Over all ordered couples of n values, the mean squared difference is twice their variance.
+    pooled = np.concatenate(units)
+    expected = pooled.var(ddof=1)
+    observed = sum(len(unit) * unit.var(ddof=1) for unit in units) / len(pooled)
+    return float(1 - observed / expected) if expected > 0 else None
+
+
+def _raters(key: Key, votes: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each rater's number of answered pairs and share of answers for the left image."""
+    rows = []
+    for code in key.raters:
+        own = votes[votes["rater"] == code]
+        left = float(own["for_left"].mean()) if len(own) else None
+        rows.append({"rater": code, "pairs": len(own) // len(QUESTIONS), "left_rate": left})
+    return rows

@@ -1,0 +1,114 @@
+"""The page of a study, made from folders of samples."""
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from rocm_core.errors import UserError
+from rocm_core.prompts import Prompt
+from rocm_core.provenance import atomic_write
+from rocm_core.study.design import choose_prompts, identify, make_pairs, make_raters
+from rocm_core.study.key import FILE, Key
+from rocm_core.study.settings import StudySettings
+
+ASSETS = Path(__file__).with_name("page")
+PAGE, SECRET = "page", "secret"
+
+
+def build(
+    settings: StudySettings, samples: Mapping[str, Path], prompts: Sequence[Prompt], output: Path
+) -> Key:
+    """Write `page/`, which can be opened or served as it is, and then `key.json` to `output`.
+
+    samples: {compared name: folder with <prompt id>.png and index.jsonl}, all made from `prompts`.
+    A file `secret` in `output` is kept from an earlier build. Images get random names and are
+    encoded anew, without their metadata. Raises `UserError` for samples that do not fit.
+    """
+    chosen = choose_prompts(prompts, settings.pairs, settings.shares, settings.seed)
+    secret = _secret(output)
+    folder = output / PAGE
+    (output / FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    texts = {prompt.id: prompt.text for prompt in chosen}
+    pairs = {}
+    sources = {}  # image id: file
+    for number, names in enumerate(settings.comparisons):
+        found = [_images(samples[name], chosen) for name in names]
+        digests = [tuple(map(_digest, files)) for files in zip(*found, strict=True)]
+        for pair, files in zip(
+            make_pairs(number, chosen, digests, secret), zip(*found, strict=True), strict=True
+        ):
+            pairs[pair.id] = pair
+            sources |= dict(zip((pair.first, pair.second), files, strict=True))
+    for name, file in sorted(sources.items()):  # in the order of the random names
+        with Image.open(file) as image:
+            plain = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+        plain.save(folder / "images" / f"{name}.png")
+    study = identify(secret, "study", *sorted(pairs))
+    material = {
+        "study": study,
+        "ties": settings.ties,
+        "pairs": [
+            {"id": pair.id, "prompt": texts[pair.prompt], "sides": pair.sides}
+            for pair in sorted(pairs.values(), key=lambda pair: pair.id)
+        ],
+    }
+    for asset in sorted(ASSETS.iterdir()):
+        shutil.copyfile(asset, folder / asset.name)
+    (folder / "material.js").write_text(f"const MATERIAL = {json.dumps(material)};\n")
+    key = Key(
+        study=study,
+        ties=settings.ties,
+        comparisons=settings.comparisons,
+        raters={rater.code: rater for rater in make_raters(settings.raters, secret)},
+        pairs=pairs,
+        files=tuple(sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*.*"))),
+    )
+    key.write(output)
+    return key
+
+
+def _secret(output: Path) -> str:
+    path = output / SECRET
+    if not path.exists():
+        with atomic_write(path) as file:
+            Path(file.name).chmod(0o600)
+            file.write(secrets.token_hex(32).encode())
+    return path.read_text()
+
+
+def _images(folder: Path, prompts: Sequence[Prompt]) -> list[Path]:
+    """The image of each prompt, as the folder's index lists them."""
+    path = folder / "index.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+        rows = [json.loads(line) for line in lines]
+        index = {row["prompt_id"]: (row["text"], folder / row["file"]) for row in rows}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: generate the images first") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not an index of images ({error}): generate again") from None
+    for prompt in prompts:
+        text, file = index.get(prompt.id, (None, folder))
+        if text != prompt.text or not file.is_file():
+            raise UserError(
+                f"{folder} has no image of the prompt {prompt.id} ({prompt.text[:60]!r}):"
+                " generate its images again"
+            )
+    return [index[prompt.id][1] for prompt in prompts]
+
+
+def _digest(path: Path) -> str:
+    """sha256 of an image's pixels."""
+    try:
+        with Image.open(path) as image:
+            pixels = image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} is no readable image ({error}): generate it again") from None
+    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()

@@ -1,0 +1,118 @@
+"""Which pairs a study shows, to whom, in which order and on which side.
+
+Everything that must not be guessed comes from a secret, drawn once a study: a public seed would let
+a rater with this code work out which model is which. The same secret gives the same study again, so
+a page that is built anew keeps the votes on the pairs whose images have not changed.
+"""
+
+import hashlib
+import hmac
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rocm_core.errors import UserError
+from rocm_core.prompts import Prompt
+
+QUESTIONS = ("appeal", "alignment", "preference")
+TIE = "tie"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of one prompt, `first` and `second` by the models of a comparison (its index).
+
+    `sides` holds the same two image ids as (left, right).
+    """
+
+    id: str
+    comparison: int
+    prompt: str
+    source: str
+    first: str
+    second: str
+    sides: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A rater: an unguessable code, and whether all pairs are shown with their sides swapped."""
+
+    code: str
+    mirrored: bool
+
+
+def identify(secret: str, *parts: str) -> str:
+    """32 hexadecimal digits that tell nothing about `parts` to who lacks the secret."""
+    return hmac.new(secret.encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def choose_prompts(
+    prompts: Sequence[Prompt], count: int, shares: Mapping[str, float], seed: int
+) -> list[Prompt]:
+    """`count` prompts drawn without replacement, from each source in proportion to its share.
+
+    Without shares, from all. Raises `UserError` where a source has too few.
+    """
+    generator = random.Random(seed)
+    chosen = []
+    for source, number in _apportion(count, shares).items() if shares else [(None, count)]:
+        found = [p for p in prompts if source in (None, p.source)]
+        if len(found) < number:
+            sources = ", ".join(
+                f"{n} of {s}" for s, n in Counter(p.source for p in prompts).items()
+            )
+            wanted = f"{number} prompts" + (f" of {source}" if source else "")
+            raise UserError(
+                f"the study needs {wanted}, but there are {sources}: lower study.pairs or"
+                " correct study.shares"
+            )
+        chosen += generator.sample(found, number)
+    return chosen
+
+
+def _apportion(count: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """`count` split by shares; what rounding leaves goes to the largest remainders."""
+    exact = {source: count * share / sum(shares.values()) for source, share in shares.items()}
+    whole = {source: int(number) for source, number in exact.items()}
+    by_remainder = sorted(exact, key=lambda source: whole[source] - exact[source])
+    for source in by_remainder[: count - sum(whole.values())]:
+        whole[source] += 1
+    return whole
+
+
+def make_pairs(
+    comparison: int, prompts: Sequence[Prompt], images: Sequence[tuple[str, str]], secret: str
+) -> list[Pair]:
+    """The pairs of one comparison; the first model is on the left in half of them.
+
+    images: for each prompt what identifies the image of the first and of the second model.
+    """
+    generator = random.Random(identify(secret, "sides", str(comparison)))
+    left = [index % 2 == 0 for index in range(len(prompts))]
+    generator.shuffle(left)
+    if generator.random() < 0.5:  # an odd number has a half too many, on either side
+        left = [not is_left for is_left in left]
+    pairs = []
+    for prompt, (one, other), first_is_left in zip(prompts, images, left, strict=True):
+        content = (str(comparison), prompt.id, prompt.text, one, other)
+        first, second = (identify(secret, name, *content) for name in ("first", "second"))
+        sides = (first, second) if first_is_left else (second, first)
+        identity = identify(secret, "pair", *content)
+        pairs.append(Pair(identity, comparison, prompt.id, prompt.source, first, second, sides))
+    return pairs
+
+
+def make_raters(count: int, secret: str) -> list[Rater]:
+    """Raters, every other one mirrored: over two of them each pair is seen both ways."""
+    codes = [identify(secret, "rater", str(index))[:16] for index in range(count)]
+    return [Rater(code, index % 2 == 1) for index, code in enumerate(codes)]
+
+
+def plan(pairs: Sequence[Pair], rater: Rater) -> dict[str, tuple[str, str]]:
+    """{pair id: (left, right)} in the rater's own random order."""
+    order = sorted(pairs, key=lambda pair: pair.id)
+    random.Random(rater.code).shuffle(order)
+    step = -1 if rater.mirrored else 1
+    return {pair.id: pair.sides[::step] for pair in order}

@@ -1,0 +1,158 @@
+"""Votes: checked, counted once, and on the disk before they are acknowledged."""
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from rocm_core.errors import UserError
+from rocm_core.study.design import QUESTIONS, TIE, plan
+from rocm_core.study.key import Key
+
+FILE = "votes.jsonl"
+
+
+class Refused(Exception):
+    """A vote that does not count: one sentence, and the HTTP status that goes with it."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One rater's answers on one pair: {question: the id of the better image, or "tie"}."""
+
+    rater: str
+    pair: str
+    left: str
+    right: str
+    answers: dict[str, str]
+    time: str
+
+
+class VoteBook:
+    """The votes of one study, in a file of one JSON object a line that only one book may hold."""
+
+    def __init__(self, key: Key, path: Path) -> None:
+        self._key = key
+        self._plans = {code: plan(list(key.pairs.values()), r) for code, r in key.raters.items()}
+        self._writing = threading.Lock()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise UserError(f"{path} is in use: another server collects this study") from None
+        content = path.read_bytes()
+        # A line without an end was cut off by a crash and never acknowledged.
+        os.ftruncate(self._file, content.rfind(b"\n") + 1)
+        self._votes = {(vote.rater, vote.pair): vote for vote in read_votes(path)}
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    @property
+    def count(self) -> int:
+        return len(self._votes)
+
+    def session(self, code: str) -> dict[str, Any]:
+        """A rater's pairs as [id, left, right] in order, and which of them are answered."""
+        order = self._plan(code)
+        return {
+            "order": [[pair, *sides] for pair, sides in order.items()],
+            "answered": [pair for pair in order if (code, pair) in self._votes],
+        }
+
+    def record(self, body: bytes) -> bool:
+        """Store a vote as the page sends it; False: it was stored before.
+
+        The vote is on the disk when this returns. Raises `Refused` for anything but an answer of
+        the study's raters on one of its pairs, and for a second opinion on the same pair.
+        """
+        rater, pair, answers = _parse(body)
+        order = self._plan(rater)
+        if pair not in order:
+            raise Refused(HTTPStatus.NOT_FOUND, "This pair is not part of the study.")
+        allowed = [*order[pair], *([TIE] if self._key.ties else [])]
+        if answers.keys() != set(QUESTIONS) or not all(a in allowed for a in answers.values()):
+            raise Refused(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "Each question must be answered by one of the pair's images"
+                + (" or a tie." if self._key.ties else "."),
+            )
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        vote = Vote(rater, pair, *order[pair], answers, now)
+        with self._writing:
+            known = self._votes.get((rater, pair))
+            if known and known.answers != answers:
+                raise Refused(HTTPStatus.CONFLICT, "This pair has been answered before.")
+            if not known:
+                self._append((json.dumps(asdict(vote)) + "\n").encode())
+                self._votes[rater, pair] = vote
+        return not known
+
+    def _plan(self, code: str) -> dict[str, tuple[str, str]]:
+        if code not in self._plans:
+            raise Refused(HTTPStatus.FORBIDDEN, "This link belongs to no rater of the study.")
+        return self._plans[code]
+
+    def _append(self, line: bytes) -> None:
+        """All of the line or nothing."""
+        size = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) < len(line):
+                raise OSError("the disk is full")
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+
+
+def read_votes(path: Path) -> list[Vote]:
+    """The votes in a file; a last line that a crash cut off is left out.
+
+    Raises `UserError` with the line for one that is broken.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return list(_read_lines(path, lines))
+
+
+def _read_lines(path: Path, lines: list[str]) -> Iterator[Vote]:
+    for number, line in enumerate(lines, 1):
+        try:
+            vote = Vote(**json.loads(line))
+            if not isinstance(vote.answers, dict):
+                raise TypeError("it has no answers")
+            yield vote
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}:{number} is not a vote ({error}): restore the file") from None
+
+
+def _parse(body: bytes) -> tuple[str, str, dict[str, str]]:
+    """(rater, pair, answers) of a vote's JSON, which has exactly these keys, none twice."""
+
+    def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(items)) < len(items):
+            raise ValueError("a key is given twice")
+        return dict(items)
+
+    try:
+        vote = json.loads(body.decode("utf-8"), object_pairs_hook=once)
+        if not isinstance(vote, dict) or vote.keys() != {"rater", "pair", "answers"}:
+            raise ValueError("a vote has the keys rater, pair and answers")
+        answers = vote["answers"]
+        if not isinstance(answers, dict):
+            raise ValueError("answers must be an object")
+        if not all(isinstance(v, str) for v in (vote["rater"], vote["pair"], *answers.values())):
+            raise ValueError("a vote holds text only")
+    except (ValueError, RecursionError) as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"This is not a vote: {error}.") from None
+    return vote["rater"], vote["pair"], answers

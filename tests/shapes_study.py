@@ -1,0 +1,68 @@
+"""Samples of two models of the shapes world, one of which follows its prompts more often."""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from rocm_core.generation import save_png
+from rocm_core.prompts import Prompt, write_prompts
+from rocm_core.shapes.scenes import describe, draw_scenes, render
+from rocm_core.study.build import build
+from rocm_core.study.key import Key
+from rocm_core.study.settings import StudySettings
+
+FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"
+FAULTS = {FIRST: 0.2, SECOND: 0.6}  # share of images of something else
+
+
+def write_samples(root: Path, count: int) -> tuple[dict[str, Path], list[Prompt]]:
+    """Folders of images as the workflow leaves them, and their prompts, two thirds of `hpsv2`."""
+    generator = torch.Generator().manual_seed(0)
+    scenes = draw_scenes(count, generator)
+    prompts = [
+        Prompt(f"{i:05d}", text, "parti" if i % 3 == 0 else "hpsv2")
+        for i, text in enumerate(describe(scenes))
+    ]
+    write_prompts(root / "prompts.jsonl", prompts)
+    folders = {}
+    for name, share in FAULTS.items():
+        folder = folders[name] = root / "samples" / name / "validation" / "steps-4"
+        folder.mkdir(parents=True)
+        right, wrong = render(scenes, generator), render(draw_scenes(count, generator), generator)
+        faulty = torch.rand(count, generator=generator) < share
+        images = torch.where(faulty[:, None, None, None], wrong, right)
+        rows = []
+        for prompt, image in zip(prompts, images, strict=True):
+            file = folder / f"{prompt.id}.png"
+            save_png(image, file)
+            note = PngInfo()
+            note.add_text("model", name)  # as some pipelines do
+            with Image.open(file) as plain:
+                plain.save(file, pnginfo=note)
+            rows.append({"prompt_id": prompt.id, "text": prompt.text, "file": file.name})
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "index.jsonl").write_text(lines)
+    return folders, prompts
+
+
+def settings(pairs: int, **changes) -> StudySettings:
+    values = {
+        "comparisons": [[FIRST, SECOND]],
+        "prompts": "validation",
+        "pairs": pairs,
+        "shares": {},
+        "seed": 0,
+        "raters": 4,
+        "ties": True,
+    }
+    return StudySettings.from_dict(values | changes)
+
+
+def make_study(root: Path, pairs: int, **changes) -> tuple[Path, Key]:
+    """A built study of `pairs` pairs, its folder and key."""
+    folders, prompts = write_samples(root, pairs)
+    folder = root / "study"
+    return folder, build(settings(pairs, **changes), folders, prompts, folder)
