@@ -71,6 +71,14 @@ class Resources(Settings):
 
 
 @dataclass(frozen=True)
+class Weights(Settings):
+    """Where weights are fetched from: an endpoint of the hub, or a folder laid out as weights/."""
+
+    endpoint: str | None
+    mirror: str | None
+
+
+@dataclass(frozen=True)
 class Config:
     """A checked configuration with every default filled in; the schema documents the keys.
 
@@ -92,6 +100,7 @@ class Config:
     monitor: Monitor
     metrics: tuple[str, ...]
     resources: Resources
+    weights: Weights
     partial: bool
 
     @property
@@ -135,6 +144,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         "monitor": monitor if most is None else Monitor(min(monitor.prompts, most)),
         "metrics": tuple(filled["metrics"] or filled["scorers"]),
         "resources": Resources.from_dict(filled["resources"]),
+        "weights": Weights.from_dict(filled["weights"]),
     }
     config = Config(**(filled | typed))
     _check(config)
