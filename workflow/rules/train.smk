@@ -4,6 +4,9 @@
 rule train_cell:
     input:
         prompts=f"{RESULTS}/prompts/train.jsonl",
+        weights=ancient(
+            lambda w: fetched(cell_of(w.cell).settings.model, cell_of(w.cell).settings.scorer)
+        ),
     output:
         lora=f"{RESULTS}/cells/{{cell}}/lora.safetensors",
         history=f"{RESULTS}/cells/{{cell}}/history.csv",
