@@ -24,6 +24,7 @@ include: "workflow/rules/study.smk"
 # Without the rules that make them, existing scores and cells are given: nothing but drawing starts.
 if not CONFIG.partial:
 
+    include: "workflow/rules/weights.smk"
     include: "workflow/rules/prompts.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/generate.smk"

@@ -80,6 +80,14 @@ class Resources(Settings):
 
 
 @dataclass(frozen=True)
+class Weights(Settings):
+    """Where weights are fetched from: an endpoint of the hub, or a folder laid out as weights/."""
+
+    endpoint: str | None
+    mirror: str | None
+
+
+@dataclass(frozen=True)
 class Config:
     """A checked configuration with every default filled in; the schema documents the keys.
 
@@ -103,6 +111,7 @@ class Config:
     efficiency_overlay: str | None
     study: StudySettings | None
     resources: Resources
+    weights: Weights
     partial: bool
 
     @property
@@ -151,6 +160,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         "metrics": tuple(filled["metrics"] or filled["scorers"]),
         "study": StudySettings.from_dict(filled["study"]) if filled["study"] else None,
         "resources": Resources.from_dict(filled["resources"]),
+        "weights": Weights.from_dict(filled["weights"]),
     }
     config = Config(**(filled | typed))
     _check(config)

@@ -181,11 +181,29 @@ def _read_json(path: str) -> list[Prompt]:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(texts, list) or not texts:
         raise UserError(f"{path} must be a list of prompts")
+    texts = [text.get("caption") if isinstance(text, dict) else text for text in texts]
     cleaned = [_clean(text, f"{path}: entry {index}") for index, text in enumerate(texts, 1)]
     return _number(cleaned, Path(path).name)
 
 
-_READERS = {".txt": _read_text, ".json": _read_json, ".jsonl": read_prompts}
+def _read_parquet(path: str) -> list[Prompt]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        texts = parquet.read_table(path, columns=["caption"]).column("caption").to_pylist()
+    except (OSError, KeyError, IndexError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path} is no Parquet file with a column caption: {error}") from None
+    cleaned = [_clean(text, f"{path}: row {index}") for index, text in enumerate(texts, 1)]
+    return _number(cleaned, Path(path).name)
+
+
+_READERS = {
+    ".txt": _read_text,
+    ".json": _read_json,
+    ".jsonl": read_prompts,
+    ".parquet": _read_parquet,
+}
 
 
 def _parse_line(line: str, place: str, source: str) -> Prompt:

@@ -22,6 +22,8 @@ _PACKAGES = (
     *("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip_torch"),
     *("timm", "safetensors", "numpy", "snakemake"),
 )
+LOCK = "weights.lock"
+RECORDS = ("MANIFEST.json", LOCK)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -44,8 +46,8 @@ def digest_of(hashes: Mapping[str, str]) -> str:
 def folder_digest(path: str | Path) -> str:
     """One sha256 over the names and contents of a folder's files, hidden files left out.
 
-    Looked up, without reading the files, where a MANIFEST.json in the folder or just above lists
-    them. A single file gives its own sha256; a missing path "absent", so that a dry-run needs none.
+    Looked up, without reading the files, where a MANIFEST.json or weights.lock lists them. A single
+    file gives its own sha256; a missing path "absent", so that a dry-run needs none.
     """
     path = Path(path)
     if path.is_file():
@@ -57,44 +59,51 @@ def folder_digest(path: str | Path) -> str:
     )
 
 
-def listed_hashes(folder: str | Path) -> dict[str, str]:
-    """{relative name: sha256} of a folder's files as the nearest MANIFEST.json lists them, {} if
-    none does. Raises `UserError` for a manifest that cannot be read."""
+def record_of(folder: str | Path) -> Path | None:
+    """The nearest MANIFEST.json or weights.lock, in a folder or in one of the three above it."""
     folder = Path(folder).absolute()
-    for parent in [folder, *folder.parents[:3]]:
-        manifest = parent / "MANIFEST.json"
-        if manifest.is_file():
-            status = os.stat(manifest)
-            return _listed(folder, manifest, status.st_size, status.st_mtime_ns)
-    return {}
+    records = (parent / name for parent in [folder, *folder.parents[:3]] for name in RECORDS)
+    return next((record for record in records if record.is_file()), None)
+
+
+def listed_hashes(folder: str | Path) -> dict[str, str]:
+    """{relative name: sha256} of a folder's files as its `record_of` lists them, {} without one.
+    Raises `UserError` for a record that cannot be read."""
+    record = record_of(folder)
+    if record is None:
+        return {}
+    below = Path(folder).absolute().relative_to(record.parent).as_posix() + "/"
+    below = "" if below == "./" else below
+    return dict(_listed(record, below, record.stat().st_size, record.stat().st_mtime_ns))
 
 
 @functools.cache
-def _listed(folder: Path, manifest: Path, size: int, mtime_ns: int) -> dict[str, str]:
-    """What a manifest lists below a folder; one unchanged in size and time is read once."""
-    prefix = folder.relative_to(manifest.parent).as_posix() + "/"
-    below = prefix if prefix != "./" else ""
-    entries = _read_listing(manifest)
-    return {k.removeprefix(below): v for k, v in entries.items() if k.startswith(below)}
+def _listed(record: Path, below: str, size: int, mtime_ns: int) -> dict[str, str]:
+    """What a record lists below a folder; one unchanged in size and time is read once."""
+    entries = read_listing(record).items()
+    hashes = {k: v if isinstance(v, str) else v["sha256"] for k, v in entries}
+    return {k.removeprefix(below): v for k, v in hashes.items() if k.startswith(below)}
 
 
-def _read_listing(manifest: Path) -> dict[str, str]:
+def read_listing(record: Path) -> dict[str, Any]:
+    """The entries of a MANIFEST.json, sha256, or of a weights.lock, objects with sha256."""
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))
+        entries = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{manifest} cannot be read as JSON ({error}): restore it") from None
-    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-        raise UserError(f"{manifest} must map file names to sha256: restore it")
+        raise UserError(f"{record} cannot be read as JSON ({error}): restore it") from None
+    values = entries.values() if isinstance(entries, dict) else [None]
+    if not all(isinstance(v.get("sha256") if isinstance(v, dict) else v, str) for v in values):
+        raise UserError(f"{record} must map file names to sha256: restore it")
     return entries
 
 
 def files_in(folder: Path) -> list[str]:
-    """Sorted relative names of a folder's files, hidden ones and MANIFEST.json left out."""
+    """Sorted relative names of a folder's files, hidden ones and records left out."""
     names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return sorted(
         name.as_posix()
         for name in names
-        if name.name != "MANIFEST.json" and not any(part.startswith(".") for part in name.parts)
+        if name.name not in RECORDS and not any(part.startswith(".") for part in name.parts)
     )
 
 

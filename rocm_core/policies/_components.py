@@ -8,8 +8,10 @@ from typing import Any
 import rocm_core._torchvision  # noqa: F401
 
 from rocm_core.errors import UserError
+from rocm_core.weights import check_weights
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SAFE = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def load_components(model: str) -> Components:
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise UserError(f"{model} is no diffusers pipeline folder: {', '.join(missing)} missing")
+    check_weights(folder)
     classes = {
         "unet": diffusers.UNet2DConditionModel,
         "vae": diffusers.AutoencoderKL,
@@ -49,7 +52,10 @@ def load_components(model: str) -> Components:
             if part == "scheduler":
                 config = json.loads((folder / part / "scheduler_config.json").read_text())
                 classes[part] = getattr(diffusers, config["_class_name"])
-            loaded[part] = classes[part].from_pretrained(str(folder / part), local_files_only=True)
+            options = {"use_safetensors": True} if part in SAFE else {}  # never a pickle
+            loaded[part] = classes[part].from_pretrained(
+                str(folder / part), local_files_only=True, **options
+            )
         except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{folder / part} cannot be loaded ({reason}): restore it") from error

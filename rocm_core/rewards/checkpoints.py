@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from rocm_core.errors import UserError
+from rocm_core.weights import check_weights, require_recorded
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -32,16 +33,22 @@ _UNREADABLE = (
 
 
 def require_folder(weights: Path | None, scorer: str) -> Path:
-    """The scorer's folder; raises :class:`UserError` where it is not one."""
+    """The scorer's folder, checked; raises :class:`UserError` for one that is absent or damaged."""
     if weights is None:
         raise UserError(f"the scorer {scorer} needs weights; set scorers.{scorer} to their folder")
     if not weights.is_dir():
         raise UserError(f"{weights}, the folder of the scorer {scorer}, does not exist; fetch it")
+    check_weights(weights)
     return weights
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a weights file holds, on the CPU; a pickle that would run code is refused unread."""
+    """What a weights file holds, on the CPU.
+
+    A pickle is read only if a lock or manifest lists it, and then without running any code.
+    """
+    if path.suffix != ".safetensors":
+        require_recorded(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -67,15 +74,19 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> Model:
-    """A transformers model in float32 from its folder's config.json and safetensors.
+    """A transformers model in float32 from its folder's config.json and model.safetensors.
 
-    Weights whose names begin with one of ``unused`` may be there and are ignored.
+    Without the latter, pytorch_model.bin is read as :func:`read_tensors` reads pickles. Weights
+    whose names begin with one of ``unused`` may be there and are ignored.
     """
+    safe = not (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
+    if not safe:
+        require_recorded(folder / "pytorch_model.bin")
     try:
         loaded: Any = cls.from_pretrained(
             folder,
             dtype=torch.float32,
-            use_safetensors=True,
+            use_safetensors=safe,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

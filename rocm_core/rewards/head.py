@@ -30,7 +30,11 @@ class ScoreHead(nn.Module):
     @classmethod
     def read(cls, path: Path) -> "ScoreHead":
         """The head in a weights file, of the widths found there."""
-        tensors = read_tensors(path)
+        return cls.of(read_tensors(path), path)
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], path: Path) -> "ScoreHead":
+        """The head of tensors layers.0 … layers.7, read from ``path``."""
         try:
             widths = [tensors[f"layers.{i}.weight"].shape for i in _LINEAR]
         except (KeyError, AttributeError, TypeError):

@@ -1,6 +1,7 @@
 """ImageReward: BLIP's text encoder looks at the image, a linear head scores it (Xu et al. 2023).
 
-A folder holds a transformers BlipForImageTextRetrieval and ``head.safetensors``. Scores are
+A folder holds the published ``ImageReward.pt`` and ``med_config.json``, with BERT's tokenizer in
+tokenizer/, or a transformers BlipForImageTextRetrieval and ``head.safetensors``. Scores are
 standardised, so that 0 is the mean and 1 the standard deviation of the published training set.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import rocm_core._torchvision  # noqa: F401  (before transformers)
 
 import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
@@ -17,6 +19,7 @@ from rocm_core.errors import UserError
 from rocm_core.rewards.checkpoints import load_model, load_tokenizer, require_folder
 from rocm_core.rewards.frozen import FrozenReward, tokenize
 from rocm_core.rewards.head import ScoreHead
+from rocm_core.rewards.med import Blip, read_published
 from rocm_core.rewards.preprocessing import Preprocessing
 
 MAX_TOKENS = 35
@@ -30,7 +33,7 @@ class ImageReward(FrozenReward):
 
     def __init__(
         self,
-        blip: BlipForImageTextRetrieval,
+        blip: BlipForImageTextRetrieval | Blip,
         head: ScoreHead,
         tokenizer: PreTrainedTokenizerBase,
         preprocessing: Preprocessing,
@@ -44,7 +47,8 @@ class ImageReward(FrozenReward):
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
         """Token ids and mask (N, 2, tokens): the encoder reads them beside the image."""
         length = min(MAX_TOKENS, self.blip.text_encoder.config.max_position_embeddings)
-        return torch.stack(tokenize(self.tokenizer, prompts, length, self.blip.device), 1)
+        device = self.blip.text_encoder.device
+        return torch.stack(tokenize(self.tokenizer, prompts, length, device), 1)
 
     def compare(self, images: Tensor, texts: Tensor) -> Tensor:
         states = self.blip.text_encoder(
@@ -60,6 +64,12 @@ def load(
     weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
 ) -> ImageReward:
     folder = require_folder(weights, "imagereward")
+    if (folder / "ImageReward.pt").is_file():
+        published, head = read_published(folder)
+        size = published.vision_model.config.image_size
+        preprocessing = Preprocessing(size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, "crop")
+        tokenizer = load_tokenizer(folder)
+        return ImageReward(published, head, tokenizer, preprocessing).freeze(device, dtype)
     head = ScoreHead.read(folder / "head.safetensors")
     blip = load_model(BlipForImageTextRetrieval, folder)
     if not blip.text_encoder.config.is_decoder:

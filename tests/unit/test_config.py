@@ -119,7 +119,7 @@ BROKEN = {
     "no count": ("count: 32, ", "", "prompts.train.count is missing"),
     "source": (
         "source: shapes, count: 32",
-        "source: a.parquet, count: 32",
+        "source: a.docx, count: 32",
         "prompts.train.source .txt",
     ),
     "path": ("name: small", "name: ../small", "name a name of lower-case letters"),

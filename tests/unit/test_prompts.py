@@ -2,7 +2,9 @@
 
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from rocm_core.errors import UserError
 from rocm_core.prompts import (
@@ -68,23 +70,29 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
         ("c.json", '["a"', "not valid JSON"),
         ("d.txt", "a\n\nb\n", "d.txt:2: the prompt is empty"),
         ("e.txt", "", "holds no prompts"),
-        ("f.parquet", "", "must end in .txt or .json or .jsonl"),
+        ("f.docx", "", "must end in .txt or .json or .jsonl or .parquet"),
+        ("g.parquet", "", "g.parquet is no Parquet file with a column caption"),
+        ("h.json", '[{"text": "a"}]', "entry 1: a prompt must be a text, not None"),
     ]:
         (tmp_path / name).write_text(text)
         assert said in refusal(make_prompts, PromptSettings(str(tmp_path / name)))
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".json", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".txt", ".json", "captions.json", ".jsonl", ".parquet"])
 def test_every_kind_of_file_gives_the_same_prompts_without_duplicates(suffix, tmp_path):
     path = tmp_path / f"list{suffix}"
     lines = {
         ".txt": "\n".join(TEXTS) + "\n\n",
         ".json": json.dumps(TEXTS),
+        "captions.json": json.dumps([{"caption": text, "trainset_idx": 1} for text in TEXTS]),
         ".jsonl": "".join(
             json.dumps({"id": f"{i:05d}", "text": t}) + "\n" for i, t in enumerate(TEXTS)
         ),
     }
-    path.write_text("\ufeff" + lines[suffix])
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.table({"caption": TEXTS, "url": TEXTS}), path)
+    else:
+        path.write_text("\ufeff" + lines[suffix])
     prompts = make_prompts(PromptSettings(str(path)))
     texts = ["a red circle", "ein Käse 🧀", "two spaces here", "日本語"]
     assert prompts == [Prompt(f"{i:05d}", text, path.name) for i, text in enumerate(texts)]

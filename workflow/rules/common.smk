@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import sys
 
 # This checkout's library, whichever copy is installed; the jobs' too. The Snakefile imports only
@@ -14,8 +15,9 @@ from rocm_core.config import parse_config, read_yaml
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
 from rocm_core.fingerprint import code_fingerprint
-from rocm_core.provenance import digest_of, folder_digest
+from rocm_core.provenance import digest_of
 from rocm_core.tables import tables
+from rocm_core.weights import files_of, needed, table, to_fetch, weights_digest
 
 os.environ.update(
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
@@ -45,6 +47,12 @@ THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 TRAINED_ON = grid.training_sets(CELLS.values())
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
+WEIGHTS = needed(CONFIG)
+WEIGHTS_FROM = " ".join(
+    f"--{option} {shlex.quote(value)}"
+    for option, value in CONFIG.weights.to_dict().items()
+    if value
+)
 
 
 wildcard_constraints:
@@ -68,8 +76,13 @@ def to_json(value):
 
 
 def weights_of(*paths):
-    """One digest of what the folders hold: a `touch` does not change it."""
-    return digest_of({path: folder_digest(path) for path in paths if path})
+    """One digest of what the folders hold: a `touch` does not change it, nor does fetching them."""
+    return digest_of({path: weights_digest(path) for path in paths if path})
+
+
+def fetched(*paths):
+    """The files of these folders that are to be fetched before they are used."""
+    return [file for path in paths if path for file in files_of(path)]
 
 
 def state_of(name):
@@ -83,10 +96,9 @@ def state_of(name):
 
 
 def prompt_source(name):
-    """The file that a prompt set is read from; none for an embedded world's captions, nor for a
-    file that is still to be fetched."""
+    """The file that a prompt set is read from; none for an embedded world's captions."""
     source = CONFIG.prompts[name].source
-    return [source] if os.path.isfile(source) else []
+    return [source] if os.path.isfile(source) or files_of(source) else []
 
 
 def origin_of(source):

@@ -7,6 +7,7 @@ rule generate_images:
         lora=lambda w: (
             [] if w.source.startswith("base-") else f"{RESULTS}/cells/{w.source}/lora.safetensors"
         ),
+        weights=ancient(lambda w: fetched(generation_of(w.source).model)),
     output:
         index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
         manifest=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/manifest.json",

@@ -26,8 +26,10 @@ SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
 TABLES, FIGURES = tables(CONFIG), figures(CONFIG)  # that this configuration has the data for
 TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
-# A rendering depends on the configuration, but not on what its jobs ask of the machine.
-SHOWN = json.dumps({k: config[k] for k in sorted(config) if k != "resources"}, sort_keys=True)
+# A rendering depends on the configuration, but not on what its jobs ask of the machine or the hub.
+SHOWN = json.dumps(
+    {k: config[k] for k in sorted(config) if k not in ("resources", "weights")}, sort_keys=True
+)
 
 
 for _name, _kind in [*((n, "table") for n in TABLES), *((n, "figure") for n in FIGURES)]:

@@ -4,6 +4,7 @@
 rule score_images:
     input:
         index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
+        weights=ancient(fetched(*CONFIG.scorer_paths().values())),
     output:
         scores=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/scores.csv",
     log:
@@ -35,6 +36,9 @@ rule monitor_cell:
     input:
         prompts=f"{RESULTS}/prompts/validation.jsonl",
         snapshots=f"{RESULTS}/cells/{{cell}}/snapshots",
+        weights=ancient(
+            lambda w: fetched(generation_of(w.cell).model, *CONFIG.scorer_paths().values())
+        ),
     output:
         scores=f"{RESULTS}/samples/{{cell}}/snapshots/scores.csv",
         manifest=f"{RESULTS}/samples/{{cell}}/snapshots/manifest.json",

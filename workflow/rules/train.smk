@@ -11,6 +11,9 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 rule train_cell:
     input:
         prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).settings.prompts}.jsonl",
+        weights=ancient(
+            lambda w: fetched(cell_of(w.cell).settings.model, cell_of(w.cell).settings.scorer)
+        ),
     output:
         lora=f"{RESULTS}/cells/{{cell}}/lora.safetensors",
         history=f"{RESULTS}/cells/{{cell}}/history.csv",
