@@ -188,18 +188,18 @@ def _check(config: Config) -> None:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
     cells = make_grid(config)
     if config.study:
-        names = {cell.name for cell in cells} | {f"base-{policy}" for policy in config.policies}
-        _check_study(config.study, config.prompts, names)
+        models = {cell.name for cell in cells} | {f"base-{policy}" for policy in config.policies}
+        _check_study(config.study, config.prompts, models)
     check_sources(config.prompts, _SOURCES[config.world], training_sets(cells))
 
 
 def _check_study(
-    study: StudySettings, prompts: Mapping[str, PromptSettings], names: Collection[str]
+    study: StudySettings, prompts: Mapping[str, PromptSettings], models: Collection[str]
 ) -> None:
     """The models and the prompts of a study must be the configuration's."""
     for name in (name for comparison in study.comparisons for name in comparison):
-        if name not in names:
-            hint = did_you_mean(name, sorted(names))
+        if name not in models:
+            hint = did_you_mean(name, sorted(models))
             raise UserError(f"study.comparisons: {name!r} is no cell or base of the grid{hint}")
     if study.prompts not in prompts or study.prompts == "train":
         hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
