@@ -31,9 +31,9 @@ class Lock:
     """Ownership of a folder by one process, while the `with` block lasts.
 
     `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its
-    owner is a dead process of this machine or has not beaten for STALE_SECONDS by our own clock.
-    An owner that beats is waited for, PATIENCE_SECONDS at most, then `UserError`; `give_up` is
-    called meanwhile and may raise. An owner that was thought dead finds out in `held`.
+    owner is a dead process of this machine or, on another machine, has not beaten for STALE_SECONDS
+    by our own clock. A living owner is waited for, PATIENCE_SECONDS at most, then `UserError`;
+    `give_up` is called meanwhile and may raise. An owner that was thought dead finds out in `held`.
 
     `attempts.json` lists every owner so far, until somebody removes it.
     """
@@ -45,6 +45,7 @@ class Lock:
         self.me: Owner = {
             **_here(),
             "pid": os.getpid(),
+            "born": _born(os.getpid()),
             "job": os.environ.get("SLURM_JOB_ID"),
             "token": secrets.token_hex(8),
         }
@@ -54,14 +55,15 @@ class Lock:
 
     def __enter__(self) -> Self:
         began = silent_since = time.monotonic()
-        seen, beats = None, False
+        seen, lives = None, False
         while found := self._take(from_the_silent=time.monotonic() - silent_since > STALE_SECONDS):
-            now = time.monotonic()
+            now, told = time.monotonic(), lives
             if seen and found != seen:
-                if not beats:
-                    print(f"waiting for {_name(found[0])} in {self.folder}", file=sys.stderr)
-                silent_since, beats = now, True
-            if beats and now - began > PATIENCE_SECONDS:
+                silent_since, lives = now, True
+            lives = lives or bool(_lives(found[0]))
+            if lives and not told:
+                print(f"waiting for {_name(found[0])} in {self.folder}", file=sys.stderr)
+            if lives and now - began > PATIENCE_SECONDS:
                 raise UserError(
                     f"{self.folder} is in use by {_name(found[0])}: wait for it or stop it"
                 )
@@ -107,8 +109,10 @@ class Lock:
         """Own the lock, or return its owner and when it last beat."""
         with self._alone():
             found = self._read()
-            if found and not from_the_silent and not _is_dead(found[0]):
-                return found
+            if found:
+                lives = _lives(found[0])
+                if lives or (lives is None and not from_the_silent):
+                    return found
             if found and "token" in found[0]:
                 self._remember(*found)
             self.me["since"] = time.time()
@@ -179,13 +183,18 @@ def _name(owner: Owner) -> str:
     return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown machine')}{job}"
 
 
-def _is_dead(owner: Owner) -> bool:
-    if any(owner.get(key) != value for key, value in _here().items()):
-        return False
+def _born(process: int) -> str | None:
+    """When a process of this machine began, in its kernel's words; None if it is not alive."""
     try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _lives(owner: Owner) -> bool | None:
+    """Whether the owner is alive, which it can be without a heartbeat when it is suspended; None
+    where only heartbeats tell: on another machine, and without /proc."""
+    if not owner.get("born") or any(owner.get(key) != value for key, value in _here().items()):
+        return None
+    return _born(owner["pid"]) == owner["born"]

@@ -48,7 +48,12 @@ class Trainer:
     ) -> None:
         self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
         listed = digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)})
-        self.identity = {"fingerprint": fingerprint, "prompts": listed, **settings.to_dict()}
+        self.identity = {
+            "fingerprint": fingerprint,
+            "prompts": listed,
+            "processes": accelerator.num_processes,
+            **settings.to_dict(),
+        }
         self.device: torch.device = accelerator.device
         self.precision = _precision(settings.precision, self.device)
         self.policy = load_policy(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+SECONDS = 180  # for what should take one; a machine may be slow
 GPUS = {"n1": 1, "n2": 1, "n3": 0}  # by node; jobs without a GPU go to n3 first
 
 # Preemption requeues what runs on `gpu` for a job on `urgent`. There is no accounting, so finished
@@ -99,7 +100,7 @@ class Cluster:
             *(f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log"),
             f"--seed-file={self.folder}/munged.seed",
         )
-        self.wait(socket.exists, 20)
+        self.wait(socket.exists, SECONDS)
         self.start_controller()
         for node in GPUS:
             self.start_node(node)
@@ -118,7 +119,7 @@ class Cluster:
 
     def start_controller(self) -> None:
         self._spawn("slurmctld", "-D")
-        self.wait(lambda: "UP" in self.run("scontrol", "ping"), 30)
+        self.wait(lambda: "UP" in self.run("scontrol", "ping"), SECONDS)
 
     def stop_controller(self) -> None:
         self._stop("slurmctld")
@@ -126,18 +127,20 @@ class Cluster:
     def start_node(self, node: str) -> None:
         self._spawn(node, "-D", "-N", node, program="slurmd")
 
-    def kill_node(self, node: str, with_jobs: bool) -> None:
-        """kill -9 the daemon of a node, so that it is gone for the controller; its jobs die with it
-        or, as when only the network is lost, go on."""
+    def kill_node(self, node: str, job: int | None = None) -> None:
+        """kill -9 the daemon of a node, so that it is gone for the controller. The `job` on it dies
+        at the same moment; without one, jobs go on, as when only the network is lost."""
         self.daemons[node].kill()
         self.daemons.pop(node).wait()
-        for process in self._processes(f"SLURMD_NODENAME={node}") if with_jobs else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        if job is not None:
+            # Slurm's own processes first: they would report the end of the others.
+            for process in [*self._steps(job), *self._processes(f"SLURM_JOB_ID={job}")]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
 
     def wait_for_nodes(self) -> None:
         """Until every node can take jobs."""
-        self.wait(lambda: set(self.run("sinfo", "-hN", "-o", "%t").split()) == {"idle"}, 60)
+        self.wait(lambda: set(self.run("sinfo", "-hN", "-o", "%t").split()) == {"idle"}, SECONDS)
 
     def restore(self) -> None:
         """Start again what a test has killed."""
@@ -170,12 +173,12 @@ class Cluster:
 
     def start_now(self, job: int) -> None:
         """Spare a requeued job the two minutes that Slurm lets it wait."""
-        self.wait(lambda: self.state(job) == "PENDING", 60)
+        self.wait(lambda: self.state(job) == "PENDING", SECONDS)
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def cancel_everything(self) -> None:
         self.run("scancel", f"--user={getpass.getuser()}")
-        self.wait(lambda: not self.jobs(), 60)
+        self.wait(lambda: not self.jobs(), SECONDS)
 
     def history(self) -> list[Job]:
         """Every job that has ended."""
@@ -257,6 +260,11 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+    def _steps(self, job: int) -> list[int]:
+        """Slurm's processes that watch over a job."""
+        names = {p: Path(f"/proc/{p}/cmdline").read_bytes() for p in self._processes()}
+        return [p for p, name in names.items() if name.startswith(b"slurmstepd: [%d." % job)]
 
     def _processes(self, *marks: str) -> list[int]:
         """Processes of jobs, which know this cluster's settings and have `marks` in their

@@ -6,11 +6,12 @@ Each test compares with an undisturbed run, byte by byte, and with where each at
 
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import SECONDS, Cluster
 from workplace import CELL, ITERATIONS, MINUTES, SNAPSHOT, Site, learned
 
 Undisturbed = dict[str, bytes]
@@ -53,7 +54,6 @@ def test_a_snakemake_that_was_killed_is_started_again_while_its_job_runs(
     site.finish(run)
     check(site, undisturbed)
     assert site.manifest()["resumed_after"] == [0, ITERATIONS]
-    assert "waiting for process" in site.log()
 
 
 @pytest.mark.faults
@@ -67,8 +67,22 @@ def test_a_job_that_ended_while_no_snakemake_ran_is_not_trained_again(
     site.cluster.wait(lambda: not site.cluster.jobs(), MINUTES * 60)
     site.unlock()
     site.finish(site.train())
+    check(site, undisturbed, resumed=False)
+
+
+@pytest.mark.faults
+def test_cancelled_leftovers_of_a_killed_snakemake_go_on(
+    site: Site, undisturbed: Undisturbed
+) -> None:
+    run = site.train()
+    with site.paused_training():
+        run.kill()
+        run.wait()
+        subprocess.run(["make", "cancel"], cwd=site.path, env=site.cluster.environment, check=True)
+    site.cluster.wait(lambda: not site.cluster.jobs(), MINUTES * 60)
+    site.unlock()
+    site.finish(site.train())
     check(site, undisturbed)
-    assert site.manifest()["resumed_after"] == [0, ITERATIONS]
 
 
 @pytest.mark.faults
@@ -89,8 +103,8 @@ def test_a_preempted_job_goes_on(site: Site, undisturbed: Undisturbed) -> None:
         node = site.cluster.node(job)
         urgent = ["sbatch", "--parsable", "--partition=urgent", "--gpus=1", f"--nodelist={node}"]
         other = int(site.cluster.run(*urgent, f"--chdir={site.path}", "--wrap", "sleep 1"))
-        site.cluster.wait(lambda: site.cluster.state(job) != "RUNNING", 120)
-    site.cluster.wait(lambda: site.cluster.state(other) == "COMPLETED", 120)
+        site.cluster.wait(lambda: site.cluster.state(job) != "RUNNING", SECONDS)
+    site.cluster.wait(lambda: site.cluster.state(other) == "COMPLETED", SECONDS)
     site.cluster.start_now(job)
     site.finish(run)
     check(site, undisturbed)
@@ -101,13 +115,13 @@ def test_a_preempted_job_goes_on(site: Site, undisturbed: Undisturbed) -> None:
 def test_a_lost_node_costs_nothing_that_was_saved(
     site: Site, undisturbed: Undisturbed, with_jobs: bool
 ) -> None:
-    """Cut off, the node's training lives, and the requeued job must not train beside it."""
+    """Cut off, the node's training lives, and the job started anew must not train beside it."""
     run = site.train()
     with site.paused_training() as job:
         node = site.cluster.node(job)
-        site.cluster.kill_node(node, with_jobs)
+        site.cluster.kill_node(node, job if with_jobs else None)
         site.cluster.start_now(job)
-        site.cluster.wait(lambda: site.cluster.state(job) == "RUNNING", 120)
+        site.cluster.wait(lambda: site.cluster.state(job) == "RUNNING", SECONDS)
         assert site.cluster.node(job) != node
         if not with_jobs:
             site.cluster.wait(lambda: "waiting for process" in site.log(), MINUTES * 60)
@@ -122,14 +136,11 @@ def test_before_the_time_limit_a_job_saves_and_another_goes_on(
 ) -> None:
     run = site.train()
     with site.paused_training() as job:
-        # The profile's signal comes two minutes before the end, so it is due now.
-        limit = time.monotonic()
-        site.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=+0")
-        minutes = _minutes_run(site.cluster, job) + 2
+        # The profile's signal comes two minutes before the end: within a minute from now.
+        minutes = _minutes_run(site.cluster, job) + 3
         site.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
         trainer = site.owner()["pid"]
-        site.cluster.wait(lambda: _is_pending(trainer, signal.SIGTERM), 150)
-        assert time.monotonic() - limit < 60 * minutes
+        site.cluster.wait(lambda: _is_pending(trainer, signal.SIGTERM), SECONDS)
     site.finish(run)
     check(site, undisturbed)
     assert site.cluster.state(job) == "FAILED"  # it left by itself, before its time was up

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,18 @@ from rocm_core.lock import Lock
 from rocm_core.state import StateFolder, remove_finished
 
 ROOT = Path(__file__).parents[2]
+
+# A process that owns the folder given to it.
+HOLD = """\
+import sys, time
+from pathlib import Path
+from rocm_core import lock
+
+lock.HEARTBEAT_SECONDS = 0.05
+with lock.Lock(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
 
 
 def write_lock(folder, **owner):
@@ -34,7 +47,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path):
 @pytest.fixture
 def hasty(monkeypatch):
     """A second of patience for a minute."""
-    seconds = {"HEARTBEAT": 0.05, "POLL": 0.1, "STALE": 0.6, "PATIENCE": 0.3}
+    seconds = {"HEARTBEAT": 0.05, "POLL": 0.1, "STALE": 0.6, "PATIENCE": 1.0}
     for name, value in seconds.items():
         monkeypatch.setattr(rocm_core.lock, f"{name}_SECONDS", value)
 
@@ -50,6 +63,16 @@ def test_a_lock_that_beats_is_respected_and_a_silent_one_taken_over(tmp_path, ha
     began = time.monotonic()
     with Lock(tmp_path / "s"):
         assert time.monotonic() - began > 0.6
+
+
+def test_an_owner_that_is_suspended_on_this_machine_keeps_its_lock(tmp_path, hasty):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "s")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as owner:
+        owner.stdout.readline()
+        owner.send_signal(signal.SIGSTOP)
+        with pytest.raises(UserError, match=f"in use by process {owner.pid} on"):
+            Lock(tmp_path / "s").__enter__()
+        owner.kill()
 
 
 def test_an_owner_who_ends_in_time_is_waited_for(tmp_path, hasty, monkeypatch, capsys):
@@ -75,14 +98,9 @@ def test_a_save_of_any_length_does_not_look_like_death(tmp_path, hasty):
 
 
 def test_owners_are_counted_with_their_time_even_those_that_were_killed(tmp_path, hasty):
-    program = (
-        "import sys, time; from pathlib import Path; from rocm_core import lock\n"
-        "lock.HEARTBEAT_SECONDS = 0.05\n"
-        "with lock.Lock(Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)\n"
-    )
     with Lock(tmp_path / "s"):
         time.sleep(0.2)
-    command = [sys.executable, "-c", program, str(tmp_path / "s")]
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "s")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as killed:
         killed.stdout.readline()
         time.sleep(0.5)
