@@ -6,11 +6,11 @@ with rewards normalised per prompt (Black et al. 2023, section 4.2 and appendix;
 2024, algorithm 1). A divergence to the reference, which neither has, can be added to either.
 """
 
-import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,5 +98,5 @@ class PromptStatistics:
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation, of the values and not of what they are drawn from."""
-    mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    array = np.array(values)
+    return float(array.mean()), float(array.std())
