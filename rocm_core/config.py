@@ -184,6 +184,9 @@ def _check(config: Config) -> None:
                 raise UserError(f"{key}: {name!r} is not among the scorers{hint}")
             if name in _JUDGES and key == "rewards":
                 raise UserError(f"rewards: {name!r} is a judge and never trains: remove it")
+    overlay = config.efficiency_overlay
+    if overlay and not Path(overlay).is_file():
+        raise UserError(f"efficiency_overlay: {show(overlay)} does not exist: correct the path")
     if "snapshots" in config.prompts:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
     cells = make_grid(config)

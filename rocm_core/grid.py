@@ -272,11 +272,12 @@ def evaluation_sets(config: "Config", cells: Sequence[Cell]) -> list[str]:
 
 
 def sample_sets(
-    config: "Config", cells: Sequence[Cell], source: Cell | str
+    config: "Config", judged: Sequence[str], source: Cell | str
 ) -> list[tuple[str, int]]:
     """The (prompt set, inference steps) of which a source's images are made, the main one first.
 
-    Every set at the first number of steps, the validation prompts at all. Of a swept cell, whose
+    Every set of `judged`, the `evaluation_sets`, at the first number of steps, and the validation
+    prompts at all. Of a swept cell, whose
     setting is in question, the main one only.
     """
     policy = source.settings.policy if isinstance(source, Cell) else source
@@ -284,7 +285,7 @@ def sample_sets(
     steps = list(dict.fromkeys(given or own for given in config.generation.steps))
     if isinstance(source, Cell) and "--" in source.method:
         return [("validation", steps[0])]
-    sets = [(name, steps[0]) for name in evaluation_sets(config, cells)]
+    sets = [(name, steps[0]) for name in judged]
     return [*sets, *(("validation", number) for number in steps[1:])]
 
 

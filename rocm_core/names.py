@@ -121,4 +121,4 @@ def is_differentiable(reward: str) -> bool:
     """Whether a scorer's class says `differentiable = True`, or inherits it. The file is not
     imported."""
     text = (ROOT / "rocm_core" / "rewards" / f"{reward}.py").read_text(encoding="utf-8")
-    return not re.search(r"^    differentiable = False", text, re.MULTILINE)
+    return not re.search(r"^    differentiable\b.*= False", text, re.MULTILINE)

@@ -158,7 +158,7 @@ class Results:
 
     def sample_sets(self, source: Source) -> list[tuple[str, int]]:
         """The (prompt set, inference steps) of a source's images, the main one first."""
-        return sample_sets(self.config, self.cells, source.cell or source.policy)
+        return sample_sets(self.config, self.evaluation_sets, source.cell or source.policy)
 
     def folder(self, source: Source, prompt_set: str, steps: int) -> Path:
         """The folder of a source's images of a prompt set."""

@@ -81,7 +81,7 @@ def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> NDArray[
     return mean + spread.astype(np.float64) / len(sample)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)  # as many sizes of prompt sets; tens of MB each
 def _resampling(n: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """How often each of n items is drawn in each resample: (resamples, n), rows sum to n."""
     generator = np.random.default_rng(seed)

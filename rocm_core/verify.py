@@ -43,12 +43,13 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
     for cell in cells:
         problems += _check_cell(cell, root / "cells" / cell.name)
     prompts: dict[str, list[Prompt]] = {}
-    for name in evaluation_sets(config, cells):
+    judged_on = evaluation_sets(config, cells)
+    for name in judged_on:
         with contextlib.suppress(UserError):  # said above, and nothing to hold the samples against
             prompts[name] = read_prompts(root / "prompts" / f"{name}.jsonl")
     sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
     for source in sources:
-        for name, steps in sample_sets(config, cells, source):
+        for name, steps in sample_sets(config, judged_on, source):
             if name in prompts:
                 settings = generation_settings(config, source, steps)
                 folder = _samples(root, source) / name / f"steps-{steps}"
@@ -78,7 +79,7 @@ def _check_prompts(config: Config, root: Path) -> Iterator[str]:
         if settings.count not in (None, len(prompts)):
             yield f"{path} holds {len(prompts)} prompts, not {settings.count}"
     learned = training_sets(make_grid(config))
-    for name in texts.keys() - learned:
+    for name in sorted(texts.keys() - learned):
         for other in learned:
             shared = texts[name] & texts.get(other, set())
             if shared and not config.prompts[name].overlap:

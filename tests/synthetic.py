@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from rocm_core.config import Config, parse_config
-from rocm_core.grid import make_grid, sample_sets
+from rocm_core.grid import evaluation_sets, make_grid, sample_sets
 from rocm_core.prompts import Prompt, write_prompts
 
 LEVELS = {"gold": 0.6, "hpsv2": 0.27, "aesthetic": 5.2, "clipscore": 0.24}
@@ -70,8 +70,8 @@ def write_results(
 ) -> None:
     """Write a finished run: each (reward, method) moves metrics by its `effects` at the end of
     training, linearly over the steps, the same for every prompt but for a little noise; `slope` is
-    the gain of the training reward a step. On prompt
-    sets beside the validation prompts half of an effect is left. An image takes 0.01 s a step."""
+    the gain of the training reward a step. On sets beside the validation prompts half of an effect
+    is left. An image takes 0.01 s a step."""
     effects = effects or {}
     count = config.prompts["validation"].count or 40
     prompts = [Prompt(f"p{i:04d}", f"a red circle, picture {i}", "synthetic") for i in range(count)]
@@ -92,7 +92,7 @@ def write_results(
         return pd.concat(frames)
 
     def write_samples(source: Any, name: str, effect: dict[str, float], shade: int) -> None:
-        for prompt_set, steps in sample_sets(config, cells, source):
+        for prompt_set, steps in sample_sets(config, evaluation_sets(config, cells), source):
             folder = root / "samples" / name / prompt_set / f"steps-{steps}"
             n = min(count, config.prompts[prompt_set].count or count)
             share = (1.0 if prompt_set == "validation" else 0.5) if effect or shade else 0.0

@@ -62,8 +62,8 @@ def make(results: Results) -> style.Drawing:
     for panel, cost in zip(axes[-1], COSTS, strict=True):
         panel.set_xlabel(_LABELS[cost])
     style.legend(figure, style.handles(results.methods()))
-    data = pd.concat(shown, ignore_index=True)
-    data = data[["origin", "reward", "method", "step", *COSTS, "mean", "deviation", "seeds"]]
+    keys = ["origin", "reward", "method", "step", *COSTS, "mean", "deviation", "seeds"]
+    data = pd.concat(shown, ignore_index=True).reindex(columns=keys)
     caption = (
         "Running mean of the training reward, over as many reward queries for every method of a "
         "row (a twentieth of the shortest training, an iteration at least); line and band: mean "

@@ -45,6 +45,7 @@ BASES = [f"base-{policy}" for policy in {c.settings.policy: None for c in CELLS.
 ENVIRONMENT = "../../envs/rocm.yaml"
 THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 TRAINED_ON = grid.training_sets(CELLS.values())
+JUDGED_ON = grid.evaluation_sets(CONFIG, CELLS.values())
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
 WEIGHTS = needed(CONFIG)
@@ -117,7 +118,7 @@ def samples(file, sets=None, every_step=True):
     number of inference steps or at the first."""
     found = []
     for source in [*BASES, *CELLS]:
-        folders = grid.sample_sets(CONFIG, CELLS.values(), origin_of(source))
+        folders = grid.sample_sets(CONFIG, JUDGED_ON, origin_of(source))
         found += [
             f"{RESULTS}/samples/{source}/{name}/steps-{steps}/{file}"
             for name, steps in folders
