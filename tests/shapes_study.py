@@ -1,18 +1,28 @@
-"""Samples of two models of the shapes world, one of which follows its prompts more often."""
+"""Samples of two models of the shapes world, one of which follows its prompts more often.
 
+`PYTHONPATH=. python tests/shapes_study.py FOLDER` lets simulated raters answer a whole study of
+them in a browser, and prints what was planted beside what the votes say.
+"""
+
+import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from rocm_core.generation import save_png
-from rocm_core.prompts import Prompt, write_prompts
+from rocm_core.prompts import Prompt, read_prompts, write_prompts
+from rocm_core.shapes.judge import judge
 from rocm_core.shapes.scenes import describe, draw_scenes, render
+from rocm_core.study.aggregate import aggregate
 from rocm_core.study.build import build
 from rocm_core.study.key import Key
 from rocm_core.study.settings import StudySettings
+from rocm_core.study.simulate import NOISE, expected_score, open_browser, simulate
 
 FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"
 FAULTS = {FIRST: 0.2, SECOND: 0.6}  # share of images of something else
@@ -66,3 +76,43 @@ def make_study(root: Path, pairs: int, **changes) -> tuple[Path, Key]:
     folders, prompts = write_samples(root, pairs)
     folder = root / "study"
     return folder, build(settings(pairs, **changes), folders, prompts, folder)
+
+
+def planted(root: Path, key: Key) -> dict[str, float]:
+    """The win rate of each question that simulated raters have on average, from the verdicts."""
+    texts = {prompt.id: prompt.text for prompt in read_prompts(root / "prompts.jsonl")}
+    shown = [pair.prompt for pair in key.pairs.values()]
+    verdicts = []
+    for name in (FIRST, SECOND):
+        folder = root / "samples" / name / "validation" / "steps-4"
+        images = torch.stack([read_png(folder / f"{prompt}.png") for prompt in shown])
+        verdicts.append(judge(images, [texts[prompt] for prompt in shown]))
+    gains = (verdicts[0] - verdicts[1]).tolist()
+    return {q: fmean(expected_score(gain, q) for gain in gains) for q in NOISE}
+
+
+def read_png(file: Path) -> torch.Tensor:
+    """An image (3, H, W) in [0, 1]."""
+    with Image.open(file) as image:
+        pixels = np.asarray(image.convert("RGB")).copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--raters", type=int, default=3)
+    args = parser.parse_args()
+    folder, key = make_study(
+        args.folder, args.pairs, raters=args.raters, shares={"parti": 1, "hpsv2": 2}
+    )
+    with open_browser() as browser:
+        simulate(folder, browser, args.raters, seed=0)
+    truth = planted(args.folder, key)
+    for found in aggregate(folder):
+        print(f"{found.question}: planted {truth[found.question]:.3f}, found {found.win_rate}")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Deviation of the noise on the difference of two verdicts, which lie in [0, 1], for each question.
 NOISE: Mapping[str, float] = {"appeal": 1.0, "alignment": 0.25, "preference": 0.5}
 INDIFFERENT = 0.1  # differences smaller than this are ties
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _PIXELS = """(image) => {
   const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
   const context = canvas.getContext("2d", {willReadFrequently: true});
@@ -63,9 +63,9 @@ class SimulatedRater:
 @contextlib.contextmanager
 def open_browser() -> Iterator["Browser"]:
     """The system's Chromium without a window."""
-    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        raise UserError(f"no browser is installed: one of {', '.join(_BROWSERS)} is needed")
+        raise UserError(f"no browser is installed: one of {', '.join(BROWSERS)} is needed")
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:

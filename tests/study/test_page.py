@@ -11,12 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from checkout import ROOT
-from PIL import Image
-from shapes_study import FIRST, SECOND, make_study, settings, write_samples
+from shapes_study import FIRST, SECOND, make_study, read_png, settings, write_samples
 
 from rocm_core.study import simulate
 from rocm_core.study.build import build
@@ -25,7 +22,7 @@ from rocm_core.study.key import Key
 from rocm_core.study.votes import read_votes
 
 pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, simulate._BROWSERS)), reason="no Chromium is installed"
+    not any(map(shutil.which, simulate.BROWSERS)), reason="no Chromium is installed"
 )
 PAIRS = 6
 
@@ -108,8 +105,7 @@ def test_what_simulated_raters_press_in_the_page_is_what_the_key_makes_of_their_
             for side in (vote.left, vote.right):
                 model = {pair.first: FIRST, pair.second: SECOND}[side]
                 file = tmp_path / "samples" / model / f"validation/steps-4/{pair.prompt}.png"
-                pixels = np.asarray(Image.open(file).convert("RGB")).copy()
-                images.append(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+                images.append(read_png(file))
             meaning = {"a": vote.left, "b": vote.right, "s": "tie"}
             pressed = rater.keys(texts[pair.prompt], *images)
             assert vote.answers == dict(
