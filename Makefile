@@ -1,6 +1,7 @@
 # make demo   from a fresh machine to a finished report    make test   every test that runs here
 # make lint   style and types                              make cells  the table of cells
 # make verify every artefact against the configuration     make clean  environment and caches
+# make preflight  can this machine run the paper?           make judges the published scorers
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
 CORES ?= all
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint cells verify clean
+.PHONY: demo test lint cells verify preflight judges clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.config --configfile $(CONFIG)
@@ -35,9 +36,14 @@ cells: $(VENV)/main
 verify: $(VENV)/main
 	@python -m rocm_core.verify --configfile $(CONFIG)
 
+preflight: $(VENV)/main
+	@python -m rocm_core.preflight --configfile $(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))
+
+judges: .venv-judges/done
+
 # Results stay: they can have cost hours.
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-judges .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/main: envs/requirements.txt
@@ -49,4 +55,10 @@ $(VENV)/main: envs/requirements.txt
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
+	@touch $@
+
+.venv-judges/done: envs/judges.txt envs/judges.post-deploy.sh
+	$(PYTHON) -m venv .venv-judges
+	.venv-judges/bin/python -m pip install --quiet --no-deps -r envs/judges.txt
+	PATH="$(CURDIR)/.venv-judges/bin:$$PATH" bash envs/judges.post-deploy.sh
 	@touch $@
