@@ -3,6 +3,7 @@
 # make verify every artefact against the configuration     make clean  environment and caches
 # make test-faults   kills, full disks and lost nodes, on a real Slurm if it is installed
 # make cancel        cancel the Slurm jobs that were started from this folder
+# make preflight  can this machine run the paper?           make judges the published scorers
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
 CORES ?= all
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-faults lint cells verify cancel clean
+.PHONY: demo test test-faults lint cells verify preflight judges cancel clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.config --configfile $(CONFIG)
@@ -46,9 +47,14 @@ cancel:
 	  | awk -v here='$(CURDIR)' '{job = $$1; sub(/^[^ ]+ /, "")} $$0 == here {print job}' \
 	  | xargs --no-run-if-empty scancel --verbose
 
+preflight: $(VENV)/main
+	@python -m rocm_core.preflight --configfile $(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))
+
+judges: .venv-judges/done
+
 # Results stay: they can have cost hours.
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-judges .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/main: envs/requirements.txt
@@ -60,4 +66,10 @@ $(VENV)/main: envs/requirements.txt
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
+	@touch $@
+
+.venv-judges/done: envs/judges.txt envs/judges.post-deploy.sh
+	$(PYTHON) -m venv .venv-judges
+	.venv-judges/bin/python -m pip install --quiet --no-deps -r envs/judges.txt
+	PATH="$(CURDIR)/.venv-judges/bin:$$PATH" bash envs/judges.post-deploy.sh
 	@touch $@

@@ -26,6 +26,7 @@ from rocm_core.grid import (
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import folder_digest, sha256_file
 from rocm_core.settings import GenerationSettings
+from rocm_core.weights import check_all, used
 
 # What monitor scores hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
@@ -34,12 +35,13 @@ DISTANCES = ("squared_distance",)
 def verify(config: Config, root: str | Path | None = None) -> list[str]:
     """What is missing or wrong under `root` (the configuration's own results), one sentence each.
 
-    Checked are prompt sets, cells, samples and their scores: presence, counts, settings, code
-    fingerprint, weights, sha256 of every file, and that numbers are finite.
+    Checked are the weights that are here, prompt sets, cells, samples and their scores: presence,
+    counts, settings, code fingerprint, weights, sha256 of every file, and that numbers are finite.
     """
     root = Path(root) if root else config.root
     cells = make_grid(config)
-    problems = [*_check_prompts(config, root)]
+    problems = [*check_all(path for path in used(config) if Path(path).exists())]
+    problems += _check_prompts(config, root)
     for cell in cells:
         problems += _check_cell(cell, root / "cells" / cell.name)
     prompts: dict[str, list[Prompt]] = {}

@@ -82,12 +82,16 @@ def files_of(path: str | Path) -> list[str]:
     return [name for name in table() if name == path or name.startswith(f"{path}/")]
 
 
-def needed(config: "Config") -> list[str]:
-    """The table's files that a configuration's models, scorers and prompts are made of."""
+def used(config: "Config") -> list[str]:
+    """The local paths of a configuration's models, scorers and prompts."""
     paths = [policy.model for policy in config.policies.values()]
     paths += [path for path in config.scorers.values() if path]
-    paths += [prompts.source for prompts in config.prompts.values()]
-    return list(dict.fromkeys(name for path in paths for name in files_of(path)))
+    return list(dict.fromkeys([*paths, *(p.source for p in config.prompts.values())]))
+
+
+def needed(config: "Config") -> list[str]:
+    """The table's files that a configuration's models, scorers and prompts are made of."""
+    return list(dict.fromkeys(name for path in used(config) for name in files_of(path)))
 
 
 def weights_digest(path: str | Path) -> str:

@@ -6,6 +6,7 @@ Their tokenizers split like the published ones: CLIP's is OpenCLIP's own vocabul
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 
@@ -33,7 +34,7 @@ PICKLES = {
     "aesthetic": FOLDERS["aesthetic"] / "sac+logos+ava1-l14-linearMSE.pth",
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
-MED = {
+MED: dict[str, Any] = {
     "architectures": ["BertModel"],
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",
@@ -174,19 +175,20 @@ def write_blip(folder: Path) -> None:
     write_bert_tokenizer(folder)
 
 
-def write_imagereward(folder: Path) -> None:
+def write_imagereward(folder: Path, size: int = SIZE, text: int = MED["hidden_size"]) -> None:
+    """Of images of `size` pixels, and with a text encoder `text` wide."""
     write_bert_tokenizer(folder / "tokenizer")
     (folder / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    (folder / "med_config.json").write_text(json.dumps(MED))
-    torch.save(imagereward_tensors(), folder / "ImageReward.pt")
+    (folder / "med_config.json").write_text(json.dumps(MED | {"hidden_size": text}))
+    torch.save(imagereward_tensors(size, text), folder / "ImageReward.pt")
 
 
-def imagereward_tensors() -> dict[str, Tensor]:
+def imagereward_tensors(size: int, text: int) -> dict[str, Tensor]:
     """The names that the image-reward package's model gives its parameters, and their shapes."""
-    vision, text = WIDTH, MED["hidden_size"]
+    vision = WIDTH
     shapes: dict[str, tuple[int, ...]] = {
         "blip.visual_encoder.cls_token": (1, 1, vision),
-        "blip.visual_encoder.pos_embed": (1, (SIZE // 16) ** 2 + 1, vision),
+        "blip.visual_encoder.pos_embed": (1, (size // 16) ** 2 + 1, vision),
         "blip.visual_encoder.patch_embed.proj.weight": (vision, 3, 16, 16),
         "blip.visual_encoder.patch_embed.proj.bias": (vision,),
         "blip.text_encoder.embeddings.word_embeddings.weight": (MED["vocab_size"], text),

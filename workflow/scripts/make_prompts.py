@@ -7,6 +7,7 @@ from pathlib import Path
 from rocm_core.errors import run
 from rocm_core.prompts import make_prompts, read_prompts, write_prompts
 from rocm_core.settings import PromptSettings
+from rocm_core.weights import check_weights, files_of
 
 
 def main() -> None:
@@ -15,8 +16,11 @@ def main() -> None:
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="sets to stay clear of")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    settings = PromptSettings.from_dict(args.settings)
+    if files_of(settings.source):
+        check_weights(settings.source)
     exclude = [prompt for path in args.exclude for prompt in read_prompts(path)]
-    write_prompts(args.output, make_prompts(PromptSettings.from_dict(args.settings), exclude))
+    write_prompts(args.output, make_prompts(settings, exclude))
 
 
 if __name__ == "__main__":

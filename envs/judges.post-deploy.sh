@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# hpsv2's wheel lacks CLIP's vocabulary, without which it cannot be imported; openai-clip has the file.
+set -euo pipefail
+python - <<'END'
+import importlib.util, pathlib, shutil
+
+clip, hpsv2 = (pathlib.Path(importlib.util.find_spec(n).origin).parent for n in ("clip", "hpsv2"))
+name = "bpe_simple_vocab_16e6.txt.gz"
+shutil.copy(clip / name, hpsv2 / "src" / "open_clip" / name)
+END
