@@ -62,6 +62,28 @@ class Checkout:
         with open(self.path / file, "a", encoding="utf-8") as source:
             source.write("\nADDED_BY_A_TEST = 1\n")
 
+    def pretend(self, config: str, text: str) -> None:
+        """Write a configuration and, as empty files, all of its outputs.
+
+        Snakemake knows their params: `--touch` records each job as done, as running it would.
+        """
+        (self.path / config).write_text(text)
+        for name in ("consistency", "diffusion", "hpsv2", "aesthetic", "blipscore"):
+            (self.path / "weights" / name).mkdir(parents=True)
+            (self.path / "weights" / name / "model.safetensors").write_text(name)
+        (self.path / "lists").mkdir()
+        (self.path / "lists/train.txt").write_text("a red circle\na blue square\n")
+        configfile = ["--configfile", config]
+        summary = self.snakemake("--summary", "all", *configfile)
+        outputs = [line.split("\t")[0] for line in summary.stdout.splitlines()[1:]]
+        assert summary.returncode == 0 and outputs, summary.stderr
+        for output in outputs:
+            path = self.path / output
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if path.name == "snapshots" else path.touch()
+        touched = self.snakemake("--cores", "1", "--touch", "--forceall", "all", *configfile)
+        assert touched.returncode == 0, touched.stderr
+
     def sources(self) -> list[Path]:
         """Everything but results and Snakemake's own records."""
         top = [p for p in self.path.iterdir() if p.name not in ("results", ".snakemake")]

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rocm_core.labels import method_label
 
@@ -108,6 +109,15 @@ def panels(
     figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **share)  # type: ignore[call-overload]
     return figure, axes.tolist()
+
+
+def log_x(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic x axis for numbers from `low` to `high` whose labels have room."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if high < 30 * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def handles(methods: Sequence[str]) -> list[Line2D]:

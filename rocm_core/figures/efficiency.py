@@ -48,7 +48,7 @@ def make(results: Results) -> style.Drawing:
                 panel.fill_between(
                     x, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
                 )
-            _scale(panel, [float(curve[cost].iloc[-1]) for curve in found.values()])
+            _scale(panel, [curve[cost] for curve in found.values()])
         row[0].set_ylabel(metric_label(reward))
         others = published[published["reward"] == reward]
         for method in others["method"].unique():
@@ -76,9 +76,10 @@ def make(results: Results) -> style.Drawing:
     return style.Drawing(figure, data, TITLE, caption)
 
 
-def _scale(panel: Axes, ends: list[float]) -> None:
+def _scale(panel: Axes, costs: list[pd.Series]) -> None:
+    ends = [float(cost.iloc[-1]) for cost in costs]
     if ends and max(ends) > _UNEVEN * min(ends) > 0:
-        panel.set_xscale("log")
+        style.log_x(panel, min(float(cost.iloc[0]) for cost in costs), max(ends))
     else:
         panel.locator_params(axis="x", nbins=3)
         panel.set_xlim(left=0)

@@ -40,7 +40,8 @@ def make(results: Results) -> style.Drawing:
         lines = {m: data[(data["reward"] == reward) & (data["method"] == m)] for m in names}
         for method, line in lines.items():
             _draw(panel, method, line)
-        panel.set_xscale("log")
+        paces = data.loc[data["reward"] == reward, "seconds_per_image"]
+        style.log_x(panel, paces.min(), paces.max())
         panel.set_title(f"Trained on {metric_label(reward)}")
         panel.set_xlabel("seconds an image")
         panel.set_ylabel(metric_label(reward))

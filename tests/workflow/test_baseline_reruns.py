@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from checkout import Checkout, copy_checkout
-from conftest import finish
 
 CONFIG = "config/compared.yaml"
 TEXT = """\
@@ -52,7 +51,7 @@ def again(trained: int, sampled: int) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = copy_checkout(tmp_path_factory.mktemp("compared"))
-    finish(checkout, CONFIG, TEXT)
+    checkout.pretend(CONFIG, TEXT)
     return checkout
 
 
