@@ -29,6 +29,9 @@ def build(
     A file `secret` in `output` is kept from an earlier build. Images get random names and are
     encoded anew, without their metadata. Raises `UserError` for samples that do not fit.
     """
+    for name in (name for names in settings.comparisons for name in names):
+        if name not in samples:
+            raise UserError(f"the study compares {name}, but no folder of its samples is given")
     chosen = choose_prompts(prompts, settings.pairs, settings.shares, settings.seed)
     secret = _secret(output)
     folder = output / PAGE
@@ -39,13 +42,11 @@ def build(
     pairs = {}
     sources = {}  # image id: file
     for number, names in enumerate(settings.comparisons):
-        found = [_images(samples[name], chosen) for name in names]
-        digests = [tuple(map(_digest, files)) for files in zip(*found, strict=True)]
-        for pair, files in zip(
-            make_pairs(number, chosen, digests, secret), zip(*found, strict=True), strict=True
-        ):
+        files = list(zip(*(_images(samples[name], chosen) for name in names), strict=True))
+        digests = [(_digest(first), _digest(second)) for first, second in files]
+        for pair, both in zip(make_pairs(number, chosen, digests, secret), files, strict=True):
             pairs[pair.id] = pair
-            sources |= dict(zip((pair.first, pair.second), files, strict=True))
+            sources |= dict(zip((pair.first, pair.second), both, strict=True))
     for name, file in sorted(sources.items()):  # in the order of the random names
         with Image.open(file) as image:
             plain = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())

@@ -47,14 +47,23 @@ class VoteBook:
         self._writing = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            self._votes = self._take_over(path)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _take_over(self, path: Path) -> dict[tuple[str, str], Vote]:
+        """Lock the file, and read what it holds already."""
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._file)
             raise UserError(f"{path} is in use: another server collects this study") from None
-        content = path.read_bytes()
         # A line without an end was cut off by a crash and never acknowledged.
-        os.ftruncate(self._file, content.rfind(b"\n") + 1)
-        self._votes = {(vote.rater, vote.pair): vote for vote in read_votes(path)}
+        os.ftruncate(self._file, path.read_bytes().rfind(b"\n") + 1)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # the name of a new file
+        os.close(folder)
+        return {(vote.rater, vote.pair): vote for vote in read_votes(path)}
 
     def close(self) -> None:
         os.close(self._file)
