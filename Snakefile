@@ -28,6 +28,7 @@ if not CONFIG.partial:
     include: "workflow/rules/train.smk"
     include: "workflow/rules/generate.smk"
     include: "workflow/rules/score.smk"
+    include: "workflow/rules/judge.smk"
     include: "workflow/rules/world.smk"
 
 
@@ -41,6 +42,7 @@ rule all:
         trained(),
         scored(),
         monitored(),
+        agreement(),
 
 
 rule prompts:

@@ -99,6 +99,7 @@ class Config:
     generation: Generation
     monitor: Monitor
     metrics: tuple[str, ...]
+    judges: tuple[str, ...]
     resources: Resources
     weights: Weights
     partial: bool
@@ -143,6 +144,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         "generation": Generation.from_dict(filled["generation"]),
         "monitor": monitor if most is None else Monitor(min(monitor.prompts, most)),
         "metrics": tuple(filled["metrics"] or filled["scorers"]),
+        "judges": tuple(filled["judges"]),
         "resources": Resources.from_dict(filled["resources"]),
         "weights": Weights.from_dict(filled["weights"]),
     }
@@ -161,6 +163,9 @@ def _check(config: Config) -> None:
             raise UserError(f"scorers.{name} is the judge of another world: remove it")
         if name in _JUDGES and weights is not None:
             raise UserError(f"scorers.{name} is a judge without weights: set it to null")
+    for name in config.judges:
+        if name not in config.metrics:
+            raise UserError(f"judges: {name!r} is not among the metrics: add it or remove it here")
     for key, names in (("rewards", config.rewards), ("metrics", config.metrics)):
         for name in names:
             if name not in config.scorers:

@@ -48,7 +48,7 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     folder = config.root / "preflight"
     shutil.rmtree(folder, ignore_errors=True)
     cells = make_grid(config)
-    problems = []
+    problems: list[str] = []
     for policy in dict.fromkeys(cell.settings.policy for cell in cells):
         problems += _draw_and_score(config, policy, validation[:2], folder / policy, say)
     for cell in {(c.settings.policy, c.settings.algorithm): c for c in cells}.values():

@@ -93,6 +93,9 @@ def _check_samples(
     yield from _check_manifest(folder, settings.to_dict(), code, outputs)
     wanted = {(prompt.id, metric) for prompt in prompts for metric in config.metrics}
     yield from _check_scores(folder / "scores.csv", ("prompt_id", "metric"), wanted)
+    if config.judges:
+        wanted = {(prompt.id, metric) for prompt in prompts for metric in config.judges}
+        yield from _check_scores(folder / "judged.csv", ("prompt_id", "metric"), wanted)
 
 
 def _check_monitor(

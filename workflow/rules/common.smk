@@ -133,12 +133,18 @@ def generated():
     return finished(f"{samples_of(source)}/index.jsonl" for source in SOURCES)
 
 
-def scored():
-    return finished(f"{samples_of(source)}/scores.csv" for source in SOURCES)
+def scored(*files):
+    """Scores of all images; the published packages' too where the configuration asks for them."""
+    files = files or ["scores.csv", *(["judged.csv"] if CONFIG.judges else [])]
+    return finished(f"{samples_of(source)}/{file}" for source in SOURCES for file in files)
 
 
 def monitored():
     return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in MONITORED)
+
+
+def agreement():
+    return finished([f"{RESULTS}/tables/scorer_agreement.csv"] if CONFIG.judges else [])
 
 
 if CONFIG.partial and not scored():
