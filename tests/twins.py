@@ -158,7 +158,7 @@ def head_tensors(width: int) -> dict[str, Tensor]:
     pairs = zip(places, sizes[:-1], sizes[1:], strict=True)
     tensors = {}
     for place, before, after in pairs:
-        tensors[f"{place}.weight"] = spread((after, before))
+        tensors[f"{place}.weight"] = torch.randn(after, before) / before**0.5
         tensors[f"{place}.bias"] = spread((after,))
     return tensors
 
