@@ -29,6 +29,7 @@ if not CONFIG.partial:
     include: "workflow/rules/train.smk"
     include: "workflow/rules/generate.smk"
     include: "workflow/rules/score.smk"
+    include: "workflow/rules/judge.smk"
     include: "workflow/rules/world.smk"
 
 
@@ -42,6 +43,7 @@ rule all:
         trained(),
         samples("scores.csv"),
         monitored(),
+        agreement(),
 
 
 rule prompts:

@@ -110,6 +110,7 @@ class Config:
     metrics: tuple[str, ...]
     efficiency_overlay: str | None
     study: StudySettings | None
+    judges: tuple[str, ...]
     resources: Resources
     weights: Weights
     partial: bool
@@ -159,6 +160,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         "monitor": monitor if most is None else Monitor(min(monitor.prompts, most)),
         "metrics": tuple(filled["metrics"] or filled["scorers"]),
         "study": StudySettings.from_dict(filled["study"]) if filled["study"] else None,
+        "judges": tuple(filled["judges"]),
         "resources": Resources.from_dict(filled["resources"]),
         "weights": Weights.from_dict(filled["weights"]),
     }
@@ -177,6 +179,9 @@ def _check(config: Config) -> None:
             raise UserError(f"scorers.{name} is the judge of another world: remove it")
         if name in _JUDGES and weights is not None:
             raise UserError(f"scorers.{name} is a judge without weights: set it to null")
+    for name in config.judges:
+        if name not in config.metrics:
+            raise UserError(f"judges: {name!r} is not among the metrics: add it or remove it here")
     for key, names in (("rewards", config.rewards), ("metrics", config.metrics)):
         for name in names:
             if name not in config.scorers:

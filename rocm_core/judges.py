@@ -44,12 +44,13 @@ def _load_hpsv2(weights: Path, device: str) -> Judge:
     if len(files) != 1:
         raise UserError(f"{weights} must hold one HPS_v2*.pt: fetch it with `snakemake weights`")
     require_recorded(files[0])
-    # It imports a name from here, by an editor's mistake; the module needs a display's libraries.
+    # It imports a name of turtle's that it never uses, and turtle a display's libraries.
     turtle = types.ModuleType("turtle")
     turtle.forward = None  # type: ignore[attr-defined]
-    with mock.patch.dict(sys.modules, {"turtle": turtle}):
-        from hpsv2 import img_score
-        from hpsv2.src.open_clip import create_model_and_transforms
+    sys.modules.setdefault("turtle", turtle)
+    from hpsv2 import img_score
+    from hpsv2.src.open_clip import create_model_and_transforms
+
     model, _, preprocess = create_model_and_transforms(
         ARCHITECTURE, device=device, light_augmentation=True, output_dict=True
     )

@@ -48,7 +48,7 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     folder = config.root / "preflight"
     shutil.rmtree(folder, ignore_errors=True)
     cells = make_grid(config)
-    problems = []
+    problems: list[str] = []
     for policy in dict.fromkeys(cell.settings.policy for cell in cells):
         problems += _draw_and_score(config, policy, validation[:2], folder / policy, say)
     for cell in {(c.settings.policy, c.settings.algorithm): c for c in cells}.values():
@@ -98,7 +98,7 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
     from rocm_core.training import train
 
     changes: dict = {"iterations": STEPS, "snapshot_every": 0, "warmup_steps": 0}
-    changes |= {"beta_calibration_steps": 1} if cell.settings.beta == "auto" else {}
+    changes |= {"beta_calibration_steps": STEPS} if cell.settings.beta == "auto" else {}
     output = folder / cell.name
     settings = dataclasses.replace(cell.settings, **changes)
     train(settings, prompts[:64], output, output / "state", "preflight")

@@ -86,12 +86,19 @@ class Results:
     def final(self) -> pd.DataFrame:
         """Scores of the final models and the bases on the validation prompts.
 
-        Columns: reward (None for a base), method, seed, prompt_id, metric, value.
+        Columns: reward (None for a base), method, seed, prompt_id, metric, value. Metrics with a
+        judge are the published package's.
         """
-        return self._concatenate(
-            [(s, self.samples(s) / "scores.csv") for s in self.bases + self.trained],
-            ["prompt_id", "metric", "value"],
+        columns = ["prompt_id", "metric", "value"]
+        ours, judged = (
+            [(s, self.samples(s) / file) for s in self.bases + self.trained]
+            for file in ("scores.csv", "judged.csv")
         )
+        found = self._concatenate(ours, columns)
+        if not self.config.judges:
+            return found
+        own = found[~found["metric"].isin(self.config.judges)]
+        return pd.concat([own, self._concatenate(judged, columns)], ignore_index=True)
 
     @cached_property
     def monitor(self) -> pd.DataFrame:
@@ -149,6 +156,8 @@ class Results:
             for source in self.bases + self.trained
             for name, steps in self.sample_sets(source)
         ]
+        if self.config.judges:
+            wanted += [self.samples(s) / "judged.csv" for s in self.bases + self.trained]
         for source in self.trained:
             folder = self.root / "cells" / source.name
             wanted += [folder / "manifest.json", folder / "history.csv"]

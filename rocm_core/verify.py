@@ -51,11 +51,12 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
             prompts[name] = read_prompts(root / "prompts" / f"{name}.jsonl")
     sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
     for source in sources:
-        for name, steps in sample_sets(config, judged_on, source):
+        for place, (name, steps) in enumerate(sample_sets(config, judged_on, source)):
             if name in prompts:
                 settings = generation_settings(config, source, steps)
                 folder = _samples(root, source) / name / f"steps-{steps}"
-                problems += _check_samples(config, settings, prompts[name], folder)
+                judges = config.judges if place == 0 else ()  # of the images that fill the tables
+                problems += _check_samples(config, settings, prompts[name], folder, judges)
     for cell in cells:
         if config.monitor.prompts and cell.settings.snapshot_every and "validation" in prompts:
             folder = _samples(root, cell) / "snapshots"
@@ -106,13 +107,20 @@ def _check_history(path: Path, iterations: int) -> Iterator[str]:
 
 
 def _check_samples(
-    config: Config, settings: GenerationSettings, prompts: list[Prompt], folder: Path
+    config: Config,
+    settings: GenerationSettings,
+    prompts: list[Prompt],
+    folder: Path,
+    judges: tuple[str, ...],
 ) -> Iterator[str]:
     outputs = ["index.jsonl", *(f"{prompt.id}.png" for prompt in prompts)]
     code = grid.generate_code(settings)
     yield from _check_manifest(folder, settings.to_dict(), code, outputs)
     wanted = {(prompt.id, metric) for prompt in prompts for metric in config.metrics}
     yield from _check_scores(folder / "scores.csv", ("prompt_id", "metric"), wanted)
+    if judges:
+        wanted = {(prompt.id, metric) for prompt in prompts for metric in judges}
+        yield from _check_scores(folder / "judged.csv", ("prompt_id", "metric"), wanted)
 
 
 def _check_monitor(

@@ -158,7 +158,7 @@ def head_tensors(width: int) -> dict[str, Tensor]:
     pairs = zip(places, sizes[:-1], sizes[1:], strict=True)
     tensors = {}
     for place, before, after in pairs:
-        tensors[f"{place}.weight"] = spread((after, before))
+        tensors[f"{place}.weight"] = torch.randn(after, before) / before**0.5
         tensors[f"{place}.bias"] = spread((after,))
     return tensors
 
@@ -221,8 +221,8 @@ def imagereward_tensors(size: int, text: int) -> dict[str, Tensor]:
         norm(f"{layer}.output.LayerNorm", text)
     norm("blip.visual_encoder.norm", vision)
     norm("blip.text_encoder.embeddings.LayerNorm", text)
-    linear("blip.vision_proj", vision, 10)
-    linear("blip.text_proj", text, 10)
+    linear("blip.vision_proj", vision, 256)
+    linear("blip.text_proj", text, 256)
     tensors = {name: spread(shape) for name, shape in shapes.items()}
     for name, tensor in tensors.items():
         if "norm" in name.lower() and name.endswith("weight"):

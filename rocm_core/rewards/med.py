@@ -86,14 +86,14 @@ def _vision_config(tensors: dict[str, Tensor]) -> BlipVisionConfig:
 
 
 def _text_config(path: Path, image_width: int) -> BlipTextConfig:
-    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    keys += ("vocab_size", "max_position_embeddings", "layer_norm_eps", "hidden_act")
+    keys = (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("vocab_size", "max_position_embeddings", "layer_norm_eps", "hidden_act", "pad_token_id"),
+    )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        sizes = {key: config[key] for key in keys}
         return BlipTextConfig(
-            **sizes,
-            pad_token_id=config["pad_token_id"],
+            **{key: config[key] for key in keys},
             encoder_hidden_size=image_width,
             is_decoder=True,  # or it has no cross-attention
         )

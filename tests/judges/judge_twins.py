@@ -13,8 +13,8 @@ from rocm_core.judges import judge_folder
 def main() -> None:
     """Arguments: the tiny OpenCLIP configuration (JSON), the judges (JSON), samples, output."""
     config, chosen, samples, output = sys.argv[1:]
-    with mock.patch.dict(sys.modules, {"turtle": mock.MagicMock()}):
-        from hpsv2.src.open_clip import add_model_config
+    sys.modules["turtle"] = mock.MagicMock()
+    from hpsv2.src.open_clip import add_model_config
     from ImageReward.models.BLIP import blip_pretrain, vit
 
     with tempfile.TemporaryDirectory() as folder:

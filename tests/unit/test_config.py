@@ -123,6 +123,12 @@ BROKEN = {
         "prompts.train.source .txt",
     ),
     "path": ("name: small", "name: ../small", "name a name of lower-case letters"),
+    "judge": ("name: small", "name: small\njudges: [clipscore]", "judges 'clipscore'"),
+    "judge of no metric": (
+        "name: small",
+        "name: small\njudges: [imagereward]",
+        "judges 'imagereward' is not among the metrics",
+    ),
     "warm-up": ("snapshot_every: 5", "warmup_steps: 11", "warmup_steps at most 10 not 11"),
     "other world": ("name: small", "name: small\nworld: paper", "scorers.gold another world"),
     "empty list": ("[hpsv2, aesthetic]", "[]", "rewards at least one"),

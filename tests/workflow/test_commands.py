@@ -128,7 +128,8 @@ def test_the_snakefile_imports_nothing_heavy(pristine: Checkout) -> None:
     probe = (
         "import sys\n"
         f"sys.path.insert(0, {str(pristine.path)!r})\n"
-        "from rocm_core import config, errors, figures, fingerprint, grid, provenance, tables\n"
+        "from rocm_core import config, errors, figures, fingerprint, grid, provenance, tables"
+        ", weights\n"
         "config.load_config('config/demo.yaml')\n"
         "print(*sys.modules)\n"
     )

@@ -3,7 +3,6 @@ import functools
 import json
 import os
 import re
-import shlex
 import sys
 
 # This checkout's library, whichever copy is installed; the jobs' too. The Snakefile imports only
@@ -49,10 +48,8 @@ JUDGED_ON = grid.evaluation_sets(CONFIG, CELLS.values())
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
 WEIGHTS = needed(CONFIG)
-WEIGHTS_FROM = " ".join(
-    f"--{option} {shlex.quote(value)}"
-    for option, value in CONFIG.weights.to_dict().items()
-    if value
+os.environ.update(
+    {f"ROCM_WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v}
 )
 
 
@@ -143,13 +140,19 @@ def trained(file="lora.safetensors"):
     return finished(f"{RESULTS}/cells/{name}/{file}" for name in CELLS)
 
 
-def main_scores():
-    """The scores that fill the tables: validation prompts, first number of steps."""
-    return samples("scores.csv", ["validation"], every_step=False)
+def main_scores(*files):
+    """The scores that fill the tables, of validation prompts at the first number of steps; the
+    published packages' too where the configuration asks for them."""
+    files = files or ["scores.csv", *(["judged.csv"] if CONFIG.judges else [])]
+    return [p for file in files for p in samples(file, ["validation"], every_step=False)]
 
 
 def monitored():
     return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in MONITORED)
+
+
+def agreement():
+    return finished([f"{RESULTS}/tables/scorer_agreement.csv"] if CONFIG.judges else [])
 
 
 if CONFIG.partial and not main_scores():

@@ -1,0 +1,48 @@
+"""How far our scorers are from the published packages, over the same images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from rocm_core.errors import UserError
+from rocm_core.provenance import atomic_write
+
+
+def write_agreement(ours: Sequence[Path], judged: Sequence[Path], output: Path) -> None:
+    """Write a row a metric: images, means of both, mean and largest absolute difference, and
+    Pearson's correlation. `ours` and `judged` are the scores of the same folders, pairwise.
+
+    Raises `UserError` for a file that cannot be read or judges an image that ours does not have.
+    """
+    pairs = pd.concat([_paired(*files) for files in zip(ours, judged, strict=True)])
+    rows = []
+    for metric, scores in pairs.groupby("metric"):
+        difference = (scores["value"] - scores["judged"]).abs()
+        rows.append(
+            {
+                "metric": metric,
+                "images": len(scores),
+                "ours": scores["value"].mean(),
+                "published": scores["judged"].mean(),
+                "mean_difference": difference.mean(),
+                "largest_difference": difference.max(),
+                "correlation": scores["value"].corr(scores["judged"]),
+            }
+        )
+    with atomic_write(output) as file:
+        file.write(pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
+
+
+def _paired(ours: Path, judged: Path) -> pd.DataFrame:
+    keys = ["prompt_id", "metric"]
+    try:
+        first, second = (pd.read_csv(p, dtype={"prompt_id": str}) for p in (ours, judged))
+        both = second.rename(columns={"value": "judged"}).merge(
+            first, on=keys, how="left", validate="1:1"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{judged} and {ours} cannot be compared ({error}): score again") from None
+    if both["value"].isna().any():
+        raise UserError(f"{judged} judges images that {ours} lacks: score them again")
+    return both

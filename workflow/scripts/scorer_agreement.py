@@ -1,0 +1,20 @@
+"""The table of differences between our scores of images and those of the published packages."""
+
+import argparse
+from pathlib import Path
+
+from rocm_core.agreement import write_agreement
+from rocm_core.errors import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ours", type=Path, nargs="+", required=True, help="each a scores.csv")
+    parser.add_argument("--judged", type=Path, nargs="+", required=True, help="its judged.csv")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    write_agreement(args.ours, args.judged, args.output)
+
+
+if __name__ == "__main__":
+    run(main)
