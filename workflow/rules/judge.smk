@@ -27,11 +27,13 @@ rule judge_images:
         code=code_fingerprint("workflow/scripts/judge.py"),
         weights=weights_of(*JUDGES.values()),
         folder=subpath(input.index, parent=True),
+        python=JUDGE,
     message:
         "Scoring the images of {wildcards.source} with the published packages"
     shell:
-        "command -v {JUDGE} > /dev/null || {{ echo 'error: {JUDGE} is missing: run `make judges`'"
-        " > {log}; exit 2; }}; exec {JUDGE} workflow/scripts/judge.py --judges {params.judges:q}"
+        "command -v {params.python} > /dev/null ||"
+        " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
+        " exec {params.python} workflow/scripts/judge.py --judges {params.judges:q}"
         " --samples {params.folder} --output {output} > {log} 2>&1"
 
 
