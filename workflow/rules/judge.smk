@@ -52,7 +52,7 @@ rule scorer_agreement:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=10,
     params:
         code=code_fingerprint("workflow/scripts/scorer_agreement.py"),
     message:

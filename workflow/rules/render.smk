@@ -58,7 +58,7 @@ for _name, _kind in [*((n, "table") for n in TABLES), *((n, "figure") for n in F
         threads: 1
         resources:
             mem_mb=4000,
-            runtime=30,
+            runtime=10,
         params:
             config=SHOWN,
             kind=_kind,
@@ -89,7 +89,7 @@ rule report:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=30,
+        runtime=10,
     params:
         config=SHOWN,
         stem=subpath(output[0], strip_suffix=".html"),
