@@ -1,6 +1,7 @@
 """What the raters of the user study preferred (figure 3 of the paper)."""
 
 import json
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -32,8 +33,8 @@ def make(results: Results) -> style.Drawing:
         raise UserError(f"{path} cannot be read ({error}): aggregate the votes first") from None
     comparisons = list(data.groupby(["first", "second"], sort=False))
     figure, axes = style.panels(len(comparisons), 1, height=1.75, sharex=True)
-    for (panel,), ((first, second), rows) in zip(axes, comparisons, strict=True):
-        _draw(panel, rows.reset_index(drop=True), first, second)
+    for (panel,), (_, rows) in zip(axes, comparisons, strict=True):
+        _draw(panel, rows.reset_index(drop=True))
     axes[-1][0].set_xlabel("share of votes")
     agreement = data["agreement"].dropna()
     alphas = f"{agreement.min():.2f} to {agreement.max():.2f}".replace("-", "−")
@@ -49,10 +50,15 @@ def make(results: Results) -> style.Drawing:
     return style.Drawing(figure, data, TITLE, caption)
 
 
-def _draw(panel: Axes, rows: pd.DataFrame, first: str, second: str) -> None:
+def _draw(panel: Axes, rows: pd.DataFrame) -> None:
+    first, second = rows["first"][0], rows["second"][0]
     methods = _method(first), _method(second)
     (one, _), (other, _) = map(style.look, methods)
-    looks = [{"color": one, "alpha": 0.75}, {"color": _TIES}, {"color": other, "alpha": 0.45}]
+    looks: list[dict[str, Any]] = [
+        {"color": one, "alpha": 0.75},
+        {"color": _TIES},
+        {"color": other, "alpha": 0.45},
+    ]
     left = pd.Series(0.0, index=rows.index)
     for part, look in zip(_PARTS, looks, strict=True):
         share = rows[part] / rows["votes"]
@@ -72,7 +78,7 @@ def _draw(panel: Axes, rows: pd.DataFrame, first: str, second: str) -> None:
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
         ncols=3,
-        title=_trained_on(first, second),
+        title=_trained_on(first, second) or None,
     )
 
 

@@ -64,10 +64,12 @@ def aggregate(folder: Path) -> list[Outcome]:
     """
     key = Key.read(folder)
     votes = tabulate(key, folder / FILE)
-    found = [
-        outcome(part, *key.comparisons[comparison], question)
-        for (comparison, question), part in votes.groupby(["comparison", "question"], sort=False)
-    ]
+    found = []
+    for number, (first, second) in enumerate(key.comparisons):
+        for question in QUESTIONS:
+            part = votes[(votes["comparison"] == number) & (votes["question"] == question)]
+            if len(part):
+                found.append(outcome(part, first, second, question))
     rows = [one.flat() for one in found]
     write_json(
         folder / f"{RESULTS}.json",
@@ -110,7 +112,7 @@ def tabulate(key: Key, path: Path) -> pd.DataFrame:
             )
     if not rows:
         raise UserError(f"{path} is empty: nobody has voted yet")
-    return pd.DataFrame(rows).sort_values("comparison", kind="stable")
+    return pd.DataFrame(rows)
 
 
 def outcome(votes: pd.DataFrame, first: str, second: str, question: str) -> Outcome:

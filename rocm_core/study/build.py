@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write
-from rocm_core.study.design import choose_prompts, identify, make_pairs, make_raters
+from rocm_core.study.design import Pair, choose_prompts, identify, make_pairs, make_raters
 from rocm_core.study.key import FILE, Key
 from rocm_core.study.settings import StudySettings
 
@@ -39,10 +39,11 @@ def build(
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     texts = {prompt.id: prompt.text for prompt in chosen}
-    pairs = {}
-    sources = {}  # image id: file
+    pairs: dict[str, Pair] = {}
+    sources: dict[str, Path] = {}  # of each image id
     for number, names in enumerate(settings.comparisons):
-        files = list(zip(*(_images(samples[name], chosen) for name in names), strict=True))
+        one, other = (_images(samples[name], chosen) for name in names)
+        files = list(zip(one, other, strict=True))
         digests = [(_digest(first), _digest(second)) for first, second in files]
         for pair, both in zip(make_pairs(number, chosen, digests, secret), files, strict=True):
             pairs[pair.id] = pair

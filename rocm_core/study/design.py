@@ -114,5 +114,8 @@ def plan(pairs: Sequence[Pair], rater: Rater) -> dict[str, tuple[str, str]]:
     """{pair id: (left, right)} in the rater's own random order."""
     order = sorted(pairs, key=lambda pair: pair.id)
     random.Random(rater.code).shuffle(order)
-    step = -1 if rater.mirrored else 1
-    return {pair.id: pair.sides[::step] for pair in order}
+    shown = {}
+    for pair in order:
+        left, right = pair.sides
+        shown[pair.id] = (right, left) if rater.mirrored else (left, right)
+    return shown
