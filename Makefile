@@ -70,6 +70,6 @@ $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 
 .venv-judges/done: envs/judges.txt envs/judges.post-deploy.sh
 	$(PYTHON) -m venv .venv-judges
-	.venv-judges/bin/python -m pip install --quiet --no-deps -r envs/judges.txt
+	.venv-judges/bin/python -m pip install --quiet -r envs/judges.txt
 	PATH="$(CURDIR)/.venv-judges/bin:$$PATH" bash envs/judges.post-deploy.sh
 	@touch $@
