@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import re
-import shlex
 import sys
 
 # This checkout's library, whichever copy is installed; the jobs' too. The Snakefile imports only
@@ -48,11 +47,8 @@ THREADS, GPUS = CONFIG.resources.threads, CONFIG.resources.gpus
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
 WEIGHTS = needed(CONFIG)
-WEIGHTS_FROM = " ".join(
-    f"--{option} {shlex.quote(value)}"
-    for option, value in CONFIG.weights.to_dict().items()
-    if value
-)
+# By the environment: where a file came from is no reason to fetch it again.
+os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
 
 
 wildcard_constraints:

@@ -23,6 +23,7 @@ rule judge_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        python=JUDGE,
         judges=json.dumps(JUDGES, sort_keys=True),
         code=code_fingerprint("workflow/scripts/judge.py"),
         weights=weights_of(*JUDGES.values()),
@@ -30,8 +31,8 @@ rule judge_images:
     message:
         "Scoring the images of {wildcards.source} with the published packages"
     shell:
-        "command -v {JUDGE} > /dev/null || {{ echo 'error: {JUDGE} is missing: run `make judges`'"
-        " > {log}; exit 2; }}; exec {JUDGE} workflow/scripts/judge.py --judges {params.judges:q}"
+        "command -v {params.python} > /dev/null || {{ echo 'error: {params.python} is missing: run `make judges`'"
+        " > {log}; exit 2; }}; exec {params.python} workflow/scripts/judge.py --judges {params.judges:q}"
         " --samples {params.folder} --output {output} > {log} 2>&1"
 
 

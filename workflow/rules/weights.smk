@@ -23,8 +23,7 @@ rule fetch_weights:
     message:
         "Fetching {output}"
     shell:
-        "HF_HUB_OFFLINE=0 exec python workflow/scripts/fetch_weights.py {output}"
-        " {WEIGHTS_FROM} > {log}"
+        "HF_HUB_OFFLINE=0 exec python workflow/scripts/fetch_weights.py {output} > {log}"
 
 
 rule weights:

@@ -1,6 +1,7 @@
 """Fetch one file of the paper's weights, which then is in weights.lock."""
 
 import argparse
+import os
 
 from rocm_core.errors import run
 from rocm_core.fetching import fetch
@@ -9,8 +10,13 @@ from rocm_core.fetching import fetch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", help="a path of resources/weights.yaml, below weights/")
-    parser.add_argument("--endpoint", help="of the hub, or a mirror of it")
-    parser.add_argument("--mirror", help="a folder laid out as weights/, to copy from instead")
+    for name, meaning in (("ENDPOINT", "of the hub"), ("MIRROR", "a folder laid out as weights/")):
+        variable = f"WEIGHTS_{name}"
+        parser.add_argument(
+            f"--{name.lower()}",
+            default=os.environ.get(variable),
+            help=f"{meaning}; by default ${variable}",
+        )
     args = parser.parse_args()
     fetch(args.file, args.endpoint, args.mirror)
 
