@@ -48,9 +48,8 @@ JUDGED_ON = grid.evaluation_sets(CONFIG, CELLS.values())
 MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
 RUNTIME = CONFIG.resources.runtime_minutes
 WEIGHTS = needed(CONFIG)
-os.environ.update(
-    {f"ROCM_WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v}
-)
+# By the environment: where a file came from is no reason to fetch it again.
+os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
 
 
 wildcard_constraints:

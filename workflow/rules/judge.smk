@@ -23,6 +23,7 @@ rule judge_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        python=JUDGE,
         judges=json.dumps(JUDGES, sort_keys=True),
         code=code_fingerprint("workflow/scripts/judge.py"),
         weights=weights_of(*JUDGES.values()),
