@@ -60,7 +60,7 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,default_queue_depth=100
-PartitionName=gpu Nodes=ALL Default=YES MaxTime=60 PriorityTier=1 GraceTime=15
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=1440 PriorityTier=1 GraceTime=15
 PartitionName=urgent Nodes=ALL MaxTime=60 PriorityTier=10 PreemptMode=OFF
 """
 

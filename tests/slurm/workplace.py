@@ -17,7 +17,7 @@ IMPATIENT = Path(__file__).with_name("impatient.py")
 CONFIG = "config/cluster.yaml"
 CELL = "aesthetic/rocm-kl/seed-0"
 ITERATIONS, SNAPSHOT = 20, 5
-MINUTES = 40  # for whatever should happen; a machine may be slow
+MINUTES = 15  # for whatever should happen; a machine may be slow
 LORA = f"results/cluster/cells/{CELL}/lora.safetensors"
 
 
