@@ -49,10 +49,10 @@ class Trainer:
         self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
         listed = digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)})
         self.identity = {
-            "fingerprint": fingerprint,
-            "prompts": listed,
-            "processes": accelerator.num_processes,
             **settings.to_dict(),
+            "fingerprint": fingerprint,
+            "prompts": listed,  # what they say, not the name of their set
+            "processes": accelerator.num_processes,
         }
         self.device: torch.device = accelerator.device
         self.precision = _precision(settings.precision, self.device)

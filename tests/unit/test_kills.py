@@ -20,7 +20,11 @@ KILLS = int(os.environ.get("ROCM_KILLS", "5"))
 FEW_KILLS = 5
 
 # What an algorithm needs beside the defaults of `tiny.settings`.
-CHANGES = {"direct": {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2}}
+CHANGES = {
+    "direct": {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2},
+    "dpok": {"divergence": "kl", "beta": 0.01},
+    "d3po": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.1, "images_per_prompt": 2},
+}
 
 parallel = multiprocessing.get_context("fork")  # a child need not import torch again
 

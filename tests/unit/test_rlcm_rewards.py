@@ -95,7 +95,7 @@ def test_about_a_twentieth_of_the_base_models_images_is_red_enough():
     prompts = [Prompt(str(i), text, "test") for i, text in enumerate(sample_captions(120, 11))]
     images = torch.cat([images for _, images, _ in iterate_images(policy, prompts, 0, 50)])
     share = load_reward("sparse-redness").score(images, [""] * 120).mean().item()
-    assert 0 < share < 0.12  # three standard deviations around 5.4 %
+    assert 0 < share < 0.12  # three standard deviations around 5.3 %
 
 
 def test_hinge_redness_has_a_gradient_just_where_sparse_redness_is_one():
@@ -212,6 +212,7 @@ def write_bertscore(folder: Path, layers: int = 48) -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alignment")
+    torch.manual_seed(0)
     write_captioner(folder / "captioner")
     write_bertscore(folder / "bertscore")
     return folder

@@ -25,7 +25,7 @@ def test_a_trained_scorer_is_read_back_and_training_repeats(name, tmp_path, monk
     monkeypatch.setattr(scorers, "BATCH", 8)
     monkeypatch.setattr(scorers, "PAIRS", 4)
     tokenizer = make_tokenizer()
-    recipe = scorers.scale(scorers.RECIPES[name], 0.007)
+    recipe = scorers.scale(scorers.RECIPES[name], 0.01)
     scenes = draw_scenes(5, torch.Generator().manual_seed(0))
     images, captions = render(scenes, 0), scorers.describe(scenes)
     for attempt in ("first", "second"):

@@ -28,7 +28,6 @@ rule judge_images:
         code=code_fingerprint("workflow/scripts/judge.py"),
         weights=weights_of(*JUDGES.values()),
         folder=subpath(input.index, parent=True),
-        python=JUDGE,
     message:
         "Scoring the images of {wildcards.source} with the published packages"
     shell:
