@@ -180,11 +180,13 @@ class Cluster:
         self.run("scancel", f"--user={getpass.getuser()}")
         self.wait(lambda: not self.jobs(), SECONDS)
 
-    def history(self) -> list[Job]:
-        """Every job that has ended."""
+    def history(self, folder: Path) -> list[Job]:
+        """Every job that was started from a folder and has ended."""
         found = []
         for line in self.run("scontrol", "-o", "show", "jobs").splitlines():
             entry = dict(re.findall(r"(\w+)=(\S*)", line))
+            if entry["WorkDir"] != str(folder):
+                continue
             if entry["JobState"] in ("PENDING", "RUNNING", "COMPLETING"):
                 continue
             start, end = (

@@ -46,7 +46,7 @@ def test_the_grid_is_complete_and_learned_what_it_learns_elsewhere(
 
 
 def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
-    jobs = grid.cluster.history()
+    jobs = grid.cluster.history(grid.path)
     assert {job.node for job in jobs} == set(GPUS)
     assert {job.state for job in jobs} == {"COMPLETED"}
     assert sum(job.gpus for job in jobs) == 5  # two trainings, three times images and scores
