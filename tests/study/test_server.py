@@ -147,14 +147,12 @@ def test_requests_that_are_no_votes_are_refused(server, study):
     body = json.dumps(make_vote(server)).encode()
     assert post(server, body, kind="text/plain")[0] == 415
     assert ask(server, "POST", "/vote", body)[0] == 404
-    assert ask(server, "POST", "/votes", iter([body]))[0] == 411  # chunked
     assert ask(server, "PUT", "/votes", body)[0] == 501
     assert ask(server, "GET", "/session")[0] == ask(server, "GET", "/session?rater=x")[0] == 403
-    for length in (b"-1", b"1e9", b"99999999999999999999", b"+5", "٣".encode()):
+    lengths = (b"-1", b"1e9", b"99999999999999999999", b"+5", "٣".encode())
+    for header in (b"Transfer-Encoding: chunked", *(b"Content-Length: " + n for n in lengths)):
         with socket.create_connection(server.server_address[:2], timeout=10) as raw:
-            raw.sendall(
-                b"POST /votes HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\n"
-            )
+            raw.sendall(b"POST /votes HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
             assert raw.recv(100).split()[1] == b"411"
     assert not stored(study)
 
