@@ -141,7 +141,7 @@ def test_before_the_time_limit_a_job_saves_and_another_goes_on(
     run = site.train()
     with site.paused_training() as job:
         # The profile's signal comes two minutes before the end: within a minute from now.
-        minutes = _minutes_run(site.cluster, job) + 3
+        minutes = _minutes_run(site.cluster, job) + 2
         site.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
         trainer = site.owner()["pid"]
         site.cluster.wait(lambda: _is_pending(trainer, signal.SIGTERM), SECONDS)
