@@ -32,6 +32,7 @@ class StudyServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # a room of raters who press a key at once; the default resets a sixth
 
     def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
         key = Key.read(folder)
