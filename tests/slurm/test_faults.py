@@ -16,6 +16,8 @@ from workplace import CELL, ITERATIONS, MINUTES, SNAPSHOT, Site, learned
 
 Undisturbed = dict[str, bytes]
 
+FIRST_LOOK = 45  # seconds after submission, by which Snakemake's executor has asked for a status
+
 
 def check(site: Site, undisturbed: Undisturbed, resumed: bool = True) -> None:
     """The results are right, and no attempt but the first began at the start."""
@@ -171,6 +173,7 @@ def _was_told_to_leave(process: int) -> bool:
 def test_a_restart_of_the_controller_is_outlasted(site: Site, undisturbed: Undisturbed) -> None:
     run = site.train()
     with site.paused_training():
+        time.sleep(FIRST_LOOK)  # at which Snakemake asks the controller how to look at jobs
         site.cluster.stop_controller()
         time.sleep(20)
         assert run.poll() is None
