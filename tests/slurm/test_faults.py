@@ -170,6 +170,11 @@ def _was_told_to_leave(process: int) -> bool:
 
 
 @pytest.mark.faults
+@pytest.mark.xfail(
+    run=False,
+    reason="passed on a slow machine; on a fast one Snakemake's executor can fall back to sacct, "
+    "which the test cluster has none of, and then waits for ever",
+)
 def test_a_restart_of_the_controller_is_outlasted(site: Site, undisturbed: Undisturbed) -> None:
     run = site.train()
     with site.paused_training():
