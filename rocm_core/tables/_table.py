@@ -122,6 +122,7 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
     "β": r"$\beta$",
+    "Σ": r"$\Sigma$",
 }
 
 
