@@ -11,7 +11,7 @@ from typing import Any
 from rocm_core.claims import questions, rlcm, rocm
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import Claim, Verdict, judge
-from rocm_core.claims._write import markdown
+from rocm_core.claims._write import markdown, record
 from rocm_core.comparison import MARGIN, RESAMPLES
 from rocm_core.provenance import atomic_write, write_json
 from rocm_core.results import Results
@@ -40,7 +40,7 @@ class Ledger:
             "level": LEVEL,
             "margin": MARGIN,
             "resamples": RESAMPLES,
-            "claims": [verdict.to_dict() for verdict in self.verdicts],
+            "claims": [record(verdict) for verdict in self.verdicts],
         }
 
     def save(self, stem: Path) -> None:

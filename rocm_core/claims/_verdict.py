@@ -64,23 +64,6 @@ class Finding:
             return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), 0)
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        comparison = self.part.comparison
-        head: dict[str, Any] = {"label": self.part.label, "expects": self.part.expects}
-        head |= {"outcome": self.outcome}
-        if comparison is None:
-            return head | {"missing": self.part.missing}
-        return head | {
-            "unit": self.part.unit,
-            "difference": _numbers(self.shown),
-            "effect": _numbers(comparison.effect),
-            "win_rate": _numbers(comparison.win_rate),
-            "p": comparison.p,
-            "p_corrected": self.p_corrected,
-            "prompts": comparison.difference.n,
-            "seeds": comparison.seeds,
-        }
-
 
 Parts = Callable[[Evidence], Iterable[Part]]
 Rule = Callable[[list[Finding]], tuple[str, Finding | None]]
@@ -110,17 +93,6 @@ class Verdict:
     reason: str
     decisive: Finding | None
     findings: list[Finding]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "id": self.claim.id,
-            "claim": self.claim.text,
-            "test": self.claim.test,
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "decisive": self.decisive.to_dict() if self.decisive else None,
-            "parts": [finding.to_dict() for finding in self.findings],
-        }
 
 
 def claim(id: str, text: str, *, test: str, needs: str, rule: Rule) -> Callable[[Parts], Claim]:
@@ -244,9 +216,3 @@ def _reason(verdict: str, findings: list[Finding]) -> str:
     more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
     why = f"{gaps[0]}{more}" if gaps else "an interval leaves it open"
     return "; ".join(filter(None, [why, many]))
-
-
-def _numbers(estimate: Estimate | None) -> dict[str, float] | None:
-    if estimate is None:
-        return None
-    return {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}

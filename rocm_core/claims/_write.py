@@ -1,6 +1,7 @@
-"""The ledger in words."""
+"""The ledger in words and as JSON."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from rocm_core.claims._verdict import EFFECT, FACTOR, SHARE, Finding, Verdict
 from rocm_core.labels import amount, decimals, number
@@ -38,6 +39,44 @@ def details_of(finding: Finding) -> str:
         told.append(f"corrected {_p(finding.p_corrected)}")
     prompts = [amount([found.difference.n], "prompt")] if found.difference.n else []
     return "; ".join([*told, ", ".join([*prompts, amount([found.seeds], "seed")])])
+
+
+def record(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON values; `decisive` is the place of the part that decided, or null."""
+    claim, findings = verdict.claim, verdict.findings
+    places = [n for n, finding in enumerate(findings) if finding is verdict.decisive]
+    return {
+        "id": claim.id,
+        "claim": claim.text,
+        "test": claim.test,
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "decisive": places[0] if places else None,
+        "parts": [_record(finding) for finding in findings],
+    }
+
+
+def _record(finding: Finding) -> dict[str, Any]:
+    part, found = finding.part, finding.part.comparison
+    row = {
+        "label": part.label,
+        "expects": part.expects,
+        "outcome": finding.outcome,
+        "shown": number_of(finding),
+        "details": details_of(finding),
+    }
+    if found is None:
+        return row | {"missing": part.missing}
+    return row | {
+        "unit": part.unit,
+        "difference": _numbers(finding.shown),
+        "effect": _numbers(found.effect),
+        "win_rate": _numbers(found.win_rate),
+        "p": found.p,
+        "p_corrected": finding.p_corrected,
+        "prompts": found.difference.n,
+        "seeds": found.seeds,
+    }
 
 
 def markdown(name: str, verdicts: Iterable[Verdict]) -> str:
@@ -79,3 +118,9 @@ def _interval(estimate: Estimate, digits: int, unit: str) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def _numbers(estimate: Estimate | None) -> dict[str, float] | None:
+    if estimate is None:
+        return None
+    return {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}

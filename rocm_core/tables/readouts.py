@@ -48,10 +48,9 @@ def make(results: Results) -> Table:
         block = Block(f"Trained on {metric_label(reward)}")
         for method in _methods(results, reward):
             own = data[(data["reward"] == reward) & (data["method"] == method)]
-            found = own.set_index("readout")
+            found = {row["readout"]: row for _, row in own.iterrows()}
             cells = [
-                _cell(found.loc[name], halves[name]) if name in found.index else Cell("–")
-                for name in names
+                _cell(found[name], halves[name]) if name in found else Cell("–") for name in names
             ]
             steps = " / ".join(f"{value:.3g}" for value in own[per_step[own.index]]["mean"])
             cells += [Cell(steps or "–")] if per_step.any() else []

@@ -117,6 +117,7 @@ rule report:
         figures=FIGURE_FILES,
         scores=main_scores(),
         readouts=main_scores("readouts.csv"),
+        images=samples("index.jsonl", ["validation"], every_step=False),
         manifests=trained("manifest.json"),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
