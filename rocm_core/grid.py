@@ -313,7 +313,7 @@ def generation_settings(
 def prompts_code(settings: PromptSettings) -> str:
     """Code fingerprint of the job that makes a prompt set."""
     embedded = ["rocm_core.shapes.scenes"] if settings.source == "shapes" else []
-    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompts", *embedded)
+    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompt_sets", *embedded)
 
 
 def train_code(settings: TrainingSettings) -> str:

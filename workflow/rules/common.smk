@@ -93,9 +93,8 @@ def state_of(name):
 
 
 def prompt_source(name):
-    """The file that a prompt set is read from; none for an embedded world's captions."""
-    source = CONFIG.prompts[name].source
-    return [source] if os.path.isfile(source) or files_of(source) else []
+    """The files that a prompt set is read from; none for an embedded world's captions."""
+    return [p for p in CONFIG.prompts[name].files if os.path.isfile(p) or files_of(p)]
 
 
 def origin_of(source):
