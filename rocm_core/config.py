@@ -87,7 +87,7 @@ class Weights(Settings):
     mirror: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Config:
     """A checked configuration with every default filled in; the schema documents the keys.
 

@@ -4,6 +4,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from checkout import ROOT, Checkout
@@ -108,6 +109,22 @@ def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkou
     assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < 5
     # 2 rewards × (none, KL, JS, Hellinger, Fisher), and the base.
     assert jobs["train_cell"] == 10 and jobs["generate_images"] == jobs["score_images"] == 11
+
+
+def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
+    pristine: Checkout, tmp_path: Path
+) -> None:
+    values = [(n + 0.5) / 1000 for n in range(1, 246)]
+    demo = (ROOT / "config/demo.yaml").read_text()
+    sweep = f"sweeps: [{{methods: [rocm-kl], setting: beta, values: {values}}}]\n"
+    (tmp_path / "sweep.yaml").write_text(demo + sweep)
+    jobs = pristine.jobs("--profile", "slurm", config=str(tmp_path / "sweep.yaml"))
+    cells = 10 + 2 * len(values)
+    assert cells == jobs["train_cell"] == jobs["monitor_cell"] == 500
+    assert jobs["generate_images"] == jobs["score_images"] == cells + 1
+    drawn = {name for name, count in jobs.items() if count == 1}
+    assert {"table1", "sweep", "samples", "report"} <= drawn
+    assert sum(jobs.values()) == 2 + 4 * cells + 2 + len(drawn)
 
 
 def test_the_slurm_profile_names_the_paper(pristine: Checkout) -> None:
