@@ -164,11 +164,12 @@ def score(
     device = _device()
     for name, weights in scorers.items():
         reward = load_reward(name, None if weights is None else Path(weights), device)
+        measure = getattr(reward, "measure", reward.score)
         starts = range(0, len(samples), batch_size)
         for start in tqdm(starts, desc=name, unit="batch", disable=None):
             batch = samples[start : start + batch_size]
             pixels = torch.stack(images[start : start + batch_size]).to(device).float() / 255
-            scores = reward.score(pixels, [sample.text for sample in batch])
+            scores = measure(pixels, [sample.text for sample in batch])
             for sample, value in zip(batch, scores.tolist(), strict=True):
                 yield (*sample.key, name, value)
 
