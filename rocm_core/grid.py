@@ -289,6 +289,18 @@ def sample_sets(
     return [*sets, *(("validation", number) for number in steps[1:])]
 
 
+def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
+    and divergences for which several β are tried."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        family, *swept = cell.method.split("--")
+        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
+        if is_rocm and all(setting.startswith("beta-") for setting in swept):
+            found.setdefault((cell.reward, family), []).append(cell)
+    return [c for own in found.values() if len({c.method for c in own}) > 1 for c in own]
+
+
 def generation_settings(
     config: "Config", source: Cell | str, steps: int | None = None
 ) -> GenerationSettings:

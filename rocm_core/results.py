@@ -179,7 +179,14 @@ class Results:
 
     def image(self, source: Source, prompt_id: str) -> Path | None:
         """The image of one validation prompt; None where it does not exist (partial)."""
-        path = self.samples(source) / f"{prompt_id}.png"
+        return self._image(self.samples(source) / f"{prompt_id}.png")
+
+    def snapshot(self, source: Source, step: int, prompt_id: str) -> Path | None:
+        """The image by a training's snapshot, as `image`; step 0 is the base."""
+        folder = self._monitor_path(source).parent / f"step-{step}"
+        return self._image(folder / f"{prompt_id}.png")
+
+    def _image(self, path: Path) -> Path | None:
         return None if self.config.partial and not path.exists() else _existing(path)
 
     def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:
