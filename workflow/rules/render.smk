@@ -53,9 +53,13 @@ FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
 
 def shown(*, study=False):
     """The configuration that a rendering depends on: not what jobs ask of the machine or the hub,
-    and the study where it is shown. In the order of the file, which is that of the methods."""
+    and the study where it is shown. In the order of the file, which is that of the methods.
+
+    It may hold braces, of a template: in `params` only a function keeps them from being wildcards.
+    """
     hidden = {"resources", "weights"} | (set() if study else {"study"})
-    return json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
+    text = json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
+    return lambda w: text
 
 
 # Figure 3 can be asked for before there are votes, and then says so.
