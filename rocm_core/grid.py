@@ -43,6 +43,12 @@ class Cell:
         """Folder of the cell below `cells/` and `samples/`: hpsv2/rocm-kl/seed-0."""
         return f"{self.reward}/{self.method}/seed-{self.seed}"
 
+    @property
+    def monitored_on(self) -> str:
+        """The prompt set that judges its snapshots: that of its training where a sweep chose it,
+        as the animals of figure 6, else the validation prompts."""
+        return self.settings.prompts if "--prompts-" in self.method else "validation"
+
 
 @functools.cache
 def make_grid(config: "Config") -> tuple[Cell, ...]:

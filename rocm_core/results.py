@@ -80,7 +80,11 @@ class Results:
     @cached_property
     def prompts(self) -> list[Prompt]:
         """The validation prompts, in their order."""
-        return read_prompts(_existing(self.root / "prompts" / "validation.jsonl"))
+        return self.prompt_set("validation")
+
+    def prompt_set(self, name: str) -> list[Prompt]:
+        """The prompts of one set, in their order."""
+        return read_prompts(_existing(self.root / "prompts" / f"{name}.jsonl"))
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -102,7 +106,8 @@ class Results:
 
     @cached_property
     def monitor(self) -> pd.DataFrame:
-        """Scores of the snapshots (step 0: the base) on the first validation prompts.
+        """Scores of the snapshots (step 0: the base) on the first validation prompts, or on those
+        of the set that a sweep trained on.
 
         Columns: reward, method, seed, step, prompt_id, metric, value. Beside the scorers the
         metric is squared_distance (Σ_k d² to the base along the sample's own chain) or kl, its

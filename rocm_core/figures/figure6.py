@@ -19,14 +19,18 @@ _STAGES, _PROMPTS = 5, 3  # rows of A and of B, at most
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """A: a row a ROCM method trained on the aesthetic score (or on the first reward of which there
-    are snapshots), a column a stage of its training. B: a column a method, at its best snapshot.
+    """One column a ROCM method trained on the aesthetic score, or on the first reward of which
+    there are snapshots; on a prompt set of its own where a sweep has one, as the paper's animals.
+    A: one row a stage of the training. B: one row a prompt, at each method's best snapshot.
 
     `data` has `COLUMNS`: verdict is the mean of the judges at that step, which chose those of B.
     """
     models = _models(results)
     reward = str(models[0].reward)
-    prompts = results.prompts[: min(_PROMPTS, results.config.monitor.prompts)]
+    assert models[0].cell
+    judged_on = models[0].cell.monitored_on
+    judged = results.prompt_set(judged_on)[: results.config.monitor.prompts]
+    prompts = judged[:_PROMPTS]
     verdicts = {model.method: _verdicts(results, model) for model in models}
     best = {
         m: scores.drop(0).idxmax() if len(scores) > 1 else None for m, scores in verdicts.items()
@@ -45,7 +49,7 @@ def make(results: Results) -> style.Drawing:
         verdict = verdicts[model.method].get(step)
         rows.append([part, reward, model.method, model.seed, step, verdict, prompt.id, file])
         paths.append(path)
-    names = [method_label(model.method, short=True) for model in models]
+    names = [method_label(model.method.partition("--")[0], short=True) for model in models]
     at = [
         f"{name}, step\u00a0{best[m.method] or '?'}" for name, m in zip(names, models, strict=True)
     ]
@@ -58,9 +62,9 @@ def make(results: Results) -> style.Drawing:
     judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     caption = (
         f"Models trained on {metric_label(reward)}, the first training seed; one noise along a row."
-        " A: the first validation prompt at shares of each training, from the base on. B:"
+        f" A: the first {judged_on} prompt at shares of each training, from the base on. B:"
         f" the first {len(prompts)} prompts at the snapshot of each training with the best {judge}"
-        f" on average over {results.config.monitor.prompts} validation prompts, these included."
+        f" on average over {len(judged)} {judged_on} prompts, these included."
     )
     data = pd.DataFrame(rows, columns=COLUMNS)
     return style.Drawing(draw_blocks(blocks), data, TITLE, caption)
@@ -74,11 +78,17 @@ def _models(results: Results) -> list[Source]:
         if source.cell
         and source.cell.settings.algorithm == "direct"
         and source.cell.settings.snapshot_every
-        and "--" not in source.method
+        and all(part.startswith("prompts-") for part in source.method.split("--")[1:])
     ]
     reward = lead([str(source.reward) for source in found], "aesthetic")
-    first = {s.method: s for s in reversed(found) if s.reward == reward}
-    return [first[method] for method in results.methods(reward) if method in first]
+    sets = {s.cell.monitored_on for s in found if s.cell and s.reward == reward}
+    chosen = lead(sorted(sets - {"validation"}) or ["validation"], "animals")
+    first = {
+        source.method: source
+        for source in reversed(found)
+        if source.reward == reward and source.cell and source.cell.monitored_on == chosen
+    }
+    return list(reversed(first.values()))
 
 
 def _stages(model: Source) -> list[int]:

@@ -16,6 +16,8 @@ from rocm_core.divergences import names
 from rocm_core.errors import UserError
 from rocm_core.figures import FIGURES, _style, figures
 from rocm_core.fingerprint import module_closure
+from rocm_core.grid import make_grid
+from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.render import render
 from rocm_core.results import Results
 
@@ -251,6 +253,30 @@ def test_figure_6_shows_every_stage_and_the_snapshot_that_the_judge_likes_best(t
     gold = scores[(scores["metric"] == "gold") & (scores["step"] == 40)]["value"].mean()
     shown = data[(data["part"] == "B") & (data["method"] == "rocm-kl")]
     assert np.allclose(shown["verdict"], gold) and len(shown) == 3
+
+
+def test_figure_6_prefers_models_trained_on_animals_and_shows_them_animals(tmp_path):
+    prompts = {
+        "train": {"source": "shapes", "count": 64},
+        "validation": {"source": "shapes", "count": 40, "seed": 2},
+        "animals": {"source": "shapes", "count": 12, "seed": 3},
+    }
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": 1}}
+    swept = {"methods": list(methods), "rewards": ["aesthetic"], "setting": "prompts"}
+    sweeps = [swept | {"values": ["animals"]}]
+    config = make_config(methods=methods, prompts=prompts, sweeps=sweeps, seeds=[0, 1])
+    assert {c.monitored_on for c in make_grid(config)} == {"validation", "animals"}
+    write_results(tmp_path, config)
+    animals = [Prompt(f"a{i}", f"animal {i}", "synthetic") for i in range(3)]
+    write_prompts(tmp_path / "prompts/animals.jsonl", animals)
+    for folder in tmp_path.glob("samples/aesthetic/*--prompts-animals/*/snapshots/step-*"):
+        for i, picture in enumerate(sorted(folder.glob("*.png"))[:3]):
+            picture.rename(folder / f"a{i}.png")
+    drawing = draw("figure6", config, tmp_path)
+    models = ["rocm-none--prompts-animals", "rocm-kl--prompts-animals"]
+    assert list(drawing.data["method"].unique()) == models and set(drawing.data["seed"]) == {0}
+    assert set(drawing.data["prompt_id"]) == {"a0", "a1", "a2"}
+    assert "3 animals prompts" in drawing.caption
 
 
 def test_divergences_are_drawn_with_their_true_values_and_slopes():

@@ -3,8 +3,8 @@
 from rocm_core.names import modules
 
 
-def validation_prompts():
-    return finished([f"{RESULTS}/prompts/validation.jsonl"])
+def shown_prompts(sets=("validation",)):
+    return finished(f"{RESULTS}/prompts/{name}.jsonl" for name in sets)
 
 
 def final_images():
@@ -19,14 +19,17 @@ READS = {
     "table4": main_scores,
     "sweep": main_scores,
     "costs": lambda: trained("history.csv"),
-    "figure1": lambda: [*validation_prompts(), *final_images()],
-    "figure2": lambda: [*validation_prompts(), *final_images()],
+    "figure1": lambda: [*shown_prompts(), *final_images()],
+    "figure2": lambda: [*shown_prompts(), *final_images()],
     "figure3": lambda: [f"{RESULTS}/study/results.json"],
     "figure4": lambda: [*main_scores(), *trained("manifest.json")],
     "figure5": lambda: [*trained("history.csv"), *trained("manifest.json")],
-    "figure6": lambda: [*validation_prompts(), *monitored()],
+    "figure6": lambda: [
+        *shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
+        *monitored(),
+    ],
     "divergences": lambda: [],
-    "samples": lambda: [*validation_prompts(), *final_images()],
+    "samples": lambda: [*shown_prompts(), *final_images()],
     "training": monitored,
     "gold_vs_reward": monitored,
     "gold_vs_kl": monitored,
