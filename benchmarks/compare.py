@@ -27,6 +27,9 @@ TRL = ROOT / ".venv-trl/bin/python"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LINEAR = ["proj_in", "proj_out", "conv1", "conv2", "ff.net.0.proj", "ff.net.2"]
 
+TRAINERS = {"alignprop": "direct", "ddpo": "ppo"}  # TRL's, and what they are called here
+COMPARISONS = ["plain-loop", *TRAINERS, "switches"]
+
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "steps": 4,
@@ -177,7 +180,7 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
     floor = sum(line["count"] * line["seconds"] for line in lines.values())
     step = mine[{"seconds": "seconds_per_step"}.get(clock, "cpu_seconds_per_step")]
     return result | {
-        "ratio": ratio(result["contenders"]["plain loop"], mine, clock),
+        "ratios": {"plain loop": ratio(result["contenders"]["plain loop"], mine, clock)},
         "gradient_difference": _difference(*gradients),
         "facts": facts,
         "reward_queries_per_second": facts["reward_queries"] / mine["seconds_per_step"],
@@ -202,7 +205,7 @@ def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -
         "policy": "diffusion",
         "divergence": "none",
         "beta": 0.0,
-        "algorithm": {"alignprop": "direct", "ddpo": "ppo"}[trainer],
+        "algorithm": TRAINERS[trainer],
         "trainer": trainer,
     }
     with started(("ours", shared), ("trl", shared, TRL)) as contenders:
@@ -211,8 +214,28 @@ def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -
         facts = contenders[0].ask("facts")["result"]
     return {
         "contenders": {"ours": ours, f"TRL {trainer}": theirs},
-        "ratio": ratio(theirs, ours, clock),
+        "ratios": {f"TRL {trainer}": ratio(theirs, ours, clock)},
         "facts": facts,
+    }
+
+
+def against_itself(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
+    """Each switch of the step, turned from where it stands: its time and memory beside ours."""
+    variants = {
+        "each step recomputed": {"recomputation": "step"},
+        "each block recomputed": {"recomputation": "block"},
+        "reference_gradient: stop": {"switches": {"reference_gradient": "stop"}},
+        "compile: true": {"switches": {"compile": True}},
+    }
+    plans = [("ours", setup), *(("ours", setup | change) for change in variants.values())]
+    with started(*plans) as contenders:
+        take_turns(contenders, repeats)
+        ours, *others = (contender.summary() for contender in contenders)
+    return {
+        "contenders": {"ours": ours, **dict(zip(variants, others, strict=True))},
+        "ratios": {
+            name: ratio(other, ours, clock) for name, other in zip(variants, others, strict=True)
+        },
     }
 
 
@@ -257,9 +280,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="rounds of one step each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=ROOT / ".benchmark-models")
-    parser.add_argument("--switches", type=json.loads, default={}, help="further settings, JSON")
     parser.add_argument("--output", type=Path, help="the JSON file")
-    parser.add_argument("--without", nargs="*", default=[], help="comparisons to leave out")
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=COMPARISONS)
     args = parser.parse_args()
     from benchmarks.models import write_models
     from rocm_core.prompts import make_prompts
@@ -276,18 +298,22 @@ def main() -> None:
         "divergence": "kl",
         "reward": "hpsv2",
         "prompts": [p.text for p in make_prompts(PromptSettings("shapes", 512, seed=1))],
-        "switches": args.switches,
     }
     if args.batch:
         setup["batch_size"] = args.batch
     # A GPU is waited for; of a shared processor only the own share counts.
     clock = "seconds" if args.device == "cuda" else "cpu_seconds"
-    compared = {"plain loop": against_plain_loop(setup, args.repeats, clock)}
-    if TRL.exists():
-        for trainer in sorted({"alignprop", "ddpo"} - set(args.without)):
-            compared[trainer] = against_trl(trainer, setup, args.repeats, clock)
-    else:
+    wanted = [name for name in COMPARISONS if name in args.only]
+    if not TRL.exists():
         print("TRL takes no part: `make bench` makes its environment, .venv-trl", file=sys.stderr)
+        wanted = [name for name in wanted if name not in TRAINERS]
+    compared: dict[str, Any] = {}
+    for name in wanted:
+        if name in TRAINERS:
+            compared[name] = against_trl(name, setup, args.repeats, clock)
+        else:
+            compare = against_plain_loop if name == "plain-loop" else against_itself
+            compared[name] = compare(setup, args.repeats, clock)
     record = describe(args.device) | {
         "size": args.size,
         "threads": args.threads,
@@ -304,12 +330,8 @@ def main() -> None:
 
 
 def report(compared: dict[str, Any]) -> None:
-    """Print the account of the step, then the ratios."""
-    first = compared["plain loop"]
-    for name, line in first["floor"]["lines"].items():
-        print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms")
-    for part, seconds in first["account"].items():
-        print(f"account: {part} {1000 * seconds:.1f} ms")
+    """Print what each contender takes and the account of the step, then the ratios."""
+    ratios = []
     for name, result in compared.items():
         for contender, numbers in result["contenders"].items():
             print(
@@ -317,11 +339,16 @@ def report(compared: dict[str, Any]) -> None:
                 f" {numbers['images_per_second']:.2f} images/s,"
                 f" {numbers['peak_bytes'] / 2**20:.0f} MiB at most"
             )
-    print(f"share of the device's matrix rate: {first['share_of_matrix_rate']:.2f}")
-    print(f"gradient against the plain loop's: differs by {first['gradient_difference']:.1e}")
-    print(f"step / floor: {first['floor']['step_over_floor']:.3f}")
-    for name, result in compared.items():
-        print(f"ours against {name}: {result['ratio']:.2f} × as fast")
+        ratios += [f"{peer} / ours: {r:.2f}" for peer, r in result["ratios"].items()]
+    if first := compared.get("plain-loop"):
+        for name, line in first["floor"]["lines"].items():
+            print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms")
+        for part, seconds in first["account"].items():
+            print(f"account: {part} {1000 * seconds:.1f} ms")
+        print(f"share of the device's matrix rate: {first['share_of_matrix_rate']:.2f}")
+        print(f"gradient against the plain loop's: differs by {first['gradient_difference']:.1e}")
+        ratios.append(f"ours / its floor: {first['floor']['step_over_floor']:.3f}")
+    print(*ratios, sep="\n")
 
 
 if __name__ == "__main__":
