@@ -48,7 +48,7 @@ rule all:
 
 rule prompts:
     input:
-        finished(prompt_sets()),
+        finished(f"{RESULTS}/prompts/{name}.jsonl" for name in CONFIG.prompts),
 
 
 rule train:

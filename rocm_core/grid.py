@@ -6,6 +6,7 @@
 import argparse
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from rocm_core.names import (
     modules,
     parse_method,
 )
+from rocm_core.provenance import digest_of
 from rocm_core.schema import did_you_mean, load_schema, validate
 from rocm_core.settings import GenerationSettings, PromptSettings, TrainingSettings
 
@@ -42,7 +44,8 @@ class Cell:
         return f"{self.reward}/{self.method}/seed-{self.seed}"
 
 
-def make_grid(config: "Config") -> list[Cell]:
+@functools.cache
+def make_grid(config: "Config") -> tuple[Cell, ...]:
     """All cells of a configuration, in its order, none twice: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
@@ -71,7 +74,7 @@ def make_grid(config: "Config") -> list[Cell]:
                 )
             names[cell.name] = key
             cells[settings] = cell
-    return list(cells.values())
+    return tuple(cells.values())
 
 
 def _plan(
@@ -313,7 +316,7 @@ def generation_settings(
 def prompts_code(settings: PromptSettings) -> str:
     """Code fingerprint of the job that makes a prompt set."""
     embedded = ["rocm_core.shapes.scenes"] if settings.source == "shapes" else []
-    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompts", *embedded)
+    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompt_sets", *embedded)
 
 
 def train_code(settings: TrainingSettings) -> str:
@@ -325,6 +328,21 @@ def train_code(settings: TrainingSettings) -> str:
     ]
     names += [f"divergences.{settings.divergence}"] if settings.divergence != "none" else []
     return code_fingerprint("workflow/scripts/train.py", *_modules(names))
+
+
+def train_version(settings: TrainingSettings, weights: str, processes: int) -> str:
+    """What names the state of a cell's unfinished training: a digest of all that decides it.
+
+    weights: a digest of what the training loads. A state of another version is left alone.
+    """
+    parts = {
+        "settings": json.dumps(settings.to_dict(), sort_keys=True),
+        "code": train_code(settings),
+        "weights": weights,
+    }
+    if processes > 1:
+        parts["processes"] = str(processes)
+    return digest_of(parts)[:16]
 
 
 def generate_code(settings: GenerationSettings) -> str:

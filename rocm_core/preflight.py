@@ -16,7 +16,8 @@ from pathlib import Path
 from rocm_core.config import Config, load_config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Cell, generation_settings, make_grid
-from rocm_core.prompts import Prompt, make_prompts
+from rocm_core.prompt_sets import make_prompts
+from rocm_core.prompts import Prompt
 from rocm_core.weights import check_weights, needed, to_fetch
 
 STEPS = 3

@@ -77,21 +77,57 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
 class PromptSettings(Settings):
     """Where one prompt set comes from.
 
-    source: the name of an embedded world, or a .txt, .json or .jsonl file.
-    count: number of prompts; None: all of the file.
+    source: the name of an embedded world, a file, lists of files by name, or the prompts themselves
+    as a list. count: number of prompts, of each list by name; None: all there are.
     seed: of the sampling.
+    column: of the prompts in a table; None: as `rocm_core.prompt_files.COLUMNS` has it.
+    first: of each list only so many.
+    template: every combination of lists: "{animal:a} {activity}", `:a` for the article.
+    duplicates: what counts as one prompt: equal texts, or those that differ in form only.
     held_out: embedded world only: captions that none of its models was trained on.
     containing, without: only prompts with one of these words, or with none of them.
-    overlap: prompts may be shared with the training prompts.
+    overlap: prompts shared with the training prompts are refused, dropped or allowed.
     """
 
-    source: str
-    count: int | None = None
+    source: str | dict | tuple[str, ...]
+    count: int | dict | None = None
     seed: int = 0
+    column: str | None = None
+    first: int | None = None
+    template: str | None = None
+    duplicates: Literal["exact", "normalised"] = "exact"
     held_out: bool = False
     containing: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
-    overlap: bool = False
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
+
+    @property
+    def is_spelled_out(self) -> bool:
+        """Are the prompts in the configuration itself?"""
+        return isinstance(self.source, tuple)
+
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The files of each list by its name, which is empty where there is only one."""
+        if isinstance(self.source, dict):
+            given = self.source.items()
+            return {k: (v,) if isinstance(v, str) else tuple(v) for k, v in given}
+        return {"": self.source if isinstance(self.source, tuple) else (self.source,)}
+
+    @property
+    def files(self) -> list[str]:
+        """All files of the lists; the name of an embedded world is among them."""
+        return [] if self.is_spelled_out else [f for part in self.lists.values() for f in part]
+
+    @property
+    def named(self) -> str:
+        """The source in a sentence."""
+        return ", ".join(self.files) or "prompts"
+
+    @property
+    def most(self) -> int | None:
+        """The number of prompts, if the settings tell."""
+        return sum(self.count.values()) if isinstance(self.count, dict) else self.count
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Trainer:
         return row
 
     def _iterate(self, step: int, stream: str) -> tuple[Row, list[Statistics]]:
-        began = time.perf_counter()
+        began = self._clock()
         key = f"{step}/{self.accelerator.process_index}"
         torch.manual_seed(integer(self.settings.seed, key, stream))  # for algorithms that draw
         indices, batches = self.batches(step, stream)
@@ -112,7 +112,7 @@ class Trainer:
                 value.lerp_(self.lora[name].detach(), 1 - self.settings.ema_decay)
         row = self._means(step, seen, indices)
         processes = self.accelerator.num_processes
-        self.seconds += time.perf_counter() - began
+        self.seconds += self._clock() - began
         self.reward_queries += len(indices) * processes
         row |= {
             "learning_rate": learning_rate,
@@ -122,6 +122,13 @@ class Trainer:
             "peak_memory_gib": round(_peak_memory_gib(self.device), 3),
         }
         return row, seen
+
+    def _clock(self) -> float:
+        """Seconds: of the wall beside a GPU; on the CPU those that the process had a core for, over
+        its threads, as other jobs share the machine."""
+        if self.device.type == "cuda":
+            return time.perf_counter()
+        return time.process_time() / torch.get_num_threads()
 
     def batches(self, step: int, stream: str = "training") -> tuple[list[int], list[Batch]]:
         """This process's prompts (as indices) and batches of an iteration.

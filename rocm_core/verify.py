@@ -23,6 +23,7 @@ from rocm_core.grid import (
     sample_sets,
     training_sets,
 )
+from rocm_core.prompt_files import normalise
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import folder_digest, sha256_file
 from rocm_core.settings import GenerationSettings
@@ -78,14 +79,14 @@ def _check_prompts(config: Config, root: Path) -> Iterator[str]:
         except UserError as error:
             yield str(error)
             continue
-        texts[name] = {" ".join(prompt.text.casefold().split()) for prompt in prompts}
-        if settings.count not in (None, len(prompts)):
-            yield f"{path} holds {len(prompts)} prompts, not {settings.count}"
+        texts[name] = {normalise(prompt.text) for prompt in prompts}
+        if settings.most not in (None, len(prompts)):
+            yield f"{path} holds {len(prompts)} prompts, not {settings.most}"
     learned = training_sets(make_grid(config))
     for name in sorted(texts.keys() - learned):
         for other in learned:
             shared = texts[name] & texts.get(other, set())
-            if shared and not config.prompts[name].overlap:
+            if shared and config.prompts[name].overlap != "allow":
                 path = root / "prompts" / f"{name}.jsonl"
                 yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
 

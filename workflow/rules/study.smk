@@ -86,7 +86,7 @@ rule figure3:
         mem_mb=4000,
         runtime=30,
     params:
-        config=SHOWN,
+        config=lambda w: SHOWN,
         stem=subpath(output[0], strip_suffix=".pdf"),
         code=code_fingerprint("workflow/scripts/render.py", "rocm_core.figures.study"),
     message:
