@@ -2,8 +2,8 @@
 
     python -m benchmarks.compare --size tiny --device cpu
 
-writes one JSON file below benchmarks/results/ and prints its ratios last. TRL takes part where its
-environment, `.venv-trl`, is there.
+writes a JSON file a comparison below benchmarks/results/ and prints the ratios last. TRL takes part
+where its environment, `.venv-trl`, is there.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Contender:
             env=environment,
         )
         self.batch_size = setup["batch_size"]
-        self.loaded_bytes = self._read()["loaded_bytes"]
+        self.loaded_bytes = 0
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []
 
@@ -81,6 +81,10 @@ class Contender:
         if not line:
             raise RuntimeError(f"{' '.join(self.process.args[:3])} has ended: see its output above")
         return json.loads(line)
+
+    def wait(self) -> None:
+        """Until it has loaded what it needs."""
+        self.loaded_bytes = self._read()["loaded_bytes"]
 
     def ask(self, action: str, count: int = 1, **arguments: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -125,6 +129,8 @@ def started(*plans: tuple) -> Iterator[list[Contender]]:
     try:
         for plan in plans:
             contenders.append(Contender(*plan))
+        for contender in contenders:
+            contender.wait()
         yield contenders
     finally:
         for contender in contenders:
@@ -139,8 +145,6 @@ def ratio(slow: dict[str, Any], fast: dict[str, Any], clock: str) -> float:
 
 def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
     """ROCM with KL: ours and Algorithm 2 as a plain loop; the floor; where the time goes."""
-    from safetensors.torch import load_file
-
     floors: dict[str, list[float]] = {}
     with started(("ours", setup), ("plain", setup)) as (ours, plain):
         bare = ["policy", "first", "reference", "observed"]
@@ -151,11 +155,7 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
                 floors.setdefault(kind, []).extend(answer[clock])
             floors.setdefault("decode and reward", []).extend(ours.ask("decode_and_reward")[clock])
 
-        with tempfile.TemporaryDirectory() as folder:
-            files = [f"{folder}/{name}.safetensors" for name in ("ours", "plain")]
-            for contender, file in zip((ours, plain), files, strict=True):
-                contender.ask("gradient", file=file)
-            gradients = [load_file(file) for file in files]
+        difference = _gradient_difference(ours, plain)
         measure_floor()
         floors.clear()
         take_turns([ours, plain], repeats, measure_floor)
@@ -181,7 +181,7 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
     step = mine[{"seconds": "seconds_per_step"}.get(clock, "cpu_seconds_per_step")]
     return result | {
         "ratios": {"plain loop": ratio(result["contenders"]["plain loop"], mine, clock)},
-        "gradient_difference": _difference(*gradients),
+        "gradient_difference": difference,
         "facts": facts,
         "reward_queries_per_second": facts["reward_queries"] / mine["seconds_per_step"],
         "matrix_rate": matrix_rate,
@@ -191,10 +191,17 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
     }
 
 
-def _difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
-    """|g - g'| / |g'| over the whole adapter."""
-    wrong = sum((ours[name].double() - plain[name].double()).square().sum() for name in plain)
-    whole = sum(value.double().square().sum() for value in plain.values())
+def _gradient_difference(one: Contender, other: Contender) -> float:
+    """|g - g'| / |g'| of the first batch's gradients, over the whole adapter."""
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{name}.safetensors" for name in ("one", "other")]
+        for contender, file in zip((one, other), files, strict=True):
+            contender.ask("gradient", file=file)
+        first, second = (load_file(file) for file in files)
+    wrong = sum((first[name].double() - second[name].double()).square().sum() for name in second)
+    whole = sum(value.double().square().sum() for value in second.values())
     return float((wrong / whole).sqrt())
 
 
@@ -227,16 +234,17 @@ def against_itself(setup: dict[str, Any], repeats: int, clock: str) -> dict[str,
         "reference_gradient: stop": {"switches": {"reference_gradient": "stop"}},
         "compile: true": {"switches": {"compile": True}},
     }
-    plans = [("ours", setup), *(("ours", setup | change) for change in variants.values())]
-    with started(*plans) as contenders:
-        take_turns(contenders, repeats)
-        ours, *others = (contender.summary() for contender in contenders)
-    return {
-        "contenders": {"ours": ours, **dict(zip(variants, others, strict=True))},
-        "ratios": {
-            name: ratio(other, ours, clock) for name, other in zip(variants, others, strict=True)
-        },
-    }
+    contenders: dict[str, Any] = {}
+    ratios, differences = {}, {}
+    for name, change in variants.items():  # two at a time, for they share a GPU's memory
+        with started(("ours", setup), ("ours", setup | change)) as (ours, other):
+            differences[name] = _gradient_difference(other, ours)
+            take_turns([ours, other], repeats)
+            mine = ours.summary()
+            contenders.setdefault("ours", mine)
+            contenders[name] = other.summary()
+        ratios[name] = ratio(contenders[name], mine, clock)
+    return {"contenders": contenders, "ratios": ratios, "gradient_differences": differences}
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -280,12 +288,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="rounds of one step each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=ROOT / ".benchmark-models")
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
     parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=COMPARISONS)
     args = parser.parse_args()
     from benchmarks.models import write_models
-    from rocm_core.prompts import make_prompts
-    from rocm_core.settings import PromptSettings
+    from rocm_core.shapes.scenes import sample_captions
 
     setup: dict[str, Any] = {
         **SIZES[args.size],
@@ -297,7 +304,7 @@ def main() -> None:
         "algorithm": "direct",
         "divergence": "kl",
         "reward": "hpsv2",
-        "prompts": [p.text for p in make_prompts(PromptSettings("shapes", 512, seed=1))],
+        "prompts": sample_captions(512, seed=1),
     }
     if args.batch:
         setup["batch_size"] = args.batch
@@ -307,6 +314,8 @@ def main() -> None:
     if not TRL.exists():
         print("TRL takes no part: `make bench` makes its environment, .venv-trl", file=sys.stderr)
         wanted = [name for name in wanted if name not in TRAINERS]
+    kind = "gpu" if args.device == "cuda" else "cpu"
+    place = f"{args.size}-{kind}-batch-{setup['batch_size']}"
     compared: dict[str, Any] = {}
     for name in wanted:
         if name in TRAINERS:
@@ -314,18 +323,17 @@ def main() -> None:
         else:
             compare = against_plain_loop if name == "plain-loop" else against_itself
             compared[name] = compare(setup, args.repeats, clock)
-    record = describe(args.device) | {
-        "size": args.size,
-        "threads": args.threads,
-        "clock": clock,
-        "setup": {k: v for k, v in setup.items() if k not in ("prompts", "consistency")},
-        "comparisons": compared,
-    }
-    kind = "gpu" if args.device == "cuda" else "cpu"
-    output = args.output or RESULTS / f"step-{args.size}-{kind}-batch-{setup['batch_size']}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+        record = describe(args.device) | {
+            "comparison": name,
+            "size": args.size,
+            "threads": args.threads,
+            "clock": clock,
+            "setup": {k: v for k, v in setup.items() if k in (*SIZES["tiny"], "precision")},
+            **compared[name],
+        }
+        args.output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.output / f"{name}-{place}.json") as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
     report(compared)
 
 

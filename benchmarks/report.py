@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.compare import RESULTS, ROOT
+from benchmarks.compare import COMPARISONS, RESULTS, ROOT
 from rocm_core.figures._style import DPI, WIDTH, styled
 
 PAGE = ROOT / "docs/speed.md"
@@ -20,8 +20,14 @@ Record = dict[str, Any]
 
 
 def steps() -> list[Record]:
-    """The records of compared steps, the CPU's first."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("step-*.json"))]
+    """The records of compared steps, those of one place together."""
+    order = {name: place for place, name in enumerate(COMPARISONS)}
+    records = [json.loads(path.read_text()) for path in RESULTS.glob("*-batch-*.json")]
+    return sorted(records, key=lambda record: (_place(record), order[record["comparison"]]))
+
+
+def _place(record: Record) -> str:
+    return f"{record['device']}, {record['size']}, batch {record['setup']['batch_size']}"
 
 
 def table(records: list[Record]) -> str:
@@ -32,15 +38,13 @@ def table(records: list[Record]) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|",
     ]
     for record in records:
-        where = f"{record['device']}, {record['size']}, batch {record['setup']['batch_size']}"
-        for name, compared in record["comparisons"].items():
-            for contender, numbers in compared["contenders"].items():
-                times = "1" if contender == "ours" else f"{compared['ratios'][contender]:.2f}"
-                cells = [where, name, contender, f"{numbers['seconds_per_step']:.3f}"]
-                cells += [f"{numbers['images_per_second']:.2f}"]
-                cells += [f"{numbers['cpu_seconds_per_step']:.3f}"]
-                cells += [f"{numbers['peak_bytes'] / 2**20:.0f}", times]
-                lines.append("| " + " | ".join(cells) + " |")
+        for contender, numbers in record["contenders"].items():
+            times = "1" if contender == "ours" else f"{record['ratios'][contender]:.2f}"
+            cells = [_place(record), record["comparison"], contender]
+            cells += [f"{numbers['seconds_per_step']:.3f}", f"{numbers['images_per_second']:.2f}"]
+            cells += [f"{numbers['cpu_seconds_per_step']:.3f}"]
+            cells += [f"{numbers['peak_bytes'] / 2**20:.0f}", times]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -52,19 +56,20 @@ def account(records: list[Record]) -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for record in records:
-        first = record["comparisons"]["plain-loop"]
-        floor = first["floor"]
+        if "floor" not in record:
+            continue
+        floor = record["floor"]
         parts = [
             f"{line['count']} × {name} {1000 * line['seconds']:.1f} ms"
             for name, line in floor["lines"].items()
         ]
         cells = [
-            f"{record['device']}, {record['size']}, batch {record['setup']['batch_size']}",
+            _place(record),
             f"{' + '.join(parts)} = {1000 * floor['seconds']:.0f} ms",
             f"{floor['step_over_floor']:.2f} × the floor",
-            f"{100 * first['share_of_matrix_rate']:.0f} %",
-            f"{first['reward_queries_per_second']:.1f}",
-            f"{first['gradient_difference']:.0e}",
+            f"{100 * record['share_of_matrix_rate']:.0f} %",
+            f"{record['reward_queries_per_second']:.1f}",
+            f"{record['gradient_difference']:.0e}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -101,23 +106,26 @@ def _pace(name: str, result: Record) -> str:
 @styled
 def draw(records: list[Record]) -> None:
     """Ours beside each peer, relative to ours; and the step's time in parts beside its floor."""
-    record = records[0]
-    clock = "seconds_per_step" if record["clock"] == "seconds" else "cpu_seconds_per_step"
+    first = next(record for record in records if "floor" in record)
+    clock = "seconds_per_step" if first["clock"] == "seconds" else "cpu_seconds_per_step"
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(1.5 * WIDTH, 0.55 * WIDTH), layout="constrained"
     )
-    peers = {k: c for k, c in record["comparisons"].items() if k != "switches"}
-    for place, compared in enumerate(peers.values()):
-        (_, ours), (peer, theirs) = compared["contenders"].items()
+    peers = [
+        record
+        for record in records
+        if _place(record) == _place(first) and record["comparison"] != "switches"
+    ]
+    for place, record in enumerate(peers):
+        (_, ours), (peer, theirs) = record["contenders"].items()
         left.bar(place - 0.2, 1000 * ours[clock], 0.38, color="#0072b2")
         left.bar(place + 0.2, 1000 * theirs[clock], 0.38, color="#999999")
-        text = f"{peer}\n{compared['ratios'][peer]:.2f} ×"
+        text = f"{peer}\n{record['ratios'][peer]:.2f} ×"
         left.text(place + 0.2, 1000 * theirs[clock], text, ha="center", va="bottom", fontsize=8)
-    left.set_xticks(range(len(peers)), list(peers))
+    left.set_xticks(range(len(peers)), [record["comparison"] for record in peers])
     left.set_ylabel("ms a step")
     left.set_title("ours (blue) beside its peers")
     left.margins(y=0.25)
-    first = record["comparisons"]["plain-loop"]
     floor = {k: line["count"] * line["seconds"] for k, line in first["floor"]["lines"].items()}
     shades = (
         "#0072b2",

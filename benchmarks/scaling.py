@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import RESULTS, ROOT, SIZES, describe
-from rocm_core.prompts import make_prompts
 from rocm_core.provenance import atomic_write
-from rocm_core.settings import PromptSettings
 
 LENGTHS = (1, 2, 4, 8, 16)
 
@@ -32,6 +30,7 @@ def of_a_step(repeats: int, limit: float | str = "auto", **changes: Any) -> dict
 
     from benchmarks.contenders.ours import Ours
     from rocm_core.memory import LiveBytes
+    from rocm_core.shapes.scenes import sample_captions
 
     cpu = torch.device("cpu")
     setup = {
@@ -43,7 +42,7 @@ def of_a_step(repeats: int, limit: float | str = "auto", **changes: Any) -> dict
         "algorithm": "direct",
         "divergence": "kl",
         "reward": "hpsv2",
-        "prompts": [p.text for p in make_prompts(PromptSettings("shapes", 64, seed=1))],
+        "prompts": sample_captions(64, seed=1),
         "switches": {"memory": limit},
         **changes,
     }

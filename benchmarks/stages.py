@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import RESULTS, ROOT, describe
-from rocm_core.prompts import Prompt, make_prompts, write_prompts
+from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import atomic_write
-from rocm_core.settings import GenerationSettings, PromptSettings
+from rocm_core.settings import GenerationSettings
 
 SHAPES = ROOT / "resources/shapes"
 STEPS, GUIDANCE = 4, 3.0
@@ -190,8 +190,11 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    from rocm_core.shapes.scenes import sample_captions
+
     torch.set_num_threads(1)
-    training = make_prompts(PromptSettings("shapes", 2048, seed=1))
+    captions = sample_captions(2048, seed=1)
+    training = [Prompt(str(i), caption, "shapes") for i, caption in enumerate(captions)]
     record: dict[str, Any] = describe("cpu") | {"images": args.images}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
