@@ -28,6 +28,11 @@ READS = {
         *shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
         *monitored(),
     ],
+    "readouts": lambda: [
+        *main_scores("scores.csv", "readouts.csv"),
+        *monitored(),
+        *trained("history.csv"),
+    ],
     "divergences": lambda: [],
     "samples": lambda: [*shown_prompts(), *final_images()],
     "training": monitored,
@@ -113,11 +118,46 @@ for _name, _kind in [
             " --config {params.config:q} --output {params.stem} > {log} 2>&1"
 
 
+rule claims:
+    input:
+        scores=samples("scores.csv"),
+        judged=main_scores("judged.csv") if CONFIG.judges else [],
+        readouts=main_scores("readouts.csv"),
+        monitored=monitored(),
+        histories=trained("history.csv"),
+        # Votes come from people: they speak when they are there and counted.
+        votes=[f for f in [f"{RESULTS}/study/results.json"] if os.path.exists(f)],
+    output:
+        json=f"{RESULTS}/claims.json",
+        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+    log:
+        f"{LOGS}/render/claims.log",
+    benchmark:
+        f"{BENCHMARKS}/render/claims.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=SHOWN,
+        stem=subpath(output.json, strip_suffix=".json"),
+        code=code_fingerprint("workflow/scripts/render.py", "rocm_core.claims"),
+    message:
+        "Judging the claims"
+    shell:
+        "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
+        " --output {params.stem} > {log} 2>&1"
+
+
 rule report:
     input:
+        claims=rules.claims.output.json,
         tables=TABLE_FILES,
         figures=FIGURE_FILES,
         scores=main_scores(),
+        readouts=main_scores("readouts.csv"),
         manifests=trained("manifest.json"),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
