@@ -6,8 +6,10 @@ from collections.abc import Iterable
 _NAMES = {
     "gold": "Gold judge",
     "hpsv2": "HPSv2",
+    "hpsv2_0": "HPSv2 v2.0",
     "pickscore": "PickScore",
     "clipscore": "CLIPScore",
+    "clipscore_hessel": "CLIPScore (Hessel)",
     "aesthetic": "Aesthetic",
     "blipscore": "BLIPScore",
     "imagereward": "ImageReward",

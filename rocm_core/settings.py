@@ -190,8 +190,9 @@ class TrainingSettings(Settings):
     lora_rank: int = 16
     lora_alpha: float = 32.0
     ema_decay: float | None = None
-    gradient_checkpointing: bool = False
+    memory: float | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
 
     @property
     def snapshot_steps(self) -> list[int]:
