@@ -37,7 +37,7 @@ def draw_blocks(blocks: Sequence[Block]) -> Figure:
     places = [_MARGIN + column * (size + _GAP) for column in range(columns)]
     texts = [[wrap(text, width, 2) for text, _ in block.rows] for block in blocks]
     rows = sum(len(lines) * _LINE + size + _ROW for block in texts for lines in block)
-    labels = [[textwrap.fill(label, int(12 * size)) for label in block.columns] for block in blocks]
+    labels = [[_fold(label, size) for label in block.columns] for block in blocks]
     tall = [_LABEL * max(label.count("\n") + 1 for label in of_block) for of_block in labels]
     page = Page(width, rows + sum(tall) + len(blocks) * _HEADING)
     for block, lines_of, named, height in zip(blocks, texts, labels, tall, strict=True):
@@ -72,6 +72,13 @@ def draw_gallery(pictures: Sequence[tuple[str, Path | None]], columns: int) -> F
             page.text(said, left, size + 0.04, va="top", size=8.5, style="italic")
         page.down(size + below)
     return page.figure
+
+
+def _fold(label: str, width: float) -> str:
+    """The lines of a label, each in as many of `width` inches as it takes; words stay whole."""
+    most = max(10, int(12 * width))
+    lines = label.split("\n")
+    return "\n".join(textwrap.fill(line, most, break_long_words=False) for line in lines)
 
 
 def lead(names: Sequence[str], wanted: str) -> str:

@@ -91,24 +91,29 @@ def _win_rates(results: Results, one: Try, metrics: list[str]) -> list[Estimate]
 def _draw(panel: Axes, data: pd.DataFrame, wanted: list[Try]) -> None:
     known = [one.beta for one in wanted if one.beta > 0]
     least = min(known, default=1.0)
-    nothing = least / 10**0.5  # where β = 0 is drawn
+    nothing = least / 3  # where β = 0 is drawn
     for whose, line in data.groupby("preference_of"):
         colour, marker, dashes = _LOOKS[str(whose)]
-        line = line.assign(place=line["beta"].replace(0.0, nothing)).dropna(subset="beta")
-        reach = [line["win_rate"] - line["low"], line["high"] - line["win_rate"]]
-        panel.errorbar(
-            line["place"],
-            line["win_rate"],
-            yerr=[side.clip(lower=0) for side in reach],  # but for rounding they are
-            color=colour,
-            marker=marker,
-            linestyle=dashes,
-            elinewidth=1.0,
-        )
+        for part, linestyle in ((line[line["beta"] > 0], dashes), (line[line["beta"] == 0], "")):
+            reach = [part["win_rate"] - part["low"], part["high"] - part["win_rate"]]
+            panel.errorbar(
+                part["beta"].replace(0.0, nothing),
+                part["win_rate"],
+                yerr=[side.clip(lower=0) for side in reach],  # but for rounding they are
+                color=colour,
+                marker=marker,
+                linestyle=linestyle,
+                elinewidth=1.0,
+            )
     panel.axhline(0.5, color="#888888", linewidth=1)
-    panel.set(xlabel="β", ylabel="preferred to the base", ylim=(0, 1))
-    style.log_x(panel, nothing, max(known, default=1.0))
+    panel.set(xscale="log", xlabel="β", ylabel="preferred to the base", ylim=(-0.03, 1.03))
     panel.invert_xaxis()
+    panel.minorticks_off()
+    panel.set_xticks(
+        [one.beta or nothing for one in wanted if one.beta >= 0],
+        [f"{one.beta:.2g}" for one in wanted if one.beta >= 0],
+        rotation=45,
+    )
     present = set(data["method"])
     missing = [one for one in wanted if one.method not in present]
     names = ["auto" if math.isnan(one.beta) else f"{one.beta:g}" for one in missing]

@@ -50,9 +50,7 @@ def make(results: Results) -> style.Drawing:
         rows.append([part, reward, model.method, model.seed, step, verdict, prompt.id, file])
         paths.append(path)
     names = [method_label(model.method.partition("--")[0], short=True) for model in models]
-    at = [
-        f"{name}, step\u00a0{best[m.method] or '?'}" for name, m in zip(names, models, strict=True)
-    ]
+    at = [f"{name}\nstep {best[m.method] or '?'}" for name, m in zip(names, models, strict=True)]
     said = [f"{step / stages[0][-1]:.0%} of the training" for step in stages[0]]
     said[0] = f"The base model: {prompts[0].text}"
     blocks = [

@@ -156,6 +156,23 @@ def test_the_other_named_targets_exist(pristine: Checkout, target: str) -> None:
     assert pristine.jobs(config=None, targets=[target])["train_cell"] == 10
 
 
+def test_the_documentation_says_which_configuration_draws_what() -> None:
+    from rocm_core.config import load_config
+    from rocm_core.figures import FIGURES, figures
+    from rocm_core.tables import TABLES, tables
+
+    loaded = {name.removesuffix(".yaml"): load_config(ROOT / "config" / name) for name in CONFIGS}
+    drawn = {name: {*tables(config), *figures(config)} for name, config in loaded.items()}
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    said = {
+        name: set(drawn) if listed == "all" else set(listed.split(", "))
+        for name, listed in re.findall(r"^\| `(\w+)` \|.*\| ([\w, -]+) \|$", text, re.M)
+    }
+    made = {name: {c for c in drawn if name in drawn[c]} for name in (*TABLES, *FIGURES)}
+    made["figure3"] = {name for name, config in loaded.items() if config.study}
+    assert said == made
+
+
 def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
     from rocm_core.figures import FIGURES
     from rocm_core.tables import TABLES
