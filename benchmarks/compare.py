@@ -2,8 +2,8 @@
 
     python -m benchmarks.compare --size tiny --device cpu
 
-writes one JSON file below benchmarks/results/ and prints its ratios last. TRL takes part where its
-environment, `.venv-trl`, is there.
+writes a JSON file a comparison below benchmarks/results/ and prints the ratios last. TRL takes part
+where its environment, `.venv-trl`, is there.
 """
 
 import argparse
@@ -26,6 +26,9 @@ RESULTS = ROOT / "benchmarks/results"
 TRL = ROOT / ".venv-trl/bin/python"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LINEAR = ["proj_in", "proj_out", "conv1", "conv2", "ff.net.0.proj", "ff.net.2"]
+
+TRAINERS = {"alignprop": "direct", "ddpo": "ppo"}  # TRL's, and what they are called here
+COMPARISONS = ["plain-loop", *TRAINERS, "switches"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -68,7 +71,7 @@ class Contender:
             env=environment,
         )
         self.batch_size = setup["batch_size"]
-        self.loaded_bytes = self._read()["loaded_bytes"]
+        self.loaded_bytes = 0
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []
 
@@ -78,6 +81,10 @@ class Contender:
         if not line:
             raise RuntimeError(f"{' '.join(self.process.args[:3])} has ended: see its output above")
         return json.loads(line)
+
+    def wait(self) -> None:
+        """Until it has loaded what it needs."""
+        self.loaded_bytes = self._read()["loaded_bytes"]
 
     def ask(self, action: str, count: int = 1, **arguments: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -122,6 +129,8 @@ def started(*plans: tuple) -> Iterator[list[Contender]]:
     try:
         for plan in plans:
             contenders.append(Contender(*plan))
+        for contender in contenders:
+            contender.wait()
         yield contenders
     finally:
         for contender in contenders:
@@ -136,8 +145,6 @@ def ratio(slow: dict[str, Any], fast: dict[str, Any], clock: str) -> float:
 
 def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
     """ROCM with KL: ours and Algorithm 2 as a plain loop; the floor; where the time goes."""
-    from safetensors.torch import load_file
-
     floors: dict[str, list[float]] = {}
     with started(("ours", setup), ("plain", setup)) as (ours, plain):
         bare = ["policy", "first", "reference", "observed"]
@@ -148,11 +155,7 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
                 floors.setdefault(kind, []).extend(answer[clock])
             floors.setdefault("decode and reward", []).extend(ours.ask("decode_and_reward")[clock])
 
-        with tempfile.TemporaryDirectory() as folder:
-            files = [f"{folder}/{name}.safetensors" for name in ("ours", "plain")]
-            for contender, file in zip((ours, plain), files, strict=True):
-                contender.ask("gradient", file=file)
-            gradients = [load_file(file) for file in files]
+        difference = _gradient_difference(ours, plain)
         measure_floor()
         floors.clear()
         take_turns([ours, plain], repeats, measure_floor)
@@ -177,8 +180,8 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
     floor = sum(line["count"] * line["seconds"] for line in lines.values())
     step = mine[{"seconds": "seconds_per_step"}.get(clock, "cpu_seconds_per_step")]
     return result | {
-        "ratio": ratio(result["contenders"]["plain loop"], mine, clock),
-        "gradient_difference": _difference(*gradients),
+        "ratios": {"plain loop": ratio(result["contenders"]["plain loop"], mine, clock)},
+        "gradient_difference": difference,
         "facts": facts,
         "reward_queries_per_second": facts["reward_queries"] / mine["seconds_per_step"],
         "matrix_rate": matrix_rate,
@@ -188,10 +191,17 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
     }
 
 
-def _difference(ours: dict[str, Any], plain: dict[str, Any]) -> float:
-    """|g - g'| / |g'| over the whole adapter."""
-    wrong = sum((ours[name].double() - plain[name].double()).square().sum() for name in plain)
-    whole = sum(value.double().square().sum() for value in plain.values())
+def _gradient_difference(one: Contender, other: Contender) -> float:
+    """|g - g'| / |g'| of the first batch's gradients, over the whole adapter."""
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{name}.safetensors" for name in ("one", "other")]
+        for contender, file in zip((one, other), files, strict=True):
+            contender.ask("gradient", file=file)
+        first, second = (load_file(file) for file in files)
+    wrong = sum((first[name].double() - second[name].double()).square().sum() for name in second)
+    whole = sum(value.double().square().sum() for value in second.values())
     return float((wrong / whole).sqrt())
 
 
@@ -202,7 +212,7 @@ def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -
         "policy": "diffusion",
         "divergence": "none",
         "beta": 0.0,
-        "algorithm": {"alignprop": "direct", "ddpo": "ppo"}[trainer],
+        "algorithm": TRAINERS[trainer],
         "trainer": trainer,
     }
     with started(("ours", shared), ("trl", shared, TRL)) as contenders:
@@ -211,9 +221,30 @@ def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -
         facts = contenders[0].ask("facts")["result"]
     return {
         "contenders": {"ours": ours, f"TRL {trainer}": theirs},
-        "ratio": ratio(theirs, ours, clock),
+        "ratios": {f"TRL {trainer}": ratio(theirs, ours, clock)},
         "facts": facts,
     }
+
+
+def against_itself(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
+    """Each switch of the step, turned from where it stands: its time and memory beside ours."""
+    variants = {
+        "each step recomputed": {"recomputation": "step"},
+        "each block recomputed": {"recomputation": "block"},
+        "reference_gradient: stop": {"switches": {"reference_gradient": "stop"}},
+        "compile: true": {"switches": {"compile": True}},
+    }
+    contenders: dict[str, Any] = {}
+    ratios, differences = {}, {}
+    for name, change in variants.items():  # two at a time, for they share a GPU's memory
+        with started(("ours", setup), ("ours", setup | change)) as (ours, other):
+            differences[name] = _gradient_difference(other, ours)
+            take_turns([ours, other], repeats)
+            mine = ours.summary()
+            contenders.setdefault("ours", mine)
+            contenders[name] = other.summary()
+        ratios[name] = ratio(contenders[name], mine, clock)
+    return {"contenders": contenders, "ratios": ratios, "gradient_differences": differences}
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -257,13 +288,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="rounds of one step each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=ROOT / ".benchmark-models")
-    parser.add_argument("--switches", type=json.loads, default={}, help="further settings, JSON")
-    parser.add_argument("--output", type=Path, help="the JSON file")
-    parser.add_argument("--without", nargs="*", default=[], help="comparisons to leave out")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=COMPARISONS)
     args = parser.parse_args()
     from benchmarks.models import write_models
-    from rocm_core.prompts import make_prompts
-    from rocm_core.settings import PromptSettings
+    from rocm_core.shapes.scenes import sample_captions
 
     setup: dict[str, Any] = {
         **SIZES[args.size],
@@ -275,41 +304,42 @@ def main() -> None:
         "algorithm": "direct",
         "divergence": "kl",
         "reward": "hpsv2",
-        "prompts": [p.text for p in make_prompts(PromptSettings("shapes", 512, seed=1))],
-        "switches": args.switches,
+        "prompts": sample_captions(512, seed=1),
     }
     if args.batch:
         setup["batch_size"] = args.batch
     # A GPU is waited for; of a shared processor only the own share counts.
     clock = "seconds" if args.device == "cuda" else "cpu_seconds"
-    compared = {"plain loop": against_plain_loop(setup, args.repeats, clock)}
-    if TRL.exists():
-        for trainer in sorted({"alignprop", "ddpo"} - set(args.without)):
-            compared[trainer] = against_trl(trainer, setup, args.repeats, clock)
-    else:
+    wanted = [name for name in COMPARISONS if name in args.only]
+    if not TRL.exists():
         print("TRL takes no part: `make bench` makes its environment, .venv-trl", file=sys.stderr)
-    record = describe(args.device) | {
-        "size": args.size,
-        "threads": args.threads,
-        "clock": clock,
-        "setup": {k: v for k, v in setup.items() if k not in ("prompts", "consistency")},
-        "comparisons": compared,
-    }
+        wanted = [name for name in wanted if name not in TRAINERS]
     kind = "gpu" if args.device == "cuda" else "cpu"
-    output = args.output or RESULTS / f"step-{args.size}-{kind}-batch-{setup['batch_size']}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+    place = f"{args.size}-{kind}-batch-{setup['batch_size']}"
+    compared: dict[str, Any] = {}
+    for name in wanted:
+        if name in TRAINERS:
+            compared[name] = against_trl(name, setup, args.repeats, clock)
+        else:
+            compare = against_plain_loop if name == "plain-loop" else against_itself
+            compared[name] = compare(setup, args.repeats, clock)
+        record = describe(args.device) | {
+            "comparison": name,
+            "size": args.size,
+            "threads": args.threads,
+            "clock": clock,
+            "setup": {k: v for k, v in setup.items() if k in (*SIZES["tiny"], "precision")},
+            **compared[name],
+        }
+        args.output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.output / f"{name}-{place}.json") as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
     report(compared)
 
 
 def report(compared: dict[str, Any]) -> None:
-    """Print the account of the step, then the ratios."""
-    first = compared["plain loop"]
-    for name, line in first["floor"]["lines"].items():
-        print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms")
-    for part, seconds in first["account"].items():
-        print(f"account: {part} {1000 * seconds:.1f} ms")
+    """Print what each contender takes and the account of the step, then the ratios."""
+    ratios = []
     for name, result in compared.items():
         for contender, numbers in result["contenders"].items():
             print(
@@ -317,11 +347,16 @@ def report(compared: dict[str, Any]) -> None:
                 f" {numbers['images_per_second']:.2f} images/s,"
                 f" {numbers['peak_bytes'] / 2**20:.0f} MiB at most"
             )
-    print(f"share of the device's matrix rate: {first['share_of_matrix_rate']:.2f}")
-    print(f"gradient against the plain loop's: differs by {first['gradient_difference']:.1e}")
-    print(f"step / floor: {first['floor']['step_over_floor']:.3f}")
-    for name, result in compared.items():
-        print(f"ours against {name}: {result['ratio']:.2f} × as fast")
+        ratios += [f"{peer} / ours: {r:.2f}" for peer, r in result["ratios"].items()]
+    if first := compared.get("plain-loop"):
+        for name, line in first["floor"]["lines"].items():
+            print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms")
+        for part, seconds in first["account"].items():
+            print(f"account: {part} {1000 * seconds:.1f} ms")
+        print(f"share of the device's matrix rate: {first['share_of_matrix_rate']:.2f}")
+        print(f"gradient against the plain loop's: differs by {first['gradient_difference']:.1e}")
+        ratios.append(f"ours / its floor: {first['floor']['step_over_floor']:.3f}")
+    print(*ratios, sep="\n")
 
 
 if __name__ == "__main__":

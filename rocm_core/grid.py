@@ -43,6 +43,12 @@ class Cell:
         """Folder of the cell below `cells/` and `samples/`: hpsv2/rocm-kl/seed-0."""
         return f"{self.reward}/{self.method}/seed-{self.seed}"
 
+    @property
+    def monitored_on(self) -> str:
+        """The prompt set that judges its snapshots: that of its training where a sweep chose it,
+        as the animals of figure 6, else the validation prompts."""
+        return self.settings.prompts if "--prompts-" in self.method else "validation"
+
 
 @functools.cache
 def make_grid(config: "Config") -> tuple[Cell, ...]:
@@ -295,6 +301,18 @@ def sample_sets(
         return [("validation", steps[0])]
     sets = [(name, steps[0]) for name in judged]
     return [*sets, *(("validation", number) for number in steps[1:])]
+
+
+def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
+    and divergences for which several β are tried."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        family, *swept = cell.method.split("--")
+        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
+        if is_rocm and all(setting.startswith("beta-") for setting in swept):
+            found.setdefault((cell.reward, family), []).append(cell)
+    return [c for own in found.values() if len({c.method for c in own}) > 1 for c in own]
 
 
 def generation_settings(

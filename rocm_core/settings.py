@@ -202,8 +202,9 @@ class TrainingSettings(Settings):
     lora_rank: int = 16
     lora_alpha: float = 32.0
     ema_decay: float | None = None
-    gradient_checkpointing: bool = False
+    memory: float | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
 
     @property
     def weights(self) -> list[str]:

@@ -47,7 +47,7 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
         problems += _check_cell(cell, root / "cells" / cell.name)
     prompts: dict[str, list[Prompt]] = {}
     judged_on = evaluation_sets(config, cells)
-    for name in judged_on:
+    for name in dict.fromkeys([*judged_on, *(cell.monitored_on for cell in cells)]):
         with contextlib.suppress(UserError):  # said above, and nothing to hold the samples against
             prompts[name] = read_prompts(root / "prompts" / f"{name}.jsonl")
     sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
@@ -59,9 +59,9 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
                 judges = config.judges if place == 0 else ()  # of the images that fill the tables
                 problems += _check_samples(config, settings, prompts[name], folder, judges)
     for cell in cells:
-        if config.monitor.prompts and cell.settings.snapshot_every and "validation" in prompts:
+        if config.monitor.prompts and cell.settings.snapshot_every and cell.monitored_on in prompts:
             folder = _samples(root, cell) / "snapshots"
-            judged = prompts["validation"][: config.monitor.prompts]
+            judged = prompts[cell.monitored_on][: config.monitor.prompts]
             problems += _check_monitor(config, cell, judged, folder)
     return problems
 

@@ -49,8 +49,12 @@ class Ours:
             **setup.get("switches", {}),
         )
         prompts = [Prompt(str(i), text, "benchmark") for i, text in enumerate(setup["prompts"])]
-        self.trainer = Trainer(settings, prompts, "benchmark", Accelerator(cpu=device.type == "cpu"))
+        self.trainer = Trainer(
+            settings, prompts, "benchmark", Accelerator(cpu=device.type == "cpu")
+        )
         self.setup, self.device = setup, device
+        if "recomputation" in setup:
+            self.trainer.algorithm.recomputation = setup["recomputation"]
         perturb(self.trainer.lora)
         self.parameters = list(self.trainer.lora.values())
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from rocm_core.lora import is_reference
 from rocm_core.lora import reference as adapter_off
+from rocm_core.memory import Recomputation
 from rocm_core.noise import gaussian
 from rocm_core.policies._components import load_components
 from rocm_core.policies._split_gradient import split_gradient
@@ -109,6 +111,7 @@ class Policy(nn.Module, ABC):
         self.tokenizer, self.scheduler = components.tokenizer, components.scheduler
         self.device, self.dtype = device, dtype
         self.unet_passes = 0
+        self._recomputation: Recomputation = "none"
         self.requires_grad_(False).eval().to(device, dtype)
 
     def set_chain(self, timesteps: Sequence[int], stds: Sequence[float]) -> None:
@@ -130,6 +133,30 @@ class Policy(nn.Module, ABC):
     def steps(self) -> int:
         """K, the number of steps."""
         return len(self._timesteps)
+
+    @property
+    def recomputation(self) -> Recomputation:
+        """What is computed again in the backward pass instead of kept; changes no number."""
+        return self._recomputation
+
+    @recomputation.setter
+    def recomputation(self, mode: Recomputation) -> None:
+        self._recomputation = mode
+        for network in (self.unet, self.vae):
+            if mode == "block":
+                network.enable_gradient_checkpointing(self._recompute_block)
+            else:
+                network.disable_gradient_checkpointing()
+
+    def _recompute_block(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What diffusers calls in place of a block; the adapter will be off again if it is now."""
+
+        def unadapted(*inputs: Tensor) -> Tensor:
+            with self.reference():
+                return block(*inputs)
+
+        function = unadapted if is_reference(self.unet) else block
+        return recompute(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -199,15 +226,14 @@ class Policy(nn.Module, ABC):
         embeddings: Tensor,
         noise: Tensor,
         reference: Literal["full", "stop"] | None = None,
-        checkpoint: bool = False,
     ) -> Trajectory:
         """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
 
         Gradients flow iff they are enabled. reference: also compute, at the same states, the means
         of the model without its adapter. "full": they carry gradient to the states, as equation 10
         says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
-        checkpoint: keep the states only and recompute each step in the backward pass.
         """
+        checkpoint = self.recomputation != "none"
 
         def keep(function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
             if checkpoint and torch.is_grad_enabled():

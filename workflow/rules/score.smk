@@ -34,7 +34,7 @@ rule score_images:
 
 rule monitor_cell:
     input:
-        prompts=f"{RESULTS}/prompts/validation.jsonl",
+        prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).monitored_on}.jsonl",
         snapshots=f"{RESULTS}/cells/{{cell}}/snapshots",
         weights=ancient(
             lambda w: fetched(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
