@@ -196,7 +196,12 @@ def _settings(
             "policy": method.policy,
             "seed": seed,
         }
-        | {"model": policy.model, "algorithm": method.algorithm, "divergence": method.divergence}
+        | {
+            "model": policy.model,
+            "model_lora": policy.lora,
+            "algorithm": method.algorithm,
+            "divergence": method.divergence,
+        }
     )
 
 
@@ -324,6 +329,7 @@ def generation_settings(
     return GenerationSettings(
         policy=name,
         model=policy.model,
+        model_lora=policy.lora,
         inference_steps=steps or config.generation.steps[0] or policy.steps,
         guidance_scale=guidance,
         seed=config.generation.seed,

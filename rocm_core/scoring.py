@@ -91,6 +91,7 @@ def monitor(
         settings.inference_steps,
         settings.guidance_scale,
         _device(),
+        lora=settings.model_lora,
     )
     samples, rows = [], []
     for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
@@ -118,7 +119,7 @@ def monitor(
         settings=settings.to_dict(),
         code=fingerprint,
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
-        weights=[path for path in (settings.model, *scorers.values()) if path],
+        weights=[*settings.weights, *(path for path in scorers.values() if path)],
         began=began,
         extra={"scorers": _texts(scorers), "unet_passes": passes},
     )

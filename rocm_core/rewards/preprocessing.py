@@ -114,7 +114,8 @@ class Preprocessing:
 def _by_pil(images: Tensor, target: tuple[int, int]) -> Tensor:
     pixels = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     pictures = (Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy())
-    resized = [picture.resize(target[::-1], Image.Resampling.BICUBIC) for picture in pictures]
+    size, filter = target[::-1], Image.Resampling.BICUBIC
+    resized = [np.asarray(picture.resize(size, filter)) for picture in pictures]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images) / 255
 
 

@@ -86,7 +86,7 @@ def fetched(*paths):
 
 def models_of(name):
     """The weights that a cell's training loads."""
-    return cell_of(name).settings.model, cell_of(name).settings.scorer
+    return cell_of(name).settings.weights
 
 
 def prompt_source(name):
