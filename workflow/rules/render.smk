@@ -141,7 +141,7 @@ rule claims:
         mem_mb=4000,
         runtime=30,
     params:
-        config=SHOWN,
+        config=shown(study=True),
         stem=subpath(output.json, strip_suffix=".json"),
         code=code_fingerprint("workflow/scripts/render.py", "rocm_core.claims"),
     message:
