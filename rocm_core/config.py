@@ -33,7 +33,7 @@ class PolicySettings(Settings):
     model: str
     steps: int
     guidance_scale: float
-    lora: str | None
+    lora: str | None = None
 
 
 @dataclass(frozen=True)
