@@ -22,7 +22,11 @@ READS = {
     "figure1": lambda: [*shown_prompts(), *final_images()],
     "figure2": lambda: [*shown_prompts(), *final_images()],
     "figure3": lambda: [f"{RESULTS}/study/results.json"],
-    "figure4": lambda: [*main_scores(), *trained("manifest.json")],
+    "figure4": lambda: [
+        *main_scores(),
+        *trained("manifest.json"),
+        *(READS["figure3"]() if "figure3" in FIGURES else []),
+    ],
     "figure5": lambda: [*trained("history.csv"), *trained("manifest.json")],
     "figure6": lambda: [
         *shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
