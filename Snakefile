@@ -17,8 +17,8 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/render.smk"
 include: "workflow/rules/study.smk"
+include: "workflow/rules/render.smk"
 
 
 # Without the rules that make them, existing scores and cells are given: nothing but drawing starts.
@@ -49,7 +49,7 @@ rule all:
 
 rule prompts:
     input:
-        finished(prompt_sets()),
+        finished(f"{RESULTS}/prompts/{name}.jsonl" for name in CONFIG.prompts),
 
 
 rule train:

@@ -14,7 +14,7 @@ import yaml
 from rocm_core.errors import UserError, run
 from rocm_core.grid import make_grid, training_sets
 from rocm_core.names import find_module
-from rocm_core.prompts import check_sources
+from rocm_core.prompt_sets import check_sources
 from rocm_core.schema import did_you_mean, document, show, validate, with_defaults
 from rocm_core.settings import GenerationSettings as GenerationSettings
 from rocm_core.settings import PromptSettings, Settings
@@ -28,11 +28,12 @@ _JUDGES = {"gold": "shapes"}
 
 @dataclass(frozen=True)
 class PolicySettings(Settings):
-    """A base model: local folder, steps of its chain, guidance scale."""
+    """A base model: local folder, steps of its chain, guidance scale, a LoRA merged into it."""
 
     model: str
     steps: int
     guidance_scale: float
+    lora: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Weights(Settings):
     mirror: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Config:
     """A checked configuration with every default filled in; the schema documents the keys.
 
@@ -149,7 +150,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     filled = with_defaults(values)
     filled["cells"] |= dict.fromkeys(absent if "cells" in values else ())
     prompts = {name: PromptSettings.from_dict(v) for name, v in filled["prompts"].items()}
-    monitor, most = Monitor.from_dict(filled["monitor"]), prompts["validation"].count
+    monitor, most = Monitor.from_dict(filled["monitor"]), prompts["validation"].most
     typed = {
         "policies": {k: PolicySettings.from_dict(v) for k, v in filled["policies"].items()},
         "prompts": prompts,
@@ -212,7 +213,7 @@ def _check_study(
     if study.prompts not in prompts or study.prompts == "train":
         hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
         raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")
-    most = prompts[study.prompts].count
+    most = prompts[study.prompts].most
     if most is not None and study.pairs > most:
         raise UserError(
             f"study.pairs must be at most {most}, the {study.prompts} prompts, not {study.pairs}"

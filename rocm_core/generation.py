@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.lora import load_lora
+from rocm_core.lora import load_lora, merge_lora
 from rocm_core.policies import Policy, Trajectory, load_policy
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, write_manifest
@@ -68,9 +69,11 @@ def generate(
         settings.inference_steps,
         settings.guidance_scale,
         device,
+        lora=settings.model_lora,
     )
     if lora is not None:
         load_lora(policy.unet, lora)
+        merge_lora(policy.unet)
     output.mkdir(parents=True, exist_ok=True)
     for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:
         old.unlink(missing_ok=True)
@@ -78,17 +81,20 @@ def generate(
     size = settings.batch_size
     next(iterate_images(policy, prompts[:size], settings.seed, size))
     policy.unet_passes = 0
-    with tqdm(total=len(prompts), unit="image", disable=None) as bar:
+    writing: list[Future[None]] = []
+    with ThreadPoolExecutor(2) as pool, tqdm(total=len(prompts), unit="image", disable=None) as bar:
         _synchronise(device)
         asked = time.perf_counter()
         for batch, images, _ in iterate_images(policy, prompts, settings.seed, size):
             _synchronise(device)
             paces.append((time.perf_counter() - asked) / len(batch))
-            for prompt, image in zip(batch, images, strict=True):
+            _finish(writing)  # of the last batch, while this one was made
+            for prompt, image in zip(batch, images.cpu(), strict=True):
                 files.append(output / f"{prompt.id}.png")
-                save_png(image, files[-1])
+                writing.append(pool.submit(save_png, image, files[-1]))
             bar.update(len(batch))
             asked = time.perf_counter()
+        _finish(writing)
     rows = [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in prompts]
     files.append(output / "index.jsonl")
     with atomic_write(files[-1]) as file:
@@ -98,7 +104,7 @@ def generate(
         settings=settings.to_dict(),
         code=fingerprint,
         outputs=files,
-        weights=[path for path in (settings.model, lora) if path],
+        weights=[*settings.weights, *([lora] if lora else [])],
         device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
         seconds=time.perf_counter() - began,
         extra={
@@ -108,6 +114,12 @@ def generate(
             "threads": torch.get_num_threads(),
         },
     )
+
+
+def _finish(writing: list[Future[None]]) -> None:
+    """Wait for these files, and forget them; raises what went wrong, a full disk say."""
+    while writing:
+        writing.pop().result()
 
 
 def _synchronise(device: str) -> None:

@@ -6,6 +6,7 @@
 import argparse
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from rocm_core.names import (
     modules,
     parse_method,
 )
+from rocm_core.provenance import digest_of
 from rocm_core.schema import did_you_mean, load_schema, validate
 from rocm_core.settings import GenerationSettings, PromptSettings, TrainingSettings
 
@@ -41,8 +43,15 @@ class Cell:
         """Folder of the cell below `cells/` and `samples/`: hpsv2/rocm-kl/seed-0."""
         return f"{self.reward}/{self.method}/seed-{self.seed}"
 
+    @property
+    def monitored_on(self) -> str:
+        """The prompt set that judges its snapshots: that of its training where a sweep chose it,
+        as the animals of figure 6, else the validation prompts."""
+        return self.settings.prompts if "--prompts-" in self.method else "validation"
 
-def make_grid(config: "Config") -> list[Cell]:
+
+@functools.cache
+def make_grid(config: "Config") -> tuple[Cell, ...]:
     """All cells of a configuration, in its order, none twice: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
@@ -71,7 +80,7 @@ def make_grid(config: "Config") -> list[Cell]:
                 )
             names[cell.name] = key
             cells[settings] = cell
-    return list(cells.values())
+    return tuple(cells.values())
 
 
 def _plan(
@@ -187,7 +196,12 @@ def _settings(
             "policy": method.policy,
             "seed": seed,
         }
-        | {"model": policy.model, "algorithm": method.algorithm, "divergence": method.divergence}
+        | {
+            "model": policy.model,
+            "model_lora": policy.lora,
+            "algorithm": method.algorithm,
+            "divergence": method.divergence,
+        }
     )
 
 
@@ -289,6 +303,18 @@ def sample_sets(
     return [*sets, *(("validation", number) for number in steps[1:])]
 
 
+def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
+    and divergences for which several β are tried."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        family, *swept = cell.method.split("--")
+        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
+        if is_rocm and all(setting.startswith("beta-") for setting in swept):
+            found.setdefault((cell.reward, family), []).append(cell)
+    return [c for own in found.values() if len({c.method for c in own}) > 1 for c in own]
+
+
 def generation_settings(
     config: "Config", source: Cell | str, steps: int | None = None
 ) -> GenerationSettings:
@@ -303,6 +329,7 @@ def generation_settings(
     return GenerationSettings(
         policy=name,
         model=policy.model,
+        model_lora=policy.lora,
         inference_steps=steps or config.generation.steps[0] or policy.steps,
         guidance_scale=guidance,
         seed=config.generation.seed,
@@ -313,7 +340,7 @@ def generation_settings(
 def prompts_code(settings: PromptSettings) -> str:
     """Code fingerprint of the job that makes a prompt set."""
     embedded = ["rocm_core.shapes.scenes"] if settings.source == "shapes" else []
-    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompts", *embedded)
+    return code_fingerprint("workflow/scripts/make_prompts.py", "rocm_core.prompt_sets", *embedded)
 
 
 def train_code(settings: TrainingSettings) -> str:
@@ -325,6 +352,21 @@ def train_code(settings: TrainingSettings) -> str:
     ]
     names += [f"divergences.{settings.divergence}"] if settings.divergence != "none" else []
     return code_fingerprint("workflow/scripts/train.py", *_modules(names))
+
+
+def train_version(settings: TrainingSettings, weights: str, processes: int) -> str:
+    """What names the state of a cell's unfinished training: a digest of all that decides it.
+
+    weights: a digest of what the training loads. A state of another version is left alone.
+    """
+    parts = {
+        "settings": json.dumps(settings.to_dict(), sort_keys=True),
+        "code": train_code(settings),
+        "weights": weights,
+    }
+    if processes > 1:
+        parts["processes"] = str(processes)
+    return digest_of(parts)[:16]
 
 
 def generate_code(settings: GenerationSettings) -> str:

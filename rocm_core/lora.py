@@ -53,9 +53,8 @@ def lora_parameters(unet: Unet) -> dict[str, nn.Parameter]:
 @contextlib.contextmanager
 def reference(unet: Unet) -> Iterator[None]:
     """Inside, the U-Net is the reference: its adapter is off. Without an adapter, no change."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    layers = _layers(unet)
+    off = is_reference(unet)
     # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
     # for each transition, and not to be done inside a backward pass that recomputes this one.
     for layer in layers:
@@ -64,7 +63,25 @@ def reference(unet: Unet) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer._disable_adapters = False
+            layer._disable_adapters = off
+
+
+def is_reference(unet: Unet) -> bool:
+    """Whether the U-Net's adapter is off."""
+    return any(layer._disable_adapters for layer in _layers(unet)[:1])
+
+
+def _layers(unet: Unet) -> list[Any]:
+    """The layers that the adapter wraps."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def merge_lora(unet: Unet) -> None:
+    """Fold the adapter into the weights: the same network without the adapter's own products."""
+    for layer in _layers(unet):
+        layer.merge()
 
 
 def save_lora(path: str | Path, unet: Unet, values: Mapping[str, Tensor] | None = None) -> None:

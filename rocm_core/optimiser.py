@@ -24,6 +24,7 @@ class AdapterOptimiser:
             betas=settings.adam_betas,
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
 
     def set_learning_rate(self, iteration: int) -> float:

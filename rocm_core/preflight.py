@@ -16,7 +16,8 @@ from pathlib import Path
 from rocm_core.config import Config, load_config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Cell, generation_settings, make_grid
-from rocm_core.prompts import Prompt, make_prompts
+from rocm_core.prompt_sets import make_prompts
+from rocm_core.prompts import Prompt
 from rocm_core.weights import check_weights, needed, to_fetch
 
 STEPS = 3
@@ -25,6 +26,7 @@ STEPS = 3
 ANCHORS = {
     "pickscore": (20.56, 5.0),
     "hpsv2": (0.25, 0.08),
+    "hpsv2_0": (0.2646, 0.08),
     "aesthetic": (5.468, 2.5),
     "imagereward": (0.008, 2.6),
 }

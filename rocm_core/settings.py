@@ -77,26 +77,66 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
 class PromptSettings(Settings):
     """Where one prompt set comes from.
 
-    source: the name of an embedded world, or a .txt, .json or .jsonl file.
-    count: number of prompts; None: all of the file.
+    source: the name of an embedded world, a file, lists of files by name, or the prompts themselves
+    as a list. count: number of prompts, of each list by name; None: all there are.
     seed: of the sampling.
+    column: of the prompts in a table; None: as `rocm_core.prompt_files.COLUMNS` has it.
+    first: of each list only so many.
+    template: every combination of lists: "{animal:a} {activity}", `:a` for the article.
+    duplicates: what counts as one prompt: equal texts, or those that differ in form only.
     held_out: embedded world only: captions that none of its models was trained on.
     containing, without: only prompts with one of these words, or with none of them.
-    overlap: prompts may be shared with the training prompts.
+    overlap: prompts shared with the training prompts are refused, dropped or allowed.
     """
 
-    source: str
-    count: int | None = None
+    source: str | dict | tuple[str, ...]
+    count: int | dict | None = None
     seed: int = 0
+    column: str | None = None
+    first: int | None = None
+    template: str | None = None
+    duplicates: Literal["exact", "normalised"] = "exact"
     held_out: bool = False
     containing: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
-    overlap: bool = False
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
+
+    @property
+    def is_spelled_out(self) -> bool:
+        """Are the prompts in the configuration itself?"""
+        return isinstance(self.source, tuple)
+
+    @property
+    def lists(self) -> dict[str, tuple[str, ...]]:
+        """The files of each list by its name, which is empty where there is only one."""
+        if isinstance(self.source, dict):
+            given = self.source.items()
+            return {k: (v,) if isinstance(v, str) else tuple(v) for k, v in given}
+        return {"": self.source if isinstance(self.source, tuple) else (self.source,)}
+
+    @property
+    def files(self) -> list[str]:
+        """All files of the lists; the name of an embedded world is among them."""
+        return [] if self.is_spelled_out else [f for part in self.lists.values() for f in part]
+
+    @property
+    def named(self) -> str:
+        """The source in a sentence."""
+        return ", ".join(self.files) or "prompts"
+
+    @property
+    def most(self) -> int | None:
+        """The number of prompts, if the settings tell."""
+        return sum(self.count.values()) if isinstance(self.count, dict) else self.count
 
 
 @dataclass(frozen=True)
 class GenerationSettings(Settings):
-    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
+    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only.
+
+    `model` is a local folder of weights; the LoRA in the folder `model_lora`, if any, is merged
+    into it.
+    """
 
     policy: str
     model: str
@@ -104,15 +144,22 @@ class GenerationSettings(Settings):
     guidance_scale: float
     seed: int = 1000
     batch_size: int = 50
+    model_lora: str | None = None
+
+    @property
+    def weights(self) -> list[str]:
+        """The local weights that are loaded."""
+        return [path for path in (self.model, self.model_lora) if path]
 
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
     """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
 
-    `scorer` is the local weights path of the reward, or None; `prompts` names the prompt set that
-    is trained on; `batch_size` is per process; `beta` weighs the divergence in equation 10 of the
-    paper; the optimiser is AdamW. Settings that an algorithm does not use keep their defaults.
+    `scorer` is the local weights path of the reward, or None; a LoRA in `model_lora` is merged into
+    `model`; `prompts` names the prompt set that is trained on; `batch_size` is per process; `beta`
+    weighs the divergence in equation 10 of the paper; the optimiser is AdamW. Settings that an
+    algorithm does not use keep their defaults.
     """
 
     reward: str
@@ -130,6 +177,7 @@ class TrainingSettings(Settings):
     lora_targets: tuple[str, ...]
     snapshot_every: int
     seed: int
+    model_lora: str | None = None
     prompts: str = "train"
     beta_calibration_steps: int = 20
     reduction: Literal["sum", "mean"] = "sum"
@@ -154,8 +202,14 @@ class TrainingSettings(Settings):
     lora_rank: int = 16
     lora_alpha: float = 32.0
     ema_decay: float | None = None
-    gradient_checkpointing: bool = False
+    memory: float | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+
+    @property
+    def weights(self) -> list[str]:
+        """The local weights that are loaded."""
+        return [path for path in (self.model, self.model_lora, self.scorer) if path]
 
     @property
     def snapshot_steps(self) -> list[int]:

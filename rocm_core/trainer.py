@@ -63,6 +63,7 @@ class Trainer:
             settings.guidance_scale,
             self.device,
             self.precision,
+            lora=settings.model_lora,
         )
         self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
         self.policy.text_encoder = None
@@ -71,6 +72,10 @@ class Trainer:
         unet, targets = self.policy.unet, settings.lora_targets
         add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(unet)
+        if settings.compile:
+            # `stop` passes backward through the U-Net twice, so that buffers must outlive one.
+            torch._functorch.config.donated_buffer = False
+            unet.compile(dynamic=False)
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
         self.history: list[Row] = []
@@ -95,7 +100,7 @@ class Trainer:
         return row
 
     def _iterate(self, step: int, stream: str) -> tuple[Row, list[Statistics]]:
-        began = time.perf_counter()
+        began = self._clock()
         key = f"{step}/{self.accelerator.process_index}"
         torch.manual_seed(integer(self.settings.seed, key, stream))  # for algorithms that draw
         indices, batches = self.batches(step, stream)
@@ -108,7 +113,7 @@ class Trainer:
                 value.lerp_(self.lora[name].detach(), 1 - self.settings.ema_decay)
         row = self._means(step, seen, indices)
         processes = self.accelerator.num_processes
-        self.seconds += time.perf_counter() - began
+        self.seconds += self._clock() - began
         self.reward_queries += len(indices) * processes
         row |= {
             "learning_rate": learning_rate,
@@ -118,6 +123,13 @@ class Trainer:
             "peak_memory_gib": round(_peak_memory_gib(self.device), 3),
         }
         return row, seen
+
+    def _clock(self) -> float:
+        """Seconds: of the wall beside a GPU; on the CPU those that the process had a core for, over
+        its threads, as other jobs share the machine."""
+        if self.device.type == "cuda":
+            return time.perf_counter()
+        return time.process_time() / torch.get_num_threads()
 
     def batches(self, step: int, stream: str = "training") -> tuple[list[int], list[Batch]]:
         """This process's prompts (as indices) and batches of an iteration.

@@ -23,6 +23,7 @@ from rocm_core.grid import (
     sample_sets,
     training_sets,
 )
+from rocm_core.prompt_files import normalise
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import folder_digest, sha256_file
 from rocm_core.settings import GenerationSettings
@@ -46,7 +47,7 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
         problems += _check_cell(cell, root / "cells" / cell.name)
     prompts: dict[str, list[Prompt]] = {}
     judged_on = evaluation_sets(config, cells)
-    for name in judged_on:
+    for name in dict.fromkeys([*judged_on, *(cell.monitored_on for cell in cells)]):
         with contextlib.suppress(UserError):  # said above, and nothing to hold the samples against
             prompts[name] = read_prompts(root / "prompts" / f"{name}.jsonl")
     sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
@@ -58,9 +59,9 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
                 judges = config.judges if place == 0 else ()  # of the images that fill the tables
                 problems += _check_samples(config, settings, prompts[name], folder, judges)
     for cell in cells:
-        if config.monitor.prompts and cell.settings.snapshot_every and "validation" in prompts:
+        if config.monitor.prompts and cell.settings.snapshot_every and cell.monitored_on in prompts:
             folder = _samples(root, cell) / "snapshots"
-            judged = prompts["validation"][: config.monitor.prompts]
+            judged = prompts[cell.monitored_on][: config.monitor.prompts]
             problems += _check_monitor(config, cell, judged, folder)
     return problems
 
@@ -78,14 +79,14 @@ def _check_prompts(config: Config, root: Path) -> Iterator[str]:
         except UserError as error:
             yield str(error)
             continue
-        texts[name] = {" ".join(prompt.text.casefold().split()) for prompt in prompts}
-        if settings.count not in (None, len(prompts)):
-            yield f"{path} holds {len(prompts)} prompts, not {settings.count}"
+        texts[name] = {normalise(prompt.text) for prompt in prompts}
+        if settings.most not in (None, len(prompts)):
+            yield f"{path} holds {len(prompts)} prompts, not {settings.most}"
     learned = training_sets(make_grid(config))
     for name in sorted(texts.keys() - learned):
         for other in learned:
             shared = texts[name] & texts.get(other, set())
-            if shared and not config.prompts[name].overlap:
+            if shared and config.prompts[name].overlap != "allow":
                 path = root / "prompts" / f"{name}.jsonl"
                 yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
 

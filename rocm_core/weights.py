@@ -42,6 +42,7 @@ class WeightsFile:
     """One file of the table: `path` here, `remote` in `repo`; None where it is not known.
 
     host: hub or github. type: of the repository on the hub, model or dataset. size: in bytes.
+    benchmark: prompts to judge on, never to be trained on.
     """
 
     path: str
@@ -53,6 +54,7 @@ class WeightsFile:
     licence: str | None
     size: int | None
     sha256: str | None
+    benchmark: bool
 
 
 @functools.cache
@@ -72,6 +74,7 @@ def table() -> dict[str, WeightsFile]:
                 entry["licence"],
                 (known or {}).get("size"),
                 (known or {}).get("sha256"),
+                entry.get("benchmark", False),
             )
     return found
 
@@ -84,9 +87,11 @@ def files_of(path: str | Path) -> list[str]:
 
 def used(config: "Config") -> list[str]:
     """The local paths of a configuration's models, scorers and prompts."""
-    paths = [policy.model for policy in config.policies.values()]
+    models = ((policy.model, policy.lora) for policy in config.policies.values())
+    paths = [path for both in models for path in both if path]
     paths += [path for path in config.scorers.values() if path]
-    return list(dict.fromkeys([*paths, *(p.source for p in config.prompts.values())]))
+    files = (file for prompts in config.prompts.values() for file in prompts.files)
+    return list(dict.fromkeys([*paths, *files]))
 
 
 def needed(config: "Config") -> list[str]:

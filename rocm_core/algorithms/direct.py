@@ -5,18 +5,21 @@
 by backpropagation through the whole trajectory. Equation 10 prints +β; algorithm 2 has the minus.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
+from rocm_core.memory import Recomputation, choose_recomputation, predict_peak
 from rocm_core.policies import Policy
 from rocm_core.rewards import Reward
 from rocm_core.settings import TrainingSettings
 
-SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "gradient_checkpointing")
+SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "memory")
 DIFFERENTIATES = True
 
 
@@ -28,6 +31,14 @@ class Direct(Algorithm):
         self.beta = float(settings.beta)
         regularised = settings.divergence != "none"
         self.divergence = load_divergence(settings.divergence) if regularised else None
+        self.reference = settings.reference_gradient if regularised else None
+        self.recomputation: Recomputation | None = None  # None: to be chosen at the first batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"recomputation": self.recomputation}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recomputation = state["recomputation"]
 
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
@@ -47,12 +58,12 @@ class Direct(Algorithm):
                 f"reward {reward.name} is not differentiable: "
                 f"algorithm {self.settings.algorithm} needs one that is"
             )
-        trajectory = policy.rollout(
-            batch.embeddings,
-            batch.noise,
-            reference=self.settings.reference_gradient if self.divergence else None,
-            checkpoint=self.settings.gradient_checkpointing,
-        )
+        if self.recomputation is None:
+            predict = functools.partial(predict_peak, policy, reward, batch, self.reference)
+            limit = self.settings.memory
+            self.recomputation = choose_recomputation(limit, policy.device, predict)
+        policy.recomputation = self.recomputation
+        trajectory = policy.rollout(batch.embeddings, batch.noise, self.reference)
         scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
         loss = -scores.mean()
         if self.divergence is None:

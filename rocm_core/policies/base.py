@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from rocm_core.lora import is_reference
 from rocm_core.lora import reference as adapter_off
+from rocm_core.memory import Recomputation
 from rocm_core.noise import gaussian
 from rocm_core.policies._components import load_components
 from rocm_core.policies._split_gradient import split_gradient
@@ -93,18 +95,23 @@ class Policy(nn.Module, ABC):
     """
 
     passes_per_step = 1
+    guidance_scale: float
+    unconditional: Tensor  # (1, L, D) embedding of the empty prompt
     timesteps: Tensor  # (K,) int64, in the order of the steps
     stds: Tensor  # one for each stochastic step, at least float32
     last_step: tuple[float, float] | None = None  # of a deterministic one: √ᾱ and σ it starts at
 
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: str, device: torch.device, dtype: torch.dtype, lora: str | None = None
+    ) -> None:
         super().__init__()
-        components = load_components(model)
+        components = load_components(model, lora)
         self.unet, self.vae = components.unet, components.vae
         self.text_encoder: nn.Module | None = components.text_encoder
         self.tokenizer, self.scheduler = components.tokenizer, components.scheduler
         self.device, self.dtype = device, dtype
         self.unet_passes = 0
+        self._recomputation: Recomputation = "none"
         self.requires_grad_(False).eval().to(device, dtype)
 
     def set_chain(self, timesteps: Sequence[int], stds: Sequence[float]) -> None:
@@ -117,10 +124,39 @@ class Policy(nn.Module, ABC):
         )
         self._timesteps = list(timesteps)
 
+    def set_guidance(self, scale: float, passes: int) -> None:
+        """passes: U-Net evaluations a step, 2 for classifier-free guidance."""
+        self.guidance_scale, self.passes_per_step = scale, passes
+        self.register_buffer("unconditional", self.encode_prompts([""]), persistent=False)
+
     @property
     def steps(self) -> int:
         """K, the number of steps."""
         return len(self._timesteps)
+
+    @property
+    def recomputation(self) -> Recomputation:
+        """What is computed again in the backward pass instead of kept; changes no number."""
+        return self._recomputation
+
+    @recomputation.setter
+    def recomputation(self, mode: Recomputation) -> None:
+        self._recomputation = mode
+        for network in (self.unet, self.vae):
+            if mode == "block":
+                network.enable_gradient_checkpointing(self._recompute_block)
+            else:
+                network.disable_gradient_checkpointing()
+
+    def _recompute_block(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What diffusers calls in place of a block; the adapter will be off again if it is now."""
+
+        def unadapted(*inputs: Tensor) -> Tensor:
+            with self.reference():
+                return block(*inputs)
+
+        function = unadapted if is_reference(self.unet) else block
+        return recompute(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -147,6 +183,28 @@ class Policy(nn.Module, ABC):
             chunks.append(self.text_encoder(tokens.input_ids.to(self.device))[0])
         return torch.cat(chunks)
 
+    def guided(
+        self, index: int, state: Tensor, embeddings: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """The U-Net's output at step `index`, in the precision of the state, with classifier-free
+        guidance where a step takes two passes. condition: its `timestep_cond`."""
+        states = state.to(self.dtype)
+        if self.passes_per_step == 2:
+            states = torch.cat([states, states])
+            embeddings = torch.cat([self.unconditional.expand_as(embeddings), embeddings])
+        with self.autocast():
+            output = self.unet(
+                states,
+                self.timesteps[index],
+                encoder_hidden_states=embeddings,
+                timestep_cond=condition,
+                return_dict=False,
+            )[0].to(state.dtype)
+        if self.passes_per_step == 1:
+            return output
+        without, conditional = output.chunk(2)
+        return without + self.guidance_scale * (conditional - without)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""
         config = self.vae.config
@@ -168,15 +226,14 @@ class Policy(nn.Module, ABC):
         embeddings: Tensor,
         noise: Tensor,
         reference: Literal["full", "stop"] | None = None,
-        checkpoint: bool = False,
     ) -> Trajectory:
         """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
 
         Gradients flow iff they are enabled. reference: also compute, at the same states, the means
         of the model without its adapter. "full": they carry gradient to the states, as equation 10
         says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
-        checkpoint: keep the states only and recompute each step in the backward pass.
         """
+        checkpoint = self.recomputation != "none"
 
         def keep(function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
             if checkpoint and torch.is_grad_enabled():

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from checkout import copy_checkout
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster import INSTALL, Cluster, missing_programs
-from workplace import CELL, CONFIG, ITERATIONS, SNAPSHOT, Site, copy_site, learned
+from workplace import DEMO, ITERATIONS, SMALL, SNAPSHOT, Site, copy_site, train_here
 
 
 @pytest.fixture(scope="session")
@@ -33,52 +34,41 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with a small configuration and the profile edited as docs/cluster.md says."""
+    """The project with two small grids and the profile edited as docs/cluster.md says."""
     checkout = copy_checkout(tmp_path_factory.mktemp("prepared") / "checkout")
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
+    config["resources"] |= {"gpus": 1, "memory_gib": 1}
+    config["prompts"]["train"]["count"] = 16
+    config["prompts"]["validation"]["count"] = 4
+    config["monitor"]["prompts"] = 2
+    config["training"] |= {"iterations": 4, "batch_size": 2, "snapshot_every": 2}
+    _write(checkout.path / f"config/{DEMO}.yaml", config)
+    del config["cells"]
     config |= {
-        "name": "cluster",
+        "name": SMALL,
         "rewards": ["aesthetic"],
         "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.02}},
         "metrics": ["aesthetic", "gold"],
         "monitor": {"prompts": 0},
-        "resources": {"gpus": 1, "memory_gib": 1, "runtime_minutes": 30},
     }
-    del config["cells"]
-    config["prompts"]["train"]["count"] = 16
-    config["prompts"]["validation"]["count"] = 4
-    config["training"] |= {
-        "iterations": ITERATIONS,
-        "batch_size": 2,
-        "snapshot_every": SNAPSHOT,
-    }
-    (checkout.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    config["training"] |= {"iterations": ITERATIONS, "snapshot_every": SNAPSHOT}
+    _write(checkout.path / f"config/{SMALL}.yaml", config)
     for commented in ("slurm-status-command: squeue", 'slurm_partition: "gpu"'):
         checkout.edit("slurm/config.yaml", f"# {commented}", commented)
     checkout.edit("slurm/config.yaml", "latency-wait: 60", "latency-wait: 5")
-    done = checkout.snakemake("prompts", "--cores", "1", "--configfile", CONFIG)
-    assert done.returncode == 0, done.stdout + done.stderr
+    made = checkout.snakemake("prompts", "--cores", "1", "--configfile", f"config/{SMALL}.yaml")
+    assert made.returncode == 0, made.stdout + made.stderr
     return checkout.path
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the cell learns when nothing happens; trained here, without Snakemake and Slurm."""
-    from rocm_core.config import load_config
-    from rocm_core.grid import make_grid
-    from rocm_core.prompts import read_prompts
-    from rocm_core.training import train
-
-    folder = tmp_path_factory.mktemp("undisturbed")
-    before = Path.cwd()
-    os.chdir(prepared)
-    try:
-        (settings,) = (c.settings for c in make_grid(load_config(CONFIG)) if c.name == CELL)
-        prompts = read_prompts(Path("results/cluster/prompts/train.jsonl"))
-        train(settings, prompts, folder / "cell", folder / "state", "elsewhere")
-    finally:
-        os.chdir(before)
-    return learned(folder / "cell")
+    """What the cell of the small grid learns when nothing happens."""
+    return train_here(prepared, f"config/{SMALL}.yaml", tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

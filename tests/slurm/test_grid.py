@@ -8,19 +8,26 @@ from pathlib import Path
 
 import pytest
 from cluster import GPUS, Cluster
-from workplace import CELL, CONFIG, LORA, Site, copy_site, learned
+from workplace import CELL, DEMO, LORA, SMALL, Site, copy_site, learned, train_here
+
+from rocm_core.config import load_config
+from rocm_core.grid import make_grid
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[SMALL, pytest.param(DEMO, marks=pytest.mark.faults)])
 def grid(
-    cluster: Cluster, prepared: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    cluster: Cluster,
+    prepared: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """The whole grid, run to its end: two cells and the base, from prompts to report."""
+    """A whole grid, run to its end, from prompts to report: two cells, or the demo's with fewer
+    steps and images."""
     path = tmp_path_factory.mktemp("grid") / "checkout"
     copy_site(prepared, path)
-    site = Site(path, cluster)
+    site = Site(path, cluster, request.param)
     try:
-        site.finish(site.snakemake("all", "--configfile", CONFIG, "--forceall"))
+        site.finish(site.snakemake("all", "--forceall"))
         yield site
     finally:
         site.close()
@@ -30,18 +37,19 @@ def submitted(log: str) -> list[set[str]]:
     """The rules of every Slurm job, as Snakemake names the jobs' logs."""
     logs = re.findall(r"submitted with SLURM jobid \d+ \(log: .*/slurm_logs/(\S+)/\d+\.log\)", log)
     assert logs
-    known = ("make_prompts", "train_cell", "generate_images", "score_images", "report", "table1")
+    known = ("make_prompts", "train_cell", "generate_images", "score_images", "measure_images")
+    known += ("monitor_cell", "report", "table1")
     return [{rule for rule in known if rule in name} for name in logs]
 
 
 def test_the_grid_is_complete_and_learned_what_it_learns_elsewhere(
-    grid: Site, undisturbed: dict[str, bytes]
+    grid: Site, tmp_path: Path
 ) -> None:
-    verify = [sys.executable, "-m", "rocm_core.verify", "--configfile", CONFIG]
+    verify = [sys.executable, "-m", "rocm_core.verify", "--configfile", grid.config]
     done = subprocess.run(verify, cwd=grid.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (grid.results / "report.html").exists()
-    assert learned(grid.results / "cells" / CELL) == undisturbed
+    assert learned(grid.results / "cells" / CELL) == train_here(grid.path, grid.config, tmp_path)
     assert not list(grid.results.glob(".state/**/*.state"))
 
 
@@ -49,7 +57,10 @@ def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
     jobs = grid.cluster.history(grid.path)
     assert {job.node for job in jobs} == set(GPUS)
     assert {job.state for job in jobs} == {"COMPLETED"}
-    assert sum(job.gpus for job in jobs) == 5  # two trainings, three times images and scores
+    config = load_config(grid.path / grid.config)
+    cells = len(make_grid(config))
+    # Trainings; images and scores, the base's too; snapshots.
+    assert sum(job.gpus for job in jobs) == 2 * cells + 1 + bool(config.monitor.prompts) * cells
     for job in jobs:
         assert job.gpus <= GPUS[job.node]
         others = [o for o in jobs if o.gpus and o.start < job.end and job.start < o.end]
@@ -65,16 +76,18 @@ def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> Non
     first = learned(grid.results / "cells" / CELL)
     others = {
         path: path.stat().st_mtime_ns
-        for name in ("cells/aesthetic/rocm-none", "samples/base-consistency", "prompts")
+        for name in ("cells", "samples", "prompts")
         for path in (grid.results / name).rglob("*")
+        if CELL not in str(path)
     }
-    grid.finish(grid.snakemake("all", "--configfile", CONFIG, "-R", LORA))
-    jobs = submitted(log.read_text()[before:])
-    assert sorted(map(sorted, jobs)) == [
-        ["generate_images", "score_images"],
-        ["report", "table1"],
-        ["train_cell"],
-    ]
+    lora = grid.results.relative_to(grid.path) / LORA
+    grid.finish(grid.snakemake("all", "-R", str(lora)))
+    images = {"generate_images", "score_images", "measure_images"}
+    jobs = [{"train_cell"}, images, {"report", "table1"}]
+    if (grid.results / "samples" / CELL / "snapshots").exists():
+        jobs.append({"monitor_cell"})
+    found = submitted(log.read_text()[before:])
+    assert sorted(map(sorted, found)) == sorted(map(sorted, jobs))
     assert {path: path.stat().st_mtime_ns for path in others} == others
     again = grid.manifest()
     assert learned(grid.results / "cells" / CELL) == first

@@ -7,38 +7,41 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cluster import Cluster
 
+from rocm_core.config import load_config
+from rocm_core.grid import make_grid
+from rocm_core.prompts import read_prompts
+from rocm_core.training import train
+
 IMPATIENT = Path(__file__).with_name("impatient.py")
-CONFIG = "config/cluster.yaml"
+SMALL, DEMO = "cluster", "demo"  # grids: config/<name>.yaml
 CELL = "aesthetic/rocm-kl/seed-0"
 ITERATIONS, SNAPSHOT = 20, 5
-MINUTES = 15  # for whatever should happen; a machine may be slow
-LORA = f"results/cluster/cells/{CELL}/lora.safetensors"
+MINUTES = 30  # for whatever should happen; a machine may be slow
+LORA = f"cells/{CELL}/lora.safetensors"
 
 
 class Site:
-    """A folder with the project, where `snakemake --profile slurm` speaks to `cluster`."""
+    """A folder with the project, where `snakemake --profile slurm` works on the grid `name`."""
 
-    def __init__(self, path: Path, cluster: Cluster) -> None:
+    def __init__(self, path: Path, cluster: Cluster, name: str = SMALL) -> None:
         self.path, self.cluster = path, cluster
+        self.config, self.results = f"config/{name}.yaml", path / "results" / name
         self.started: list[subprocess.Popen[str]] = []
 
-    @property
-    def results(self) -> Path:
-        return self.path / "results/cluster"
-
-    def snakemake(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start `snakemake --profile slurm <arguments>`; it writes to snakemake.log."""
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `snakemake --profile slurm <arguments>` on the grid; it writes snakemake.log."""
         with open(self.path / "snakemake.log", "a") as log:
             process = subprocess.Popen(
-                [sys.executable, IMPATIENT, "--profile", "slurm", *arguments],
+                [sys.executable, IMPATIENT, "--profile", "slurm", *arguments]
+                + ["--configfile", self.config],
                 cwd=self.path,
-                env=self.cluster.environment,
+                env=self.cluster.environment | environment,
                 stdout=log,
                 stderr=log,
                 text=True,
@@ -46,24 +49,39 @@ class Site:
         self.started.append(process)
         return process
 
-    def train(self, *arguments: str) -> subprocess.Popen[str]:
+    def train(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start Snakemake on one cell."""
-        return self.snakemake(LORA, "--configfile", CONFIG, *arguments)
+        lora = self.results.relative_to(self.path) / LORA
+        return self.snakemake(str(lora), *arguments, **environment)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        """Until `condition()` holds, which takes a Snakemake that runs."""
+
+        def holds() -> object:
+            found = condition()
+            assert found or any(p.poll() is None for p in self.started), self.said()[-5000:]
+            return found
+
+        self.cluster.wait(holds, MINUTES * 60)
+
+    def said(self) -> str:
+        """What Snakemake has said so far."""
+        return (self.path / "snakemake.log").read_text()
 
     def finish(self, process: subprocess.Popen[str]) -> None:
         """Wait until Snakemake ends, and ends well."""
         status = process.wait(MINUTES * 60)
-        assert status == 0, (self.path / "snakemake.log").read_text()[-5000:]
+        assert status == 0, self.said()[-5000:]
 
     def unlock(self) -> None:
         """What a Snakemake that was killed leaves to be done."""
-        self.finish(self.snakemake("--unlock", "--configfile", CONFIG))
+        self.finish(self.snakemake("--unlock"))
 
     @contextlib.contextmanager
     def paused_training(self, after: int = SNAPSHOT) -> Iterator[int]:
         """Hold the trainer still once it is past a step; yields the number of its Slurm job."""
         state = f"step-{after:09d}.state"
-        self.cluster.wait(lambda: list(self.results.glob(f".state/**/{state}")), MINUTES * 60)
+        self.wait(lambda: list(self.results.glob(f".state/**/{state}")))
         owner = self.owner()
         os.kill(owner["pid"], signal.SIGSTOP)
         try:
@@ -101,6 +119,17 @@ def learned(cell: Path) -> dict[str, bytes]:
     kept = [i for i, name in enumerate(rows[0]) if name not in ("seconds", "peak_memory_gib")]
     found["history.csv"] = "\n".join(",".join(row[i] for i in kept) for row in rows).encode()
     return found
+
+
+def train_here(checkout: Path, config: str, folder: Path) -> dict[str, bytes]:
+    """What the cell learns when nothing happens: trained without Snakemake and Slurm, on the
+    prompts that the checkout has."""
+    with contextlib.chdir(checkout):
+        known = load_config(config)
+        (settings,) = (c.settings for c in make_grid(known) if c.name == CELL)
+        prompts = read_prompts(known.root / "prompts" / f"{settings.prompts}.jsonl")
+        train(settings, prompts, folder / "cell", folder / "state", "f00d")
+    return learned(folder / "cell")
 
 
 def copy_site(prepared: Path, to: Path) -> None:

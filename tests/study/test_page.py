@@ -125,6 +125,7 @@ def test_a_killed_server_and_a_closed_tab_lose_no_vote(server, context):
     assert page.inner_text("#progress") == f"1 of {PAIRS}"
     server.start()
     wait_for_progress(page, 2)  # by itself
+    answer(page, [])  # the next pair's images have come
     server.kill()
     answer(page, ["s", "a", "s", "Enter"])
     page.wait_for_selector("#notice:not([hidden])")

@@ -144,7 +144,7 @@ METHODS = {
     "ddpo: {}": "methods.ddpo needs policies.diffusion",
     "rlcm: {beta: 1}": "methods.rlcm no divergence remove it",
     "rlcm: {value_updates: 1}": "methods.rlcm.value_updates has no effect on ppo",
-    "rlcm: {gradient_checkpointing: true}": "methods.rlcm.gradient_checkpointing no effect on ppo",
+    "rlcm: {memory: 8}": "methods.rlcm.memory no effect on ppo",
     "rlcm: {updates_per_iteration: 2, accumulation_steps: 3}": "updates_per_iteration divide 3",
     "rlcm: {images_per_prompt: 2, batch_size: 3}": "images_per_prompt must divide batch_size, 3",
     "rlcm: {prompt_buffer: 8}": "prompt_buffer_minimum at most prompt_buffer, 8 is 16",

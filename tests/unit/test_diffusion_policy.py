@@ -9,6 +9,7 @@ import torch
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
 from rocm_core.lora import add_adapter, lora_parameters, save_lora
+from rocm_core.memory import MODES
 from rocm_core.policies import load_policy
 
 PROMPTS = ["a red cat", "two dogs", "x"]
@@ -188,30 +189,28 @@ def test_a_rollout_reads_nothing_back_from_the_device(model, monkeypatch):
 
     for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    trajectory = policy.rollout(embeddings, noise, "stop", checkpoint=True)
+    policy.recomputation = "step"
+    trajectory = policy.rollout(embeddings, noise, "stop")
     policy.decode(trajectory.latents).sum().backward()
 
 
 @pytest.mark.parametrize("divergence", ["none", "kl"])
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_the_gradient_through_the_whole_trajectory_is_exact(model, divergence, checkpoint):
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gradient_through_the_whole_trajectory_is_exact(model, divergence, mode):
     policy = load_policy("diffusion", model, 3, 4.0, dtype=torch.float64)
     add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
     parameters = list(lora_parameters(policy.unet).values())
     for parameter in parameters:
         parameter.data = parameter.data.double()
     tiny.perturb(policy.unet, 0.1)
-    settings = tiny.settings(
-        policy="diffusion",
-        divergence=divergence,
-        beta=0.02,
-        gradient_checkpointing=checkpoint,
-    )
+    settings = tiny.settings(policy="diffusion", divergence=divergence, beta=0.02)
+    algorithm = load_algorithm(settings)
+    algorithm.recomputation = mode
     noise = policy.noise(0, ["a", "b"], "test")
     batch = Batch(PROMPTS[:2], policy.encode_prompts(PROMPTS[:2]), noise)
 
     def objective():
-        return load_algorithm(settings).loss(policy, tiny.Brightness(), batch)[0]
+        return algorithm.loss(policy, tiny.Brightness(), batch)[0]
 
     gradients = torch.autograd.grad(objective(), parameters)
     width = 1e-5

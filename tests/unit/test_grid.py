@@ -170,7 +170,7 @@ def test_a_setting_of_another_algorithm_does_not_change_a_cell():
     assert changed(value_updates=7) == ["dpok"]
     assert changed(horizon="released") == ["rlcm"]
     assert changed(prompt_buffer=20, advantage_clip=5) == ["rlcm", "ddpo"]
-    assert changed(gradient_checkpointing=True, reference_gradient="stop") == ["rocm-none"]
+    assert changed(memory=8, reference_gradient="stop") == ["rocm-none"]
     assert changed(prompt_buffer_minimum=3, prompt_buffer=0) == changed(prompt_buffer=0)
 
 

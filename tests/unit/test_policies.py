@@ -10,6 +10,7 @@ import torch
 
 from rocm_core.errors import UserError
 from rocm_core.lora import add_adapter, lora_parameters, save_lora
+from rocm_core.memory import MODES
 from rocm_core.policies import load_policy
 from rocm_core.policies.consistency import guidance_embedding
 
@@ -112,13 +113,14 @@ def test_the_guidance_embedding_is_the_pipelines(width, guidance_scale):
     assert torch.equal(guidance_embedding(guidance_scale, width), theirs)
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_guidance_reaches_the_unet_with_and_without_checkpointing(model, checkpoint):
+@pytest.mark.parametrize("mode", MODES)
+def test_guidance_reaches_the_unet_also_where_it_is_recomputed(model, mode):
     results = []
     for guidance_scale in (1.0, 7.5):
         policy = load(model, guidance_scale=guidance_scale)
         noise, embeddings = policy.noise(0, ["a"], "test"), policy.encode_prompts(PROMPTS[:1])
-        latents = policy.rollout(embeddings, noise, checkpoint=checkpoint).latents
+        policy.recomputation = mode
+        latents = policy.rollout(embeddings, noise).latents
         gradients = torch.autograd.grad(
             latents.square().sum(), lora_parameters(policy.unet).values()
         )
@@ -185,7 +187,8 @@ def test_passes_are_counted_per_image_and_once(model):
     noise, embeddings = policy.noise(0, ["a", "b"], "test"), policy.encode_prompts(PROMPTS[:2])
     policy.rollout(embeddings, noise)
     assert policy.unet_passes == 2 * 4
-    policy.rollout(embeddings, noise, reference="stop", checkpoint=True).latents.sum().backward()
+    policy.recomputation = "block"
+    policy.rollout(embeddings, noise, reference="stop").latents.sum().backward()
     assert policy.unet_passes == 2 * 4 + 2 * (4 + 3)
 
 
@@ -198,8 +201,9 @@ def test_a_rollout_reads_nothing_back_from_the_device(model, monkeypatch):
 
     for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
+    policy.recomputation = "step"
     for reference in (None, "full", "stop"):
-        trajectory = policy.rollout(embeddings, noise, reference, checkpoint=True)
+        trajectory = policy.rollout(embeddings, noise, reference)
     loss = trajectory.squared_distances().sum() + policy.decode(trajectory.latents).sum()
     loss.backward()
 

@@ -1,22 +1,21 @@
 """Prompt sets: read strictly, sampled by seed, and never validated on what was trained on."""
 
 import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from rocm_core.errors import UserError
-from rocm_core.prompts import (
-    Prompt,
-    check_sources,
-    make_prompts,
-    read_prompts,
-    write_prompts,
-)
+from rocm_core.prompt_sets import check_sources, make_prompts
+from rocm_core.prompts import Prompt, read_prompts, write_prompts
 from rocm_core.settings import PromptSettings
+from rocm_core.weights import table
 
-TEXTS = ["a red circle", "ein Käse 🧀", "  two\tspaces  here ", "日本語", "a red CIRCLE"]
+TEXTS = ["a red circle", 'ein "Käse", 🧀', "  two\xa0spaces\x07 here ", "日本語", "a red circle"]
 
 
 def refusal(function, *arguments):
@@ -65,37 +64,141 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
     assert "does not exist" in refusal(read_prompts, tmp_path / "none.jsonl")
     assert "cannot be read: Is a directory" in refusal(read_prompts, tmp_path)
     for name, text, said in [
-        ("a.json", '{"a": 1}', "must be a list of prompts"),
+        ("a.json", '{"a": 1}', "must be a list of prompts, or several by name"),
         ("b.json", '["a", 7]', "entry 2: a prompt must be a text, not 7"),
         ("c.json", '["a"', "not valid JSON"),
         ("d.txt", "a\n\nb\n", "d.txt:2: the prompt is empty"),
         ("e.txt", "", "holds no prompts"),
-        ("f.docx", "", "must end in .txt or .json or .jsonl or .parquet"),
-        ("g.parquet", "", "g.parquet is no Parquet file with a column caption"),
-        ("h.json", '[{"text": "a"}]', "entry 1: a prompt must be a text, not None"),
+        ("f.docx", "", "must end in .txt or .json or .jsonl or .csv or .tsv or .parquet"),
+        ("g.parquet", "", "g.parquet is no readable Parquet file"),
+        ("h.json", '[{"a": "b", "c": 1}]', "entry 1 has no column caption or prompt or text, but"),
+        ("i.csv", "a,b\n1,2\n", "has no column caption or prompt or text, but a, b: name the one"),
+        ("j.csv", "", "has no column caption or prompt or text, but none"),
+        ("k.csv", "prompt,b\na cat\n", "k.csv:2: 1 fields, but the header names 2"),
+        ("l.csv", 'prompt,b\na,1\n"a cat,2\n', "l.csv:3: not valid CSV: unexpected end of data"),
+        ("m.tsv", "prompt\tb\na cat\t1\t2\n", "m.tsv:2: 3 fields, but the header names 2"),
+        ("n.tsv", "prompt\n \n", "n.tsv:2: the prompt is empty"),
+        ("o.csv", "prompt\n", "holds no prompts"),
     ]:
         (tmp_path / name).write_text(text)
         assert said in refusal(make_prompts, PromptSettings(str(tmp_path / name)))
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".json", "captions.json", ".jsonl", ".parquet"])
-def test_every_kind_of_file_gives_the_same_prompts_without_duplicates(suffix, tmp_path):
-    path = tmp_path / f"list{suffix}"
-    lines = {
-        ".txt": "\n".join(TEXTS) + "\n\n",
-        ".json": json.dumps(TEXTS),
-        "captions.json": json.dumps([{"caption": text, "trainset_idx": 1} for text in TEXTS]),
+def lists(texts: list[str]) -> dict[str, str]:
+    """Texts in the layout of each published list, and of a user's own."""
+    quoted = ('"' + text.replace('"', '""') + '"' for text in texts)
+    styles = {"anime": texts[:2], "photo": texts[2:]}
+    fields = {"gen_image_path": "", "metadata": {}}
+    return {
+        ".txt": "\r\n".join(texts) + "\n\n",
+        "spo.json": json.dumps([{"caption": text, "trainset_idx": 1} for text in texts]),
+        "benchmark.json": json.dumps([{"prompt": text} | fields for text in texts]),
+        "style.json": json.dumps(texts),
+        "styles.json": json.dumps(styles),
+        ".tsv": "Prompt\tCategory\tNote\n" + "".join(f"{text}\tArts\t\n" for text in texts),
+        ".csv": "number,prompt\n" + "".join(f"1,{text}\r\n" for text in quoted),
         ".jsonl": "".join(
-            json.dumps({"id": f"{i:05d}", "text": t}) + "\n" for i, t in enumerate(TEXTS)
+            json.dumps({"id": f"{i:05d}", "text": t}) + "\n" for i, t in enumerate(texts)
         ),
     }
-    if suffix == ".parquet":
-        parquet.write_table(pyarrow.table({"caption": TEXTS, "url": TEXTS}), path)
+
+
+@pytest.mark.parametrize("kind", [*lists(TEXTS), ".parquet"])
+def test_every_kind_of_file_gives_the_same_prompts_without_duplicates(kind, tmp_path):
+    path = tmp_path / f"list{kind}"
+    if kind == ".parquet":
+        parquet.write_table(pyarrow.table({"url": TEXTS, "caption": TEXTS}), path)
     else:
-        path.write_text("\ufeff" + lines[suffix])
+        path.write_text("\ufeff" + lists(TEXTS)[kind], encoding="utf-8", newline="")
     prompts = make_prompts(PromptSettings(str(path)))
-    texts = ["a red circle", "ein Käse 🧀", "two spaces here", "日本語"]
+    texts = ["a red circle", 'ein "Käse", 🧀', "two spaces here", "日本語"]
     assert prompts == [Prompt(f"{i:05d}", text, path.name) for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".json", ".parquet"])
+def test_the_column_of_the_prompts_can_be_named(kind, tmp_path):
+    path = str(tmp_path / f"own{kind}")
+    if kind == ".parquet":
+        parquet.write_table(pyarrow.table({"text": ["no"], "my words": ["a cat"]}), path)
+    else:
+        comma = "," if kind == ".csv" else "\t"
+        (tmp_path / f"own{kind}").write_text(
+            json.dumps([{"text": "no", "my words": "a cat"}])
+            if kind == ".json"
+            else f"text{comma}my words\nno{comma}a cat\n"
+        )
+    assert [p.text for p in make_prompts(PromptSettings(path, column="my words"))] == ["a cat"]
+    assert "has no column words, but" in refusal(make_prompts, PromptSettings(path, column="words"))
+    (tmp_path / "plain.txt").write_text("a cat\n")
+    plain = PromptSettings(str(tmp_path / "plain.txt"), column="my words")
+    assert "has no columns: remove the key column" in refusal(make_prompts, plain)
+
+
+def test_a_field_of_a_csv_file_may_hold_lines_but_a_prompt_is_one(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n1,"a cat,\nasleep"\n\n2,"a ""dog"""\n')
+    texts = [p.text for p in make_prompts(PromptSettings(str(tmp_path / "a.csv")))]
+    assert texts == ["a cat, asleep", 'a "dog"']
+
+
+def test_prompts_that_differ_in_form_only_are_duplicates_if_wanted(tmp_path):
+    path = tmp_path / "list.txt"
+    same = ["A cat, on a mat.", "a cat on a mat", "Ａ CAT — on a mat!"]
+    others = ["a cat + a mat", "🦊", "🐱", "!!!", "...", "café", "cafe\u0301", "cafe"]
+    path.write_text("\n".join([*same, *others]))
+    exact = [p.text for p in make_prompts(PromptSettings(str(path)))]
+    assert exact == [*same, "a cat + a mat", "🦊", "🐱", "!!!", "...", "café", "cafe"]
+    loose = make_prompts(PromptSettings(str(path), duplicates="normalised"))
+    assert [p.text for p in loose] == [same[0], *exact[3:]]
+
+
+def test_lists_with_names_are_drawn_each_by_itself(tmp_path):
+    """The user study: 100 of PartiPrompts and 200 of HPSv2's four styles."""
+    styles = [str(tmp_path / f"{style}.json") for style in ("anime", "photo")]
+    for style in styles:
+        Path(style).write_text(json.dumps([f"{Path(style).stem} {i}" for i in range(60)]))
+    parti = tmp_path / "parti.tsv"
+    parti.write_text("Prompt\tNote\n" + "".join(f"thing {i}\t\n" for i in range(80)))
+    source = {"parti": str(parti), "hpsv2": styles}
+    settings = PromptSettings(source, {"parti": 10, "hpsv2": 20}, seed=3)
+    prompts = make_prompts(settings)
+    assert Counter(p.source for p in prompts) == {"parti": 10, "hpsv2": 20}
+    assert len({p.id for p in prompts}) == 30 == settings.most
+    assert prompts[0].id == f"parti-{int(prompts[0].text.split()[1]):05d}"
+    assert {p.text.split()[0] for p in prompts[10:]} == {"anime", "photo"}
+    assert prompts == make_prompts(PromptSettings.from_dict(settings.to_dict()))
+    parti.write_text("Prompt\tNote\n" + "".join(f"object {i}\t\n" for i in range(70)))
+    assert make_prompts(settings)[10:] == prompts[10:]
+    assert make_prompts(replace(settings, seed=4))[10:] != prompts[10:]
+    write_prompts(tmp_path / "study.jsonl", prompts)
+    assert read_prompts(tmp_path / "study.jsonl") == prompts
+
+
+def test_a_template_combines_every_entry_with_every_other(tmp_path):
+    (tmp_path / "animals.txt").write_text("cat\nant\nUrsus arctos\nbear\n")
+    (tmp_path / "activities.txt").write_text("washing the dishes\nplaying chess")
+    source = {name: str(tmp_path / f"{name}.txt") for name in ("animals", "activities")}
+    template = "{animals:a} {activities}"
+    texts = [p.text for p in make_prompts(PromptSettings(source, template=template))]
+    assert texts[:3] == [
+        "a cat washing the dishes",
+        "a cat playing chess",
+        "an ant washing the dishes",
+    ]
+    assert texts[4] == "an Ursus arctos washing the dishes" and len(texts) == 8
+    first = PromptSettings(source, template=template, first=2, count=3)
+    assert len(make_prompts(first)) == 3
+    assert {p.text.split()[1] for p in make_prompts(replace(first, count=4))} == {"cat", "ant"}
+
+
+def test_prompts_can_be_spelled_out_in_the_configuration():
+    prompts = make_prompts(PromptSettings.from_dict({"source": ["bike", " fridge "]}))
+    assert prompts == [
+        Prompt("00000", "bike", "configuration"),
+        Prompt("00001", "fridge", "configuration"),
+    ]
+    assert "prompts, entry 2: the prompt is empty" in refusal(
+        make_prompts, PromptSettings(("bike", " "))
+    )
 
 
 def test_a_sample_depends_on_the_seed_alone(tmp_path):
@@ -111,11 +214,18 @@ def test_a_sample_depends_on_the_seed_alone(tmp_path):
 
 def test_a_file_that_shares_prompts_with_the_training_set_is_refused(tmp_path):
     path = tmp_path / "validation.txt"
-    path.write_text("a cat\nA  red circle\n")
+    path.write_text("a cat\nA  red, circle.\na dog\n")
     train = [Prompt("1", "a red Circle", "train")]
-    message = refusal(make_prompts, PromptSettings(str(path)), train)
-    assert "validation.txt shares 1 prompts" in message and "'A red circle'" in message
-    assert len(make_prompts(PromptSettings(str(path)), [Prompt("1", "a dog", "train")])) == 2
+    settings = PromptSettings(str(path))
+    message = refusal(make_prompts, settings, train)
+    assert "validation.txt shares 1 prompts" in message and "'A red, circle.'" in message
+    assert len(make_prompts(settings, [Prompt("1", "a fox", "train")])) == 3
+    dropped = make_prompts(replace(settings, overlap="drop", count=2), train)
+    assert [(p.id, p.text) for p in dropped] == [("00000", "a cat"), ("00002", "a dog")]
+    assert len(make_prompts(replace(settings, overlap="allow"), train)) == 3
+    assert "has 2 different prompts, not 3" in refusal(
+        make_prompts, replace(settings, overlap="drop", count=3), train
+    )
 
 
 def test_the_shapes_world_gives_disjoint_sets():
@@ -147,7 +257,7 @@ def test_a_set_can_be_restricted_by_words(tmp_path):
 
 def test_a_set_may_overlap_where_that_is_its_purpose():
     train = make_prompts(PromptSettings("shapes", 32, 1))
-    assert make_prompts(PromptSettings("shapes", 32, 1, overlap=True), train) == train
+    assert make_prompts(PromptSettings("shapes", 32, 1, overlap="allow"), train) == train
 
 
 @pytest.mark.parametrize(
@@ -169,6 +279,43 @@ def test_only_sets_to_judge_on_must_keep_clear_of_those_trained_on(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"a cat\nonly in {name}\n")
     first, second = (PromptSettings(str(tmp_path / f"{name}.txt")) for name in ("a", "b"))
     check_sources({"x": second, "train": first}, (), ["train", "x"])
-    check_sources({"x": PromptSettings(second.source, overlap=True), "train": first}, (), ["train"])
-    with pytest.raises(UserError, match="b.txt shares 1 prompts .* or allow them by overlap: true"):
+    check_sources(
+        {"x": PromptSettings(second.source, overlap="allow"), "train": first}, (), ["train"]
+    )
+    with pytest.raises(UserError, match="b.txt shares 1 prompts .* or keep them by overlap: allow"):
         check_sources({"x": second, "train": first}, (), ["train"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"source": "list.docx"}, "source must be shapes, a .txt file, .* not 'list.docx'"),
+        ({"source": "a.txt", "held_out": True}, "held_out is for an embedded world's prompts"),
+        ({"source": {"a": "a.txt", "b": "b.txt"}, "count": 3}, "count must say how many of each"),
+        ({"source": {"a": "a.txt"}, "count": {"b": 3}}, "count must name the lists of source: a"),
+        ({"source": {"a": "a.txt"}, "template": "a photo"}, "template must have a field for each"),
+        (
+            {"source": {"a": "a.txt"}, "template": "{b}"},
+            "template must .* for each list of source: {a}",
+        ),
+        ({"source": "a.txt", "template": "{a}"}, "template must have a field for each"),
+        (
+            {"source": {"a": "a.txt"}, "template": "{a}", "count": {"a": 2}},
+            "count must be one number, as template makes one list",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_one_another_are_refused(settings, said):
+    sets = {"train": PromptSettings("shapes", 4), "test": PromptSettings.from_dict(settings)}
+    with pytest.raises(UserError, match=f"prompts.test.{said}"):
+        check_sources(sets, ("shapes",), ["train"])
+
+
+def test_no_model_is_trained_on_a_benchmark():
+    benchmarks = [path for path, file in table().items() if file.benchmark]
+    assert {Path(path).name for path in benchmarks} >= {"PartiPrompts.tsv", "anime.json"}
+    for path in benchmarks:
+        sets = {"train": PromptSettings({"own": "own.txt", "more": path})}
+        with pytest.raises(UserError, match="is a benchmark, never to be trained on"):
+            check_sources(sets, (), ["train"])
+        check_sources({"test": sets["train"], "train": PromptSettings("own.txt")}, (), ["train"])

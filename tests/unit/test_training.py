@@ -111,7 +111,7 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
         {"divergence": "kl", "beta": 0.01, "snapshot_every": 2},
         {"divergence": "js_sampled", "beta": 0.1, "reference_gradient": "stop"},
         {"ema_decay": 0.9, "accumulation_steps": 2, "batch_size": 1},
-        {"learning_rate_schedule": "linear", "warmup_steps": 3, "gradient_checkpointing": True},
+        {"learning_rate_schedule": "linear", "warmup_steps": 3, "memory": 0.001},
         {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2},
         {"algorithm": "ppo", "prompt_buffer": 4, "prompt_buffer_minimum": 2}
         | {"horizon": "released", "inner_epochs": 2, "ratio_clip": 0.1},

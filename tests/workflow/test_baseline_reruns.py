@@ -39,7 +39,10 @@ generation: {inference_steps: [null, 1]}
 monitor: {prompts: 0}
 """
 TABLES = ("table1", "table4", "costs", "sweep")
-FIGURES = ("samples", "efficiency", "inference_time", "horizon", "generalisation")
+FIGURES = (
+    *("figure2", "figure5", "samples", "efficiency"),
+    *("inference_time", "horizon", "generalisation"),
+)
 DRAWN = dict.fromkeys((*TABLES, *FIGURES, "report"), 1)
 
 
@@ -101,5 +104,5 @@ def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> No
 
 def test_editing_how_costs_are_reckoned_draws_what_shows_them(finished: Checkout) -> None:
     finished.add_statement("rocm_core/efficiency.py")
-    shown = dict.fromkeys(("efficiency", "horizon", "costs", "report"), 1)
+    shown = dict.fromkeys(("figure5", "efficiency", "horizon", "costs", "report"), 1)
     assert finished.jobs(config=CONFIG) == shown

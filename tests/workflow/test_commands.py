@@ -4,6 +4,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from checkout import ROOT, Checkout
@@ -32,7 +33,44 @@ def test_every_configuration_plans_one_training_a_cell(
 ) -> None:
     jobs = pristine.jobs(*profile, config=f"config/{config}")
     assert jobs["train_cell"] == cells_of(f"config/{config}")
-    assert jobs["report"] == jobs["table1"] == jobs["samples"] == 1
+    assert jobs["report"] == jobs["table1"] == jobs["figure2"] == 1
+
+
+def documented_jobs() -> dict[str, int]:
+    """The table of jobs in docs/reproducing.md."""
+    text = (ROOT / "docs/reproducing.md").read_text(encoding="utf-8")
+    section = text.partition("## What runs")[2].partition("\n## ")[0]
+    return {rule: int(n) for rule, n in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.M)}
+
+
+def test_the_paper_plans_what_its_grid_and_the_documentation_say(pristine: Checkout) -> None:
+    jobs = pristine.jobs("--profile", "slurm", config=None)
+    rewards, divergences, baselines, betas = 4, 5, 4, 5
+    main = rewards * (divergences + baselines)
+    trained = main + rewards * betas + divergences  # on the 45 animals
+    bases, sets = 2, 2  # validation and the study's
+    grid = {
+        "make_prompts": sets + 2,
+        "train_cell": trained,
+        "generate_images": (bases + main) * sets + trained - main,
+        "score_images": (bases + main) * sets + trained - main,
+        "judge_images": bases + trained,
+        "monitor_cell": trained,
+    }
+    documented = documented_jobs()
+    assert {rule: jobs[rule] for rule in documented} == documented
+    assert {rule: documented[rule] for rule in grid} == grid
+    assert documented.keys() - grid.keys() == {"fetch_weights"}
+    assert {number for rule, number in jobs.items() if rule not in documented} == {1}
+
+
+@pytest.mark.parametrize("config", ["paper", "rlcm"])
+def test_every_model_scorer_and_prompt_of_the_papers_can_be_fetched(config: str) -> None:
+    from rocm_core.config import load_config
+    from rocm_core.weights import files_of, used
+
+    paths = used(load_config(ROOT / f"config/{config}.yaml"))
+    assert len(paths) > 5 and all(files_of(path) for path in paths)
 
 
 def test_the_experiments_of_rlcm_are_planned_on_every_prompt_set_and_number_of_steps(
@@ -73,6 +111,22 @@ def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkou
     assert jobs["train_cell"] == 10 and jobs["generate_images"] == jobs["score_images"] == 11
 
 
+def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
+    pristine: Checkout, tmp_path: Path
+) -> None:
+    values = [(n + 0.5) / 1000 for n in range(1, 246)]
+    demo = (ROOT / "config/demo.yaml").read_text()
+    sweep = f"sweeps: [{{methods: [rocm-kl], setting: beta, values: {values}}}]\n"
+    (tmp_path / "sweep.yaml").write_text(demo + sweep)
+    jobs = pristine.jobs("--profile", "slurm", config=str(tmp_path / "sweep.yaml"))
+    cells = 10 + 2 * len(values)
+    assert cells == jobs["train_cell"] == jobs["monitor_cell"] == 500
+    assert jobs["generate_images"] == jobs["score_images"] == cells + 1
+    drawn = {name for name, count in jobs.items() if count == 1}
+    assert {"table1", "sweep", "samples", "report"} <= drawn
+    assert sum(jobs.values()) == 2 + 4 * cells + 2 + len(drawn)
+
+
 def test_the_slurm_profile_names_the_paper(pristine: Checkout) -> None:
     shown = pristine.snakemake("--profile", "slurm", "-n", "all")
     assert shown.returncode == 0, shown.stderr
@@ -97,9 +151,26 @@ def test_a_named_target_plans_only_what_it_needs(
     assert pristine.jobs(config=None, targets=[target]).keys() == rules
 
 
-@pytest.mark.parametrize("target", ["score", "figures", "report", "samples", "training", "table1"])
+@pytest.mark.parametrize("target", ["score", "figures", "report", "figure2", "training", "table1"])
 def test_the_other_named_targets_exist(pristine: Checkout, target: str) -> None:
     assert pristine.jobs(config=None, targets=[target])["train_cell"] == 10
+
+
+def test_the_documentation_says_which_configuration_draws_what() -> None:
+    from rocm_core.config import load_config
+    from rocm_core.figures import FIGURES, figures
+    from rocm_core.tables import TABLES, tables
+
+    loaded = {name.removesuffix(".yaml"): load_config(ROOT / "config" / name) for name in CONFIGS}
+    drawn = {name: {*tables(config), *figures(config)} for name, config in loaded.items()}
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    said = {
+        name: set(drawn) if listed == "all" else set(listed.split(", "))
+        for name, listed in re.findall(r"^\| `(\w+)` \|.*\| ([\w, -]+) \|$", text, re.M)
+    }
+    made = {name: {c for c in drawn if name in drawn[c]} for name in (*TABLES, *FIGURES)}
+    made["figure3"] = {name for name, config in loaded.items() if config.study}
+    assert said == made
 
 
 def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
@@ -108,7 +179,8 @@ def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
 
     shown = pristine.snakemake("--list-rules", "--configfile", "config/rlcm-shapes.yaml")
     rules = set(shown.stdout.split())
-    without = {"training", "gold_vs_reward", "gold_vs_kl"}  # which need snapshots
+    # What needs snapshots, or several values of β.
+    without = {"figure6", "training", "gold_vs_reward", "gold_vs_kl", "figure4", "table2"}
     assert rules >= {*TABLES, *FIGURES, "report", "world", "all"} - without
     assert not rules & without
     captions = {path.stem for path in (ROOT / "workflow/report").glob("*.rst")}

@@ -72,30 +72,26 @@ def to_json(value):
     return json.dumps(value, sort_keys=True)
 
 
+@functools.cache
 def weights_of(*paths):
     """One digest of what the folders hold: a `touch` does not change it, nor does fetching them."""
     return digest_of({path: weights_digest(path) for path in paths if path})
 
 
+@functools.cache
 def fetched(*paths):
     """The files of these folders that are to be fetched before they are used."""
     return [file for path in paths if path for file in files_of(path)]
 
 
-def state_of(name):
-    """Where a cell's unfinished training waits: a folder for each version of the job."""
-    settings = cell_of(name).settings
-    weights = weights_of(settings.model, settings.scorer)
-    parts = {"settings": to_json(settings), "code": grid.train_code(settings), "weights": weights}
-    if CONFIG.resources.gpus > 1:
-        parts["processes"] = str(CONFIG.resources.gpus)
-    return f"{RESULTS}/.state/{name}/{digest_of(parts)[:16]}"
+def models_of(name):
+    """The weights that a cell's training loads."""
+    return cell_of(name).settings.weights
 
 
 def prompt_source(name):
-    """The file that a prompt set is read from; none for an embedded world's captions."""
-    source = CONFIG.prompts[name].source
-    return [source] if os.path.isfile(source) or files_of(source) else []
+    """The files that a prompt set is read from; none for an embedded world's captions."""
+    return [p for p in CONFIG.prompts[name].files if os.path.isfile(p) or files_of(p)]
 
 
 def origin_of(source):
@@ -128,13 +124,6 @@ def finished(paths):
     return [path for path in paths if not CONFIG.partial or os.path.exists(path)]
 
 
-MONITORED = [n for n, c in CELLS.items() if CONFIG.monitor.prompts and c.settings.snapshot_every]
-
-
-def prompt_sets():
-    return [f"{RESULTS}/prompts/{name}.jsonl" for name in CONFIG.prompts]
-
-
 def trained(file="lora.safetensors"):
     return finished(f"{RESULTS}/cells/{name}/{file}" for name in CELLS)
 
@@ -147,7 +136,8 @@ def main_scores(*files):
 
 
 def monitored():
-    return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in MONITORED)
+    judged = [n for n, c in CELLS.items() if CONFIG.monitor.prompts and c.settings.snapshot_every]
+    return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in judged)
 
 
 def agreement():

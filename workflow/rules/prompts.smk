@@ -6,7 +6,7 @@ rule make_prompts:
         source=ancient(lambda w: prompt_source(w.set)),
         exclude=lambda w: (
             []
-            if w.set in TRAINED_ON or CONFIG.prompts[w.set].overlap
+            if w.set in TRAINED_ON or CONFIG.prompts[w.set].overlap == "allow"
             else expand("{folder}/{set}.jsonl", folder=f"{RESULTS}/prompts", set=TRAINED_ON)
         ),
     output:

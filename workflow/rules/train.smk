@@ -1,6 +1,6 @@
 # One training job a cell, of one process a GPU. `exec` hands the job's signals to the trainer. Its
-# state outlives it until this Snakemake run has ended, so that a job that was started twice, or
-# whose end nobody saw, finds what is done.
+# state, in a folder for each version of the job, outlives it until this Snakemake run has ended, so
+# that a job that was started twice, or whose end nobody saw, finds what is done.
 from pathlib import Path
 
 from rocm_core.state import remove_finished
@@ -11,9 +11,7 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 rule train_cell:
     input:
         prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).settings.prompts}.jsonl",
-        weights=ancient(
-            lambda w: fetched(cell_of(w.cell).settings.model, cell_of(w.cell).settings.scorer)
-        ),
+        weights=ancient(lambda w: fetched(*models_of(w.cell))),
     output:
         lora=f"{RESULTS}/cells/{{cell}}/lora.safetensors",
         history=f"{RESULTS}/cells/{{cell}}/history.csv",
@@ -33,10 +31,9 @@ rule train_cell:
     params:
         settings=lambda w: to_json(cell_of(w.cell).settings),
         code=lambda w: grid.train_code(cell_of(w.cell).settings),
-        weights=lambda w: weights_of(
-            cell_of(w.cell).settings.model, cell_of(w.cell).settings.scorer
-        ),
-        state=lambda w, output: state_of(w.cell),
+        weights=lambda w: weights_of(*models_of(w.cell)),
+        state=lambda w, output: f"{RESULTS}/.state/{w.cell}/"
+        + grid.train_version(cell_of(w.cell).settings, weights_of(*models_of(w.cell)), PROCESSES),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
         folder=subpath(output.lora, parent=True),
     message:

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from rocm_core.errors import run
-from rocm_core.prompts import make_prompts, read_prompts, write_prompts
+from rocm_core.prompt_sets import make_prompts
+from rocm_core.prompts import read_prompts, write_prompts
 from rocm_core.settings import PromptSettings
 from rocm_core.weights import check_weights, files_of
 
@@ -17,8 +18,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     settings = PromptSettings.from_dict(args.settings)
-    if files_of(settings.source):
-        check_weights(settings.source)
+    for file in filter(files_of, settings.files):
+        check_weights(file)
     exclude = [prompt for path in args.exclude for prompt in read_prompts(path)]
     write_prompts(args.output, make_prompts(settings, exclude))
 

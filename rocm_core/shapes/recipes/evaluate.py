@@ -23,7 +23,7 @@ from rocm_core.shapes.models import make_diffusion_scheduler
 from rocm_core.shapes.scenes import SIZE, parse, render, sample_captions
 
 CONSISTENCY_STEPS = (1, 2, 4, 8)
-DIFFUSION_STEPS = 20
+DIFFUSION_STEPS = (5, 20)
 SEED = 1234
 
 
@@ -70,8 +70,9 @@ def samples(
     diffusion = StableDiffusionPipeline.from_pretrained(
         world / "diffusion", torch_dtype=torch.float32, scheduler=make_diffusion_scheduler()
     )
-    name = f"diffusion, {DIFFUSION_STEPS} steps, guidance {diffusion_guidance:g}"
-    yield name, generate(diffusion, DIFFUSION_STEPS, diffusion_guidance, eta=1.0)
+    for steps, guidance in zip(DIFFUSION_STEPS, (1.0, diffusion_guidance), strict=True):
+        name = f"diffusion, {steps} steps, guidance {guidance:g}"
+        yield name, generate(diffusion, steps, guidance, eta=1.0)
     consistency = LatentConsistencyModelPipeline.from_pretrained(
         world / "consistency", torch_dtype=torch.float32
     )

@@ -1,0 +1,363 @@
+"""Trainers side by side: each a process, taking turns step by step, in one run.
+
+    python -m benchmarks.compare --size tiny --device cpu
+
+writes a JSON file a comparison below benchmarks/results/ and prints the ratios last. TRL takes part
+where its environment, `.venv-trl`, is there.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rocm_core.provenance import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+TRL = ROOT / ".venv-trl/bin/python"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+LINEAR = ["proj_in", "proj_out", "conv1", "conv2", "ff.net.0.proj", "ff.net.2"]
+
+TRAINERS = {"alignprop": "direct", "ddpo": "ppo"}  # TRL's, and what they are called here
+COMPARISONS = ["plain-loop", *TRAINERS, "switches"]
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "steps": 4,
+        "guidance_scale": 3.0,
+        "batch_size": 4,
+        "rank": 8,
+        "alpha": 16.0,
+        "targets": ATTENTION + LINEAR,
+        "learning_rate": 1e-4,
+        "beta": 0.001,
+    },
+    "full": {
+        "steps": 8,
+        "guidance_scale": 7.5,
+        "batch_size": 1,
+        "rank": 16,
+        "alpha": 32.0,
+        "targets": ATTENTION,
+        "learning_rate": 6e-5,
+        "beta": 1e-4,
+    },
+}
+
+
+class Contender:
+    """A process that does what it is asked; see `contenders.worker`."""
+
+    def __init__(self, module: str, setup: dict[str, Any], python: Path | str = sys.executable):
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": str(setup["threads"]),
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.process = subprocess.Popen(
+            [str(python), "-m", f"benchmarks.contenders.{module}", json.dumps(setup)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.batch_size = setup["batch_size"]
+        self.loaded_bytes = 0
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args[:3])} has ended: see its output above")
+        return json.loads(line)
+
+    def wait(self) -> None:
+        """Until it has loaded what it needs."""
+        self.loaded_bytes = self._read()["loaded_bytes"]
+
+    def ask(self, action: str, count: int = 1, **arguments: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        request = {"action": action, "count": count, "arguments": arguments}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return self._read()
+
+    def step(self) -> None:
+        answer = self.ask("step")
+        self.seconds += answer["seconds"]
+        self.cpu_seconds += answer["cpu_seconds"]
+
+    def summary(self) -> dict[str, Any]:
+        seconds = statistics.median(self.seconds)
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "seconds_per_step": seconds,
+            "cpu_seconds_per_step": statistics.median(self.cpu_seconds),
+            "images_per_second": self.batch_size / seconds,
+            "loaded_bytes": self.loaded_bytes,
+            "peak_bytes": self.ask("memory")["result"],
+        }
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def take_turns(contenders: list[Contender], repeats: int, between: Callable = lambda: None) -> None:
+    """Let each do two steps to warm up, then `repeats` rounds of one step each."""
+    for contender in contenders:
+        contender.ask("step", 2)
+    for _ in range(repeats):
+        for contender in contenders:
+            contender.step()
+        between()
+
+
+@contextlib.contextmanager
+def started(*plans: tuple) -> Iterator[list[Contender]]:
+    contenders: list[Contender] = []
+    try:
+        for plan in plans:
+            contenders.append(Contender(*plan))
+        for contender in contenders:
+            contender.wait()
+        yield contenders
+    finally:
+        for contender in contenders:
+            contender.close()
+
+
+def ratio(slow: dict[str, Any], fast: dict[str, Any], clock: str) -> float:
+    """How often the fast one's step fits into the slow one's, the median over rounds."""
+    pairs = zip(slow[clock], fast[clock], strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
+    """ROCM with KL: ours and Algorithm 2 as a plain loop; the floor; where the time goes."""
+    floors: dict[str, list[float]] = {}
+    with started(("ours", setup), ("plain", setup)) as (ours, plain):
+        bare = ["policy", "first", "reference", "observed"]
+
+        def measure_floor() -> None:
+            for kind in bare:
+                answer = ours.ask("bare_pass", kind=kind)
+                floors.setdefault(kind, []).extend(answer[clock])
+            floors.setdefault("decode and reward", []).extend(ours.ask("decode_and_reward")[clock])
+
+        difference = _gradient_difference(ours, plain)
+        measure_floor()
+        floors.clear()
+        take_turns([ours, plain], repeats, measure_floor)
+        result = {"contenders": {"ours": ours.summary(), "plain loop": plain.summary()}}
+        facts = ours.ask("facts")["result"]
+        matrix_rate = ours.ask("matrix_rate")["result"]
+        accounts = [ours.ask("account")["result"] for _ in range(3)]
+    steps = setup["steps"]
+    regularised = setup["divergence"] != "none"
+    counts = {
+        "policy": steps - 1,
+        "first": 1,
+        "reference": max(steps - 2, 0) * regularised,
+        "observed": min(steps - 1, 1) * regularised,
+        "decode and reward": 1,
+    }
+    lines = {
+        name: {"count": count, "seconds": statistics.median(floors[name])}
+        for name, count in counts.items()
+    }
+    mine = result["contenders"]["ours"]
+    floor = sum(line["count"] * line["seconds"] for line in lines.values())
+    step = mine[{"seconds": "seconds_per_step"}.get(clock, "cpu_seconds_per_step")]
+    return result | {
+        "ratios": {"plain loop": ratio(result["contenders"]["plain loop"], mine, clock)},
+        "gradient_difference": difference,
+        "facts": facts,
+        "reward_queries_per_second": facts["reward_queries"] / mine["seconds_per_step"],
+        "matrix_rate": matrix_rate,
+        "share_of_matrix_rate": facts["flop"] / mine["seconds_per_step"] / matrix_rate,
+        "floor": {"lines": lines, "seconds": floor, "step_over_floor": step / floor},
+        "account": {part: statistics.median(a[part] for a in accounts) for part in accounts[0]},
+    }
+
+
+def _gradient_difference(one: Contender, other: Contender) -> float:
+    """|g - g'| / |g'| of the first batch's gradients, over the whole adapter."""
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/{name}.safetensors" for name in ("one", "other")]
+        for contender, file in zip((one, other), files, strict=True):
+            contender.ask("gradient", file=file)
+        first, second = (load_file(file) for file in files)
+    wrong = sum((first[name].double() - second[name].double()).square().sum() for name in second)
+    whole = sum(value.double().square().sum() for value in second.values())
+    return float((wrong / whole).sqrt())
+
+
+def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
+    """An unregularised diffusion policy with classifier-free guidance, which TRL cannot do without:
+    two U-Net passes a step and image on both sides."""
+    shared = setup | {
+        "policy": "diffusion",
+        "divergence": "none",
+        "beta": 0.0,
+        "algorithm": TRAINERS[trainer],
+        "trainer": trainer,
+    }
+    with started(("ours", shared), ("trl", shared, TRL)) as contenders:
+        take_turns(contenders, repeats)
+        ours, theirs = (contender.summary() for contender in contenders)
+        facts = contenders[0].ask("facts")["result"]
+    return {
+        "contenders": {"ours": ours, f"TRL {trainer}": theirs},
+        "ratios": {f"TRL {trainer}": ratio(theirs, ours, clock)},
+        "facts": facts,
+    }
+
+
+def against_itself(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
+    """Each switch of the step, turned from where it stands: its time and memory beside ours."""
+    variants = {
+        "each step recomputed": {"recomputation": "step"},
+        "each block recomputed": {"recomputation": "block"},
+        "reference_gradient: stop": {"switches": {"reference_gradient": "stop"}},
+        "compile: true": {"switches": {"compile": True}},
+    }
+    contenders: dict[str, Any] = {}
+    ratios, differences = {}, {}
+    for name, change in variants.items():  # two at a time, for they share a GPU's memory
+        with started(("ours", setup), ("ours", setup | change)) as (ours, other):
+            differences[name] = _gradient_difference(other, ours)
+            take_turns([ours, other], repeats)
+            mine = ours.summary()
+            contenders.setdefault("ours", mine)
+            contenders[name] = other.summary()
+        ratios[name] = ratio(contenders[name], mine, clock)
+    return {"contenders": contenders, "ratios": ratios, "gradient_differences": differences}
+
+
+def describe(device: str) -> dict[str, Any]:
+    """What the numbers depend on: device, versions and commit."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    packages = ("torch", "diffusers", "peft", "transformers", "accelerate")
+    return {
+        "device": name,
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in packages},
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, help="images a step")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of one step each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", type=Path, default=ROOT / ".benchmark-models")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=COMPARISONS)
+    args = parser.parse_args()
+    from benchmarks.models import write_models
+    from rocm_core.shapes.scenes import sample_captions
+
+    setup: dict[str, Any] = {
+        **SIZES[args.size],
+        **write_models(args.size, args.models / args.size),
+        "device": args.device,
+        "threads": args.threads,
+        "precision": "bfloat16" if args.device == "cuda" else "float32",
+        "policy": "consistency",
+        "algorithm": "direct",
+        "divergence": "kl",
+        "reward": "hpsv2",
+        "prompts": sample_captions(512, seed=1),
+    }
+    if args.batch:
+        setup["batch_size"] = args.batch
+    # A GPU is waited for; of a shared processor only the own share counts.
+    clock = "seconds" if args.device == "cuda" else "cpu_seconds"
+    wanted = [name for name in COMPARISONS if name in args.only]
+    if not TRL.exists():
+        print("TRL takes no part: `make bench` makes its environment, .venv-trl", file=sys.stderr)
+        wanted = [name for name in wanted if name not in TRAINERS]
+    kind = "gpu" if args.device == "cuda" else "cpu"
+    place = f"{args.size}-{kind}-batch-{setup['batch_size']}"
+    compared: dict[str, Any] = {}
+    for name in wanted:
+        if name in TRAINERS:
+            compared[name] = against_trl(name, setup, args.repeats, clock)
+        else:
+            compare = against_plain_loop if name == "plain-loop" else against_itself
+            compared[name] = compare(setup, args.repeats, clock)
+        record = describe(args.device) | {
+            "comparison": name,
+            "size": args.size,
+            "threads": args.threads,
+            "clock": clock,
+            "setup": {k: v for k, v in setup.items() if k in (*SIZES["tiny"], "precision")},
+            **compared[name],
+        }
+        args.output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.output / f"{name}-{place}.json") as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
+    report(compared)
+
+
+def report(compared: dict[str, Any]) -> None:
+    """Print what each contender takes and the account of the step, then the ratios."""
+    ratios = []
+    for name, result in compared.items():
+        for contender, numbers in result["contenders"].items():
+            print(
+                f"{name}: {contender} {numbers['seconds_per_step']:.3f} s a step,"
+                f" {numbers['images_per_second']:.2f} images/s,"
+                f" {numbers['peak_bytes'] / 2**20:.0f} MiB at most"
+            )
+        ratios += [f"{peer} / ours: {r:.2f}" for peer, r in result["ratios"].items()]
+    if first := compared.get("plain-loop"):
+        for name, line in first["floor"]["lines"].items():
+            print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms")
+        for part, seconds in first["account"].items():
+            print(f"account: {part} {1000 * seconds:.1f} ms")
+        print(f"share of the device's matrix rate: {first['share_of_matrix_rate']:.2f}")
+        print(f"gradient against the plain loop's: differs by {first['gradient_difference']:.1e}")
+        ratios.append(f"ours / its floor: {first['floor']['step_over_floor']:.3f}")
+    print(*ratios, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

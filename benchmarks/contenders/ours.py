@@ -1,0 +1,189 @@
+"""rocm_core's own trainer, its bare passes for the floor, and an account of where a step goes."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.contenders.plain import perturb
+from benchmarks.contenders.worker import serve, synchronise
+from rocm_core.algorithms import Batch
+from rocm_core.prompts import Prompt
+from rocm_core.settings import TrainingSettings
+from rocm_core.trainer import Trainer
+
+BEYOND = 10**9  # iterations that a schedule never comes to the end of
+
+
+class Ours:
+    """A training run of the setup's algorithm, as a job of the workflow does it."""
+
+    def __init__(self, setup: dict[str, Any], device: torch.device) -> None:
+        settings = TrainingSettings(
+            reward=setup["reward"],
+            scorer=setup["scorer"],
+            policy=setup["policy"],
+            model=setup[setup["policy"]],
+            inference_steps=setup["steps"],
+            guidance_scale=setup["guidance_scale"],
+            algorithm=setup["algorithm"],
+            divergence=setup["divergence"],
+            beta=setup["beta"],
+            learning_rate=setup["learning_rate"],
+            batch_size=setup["batch_size"],
+            iterations=BEYOND,
+            lora_targets=tuple(setup["targets"]),
+            lora_rank=setup["rank"],
+            lora_alpha=setup["alpha"],
+            snapshot_every=0,
+            seed=0,
+            precision=setup["precision"],
+            prompt_buffer=0,
+            **setup.get("switches", {}),
+        )
+        prompts = [Prompt(str(i), text, "benchmark") for i, text in enumerate(setup["prompts"])]
+        self.trainer = Trainer(
+            settings, prompts, "benchmark", Accelerator(cpu=device.type == "cpu")
+        )
+        self.setup, self.device = setup, device
+        if "recomputation" in setup:
+            self.trainer.algorithm.recomputation = setup["recomputation"]
+        perturb(self.trainer.lora)
+        self.parameters = list(self.trainer.lora.values())
+
+    def step(self) -> float:
+        row = self.trainer.iterate(self.trainer.step + 1)
+        return float(row["loss"] or 0)
+
+    def facts(self) -> dict[str, Any]:
+        """What one step takes, counted over the next one; times under the counter mean nothing."""
+        passes, queries = self.trainer.policy.unet_passes, self.trainer.reward_queries
+        with FlopCounterMode(display=False) as counter:
+            self.step()
+        return {
+            "unet_passes": self.trainer.policy.unet_passes - passes,
+            "reward_queries": self.trainer.reward_queries - queries,
+            "flop": counter.get_total_flops(),
+            "algorithm": self.trainer.algorithm.state_dict(),
+        }
+
+    def gradient(self, file: str) -> None:
+        """Write the gradient of the plain loop's first batch, by the adapter's names."""
+        policy, size = self.trainer.policy, self.setup["batch_size"]
+        noise = policy.noise(0, [str(i) for i in range(size)], "training")
+        embeddings = self.trainer.embeddings[:size].to(self.device)
+        batch = Batch(self.setup["prompts"][:size], embeddings, noise)
+        loss, _ = self.trainer.algorithm.loss(policy, self.trainer.reward, batch)
+        values = torch.autograd.grad(loss, self.parameters)
+        save_file({k: v.cpu() for k, v in zip(self.trainer.lora, values, strict=True)}, file)
+
+    @functools.cached_property
+    def bare(self) -> dict[str, Callable[[], None]]:
+        """One U-Net call each, with nothing around it: what a step's floor is made of.
+
+        policy: forward and backward to state and adapter; first: to the adapter alone, as the first
+        state is noise; reference: to the state alone; observed: no backward pass.
+        """
+        policy, count = self.trainer.policy, self.setup["batch_size"]
+        noise = policy.noise(0, [str(i) for i in range(count)], "floor")[:, 0]
+        embeddings = self.trainer.embeddings[:1].expand(count, -1, -1).to(self.device)
+
+        def run(state: Tensor, adapted: bool, backward: bool) -> None:
+            off = contextlib.nullcontext() if adapted else policy.reference()
+            with off, torch.set_grad_enabled(backward):
+                mean = policy.mean(0, state, embeddings)
+            if not backward:
+                return
+            wanted = [*([state] if state.requires_grad else []), *(self.parameters * adapted)]
+            torch.autograd.grad(mean, wanted, torch.ones_like(mean), allow_unused=True)
+
+        inside = noise.clone().requires_grad_()
+        return {
+            "policy": lambda: run(inside, True, True),
+            "first": lambda: run(noise, True, True),
+            "reference": lambda: run(inside, False, True),
+            "observed": lambda: run(noise, False, False),
+        }
+
+    def bare_pass(self, kind: str) -> None:
+        self.bare[kind]()
+
+    def decode_and_reward(self) -> None:
+        """Decoding and scoring a batch, forward and backward to the latents."""
+        policy, size = self.trainer.policy, self.setup["batch_size"]
+        latents = policy.noise(0, [str(i) for i in range(size)], "floor")[:, 0].requires_grad_()
+        scores = self.trainer.reward.score(policy.decode(latents), self.setup["prompts"][:size])
+        torch.autograd.grad(scores.sum(), latents)
+
+    def account(self) -> dict[str, float]:
+        """Seconds of the parts of one step; waiting for a GPU between them costs a little more."""
+        trainer, seconds = self.trainer, dict[str, float]()
+        parts = {
+            "batch": (trainer, "batches"),
+            "rollout": (trainer.policy, "rollout"),
+            "decoding": (trainer.policy, "decode"),
+            "reward": (trainer.reward, "score"),
+            "backward": (trainer.optimiser, "backward"),
+            "optimiser": (trainer.optimiser, "step"),
+            "history": (trainer, "_means"),
+        }
+        with contextlib.ExitStack() as stack:
+            for name, (owner, method) in parts.items():
+                stack.enter_context(self.timed(owner, method, seconds, name))
+            synchronise(self.device)
+            began = time.perf_counter()
+            self.step()
+            synchronise(self.device)
+            whole = time.perf_counter() - began
+        return seconds | {"the rest": whole - sum(seconds.values())}
+
+    @contextlib.contextmanager
+    def timed(self, owner: Any, method: str, seconds: dict, name: str) -> Iterator[None]:
+        """Inside, calls of `owner.method` add their time to `seconds[name]`."""
+        plain = getattr(owner, method)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            synchronise(self.device)
+            began = time.perf_counter()
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                synchronise(self.device)
+                seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
+
+        owner.__dict__[method] = watched
+        try:
+            yield
+        finally:
+            del owner.__dict__[method]
+
+    def matrix_rate(self) -> float:
+        """FLOP/s of the device's best square matrix product in the step's precision."""
+        dtype, best = self.trainer.precision, 0.0
+        for size in (1024, 2048) if self.device.type == "cpu" else (4096, 8192):
+            left, right = (torch.randn(size, size, device=self.device).to(dtype) for _ in range(2))
+            for _ in range(5):
+                synchronise(self.device)
+                began = time.perf_counter()
+                for _ in range(repeats := 1 if self.device.type == "cpu" else 20):
+                    left @ right
+                synchronise(self.device)
+                best = max(best, repeats * 2 * size**3 / (time.perf_counter() - began))
+        return best
+
+
+def build(setup: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    ours = Ours(setup, device)
+    names = ("step", "facts", "gradient", "bare_pass", "decode_and_reward", "account")
+    return {name: getattr(ours, name) for name in (*names, "matrix_rate")}
+
+
+if __name__ == "__main__":
+    serve(build)

@@ -1,0 +1,61 @@
+"""Where the demo's time went: `python -m benchmarks.demo results/demo`, from the files it left.
+
+A job's own work is what its manifest or history counts; the rest, from the start of the process, is
+imports and loading.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import RESULTS
+from rocm_core.provenance import atomic_write
+
+
+def shares(root: Path) -> dict[str, dict[str, float]]:
+    """{stage: {"work", "start-up"}} in seconds, summed over its jobs."""
+    found: dict[str, dict[str, float]] = {}
+    for file in sorted((root / "benchmarks").rglob("*.tsv")):
+        stage, *name = file.relative_to(root / "benchmarks").with_suffix("").parts
+        with open(file, newline="") as rows:
+            whole = sum(float(row["s"]) for row in csv.DictReader(rows, delimiter="\t"))
+        work = min(whole, _work(root, stage, "/".join(name)))
+        total = found.setdefault(stage, {"work": 0.0, "start-up": 0.0})
+        total["work"] += work
+        total["start-up"] += whole - work
+    return found
+
+
+def _work(root: Path, stage: str, name: str) -> float:
+    """Seconds that a job of this stage spent on what it is for."""
+    if stage == "train":
+        with open(root / "cells" / name / "history.csv", newline="") as rows:
+            return float([row["seconds"] for row in csv.DictReader(rows)][-1])
+    manifests = {"generate": "manifest.json", "score": "scores.manifest.json"}
+    if stage in manifests:
+        return _manifest(root / "samples" / name / manifests[stage])
+    if stage == "monitor":
+        return _manifest(root / "samples" / name / "snapshots/manifest.json")
+    return 0.0
+
+
+def _manifest(path: Path) -> float:
+    return json.loads(path.read_text())["seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("root", type=Path, help="results of a finished run")
+    parser.add_argument("--output", type=Path, default=RESULTS / "demo.json")
+    args = parser.parse_args()
+    record: dict[str, Any] = {"seconds": shares(args.root)}
+    with atomic_write(args.output) as file:
+        file.write((json.dumps(record, indent=1) + "\n").encode())
+    for stage, parts in record["seconds"].items():
+        print(stage, *(f"{name} {seconds:.0f} s" for name, seconds in parts.items()))
+
+
+if __name__ == "__main__":
+    main()

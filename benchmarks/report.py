@@ -1,0 +1,238 @@
+"""The recorded measurements as a table and a figure: `python -m benchmarks.report`.
+
+Rewrites what stands between the markers in docs/speed.md, and docs/images/speed.png.
+"""
+
+import json
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.compare import COMPARISONS, RESULTS, ROOT
+from rocm_core.figures._style import DPI, WIDTH, styled
+
+PAGE = ROOT / "docs/speed.md"
+PICTURE = ROOT / "docs/images/speed.png"
+BEGIN, END = "<!-- results: python -m benchmarks.report -->", "<!-- end of results -->"
+
+Record = dict[str, Any]
+
+
+def steps() -> list[Record]:
+    """The records of compared steps, those of one place together."""
+    order = {name: place for place, name in enumerate(COMPARISONS)}
+    records = [json.loads(path.read_text()) for path in RESULTS.glob("*-batch-*.json")]
+    return sorted(records, key=lambda record: (_place(record), order[record["comparison"]]))
+
+
+def _place(record: Record) -> str:
+    return f"{record['device']}, {record['size']}, batch {record['setup']['batch_size']}"
+
+
+def table(records: list[Record]) -> str:
+    """A row a contender: what a step costs it, and the ratio to ours."""
+    lines = [
+        "| where | compared | trainer | s a step | images/s | processor s a step | MiB at most"
+        " | times ours |",
+        "|---|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for record in records:
+        for contender, numbers in record["contenders"].items():
+            times = "1" if contender == "ours" else f"{record['ratios'][contender]:.2f}"
+            cells = [_place(record), record["comparison"], contender]
+            cells += [f"{numbers['seconds_per_step']:.3f}", f"{numbers['images_per_second']:.2f}"]
+            cells += [f"{numbers['cpu_seconds_per_step']:.3f}"]
+            cells += [f"{numbers['peak_bytes'] / 2**20:.0f}", times]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def account(records: list[Record]) -> str:
+    """The floor of each record's step and what the step takes."""
+    lines = [
+        "| where | floor | a step takes | share of the matrix rate | reward queries/s"
+        " | gradient differs by |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for record in records:
+        if "floor" not in record:
+            continue
+        floor = record["floor"]
+        parts = [
+            f"{line['count']} × {name} {1000 * line['seconds']:.1f} ms"
+            for name, line in floor["lines"].items()
+        ]
+        cells = [
+            _place(record),
+            f"{' + '.join(parts)} = {1000 * floor['seconds']:.0f} ms",
+            f"{floor['step_over_floor']:.2f} × the floor",
+            f"{100 * record['share_of_matrix_rate']:.0f} %",
+            f"{record['reward_queries_per_second']:.1f}",
+            f"{record['gradient_difference']:.0e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def stages() -> str:
+    """One row for each other stage, if they were measured."""
+    path = RESULTS / "stages-cpu.json"
+    if not path.exists():
+        return ""
+    record = json.loads(path.read_text())
+    scoring, generation = record["scoring"], record["generation"]
+    rows = [
+        "| stage | ours | beside it | ratio |",
+        "|---|--:|--:|--:|",
+        _pace("scoring, image by image", scoring),
+        _pace("generation, prompt by prompt with diffusers' pipeline", generation),
+    ]
+    job, imports = (sorted(v)[len(v) // 2] for v in record["start-up"]["cpu_seconds"].values())
+    rows.append(
+        f"| start-up to the first step, bare imports | {job:.1f} s | {imports:.1f} s"
+        f" | {record['start-up']['ratio']:.2f} |"
+    )
+    rows.append("")
+    rows.append(f"Scores differ by at most {scoring['largest_difference']:.0e}.")
+    return "\n".join(rows)
+
+
+def _pace(name: str, result: Record) -> str:
+    ours, theirs = result["images_per_second"].values()
+    return f"| {name} | {ours:.0f} images/s | {theirs:.0f} images/s | {result['ratio']:.1f} |"
+
+
+@styled
+def draw(records: list[Record]) -> None:
+    """Ours beside each peer, relative to ours; and the step's time in parts beside its floor."""
+    first = next(record for record in records if "floor" in record)
+    clock = "seconds_per_step" if first["clock"] == "seconds" else "cpu_seconds_per_step"
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(1.5 * WIDTH, 0.55 * WIDTH), layout="constrained"
+    )
+    peers = [
+        record
+        for record in records
+        if _place(record) == _place(first) and record["comparison"] != "switches"
+    ]
+    for place, record in enumerate(peers):
+        (_, ours), (peer, theirs) = record["contenders"].items()
+        left.bar(place - 0.2, 1000 * ours[clock], 0.38, color="#0072b2")
+        left.bar(place + 0.2, 1000 * theirs[clock], 0.38, color="#999999")
+        text = f"{peer}\n{record['ratios'][peer]:.2f} ×"
+        left.text(place + 0.2, 1000 * theirs[clock], text, ha="center", va="bottom", fontsize=8)
+    left.set_xticks(range(len(peers)), [record["comparison"] for record in peers])
+    left.set_ylabel("ms a step")
+    left.set_title("ours (blue) beside its peers")
+    left.margins(y=0.25)
+    floor = {k: line["count"] * line["seconds"] for k, line in first["floor"]["lines"].items()}
+    shades = (
+        "#0072b2",
+        "#56b4e9",
+        "#009e73",
+        "#88ccaa",
+        "#e69f00",
+        "#cc79a7",
+        "#999999",
+        "#333333",
+    )
+    for place, parts in enumerate((floor, first["account"])):
+        bottom = 0.0
+        for shade, (part, seconds) in zip(shades, parts.items(), strict=False):
+            height = 1000 * max(seconds, 0)
+            right.bar(place, height, 0.5, bottom, color=shade)
+            if height > 0.04 * 1000 * sum(parts.values()):
+                right.text(place + 0.29, bottom + height / 2, part, va="center", fontsize=8)
+            bottom += height
+    right.set_xticks((0, 1), ("its floor", "a step"))
+    right.set_xlim(-0.4, 1.9)
+    right.set_ylabel("ms")
+    right.set_title("where the time of a step goes")
+    figure.savefig(PICTURE, dpi=DPI)
+    plt.close(figure)
+
+
+@styled
+def draw_growth(record: Record) -> None:
+    """Time over chain, batch and cells, and memory over the chain without and with a limit."""
+    figure, axes = plt.subplots(1, 4, figsize=(2 * WIDTH, 0.5 * WIDTH), layout="constrained")
+    lengths = [int(k) for k in record["steps"]]
+    steps, limited, batch = (list(record[n].values()) for n in ("steps", "limited", "batch"))
+    _line(axes[0], lengths, [c["cpu_seconds"] for c in steps], "steps K (2 images)", "s a step")
+    images = [int(n) for n in record["batch"]]
+    _line(axes[1], images, [c["cpu_seconds"] for c in batch], "images a step (K = 4)", "s a step")
+    cells = record["cells"]
+    _line(
+        axes[2],
+        [c["cells"] for c in cells],
+        [c["cpu_seconds"] for c in cells],
+        "cells",
+        "s a dry-run",
+    )
+    for costs, label, colour in ((steps, "auto", "#0072b2"), (limited, "limited", "#d55e00")):
+        axes[3].plot(lengths, [c["bytes"] / 2**20 for c in costs], "o-", color=colour, label=label)
+    for length, cost in zip(lengths, limited, strict=True):
+        axes[3].text(length, cost["bytes"] / 2**20, cost["recomputation"], fontsize=7, va="top")
+    axes[3].axhline(record["limit_gib"] * 1024, color="#999999", linestyle="--", label="limit")
+    axes[3].set_xlabel("steps K (2 images)")
+    axes[3].set_ylabel("MiB at most")
+    axes[3].set_ylim(0)
+    axes[3].legend()
+    figure.savefig(PICTURE.with_stem("speed-growth"), dpi=DPI)
+    plt.close(figure)
+
+
+def _line(axis: Axes, sizes: list[int], costs: list[float], label: str, unit: str) -> None:
+    """Measured points over the line through the first and the last."""
+    ends = [sizes[0], sizes[-1]], [costs[0], costs[-1]]
+    axis.plot(*ends, color="#999999", linestyle="--", linewidth=1)
+    axis.plot(sizes, costs, "o", color="#0072b2")
+    axis.set_xlabel(label)
+    axis.set_ylabel(unit)
+    axis.set_xlim(0)
+    axis.set_ylim(0)
+
+
+@styled
+def draw_demo(record: Record) -> None:
+    """Seconds of each stage of the demo's grid: its work, and its processes' start-up."""
+    stages = sorted(record["seconds"].items(), key=lambda item: sum(item[1].values()))
+    whole = sum(sum(parts.values()) for _, parts in stages)
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.45 * WIDTH), layout="constrained")
+    for place, (_, parts) in enumerate(stages):
+        both = sum(parts.values())
+        axis.barh(place, parts["work"], 0.6, color="#0072b2", label="work" * (place == 0))
+        axis.barh(
+            place,
+            parts["start-up"],
+            0.6,
+            left=parts["work"],
+            color="#e69f00",
+            label="start-up" * (place == 0),
+        )
+        axis.text(both, place, f" {100 * both / whole:.0f} %", va="center", fontsize=9)
+    axis.set_yticks(range(len(stages)), [name for name, _ in stages])
+    axis.set_xlabel("s, summed over jobs")
+    axis.margins(x=0.12)
+    axis.legend(loc="lower right")
+    figure.savefig(PICTURE.with_stem("speed-demo"), dpi=DPI)
+    plt.close(figure)
+
+
+def main() -> None:
+    records = steps()
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    parts = [table(records), account(records), stages()]
+    body = "\n\n".join(part for part in parts if part)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    draw(records)
+    for name, picture in {"scaling-cpu": draw_growth, "demo": draw_demo}.items():
+        if (RESULTS / f"{name}.json").exists():
+            picture(json.loads((RESULTS / f"{name}.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A step does no hidden passes: its operations at SD1.5's size, counted without any weights."""
+
+import contextlib
+import math
+
+import rocm_core._torchvision  # noqa: F401  (before open_clip and diffusers)
+
+import open_clip
+import pytest
+import tiny
+import torch
+from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.models import UNET, VAE
+from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.lora import add_adapter
+from rocm_core.policies import base, load_policy
+from rocm_core.policies._components import Components
+from rocm_core.rewards.hpsv2 import HPSv2, preprocessing
+
+STEPS = 8
+# TFLOP of one image at 512² with plain attention: the U-Net's forward pass, its backward pass to
+# states and adapter, and VAE and ViT-H, each forward and backward.
+FORWARD, BACKWARD, VAE_BOTH, REWARD_BOTH = 0.81, 0.93, 2 * 2.5, 2 * 0.33
+REFERENCES = STEPS - 1  # the last step has none
+
+
+@pytest.fixture(scope="module")
+def policy():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**UNET, time_cond_proj_dim=256)
+        vae = AutoencoderKL(**VAE)
+    scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    parts = Components(unet, vae, torch.nn.Identity(), None, scheduler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "load_components", lambda model: parts)
+        policy = load_policy("consistency", "sd15", STEPS, 7.5, device="meta")
+    policy.autocast = contextlib.nullcontext  # there is none for tensors without storage
+    add_adapter(policy.unet, 16, 32.0, ["to_q", "to_k", "to_v", "to_out.0"], seed=0)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def reward():
+    config = open_clip.get_model_config("ViT-H-14")
+    with torch.device("meta"):
+        clip = open_clip.CLIP(**config)
+        reward = HPSv2(clip, None, preprocessing(clip, {})).requires_grad_(False).eval()
+        reward._texts["a cat"] = torch.empty(config["embed_dim"])
+    return reward
+
+
+def tera(policy, reward, mode="none", **settings):
+    batch = Batch(["a cat"], torch.empty(1, 77, 768, device="meta"), policy.noise(0, ["a"], "test"))
+    algorithm = load_algorithm(tiny.settings(**settings))
+    algorithm.recomputation = mode
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss, _ = algorithm.loss(policy, reward, batch)
+        loss.backward()
+    return counter.get_total_flops() / 1e12
+
+
+@pytest.mark.parametrize("kind", ["none", "full", "stop"])
+def test_a_step_takes_the_passes_of_its_equation_and_no_more(policy, reward, kind):
+    expected = STEPS * (FORWARD + BACKWARD) + VAE_BOTH + REWARD_BOTH
+    regularised = {}
+    if kind != "none":
+        # The first state is noise, which needs no gradient. "full" passes backward through the
+        # reference; "stop" passes backward through the policy twice.
+        expected += REFERENCES * FORWARD + (REFERENCES - 1) * BACKWARD
+        regularised = {"divergence": "kl", "beta": 0.1, "reference_gradient": kind}
+    assert tera(policy, reward, **regularised) == pytest.approx(expected, rel=0.1)
+
+
+def test_recomputing_the_steps_takes_one_more_forward_pass_each(policy, reward):
+    plain, step = (tera(policy, reward, mode) for mode in ("none", "step"))
+    assert step - plain == pytest.approx(STEPS * FORWARD, rel=0.1)
+    assert math.isclose(plain, 19.6, rel_tol=0.1)

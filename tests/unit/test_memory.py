@@ -1,0 +1,119 @@
+"""What is recomputed is chosen so that a step stays within its memory."""
+
+import pytest
+import tiny
+import torch
+
+from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.errors import UserError
+from rocm_core.lora import add_adapter, lora_parameters
+from rocm_core.memory import GIB, MODES, LiveBytes, choose_recomputation
+from rocm_core.policies import load_policy
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny.write_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def loaded(model, steps):
+    policy = load_policy("consistency", model, steps, 4.0)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(policy.unet, 0.1)
+    return policy
+
+
+def batch_for(policy, size=4):
+    keys = [str(i) for i in range(size)]
+    embeddings = policy.encode_prompts(["a red cat"] * size)
+    return Batch(["a red cat"] * size, embeddings, policy.noise(0, keys, "test"))
+
+
+def measured(policy, algorithm, batch):
+    """Most bytes of tensors alive in a step, weights and AdamW's moments added by hand."""
+    with LiveBytes(CPU) as live:
+        loss, _ = algorithm.loss(policy, tiny.Brightness(), batch)
+        loss.backward()
+        del loss
+    weights = sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
+    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.unet).values())
+    policy.unet.zero_grad()
+    return live.most() + weights + 2 * adapter
+
+
+def test_live_bytes_are_those_of_tensors_that_are_alive():
+    weight = torch.randn(8, 8)  # made outside: not counted
+    with LiveBytes(CPU) as live:
+        first = torch.zeros(100)
+        assert live.now() == 400
+        view = first[:50].reshape(5, 10)
+        weight.t()
+        weight.add_(1)
+        assert live.now() == 400
+        second = first + 1
+        del first
+        assert live.now() == 800, "the view keeps what it looks at"
+        del view, second
+        assert (live.now(), live.most()) == (0, 800)
+
+
+def test_the_fastest_mode_that_fits_is_chosen():
+    needs = {"none": 4 * GIB, "step": 2 * GIB, "block": 1 * GIB}
+    chosen = [choose_recomputation(limit, CPU, needs.__getitem__) for limit in (4.0, 3.9, 1.0)]
+    assert chosen == list(MODES)
+    with pytest.raises(UserError, match="memory: 0.5 GiB is too little, as a step takes 1 GiB"):
+        choose_recomputation(0.5, CPU, needs.__getitem__)
+    assert choose_recomputation("auto", CPU, lambda mode: float("inf")) == "block"
+
+
+def test_auto_is_the_jobs_memory_where_it_has_one(monkeypatch):
+    needs = {"none": 2 * GIB, "step": 1 * GIB, "block": 0}
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    assert choose_recomputation("auto", CPU, needs.__getitem__) == "step"
+
+
+@pytest.mark.parametrize("reference", [None, "full", "stop"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_predicted_peak_is_the_measured_one(model, reference, mode, monkeypatch):
+    divergence = {"divergence": "kl", "beta": 0.1} if reference else {}
+    settings = tiny.settings(**divergence, reference_gradient=reference or "full")
+    policy, algorithm, predicted = loaded(model, 4), load_algorithm(settings), []
+
+    def choose(limit, device, predict):
+        predicted.append(predict(mode))
+        return mode
+
+    monkeypatch.setattr("rocm_core.algorithms.direct.choose_recomputation", choose)
+    batch = batch_for(policy)
+    algorithm.loss(policy, tiny.Brightness(), batch)
+    assert predicted[0] == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+def test_a_step_stays_under_its_limit_however_long_the_chain(model, reference):
+    modes = []
+    for steps in (1, 2, 16):
+        policy = loaded(model, steps)
+        batch = batch_for(policy)
+        plain = load_algorithm(tiny.settings(divergence="kl", beta=0.1, memory="auto"))
+        if steps == 1:
+            limit = 1.3 * measured(policy, plain, batch) / GIB
+        settings = tiny.settings(
+            divergence="kl", beta=0.1, memory=limit, reference_gradient=reference
+        )
+        algorithm = load_algorithm(settings)
+        algorithm.loss(policy, tiny.Brightness(), batch)
+        assert measured(policy, algorithm, batch) <= limit * GIB
+        modes.append(algorithm.recomputation)
+    assert modes[0] == "none" and modes[-1] != "none"
+
+
+def test_a_resumed_algorithm_keeps_its_choice(model):
+    policy = loaded(model, 2)
+    first, resumed = (load_algorithm(tiny.settings(memory=limit)) for limit in (0.01, 100.0))
+    first.recomputation = "block"
+    resumed.load_state_dict(first.state_dict())
+    resumed.loss(policy, tiny.Brightness(), batch_for(policy))
+    assert resumed.recomputation == policy.recomputation == "block"
