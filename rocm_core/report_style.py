@@ -12,6 +12,7 @@ body { margin: 0 auto; max-width: 76rem; padding: 1rem 1rem 4rem; color: var(--i
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 0.3rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 0.5rem; padding-top: 0.7rem;
   border-top: 1px solid var(--line); }
+header + section h2 { margin-top: 1rem; }
 h3 { font-size: 1rem; margin: 1.1rem 0 0.3rem; color: var(--soft); font-weight: 600; }
 a { color: var(--link); }
 nav { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; margin-top: 0.5rem; }

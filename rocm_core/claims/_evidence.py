@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rocm_core.comparison import Comparison, average_deviation, compare, compare_differences
-from rocm_core.names import METHODS
+from rocm_core.names import METHODS, is_held_out
 from rocm_core.results import GOLD, Results, Source
 
 BASELINES = tuple(METHODS)
@@ -42,10 +42,13 @@ class Evidence:
         return GOLD if GOLD in self.config.metrics else "held_out"
 
     def methods(self, reward: str, stems: Iterable[str] | None = None) -> list[str]:
-        """Trained methods with their swept settings, as configured first; of some stems only."""
+        """Trained methods with their swept settings, as configured first; of some stems only.
+
+        Those trained on other prompts are no tries of the same search.
+        """
         wanted = None if stems is None else set(stems)
         every = self.results.methods(reward, sweeps=True)
-        return [m for m in every if wanted is None or stem(m) in wanted]
+        return [m for m in every if "--prompts-" not in m and (wanted is None or stem(m) in wanted)]
 
     def regularised(self, reward: str) -> list[str]:
         """The stems of ROCM with a divergence."""
@@ -64,7 +67,7 @@ class Evidence:
 
     def held_out_metrics(self, reward: str) -> list[str]:
         """The scorers that a training on `reward` did not see; the gold judge is not one."""
-        return [m for m in self.config.metrics if m not in (reward, GOLD)]
+        return [m for m in self.config.metrics if m != GOLD and is_held_out(m, reward)]
 
     def final(self, reward: str, method: str, metric: str) -> Scores:
         """Scores of the final models on the validation prompts."""

@@ -45,7 +45,7 @@ def _pooled_first(
 ) -> Iterator[Part]:
     """The mean effect over all (reward, divergence), which decides, and each of them."""
     if len(pairs) > 1:
-        yield part("Mean of all below", expects, _mean_effect, e, pairs, arms, unit=EFFECT)
+        yield part("Mean of all", expects, _mean_effect, e, pairs, arms, unit=EFFECT)
     for reward, method in pairs:
         label = f"{metric_label(reward)}: {method_label(method)} − control"
         yield part(label, expects, _effect, e, reward, method, arms, unit=EFFECT)

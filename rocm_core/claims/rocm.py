@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rocm_core.claims._costs import lead, saving
-from rocm_core.claims._evidence import ROCM_NONE, Evidence, Scores, Undecidable, aligned, compared
+from rocm_core.claims._evidence import ROCM_NONE, Evidence, Undecidable, aligned, compared
 from rocm_core.claims._verdict import (
     EFFECT,
     FACTOR,
@@ -279,27 +279,27 @@ def _gain(e: Evidence, reward: str, metric: str) -> Comparison:
     "Without a divergence Aesthetic training makes images noisy; a divergence does not",
     test=(
         "High-frequency energy of the images (read-outs): no divergence above the base and above"
-        " every divergence. Whether each divergence has a style of its own is left to the eye."
+        " every divergence, of the cells trained on further prompts (animals) where a sweep has"
+        " them. Whether each divergence has a style of its own is left to the eye."
     ),
     needs="rocm-none trained on aesthetic",
     rule=every,
 )
 def noise(e: Evidence) -> Iterator[Part]:
-    if "aesthetic" not in e.rewards or not e.methods("aesthetic", [ROCM_NONE]):
+    trained = e.results.methods("aesthetic", sweeps=True)
+    animals = [m for m in trained if m.startswith(f"{ROCM_NONE}--prompts-")]
+    suffix = animals[0].removeprefix(ROCM_NONE) if animals else ""
+    if ROCM_NONE + suffix not in trained:
         return
-    for other in ["base", *e.regularised("aesthetic")]:
-        name = "base" if other == "base" else method_label(other)
-        label = f"High-frequency energy: no divergence − {name}"
-        yield part(label, MORE, _noisier, e, other, unit=EFFECT)
+    base = e.results.base_of("aesthetic", ROCM_NONE + suffix)
+    divergences = [m + suffix for m in e.regularised("aesthetic") if m + suffix in trained]
+    for other in [base, *divergences]:
+        label = f"High-frequency energy: {method_label(ROCM_NONE + suffix)} − {method_label(other)}"
+        yield part(label, MORE, _noisier, e, ROCM_NONE + suffix, other, unit=EFFECT)
 
 
-def _noisier(e: Evidence, other: str) -> Comparison:
-    def energy(method: str) -> Scores:
-        return e.readout("aesthetic", method, "high_frequency")
-
-    if other == "base":
-        other = e.results.base_of("aesthetic", ROCM_NONE)
-    return compared(energy(ROCM_NONE), energy(other))
+def _noisier(e: Evidence, method: str, other: str) -> Comparison:
+    return compared(*(e.readout("aesthetic", m, "high_frequency") for m in (method, other)))
 
 
 @claim(

@@ -6,6 +6,7 @@ import pandas as pd
 
 from rocm_core.comparison import average_deviation
 from rocm_core.labels import amount, decimals, method_label, metric_label, number
+from rocm_core.names import is_held_out
 from rocm_core.results import GOLD, Results
 from rocm_core.statistics import mean_interval, per_prompt
 from rocm_core.tables._table import Block, Cell, Table
@@ -101,7 +102,7 @@ def _held_out(results: Results, reward: str, method: str) -> pd.Series:
     base = results.base_of(reward, method)
     changes = []
     for metric in results.config.metrics:
-        if metric not in (reward, GOLD):
+        if metric != GOLD and is_held_out(metric, reward):
             after, before = results.scores(method, metric, reward), results.scores(base, metric)
             after, before = after.align(before, join="inner")
             if len(after) < 2:

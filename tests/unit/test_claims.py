@@ -30,8 +30,6 @@ from rocm_core.errors import UserError
 from rocm_core.render import render
 from rocm_core.results import Results
 
-BASELINES = ("rlcm", "ddpo", "dpok")
-
 
 def verdict_on(id, root, config):
     (claim,) = [claim for claim in CLAIMS if claim.id == id]
@@ -232,7 +230,7 @@ def wide(tmp_path_factory):
         ("11", CONFIRMED),
         ("13", CONFIRMED),
         ("R1", CONFIRMED),
-        ("7", UNDECIDED),
+        ("7", REFUTED),
         ("8", UNDECIDED),
         ("12", UNDECIDED),
         ("14b", UNDECIDED),
@@ -302,17 +300,18 @@ def test_beta_peaks(tmp_path):
 def test_votes_speak_when_they_are_counted(wide, tmp_path):
     first, second = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"
     config = make_wide_config(
-        seeds=[0, 1, 2], study={"comparisons": [[first, second]], "pairs": 20, "raters": 2}
+        seeds=[0, 1, 2], study={"comparisons": [[first, second]], "pairs": 20}
     )
     write_results(tmp_path, config)
+    votes = tmp_path / "study/results.json"
+    votes.unlink()
     assert "nobody has voted" in verdict_on("12", tmp_path, config).reason
     outcomes = [
         {"first": first, "second": second, "question": question, "pairs": 20}
         | {"win_rate": 0.7, "win_rate_low": low, "win_rate_high": 0.8}
         for question, low in (("appeal", 0.6), ("preference", 0.6), ("alignment", 0.4))
     ]
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study/results.json").write_text(json.dumps({"outcomes": outcomes}))
+    votes.write_text(json.dumps({"outcomes": outcomes}))
     found = verdict_on("12", tmp_path, config)
     assert found.verdict == CONFIRMED
     assert found.decisive.shown.mean == pytest.approx(0.2)

@@ -129,8 +129,8 @@ rule claims:
         readouts=main_scores("readouts.csv"),
         monitored=monitored(),
         histories=trained("history.csv"),
-        # Votes come from people: they speak when they are there and counted.
-        votes=[f for f in [f"{RESULTS}/study/results.json"] if os.path.exists(f)],
+        # Votes come from people: they speak where there are any.
+        votes=READS["figure3"]() if "figure3" in FIGURES else [],
     output:
         json=f"{RESULTS}/claims.json",
         text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
@@ -162,7 +162,7 @@ rule report:
         figures=FIGURE_FILES,
         scores=main_scores(),
         readouts=main_scores("readouts.csv"),
-        images=samples("index.jsonl", ["validation"], every_step=False),
+        images=final_images(),
         manifests=trained("manifest.json"),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
