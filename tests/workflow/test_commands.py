@@ -58,6 +58,7 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(pristine: Check
         "generate_images": (bases + main) * sets + trained - main,
         "score_images": (bases + main) * sets + trained - main,
         "judge_images": bases + trained,
+        "measure_images": bases + trained,
         "monitor_cell": trained,
     }
     documented = documented_jobs()
