@@ -108,6 +108,8 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
 
 def scoring(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]:
     """Files on the disk to HPSv2 scores."""
+    import rocm_core._torchvision  # noqa: F401  (before open_clip)
+
     import open_clip
     import torch
     from PIL import Image
