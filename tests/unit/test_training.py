@@ -22,8 +22,9 @@ from rocm_core.training import INTERRUPTED, train
 
 
 @pytest.fixture
-def run(model, reward, tmp_path):
+def run(model, reward, tmp_path, monkeypatch):
     """Train in folders of the given name; returns the output folder, None if it was interrupted."""
+    monkeypatch.setattr("rocm_core.training.SAVE_SECONDS", 1e9)  # however slow the machine
 
     def run(
         name="run",
