@@ -31,8 +31,8 @@ def make(results: Results) -> style.Drawing:
                 curve[column],
                 color=colour,
                 marker=marker,
-                markevery=(len(data) * 2 % 20, 20),
                 markersize=4,
+                markevery=(2 * len(data) % 20, 20),
             )
         label = f"{names_of(alike)}: ${alike[0].formula}$"
         entries.append(Line2D([], [], color=colour, marker=marker, label=label))

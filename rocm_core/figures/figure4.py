@@ -18,7 +18,7 @@ from rocm_core.statistics import Estimate, win_rate
 TITLE = "Preference over the base model against the weight β of the divergence"
 COLUMNS = ["reward", "method", "beta", "preference_of", "win_rate", "low", "high", "n", "seeds"]
 _REWARD_MODEL, _JUDGE, _RATERS = "reward model", "judge", "raters"
-_LOOKS: dict[str, tuple[str, str, Any]] = {  # colour, marker, line
+_LOOKS: dict[str, tuple[str, str, Any]] = {
     _REWARD_MODEL: ("#d55e00", "s", "--"),
     _JUDGE: ("#0072b2", "o", "-"),
     _RATERS: ("#009e73", "D", ":"),
@@ -91,8 +91,8 @@ def _rows(results: Results, one: Try) -> list[dict[str, object]]:
 def _said(results: Results, wanted: list[Try]) -> list[dict[str, object]]:
     """A row for each model that raters compared with its base."""
     votes = read_outcomes(results.root)
-    votes = votes[votes["question"] == "preference"].set_index(["first", "second"])
-    said = {pair: dict(votes.loc[pair]) for pair in votes.index}
+    votes = votes[votes["question"] == "preference"]
+    said = {(vote["first"], vote["second"]): vote for vote in votes.to_dict("records")}
     return [
         {"reward": one.reward, "method": one.method, "beta": one.beta, "preference_of": _RATERS}
         | {"win_rate": vote["win_rate"], "low": vote["win_rate_low"], "high": vote["win_rate_high"]}
