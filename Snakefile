@@ -17,8 +17,8 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/render.smk"
 include: "workflow/rules/study.smk"
+include: "workflow/rules/render.smk"
 
 
 # Without the rules that make them, existing scores and cells are given: nothing but drawing starts.
@@ -30,6 +30,7 @@ if not CONFIG.partial:
     include: "workflow/rules/generate.smk"
     include: "workflow/rules/score.smk"
     include: "workflow/rules/judge.smk"
+    include: "workflow/rules/measure.smk"
     include: "workflow/rules/world.smk"
 
 

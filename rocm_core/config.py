@@ -28,11 +28,12 @@ _JUDGES = {"gold": "shapes"}
 
 @dataclass(frozen=True)
 class PolicySettings(Settings):
-    """A base model: local folder, steps of its chain, guidance scale."""
+    """A base model: local folder, steps of its chain, guidance scale, a LoRA merged into it."""
 
     model: str
     steps: int
     guidance_scale: float
+    lora: str | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def generate(
         settings.inference_steps,
         settings.guidance_scale,
         device,
+        lora=settings.model_lora,
     )
     if lora is not None:
         load_lora(policy.unet, lora)
@@ -103,7 +104,7 @@ def generate(
         settings=settings.to_dict(),
         code=fingerprint,
         outputs=files,
-        weights=[path for path in (settings.model, lora) if path],
+        weights=[*settings.weights, *([lora] if lora else [])],
         device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
         seconds=time.perf_counter() - began,
         extra={

@@ -43,6 +43,12 @@ class Cell:
         """Folder of the cell below `cells/` and `samples/`: hpsv2/rocm-kl/seed-0."""
         return f"{self.reward}/{self.method}/seed-{self.seed}"
 
+    @property
+    def monitored_on(self) -> str:
+        """The prompt set that judges its snapshots: that of its training where a sweep chose it,
+        as the animals of figure 6, else the validation prompts."""
+        return self.settings.prompts if "--prompts-" in self.method else "validation"
+
 
 @functools.cache
 def make_grid(config: "Config") -> tuple[Cell, ...]:
@@ -190,7 +196,12 @@ def _settings(
             "policy": method.policy,
             "seed": seed,
         }
-        | {"model": policy.model, "algorithm": method.algorithm, "divergence": method.divergence}
+        | {
+            "model": policy.model,
+            "model_lora": policy.lora,
+            "algorithm": method.algorithm,
+            "divergence": method.divergence,
+        }
     )
 
 
@@ -292,6 +303,18 @@ def sample_sets(
     return [*sets, *(("validation", number) for number in steps[1:])]
 
 
+def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
+    and divergences for which several β are tried."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        family, *swept = cell.method.split("--")
+        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
+        if is_rocm and all(setting.startswith("beta-") for setting in swept):
+            found.setdefault((cell.reward, family), []).append(cell)
+    return [c for own in found.values() if len({c.method for c in own}) > 1 for c in own]
+
+
 def generation_settings(
     config: "Config", source: Cell | str, steps: int | None = None
 ) -> GenerationSettings:
@@ -306,6 +329,7 @@ def generation_settings(
     return GenerationSettings(
         policy=name,
         model=policy.model,
+        model_lora=policy.lora,
         inference_steps=steps or config.generation.steps[0] or policy.steps,
         guidance_scale=guidance,
         seed=config.generation.seed,

@@ -57,10 +57,10 @@ def _load_hpsv2(weights: Path, device: str) -> Judge:
     checkpoint = torch.load(files[0], map_location="cpu", weights_only=True)
     model.load_state_dict(checkpoint["state_dict"])
     img_score.device = device
-    img_score.model_dict.update(model=model, preprocess_val=preprocess)
 
     def score(image: Path, prompt: str) -> float:
-        # It would read its checkpoint again for every call.
+        # It has one model at a time, and would read its checkpoint again for every call.
+        img_score.model_dict.update(model=model, preprocess_val=preprocess)
         with (
             mock.patch.object(torch, "load", return_value={"state_dict": None}),
             mock.patch.object(model, "load_state_dict"),
@@ -112,5 +112,6 @@ def judge_folder(judges: Mapping[str, str | Path], samples: Path, output: Path) 
 
 _JUDGES: Mapping[str, Callable[[Path, str], Judge]] = {
     "hpsv2": _load_hpsv2,
+    "hpsv2_0": _load_hpsv2,
     "imagereward": _load_imagereward,
 }

@@ -13,6 +13,9 @@ from rocm_core.schema import did_you_mean
 # Other names of one and the same thing; only the right-hand side is ever trained.
 ALIASES = {"reverse_kl": "kl"}
 
+# Versions of a scorer that the field reports side by side: who trains on one has trained on both.
+VERSIONS = {"hpsv2_0": "hpsv2"}
+
 # What makes a module of a package usable by name there; other modules only support these.
 _MARKS = {
     "rewards": r"^def load\(",
@@ -38,6 +41,12 @@ METHODS = {
     "dpok": Method("dpok", "diffusion", "kl"),
     "d3po": Method("d3po", "diffusion", "kl"),
 }
+
+
+def is_held_out(metric: str, reward: str) -> bool:
+    """Does a scorer measure something else than one that was trained on?"""
+    metric, reward = (name.replace("-", "_") for name in (metric, reward))
+    return VERSIONS.get(metric, metric) != VERSIONS.get(reward, reward)
 
 
 @functools.cache

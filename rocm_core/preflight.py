@@ -26,6 +26,7 @@ STEPS = 3
 ANCHORS = {
     "pickscore": (20.56, 5.0),
     "hpsv2": (0.25, 0.08),
+    "hpsv2_0": (0.2646, 0.08),
     "aesthetic": (5.468, 2.5),
     "imagereward": (0.008, 2.6),
 }

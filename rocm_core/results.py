@@ -80,7 +80,11 @@ class Results:
     @cached_property
     def prompts(self) -> list[Prompt]:
         """The validation prompts, in their order."""
-        return read_prompts(_existing(self.root / "prompts" / "validation.jsonl"))
+        return self.prompt_set("validation")
+
+    def prompt_set(self, name: str) -> list[Prompt]:
+        """The prompts of one set, in their order."""
+        return read_prompts(_existing(self.root / "prompts" / f"{name}.jsonl"))
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -101,8 +105,17 @@ class Results:
         return pd.concat([own, self._concatenate(judged, columns)], ignore_index=True)
 
     @cached_property
+    def readouts(self) -> pd.DataFrame:
+        """Read-outs of the images that `final` scores, one number an image and metric of
+        `rocm_core.readouts`. Columns: reward (None for a base), method, seed, prompt_id, metric,
+        value."""
+        files = [(s, self.samples(s) / "readouts.csv") for s in self.bases + self.trained]
+        return self._concatenate(files, ["prompt_id", "metric", "value"])
+
+    @cached_property
     def monitor(self) -> pd.DataFrame:
-        """Scores of the snapshots (step 0: the base) on the first validation prompts.
+        """Scores of the snapshots (step 0: the base) on the first validation prompts, or on those
+        of the set that a sweep trained on.
 
         Columns: reward, method, seed, step, prompt_id, metric, value. Beside the scorers the
         metric is squared_distance (Σ_k d² to the base along the sample's own chain) or kl, its
@@ -156,8 +169,8 @@ class Results:
             for source in self.bases + self.trained
             for name, steps in self.sample_sets(source)
         ]
-        if self.config.judges:
-            wanted += [self.samples(s) / "judged.csv" for s in self.bases + self.trained]
+        beside = ["readouts.csv", *(["judged.csv"] if self.config.judges else [])]
+        wanted += [self.samples(s) / name for name in beside for s in self.bases + self.trained]
         for source in self.trained:
             folder = self.root / "cells" / source.name
             wanted += [folder / "manifest.json", folder / "history.csv"]
@@ -179,7 +192,14 @@ class Results:
 
     def image(self, source: Source, prompt_id: str) -> Path | None:
         """The image of one validation prompt; None where it does not exist (partial)."""
-        path = self.samples(source) / f"{prompt_id}.png"
+        return self._image(self.samples(source) / f"{prompt_id}.png")
+
+    def snapshot(self, source: Source, step: int, prompt_id: str) -> Path | None:
+        """The image by a training's snapshot, as `image`; step 0 is the base."""
+        folder = self._monitor_path(source).parent / f"step-{step}"
+        return self._image(folder / f"{prompt_id}.png")
+
+    def _image(self, path: Path) -> Path | None:
         return None if self.config.partial and not path.exists() else _existing(path)
 
     def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:

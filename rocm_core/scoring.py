@@ -91,6 +91,7 @@ def monitor(
         settings.inference_steps,
         settings.guidance_scale,
         _device(),
+        lora=settings.model_lora,
     )
     samples, rows = [], []
     for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
@@ -118,7 +119,7 @@ def monitor(
         settings=settings.to_dict(),
         code=fingerprint,
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
-        weights=[path for path in (settings.model, *scorers.values()) if path],
+        weights=[*settings.weights, *(path for path in scorers.values() if path)],
         began=began,
         extra={"scorers": _texts(scorers), "unet_passes": passes},
     )
@@ -159,13 +160,14 @@ def score(
         images = [pool.submit(_read_image, sample.file) for sample in samples]
         for name, weights in scorers.items():
             reward = load_reward(name, None if weights is None else Path(weights), device)
+            measure = getattr(reward, "measure", reward.score)
             starts = range(0, len(samples), batch_size)
             for start in tqdm(starts, desc=name, unit="batch", disable=None):
                 batch = samples[start : start + batch_size]
                 read = [image.result() for image in images[start : start + batch_size]]
                 _check_sizes(batch, read, samples[0], images[0].result())
                 pixels = torch.stack(read).to(device).float() / 255
-                scores = reward.score(pixels, [sample.text for sample in batch])
+                scores = measure(pixels, [sample.text for sample in batch])
                 for sample, value in zip(batch, scores.tolist(), strict=True):
                     yield (*sample.key, name, value)
 

@@ -132,7 +132,11 @@ class PromptSettings(Settings):
 
 @dataclass(frozen=True)
 class GenerationSettings(Settings):
-    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
+    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only.
+
+    `model` is a local folder of weights; the LoRA in the folder `model_lora`, if any, is merged
+    into it.
+    """
 
     policy: str
     model: str
@@ -140,15 +144,22 @@ class GenerationSettings(Settings):
     guidance_scale: float
     seed: int = 1000
     batch_size: int = 50
+    model_lora: str | None = None
+
+    @property
+    def weights(self) -> list[str]:
+        """The local weights that are loaded."""
+        return [path for path in (self.model, self.model_lora) if path]
 
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
     """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
 
-    `scorer` is the local weights path of the reward, or None; `prompts` names the prompt set that
-    is trained on; `batch_size` is per process; `beta` weighs the divergence in equation 10 of the
-    paper; the optimiser is AdamW. Settings that an algorithm does not use keep their defaults.
+    `scorer` is the local weights path of the reward, or None; a LoRA in `model_lora` is merged into
+    `model`; `prompts` names the prompt set that is trained on; `batch_size` is per process; `beta`
+    weighs the divergence in equation 10 of the paper; the optimiser is AdamW. Settings that an
+    algorithm does not use keep their defaults.
     """
 
     reward: str
@@ -166,6 +177,7 @@ class TrainingSettings(Settings):
     lora_targets: tuple[str, ...]
     snapshot_every: int
     seed: int
+    model_lora: str | None = None
     prompts: str = "train"
     beta_calibration_steps: int = 20
     reduction: Literal["sum", "mean"] = "sum"
@@ -193,6 +205,11 @@ class TrainingSettings(Settings):
     memory: float | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+
+    @property
+    def weights(self) -> list[str]:
+        """The local weights that are loaded."""
+        return [path for path in (self.model, self.model_lora, self.scorer) if path]
 
     @property
     def snapshot_steps(self) -> list[int]:

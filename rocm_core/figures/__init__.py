@@ -5,13 +5,20 @@ fingerprints of the others alone.
 """
 
 from rocm_core.config import Config
-from rocm_core.grid import evaluation_sets, make_grid
+from rocm_core.grid import beta_tries, evaluation_sets, make_grid
 
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "samples": (),
-    "training": ("monitor",),
-    "gold_vs_reward": ("monitor", "gold"),
-    "gold_vs_kl": ("monitor", "gold"),
+    "figure1": ("regularised",),
+    "figure2": (),
+    "figure3": ("votes",),
+    "figure4": ("betas",),
+    "figure5": (),
+    "figure6": ("snapshots of rocm",),
+    "divergences": ("regularised",),
+    "samples": ("rewards",),
+    "training": ("snapshots",),
+    "gold_vs_reward": ("snapshots", "gold"),
+    "gold_vs_kl": ("snapshots", "gold"),
     "squared_distance": ("divergence",),
     "efficiency": ("algorithms",),
     "inference_time": ("steps",),
@@ -22,11 +29,19 @@ FIGURES = tuple(_NEEDS)
 
 
 def figures(config: Config) -> list[str]:
-    """The figures that this configuration has the data for, in the order of the report."""
+    """The figures that this configuration has the data for, in the order of the report; figure 3
+    once there are votes."""
     cells = make_grid(config)
     settings = [cell.settings for cell in cells]
+    rocm = [s for s in settings if s.algorithm == "direct"]
+    monitored = config.monitor.prompts > 0
     has = {
-        "monitor": config.monitor.prompts > 0 and any(s.snapshot_every for s in settings),
+        "regularised": any(s.divergence != "none" for s in rocm),
+        "votes": config.study is not None and (config.root / "study" / "votes.jsonl").exists(),
+        "betas": bool(beta_tries(cells)),
+        "rewards": len({cell.reward for cell in cells}) > 1,
+        "snapshots": monitored and any(s.snapshot_every for s in settings),
+        "snapshots of rocm": monitored and any(s.snapshot_every for s in rocm),
         "gold": "gold" in config.metrics,
         "divergence": any(s.divergence != "none" for s in settings),
         "algorithms": len({(s.algorithm, s.policy) for s in settings}) > 1,

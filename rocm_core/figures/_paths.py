@@ -1,6 +1,5 @@
 """Panels of gold judge against another number, one line a method, from the base to the end."""
 
-import math
 from collections.abc import Callable
 
 import pandas as pd
@@ -20,13 +19,8 @@ def draw_paths(
 
     `data` comes from `trajectories`; the gold judge is on the y axis.
     """
-    columns = min(2, len(results.rewards))
-    rows = math.ceil(len(results.rewards) / columns)
-    figure, grid = style.panels(rows, columns, height=2.9)
-    axes = [panel for row in grid for panel in row]
-    for panel in axes[len(results.rewards) :]:
-        panel.set_visible(False)
-    for panel, reward in zip(axes, results.rewards, strict=False):
+    figure, axes = style.wrapped(len(results.rewards), height=2.9)
+    for panel, reward in zip(axes, results.rewards, strict=True):
         of_reward = data[data["reward"] == reward]
         missing = [
             method

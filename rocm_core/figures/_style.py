@@ -1,5 +1,6 @@
 """The one look of all figures, and how a figure is written."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rocm_core.labels import method_label
 
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200
+UNEVEN = 5.0
 _INK, _GRID = "#222222", "#dddddd"
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -109,6 +111,27 @@ def panels(
     figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **share)  # type: ignore[call-overload]
     return figure, axes.tolist()
+
+
+def wrapped(count: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, two in a row."""
+    columns = min(2, count)
+    figure, grid = panels(math.ceil(count / columns), columns, height=height)
+    axes = [panel for row in grid for panel in row]
+    for panel in axes[count:]:
+        panel.set_visible(False)
+    return figure, axes[:count]
+
+
+def cost_x(axes: Axes, costs: Sequence[pd.Series]) -> None:
+    """An x axis for curves over what they cost: from 0, or logarithmic where the curves end more
+    than `UNEVEN` apart."""
+    ends = [float(cost.iloc[-1]) for cost in costs]
+    if ends and max(ends) > UNEVEN * min(ends) > 0:
+        log_x(axes, min(float(cost.iloc[0]) for cost in costs), max(ends))
+    else:
+        axes.locator_params(axis="x", nbins=3)
+        axes.set_xlim(left=0)
 
 
 def log_x(axes: Axes, low: float, high: float) -> None:

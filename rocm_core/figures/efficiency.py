@@ -1,9 +1,8 @@
-"""Training reward against what it costs: the paper's figure 5 and the curves of RLCM."""
+"""Training reward against what it costs: the curves of RLCM, with every method beside them."""
 
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from rocm_core.efficiency import COSTS, curves, thinned
 from rocm_core.errors import UserError
@@ -17,7 +16,6 @@ _LABELS = {
     "reward_queries": "reward queries",
     "unet_passes": "U-Net passes",
 }
-_UNEVEN = 5.0  # ratio of the methods' costs from which an axis is logarithmic
 # What the curves read off RLCM's figures call the rewards.
 _TASKS = {
     "compression_neg_kb": "jpeg_compressibility",
@@ -48,7 +46,7 @@ def make(results: Results) -> style.Drawing:
                 panel.fill_between(
                     x, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
                 )
-            _scale(panel, [curve[cost] for curve in found.values()])
+            style.cost_x(panel, [curve[cost] for curve in found.values()])
         row[0].set_ylabel(metric_label(reward))
         others = published[published["reward"] == reward]
         for method in others["method"].unique():
@@ -69,20 +67,11 @@ def make(results: Results) -> style.Drawing:
         "row (a twentieth of the shortest training, an iteration at least); line and band: mean "
         f"and standard deviation over {amount(data['seeds'], 'training seed')}. Every image passed "
         "through the U-Net forward counts as one pass. Axes are logarithmic where methods differ "
-        f"more than {_UNEVEN:g}-fold in cost."
+        f"more than {style.UNEVEN:g}-fold in cost."
     )
     if len(published):
         caption += " Dotted: published curves."
     return style.Drawing(figure, data, TITLE, caption)
-
-
-def _scale(panel: Axes, costs: list[pd.Series]) -> None:
-    ends = [float(cost.iloc[-1]) for cost in costs]
-    if ends and max(ends) > _UNEVEN * min(ends) > 0:
-        style.log_x(panel, min(float(cost.iloc[0]) for cost in costs), max(ends))
-    else:
-        panel.locator_params(axis="x", nbins=3)
-        panel.set_xlim(left=0)
 
 
 def _published(results: Results) -> pd.DataFrame:

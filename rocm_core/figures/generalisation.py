@@ -1,7 +1,5 @@
 """Change of the trained reward on the validation prompts and on further prompt sets."""
 
-import math
-
 import pandas as pd
 from matplotlib.lines import Line2D
 
@@ -30,16 +28,10 @@ def make(results: Results) -> style.Drawing:
         ],
         columns=COLUMNS,
     )
-    columns = min(2, len(results.rewards))
     most = max(len(results.methods(reward)) for reward in results.rewards)
-    figure, grid = style.panels(
-        math.ceil(len(results.rewards) / columns), columns, height=0.9 + 0.38 * most
-    )
-    axes = [panel for row in grid for panel in row]
-    for panel in axes[len(results.rewards) :]:
-        panel.set_visible(False)
+    figure, axes = style.wrapped(len(results.rewards), height=0.9 + 0.38 * most)
     looks = {name: (_COLOURS[i % 6], _MARKERS[i % 6]) for i, name in enumerate(sets)}
-    for panel, reward in zip(axes, results.rewards, strict=False):
+    for panel, reward in zip(axes, results.rewards, strict=True):
         methods = results.methods(reward)
         panel.axvline(0, color="#888888", linewidth=1)
         for place, method in enumerate(methods):

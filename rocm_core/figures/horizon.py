@@ -1,7 +1,5 @@
 """Training reward over reward queries for several horizons K of the training's chain."""
 
-import math
-
 import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
@@ -21,13 +19,9 @@ def make(results: Results) -> style.Drawing:
     steps = sorted({k for methods in horizons.values() for k in methods.values()})
     viridis = matplotlib.colormaps["viridis"]
     shades = {k: viridis(0.9 * i / max(1, len(steps) - 1)) for i, k in enumerate(steps)}
-    columns = min(2, len(horizons))
-    figure, grid = style.panels(math.ceil(len(horizons) / columns), columns, height=2.6)
-    axes = [panel for row in grid for panel in row]
-    for panel in axes[len(horizons) :]:
-        panel.set_visible(False)
+    figure, axes = style.wrapped(len(horizons), height=2.6)
     shown = []
-    for panel, ((reward, method), methods) in zip(axes, horizons.items(), strict=False):
+    for panel, ((reward, method), methods) in zip(axes, horizons.items(), strict=True):
         found = curves(results, reward, methods)
         for name, k in methods.items():
             if name not in found:

@@ -1,7 +1,5 @@
 """Trained reward against the time that an image takes, at several numbers of inference steps."""
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -29,13 +27,8 @@ def make(results: Results) -> style.Drawing:
         ],
         columns=COLUMNS,
     )
-    columns = min(2, len(results.rewards))
-    rows = math.ceil(len(results.rewards) / columns)
-    figure, grid = style.panels(rows, columns, height=2.6)
-    axes = [panel for row in grid for panel in row]
-    for panel in axes[len(results.rewards) :]:
-        panel.set_visible(False)
-    for panel, reward in zip(axes, results.rewards, strict=False):
+    figure, axes = style.wrapped(len(results.rewards), height=2.6)
+    for panel, reward in zip(axes, results.rewards, strict=True):
         names = list(_lines(results, reward))
         lines = {m: data[(data["reward"] == reward) & (data["method"] == m)] for m in names}
         for method, line in lines.items():

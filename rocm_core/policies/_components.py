@@ -25,11 +25,12 @@ class Components:
     scheduler: Any
 
 
-def load_components(model: str) -> Components:
+def load_components(model: str, lora: str | None = None) -> Components:
     """Load the parts of the pipeline folder `model`, never from the network.
 
-    The scheduler is of the class that its own config names. Raises `UserError` for a folder that is
-    incomplete or cannot be read.
+    The scheduler is of the class that its own config names. lora: a folder with one in a layout
+    that diffusers knows, to be merged into the U-Net's weights. Raises `UserError` for a folder
+    that is incomplete or cannot be read.
     """
     import diffusers
     import transformers
@@ -59,4 +60,28 @@ def load_components(model: str) -> Components:
         except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{folder / part} cannot be loaded ({reason}): restore it") from error
+    if lora is not None:
+        _merge(loaded["unet"], Path(lora))
     return Components(**loaded)
+
+
+def _merge(unet: Any, folder: Path) -> None:
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+
+    check_weights(folder)
+    try:
+        tensors, alphas, metadata = Loader.lora_state_dict(
+            str(folder),
+            unet_config=unet.config,
+            use_safetensors=True,
+            local_files_only=True,
+            return_lora_metadata=True,
+        )
+        if others := [key for key in tensors if not key.startswith("unet.")]:
+            raise ValueError(f"{others[0]} is not of the U-Net")
+        Loader.load_lora_into_unet(tensors, alphas, unet, metadata=metadata)
+        unet.fuse_lora()
+        unet.unload_lora()
+    except Exception as error:  # of a dozen kinds, as above
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{folder} is no LoRA of this U-Net ({reason}): restore it") from error

@@ -95,13 +95,17 @@ class Policy(nn.Module, ABC):
     """
 
     passes_per_step = 1
+    guidance_scale: float
+    unconditional: Tensor  # (1, L, D) embedding of the empty prompt
     timesteps: Tensor  # (K,) int64, in the order of the steps
     stds: Tensor  # one for each stochastic step, at least float32
     last_step: tuple[float, float] | None = None  # of a deterministic one: √ᾱ and σ it starts at
 
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: str, device: torch.device, dtype: torch.dtype, lora: str | None = None
+    ) -> None:
         super().__init__()
-        components = load_components(model)
+        components = load_components(model, lora)
         self.unet, self.vae = components.unet, components.vae
         self.text_encoder: nn.Module | None = components.text_encoder
         self.tokenizer, self.scheduler = components.tokenizer, components.scheduler
@@ -119,6 +123,11 @@ class Policy(nn.Module, ABC):
             "stds", torch.tensor(stds, dtype=precision, device=self.device), persistent=False
         )
         self._timesteps = list(timesteps)
+
+    def set_guidance(self, scale: float, passes: int) -> None:
+        """passes: U-Net evaluations a step, 2 for classifier-free guidance."""
+        self.guidance_scale, self.passes_per_step = scale, passes
+        self.register_buffer("unconditional", self.encode_prompts([""]), persistent=False)
 
     @property
     def steps(self) -> int:
@@ -173,6 +182,28 @@ class Policy(nn.Module, ABC):
             )
             chunks.append(self.text_encoder(tokens.input_ids.to(self.device))[0])
         return torch.cat(chunks)
+
+    def guided(
+        self, index: int, state: Tensor, embeddings: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """The U-Net's output at step `index`, in the precision of the state, with classifier-free
+        guidance where a step takes two passes. condition: its `timestep_cond`."""
+        states = state.to(self.dtype)
+        if self.passes_per_step == 2:
+            states = torch.cat([states, states])
+            embeddings = torch.cat([self.unconditional.expand_as(embeddings), embeddings])
+        with self.autocast():
+            output = self.unet(
+                states,
+                self.timesteps[index],
+                encoder_hidden_states=embeddings,
+                timestep_cond=condition,
+                return_dict=False,
+            )[0].to(state.dtype)
+        if self.passes_per_step == 1:
+            return output
+        without, conditional = output.chunk(2)
+        return without + self.guidance_scale * (conditional - without)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""

@@ -1,8 +1,10 @@
 """The latent consistency model as a policy (equation 9 and algorithm 1 of the paper).
 
 x_{k-1} ~ N(α(t_{k-1}) f_θ(x_k, ω, c, t_k), σ(t_{k-1})² I) for k = K … 2; x_0 = f_θ(x_1, ω, c, t_1).
-Timesteps, boundary scalings and prediction types are those of diffusers' `LCMScheduler`; guidance
-enters through the embedding of ω, never as a second pass.
+Timesteps, boundary scalings and prediction types are those of diffusers' `LCMScheduler`. Guidance
+enters through the embedding of ω where the U-Net has one (`time_cond_proj_dim`), never as a second
+pass; without, as of a diffusion model with LCM-LoRA (arXiv 2311.05556), it is classifier-free, and
+a scale of 1, which LCM-LoRA is made for, leaves it out.
 """
 
 import math
@@ -26,7 +28,12 @@ class _Step(NamedTuple):
 
 
 class ConsistencyPolicy(Policy):
-    """Raises `UserError` for a folder whose scheduler or U-Net is of another kind."""
+    """lora: of a diffusion model, which then gets the scheduler of a consistency model.
+
+    Raises `UserError` for a folder whose scheduler is of another kind.
+    """
+
+    guidance: Tensor | None  # (1, time_cond_proj_dim)
 
     def __init__(
         self,
@@ -35,14 +42,18 @@ class ConsistencyPolicy(Policy):
         guidance_scale: float,
         device: torch.device,
         dtype: torch.dtype,
+        lora: str | None = None,
     ) -> None:
-        super().__init__(model, device, dtype)
+        from diffusers import LCMScheduler
+
+        super().__init__(model, device, dtype, lora)
+        if lora is not None:
+            self.scheduler = LCMScheduler.from_config(self.scheduler.config)
         config = self.scheduler.config
-        width = self.unet.config.time_cond_proj_dim
-        if type(self.scheduler).__name__ != "LCMScheduler" or config.thresholding or not width:
+        if not isinstance(self.scheduler, LCMScheduler) or config.thresholding:
             raise UserError(
-                f"{model} is no consistency model: it needs an LCMScheduler without thresholding "
-                "and a U-Net with time_cond_proj_dim"
+                f"{model} is no consistency model: it needs an LCMScheduler without thresholding, "
+                "or a LoRA that makes it one"
             )
         try:
             self.scheduler.set_timesteps(inference_steps)
@@ -64,20 +75,16 @@ class ConsistencyPolicy(Policy):
         self._clip = config.clip_sample_range if config.clip_sample else None
         self.set_chain(timesteps, [sigmas[t] for t in timesteps[1:]])
         self.last_step = alphas[timesteps[-1]], sigmas[timesteps[-1]]
-        embedding = guidance_embedding(guidance_scale, width)
-        self.register_buffer("guidance", embedding.to(device, dtype), persistent=False)
+        width, embedding = self.unet.config.time_cond_proj_dim, None
+        if width:
+            embedding = guidance_embedding(guidance_scale, width).to(device, dtype)
+        self.register_buffer("guidance", embedding, persistent=False)
+        self.set_guidance(guidance_scale, passes=2 if guidance_scale > 1 and not width else 1)
 
     def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
         step = self._plan[index]
-        with self.autocast():
-            output = self.unet(
-                state.to(self.dtype),
-                self.timesteps[index],
-                encoder_hidden_states=embeddings,
-                timestep_cond=self.guidance,
-                return_dict=False,
-            )[0]
-        original = step.state * state + step.output * output.to(state.dtype)
+        output = self.guided(index, state, embeddings, self.guidance)
+        original = step.state * state + step.output * output
         if self._clip is not None:
             original = original.clamp(-self._clip, self._clip)
         return step.scale * (step.c_skip * state + step.c_out * original)

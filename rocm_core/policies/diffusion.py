@@ -37,7 +37,6 @@ class DiffusionPolicy(Policy):
     """
 
     eta = 1.0
-    unconditional: Tensor  # (1, L, D) embedding of the empty prompt
 
     def __init__(
         self,
@@ -46,10 +45,11 @@ class DiffusionPolicy(Policy):
         guidance_scale: float,
         device: torch.device,
         dtype: torch.dtype,
+        lora: str | None = None,
     ) -> None:
         from diffusers import DDIMScheduler
 
-        super().__init__(model, device, dtype)
+        super().__init__(model, device, dtype, lora)
         if self.unet.config.time_cond_proj_dim is not None:
             raise UserError(f"{model} is a consistency model: name its policy consistency")
         given = self.scheduler.config
@@ -89,13 +89,11 @@ class DiffusionPolicy(Policy):
             )
             stds.append(std)
         self.set_chain(timesteps, [std for std in stds if std > 0])
-        self.guidance_scale = guidance_scale
-        self.passes_per_step = 1 if guidance_scale == 1 else 2
-        self.register_buffer("unconditional", self.encode_prompts([""]), persistent=False)
+        self.set_guidance(guidance_scale, passes=1 if guidance_scale == 1 else 2)
 
     def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
         step = self._plan[index]
-        output = self._guided(index, state, embeddings)
+        output = self.guided(index, state, embeddings)
         if self._velocity:
             original = step.signal * state - step.noise * output
             noise = step.signal * output + step.noise * state
@@ -104,18 +102,3 @@ class DiffusionPolicy(Policy):
         if self._clip is not None:
             original = original.clamp(-self._clip, self._clip)
         return step.mean_signal * original + step.mean_noise * noise
-
-    def _guided(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
-        """ε (or v) with classifier-free guidance, in the precision of the state."""
-        states = state.to(self.dtype)
-        if self.passes_per_step == 2:
-            states = torch.cat([states, states])
-            embeddings = torch.cat([self.unconditional.expand_as(embeddings), embeddings])
-        with self.autocast():
-            output = self.unet(
-                states, self.timesteps[index], encoder_hidden_states=embeddings, return_dict=False
-            )[0].to(state.dtype)
-        if self.passes_per_step == 1:
-            return output
-        without, conditional = output.chunk(2)
-        return without + self.guidance_scale * (conditional - without)

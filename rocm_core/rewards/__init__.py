@@ -1,7 +1,8 @@
 """Scorers, one module each: how well images show their prompts, or how good they look.
 
 ``hpsv2``, ``pickscore``, ``clipscore``, ``aesthetic``, ``blipscore`` and ``imagereward`` are the
-field's learned scorers, ``gold`` is the judge of the shapes world. RLCM trains on ``aesthetic``,
+field's learned scorers, ``hpsv2_0`` and ``clipscore_hessel`` other versions of two of them;
+``gold`` is the judge of the shapes world. RLCM trains on ``aesthetic``,
 ``jpeg_compressibility``, ``jpeg_incompressibility`` and ``alignment``, which is called
 ``shapes_alignment`` in the shapes world; ``sparse_redness``, ``hinge_redness`` and ``drifting_hue``
 are for the questions it leaves open. A module ``rewards/<name>.py`` with a function
@@ -25,6 +26,8 @@ class Reward(Protocol):
     A scorer that changes during a training also has an attribute ``progress``, a float in [0, 1],
     which the trainer sets to (step - 1) / iterations before iteration ``step``, counted from 1. It
     is 1 on a scorer just loaded, so that a metric measures what a training ends with.
+    One whose publication preprocesses in a way that has no gradient also has ``measure``, which is
+    ``score`` in that way: images on the disk are measured by it.
     """
 
     name: str

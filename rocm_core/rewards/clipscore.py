@@ -1,6 +1,7 @@
-"""CLIPScore: the cosine of CLIP's image and text embeddings (Hessel et al. 2021, without its 2.5).
+"""CLIPScore as papers on text-to-image models report it: the cosine of CLIP's embeddings.
 
-Published weights: ``openai/clip-vit-large-patch14`` as it lies on the hub.
+Published weights: ``openai/clip-vit-large-patch14`` as it lies on the hub. The metric of that name
+(Hessel et al. 2021) is ``clipscore_hessel``.
 """
 
 from pathlib import Path

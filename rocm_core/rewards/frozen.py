@@ -1,7 +1,7 @@
 """What the learned scorers share: a frozen network, and text features computed once a prompt."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -46,11 +46,21 @@ class FrozenReward(nn.Module):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1], each for its own prompt."""
+        return self._score(images, prompts, self.preprocessing)
+
+    @torch.no_grad()
+    def measure(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """:meth:`score` without gradients, images resized as the published scorer does."""
+        return self._score(images, prompts, self.preprocessing.published)
+
+    def _score(
+        self, images: Tensor, prompts: Sequence[str], preprocess: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(prompts):
             raise ValueError(f"{tuple(images.shape)} images do not match {len(prompts)} prompts")
         parameter = next(self.parameters())
         pixels = images.to(parameter.device, torch.promote_types(images.dtype, torch.float32))
-        pixels = self.preprocessing(pixels).to(parameter.dtype)
+        pixels = preprocess(pixels).to(parameter.dtype)
         scores = self.compare(self.encode_images(pixels), self._cached_texts(prompts))
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 

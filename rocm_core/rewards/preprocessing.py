@@ -1,17 +1,21 @@
-"""From images in [0, 1] to what a scorer's network expects, as operations on tensors.
+"""From images in [0, 1] to what a scorer's network expects, in two ways.
 
-The published scorers resize with PIL; here every step is differentiable. Antialiased bicubic
-interpolation of tensors is PIL's filter without its rounding to 8 bits.
+Training needs operations on tensors, which are differentiable. Most published scorers resize with
+PIL: by the same filter as antialiased bicubic interpolation of tensors, but rounding to 8 bits
+after each direction, so that pixels differ by less than 2/255.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from rocm_core.errors import UserError
@@ -25,7 +29,8 @@ class Preprocessing:
 
     ``fit`` is what happens to an image that is not square: ``crop`` scales the short side and crops
     the middle (CLIP), ``stretch`` ignores the aspect ratio (BLIP), ``pad`` scales the long side and
-    fills up with black (HPSv2). ``clip`` cuts the filter's overshoot off, as 8-bit images do.
+    fills up with black (HPSv2). ``clip`` cuts the filter's overshoot off, as 8-bit images do;
+    without it the published scorer resizes tensors, too.
     """
 
     size: int
@@ -36,13 +41,24 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, 3, size, size) from (N, 3, H, W) in [0, 1]; gradients flow."""
-        if images.shape[-2:] != (self.size, self.size):
-            images = self._resize(images)
+        return self._normalise(self._fit(images, self._interpolate))
+
+    def published(self, images: Tensor) -> Tensor:
+        """The same from images of 8 bits, resized as the published scorer does; no gradients."""
+        return self._normalise(self._fit(images, _by_pil if self.clip else self._interpolate))
+
+    def _normalise(self, images: Tensor) -> Tensor:
         mean = _per_channel(self.mean, images.device, images.dtype)
         return (images - mean) / _per_channel(self.std, images.device, images.dtype)
 
-    def _resize(self, images: Tensor) -> Tensor:
+    def _interpolate(self, images: Tensor, target: tuple[int, int]) -> Tensor:
+        images = F.interpolate(images, target, mode="bicubic", antialias=True)
+        return images.clamp(0, 1) if self.clip else images
+
+    def _fit(self, images: Tensor, resize: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
         height, width = images.shape[-2:]
+        if (height, width) == (self.size, self.size):
+            return images
         if self.fit == "stretch":
             target = (self.size, self.size)
         elif self.fit == "pad":
@@ -52,8 +68,7 @@ class Preprocessing:
             short = min(height, width)
             target = (self.size * height // short, self.size * width // short)
         if target != (height, width):
-            images = F.interpolate(images, target, mode="bicubic", antialias=True)
-            images = images.clamp(0, 1) if self.clip else images
+            images = resize(images, target)
         top, left = (self.size - target[0]) // 2, (self.size - target[1]) // 2
         if self.fit == "pad":
             bottom, right = self.size - target[0] - top, self.size - target[1] - left
@@ -94,6 +109,14 @@ class Preprocessing:
         }
         path = folder / "preprocessor_config.json"
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _by_pil(images: Tensor, target: tuple[int, int]) -> Tensor:
+    pixels = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    pictures = (Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy())
+    size, filter = target[::-1], Image.Resampling.BICUBIC
+    resized = [np.asarray(picture.resize(size, filter)) for picture in pictures]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images) / 255
 
 
 @cache

@@ -10,11 +10,15 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry; `bold` marks the best of its column, `muted` a value that is withheld."""
+    """One entry; `bold` marks the best of its column, `muted` a value that is withheld.
+
+    `math` is LaTeX that says the same as the text, for the formats that show formulas.
+    """
 
     text: str
     bold: bool = False
     muted: bool = False
+    math: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Table:
             return "| " + " | ".join(t.replace("|", "\\|") for t in texts) + " |"
 
         def entry(cell: Cell) -> str:
+            if cell.math:
+                return f"${cell.math}$"
             return (
                 f"**{cell.text}**" if cell.bold else f"*{cell.text}*" if cell.muted else cell.text
             )
@@ -60,10 +66,10 @@ class Table:
         return "\n\n".join([*parts, self.caption]) + "\n"
 
     def latex(self, label: str) -> str:
-        """A `table*` environment for a document that loads booktabs."""
+        """A `table*` environment for a document that loads booktabs, amsmath and amssymb."""
 
         def entry(cell: Cell) -> str:
-            text = _escape_latex(cell.text)
+            text = f"${cell.math}$" if cell.math else _escape_latex(cell.text)
             return (
                 rf"\textbf{{{text}}}" if cell.bold else rf"\emph{{{text}}}" if cell.muted else text
             )
@@ -122,6 +128,12 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "α": r"$\alpha$",
     "β": r"$\beta$",
+    "μ": r"$\mu$",
+    "σ": r"$\sigma$",
+    "‖": r"$\|$",
+    "√": r"$\surd$",
+    "Σ": r"$\Sigma$",
+    "†": r"$\dagger$",
 }
 
 

@@ -1,7 +1,9 @@
-"""Every setting that was tried in a sweep, beside the method as it stands."""
+"""Every setting that was tried in a sweep, beside the method as it stands; the β of ROCM are in
+table 2."""
 
 import pandas as pd
 
+from rocm_core.grid import beta_tries
 from rocm_core.labels import amount, decimals, method_label, metric_label, number
 from rocm_core.results import GOLD, Results
 from rocm_core.statistics import paired_difference
@@ -21,10 +23,13 @@ def make(results: Results) -> Table:
     and metric.
     """
     judge = [GOLD] if GOLD in results.config.metrics else []
+    of_table2 = {(c.reward, c.method) for c in beta_tries(results.cells) if "--" in c.method}
     families = {
         (reward, method): [m for m in every if m.partition("--")[0] == method]
         for reward in results.rewards
-        for every in [results.methods(reward, sweeps=True)]
+        for every in [
+            [m for m in results.methods(reward, sweeps=True) if (reward, m) not in of_table2]
+        ]
         for method in dict.fromkeys(m.partition("--")[0] for m in every)
     }
     families = {key: methods for key, methods in families.items() if len(methods) > 1}

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from rocm_core.labels import amount, decimals, method_label, metric_label, number
+from rocm_core.names import is_held_out
 from rocm_core.results import GOLD, Results
 from rocm_core.statistics import mean_interval
 from rocm_core.tables._table import Block, Cell, Table
@@ -52,7 +53,7 @@ def _rows(results: Results, reward: str) -> list[str]:
 def _entry(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
     is_base = method.startswith("base-")
     entry: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
-    if metric == reward and not is_base:
+    if not (is_base or is_held_out(metric, reward)):
         return entry | {"status": TRAINED}
     scores = results.scores(method, metric, None if is_base else reward)
     if scores.empty:

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from rocm_core.labels import amount, decimals, method_label, metric_label, number
+from rocm_core.names import is_held_out
 from rocm_core.results import GOLD, Results
 from rocm_core.statistics import mean_interval, paired_difference
 from rocm_core.tables._table import Block, Cell, Table
@@ -79,7 +80,7 @@ def _difference(results: Results, reward: str, method: str, metric: str) -> dict
         return entry | {"status": "missing"}
     found = paired_difference(after, before)
     numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
-    status = "trained" if metric == reward else "measured"
+    status = "measured" if is_held_out(metric, reward) else "trained"
     seeds = results.seeds(reward, method)
     return entry | {"status": status, "direction": found.direction, "seeds": seeds} | numbers
 

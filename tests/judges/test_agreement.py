@@ -13,7 +13,6 @@ import pytest
 import torch
 import twins
 from checkout import ROOT
-from PIL import Image
 
 from rocm_core.fetching import record
 from rocm_core.rewards import hpsv2
@@ -28,7 +27,7 @@ PROMPTS = [
     "星の夜、猫が歩く Ночь café",
 ]
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="`make judges` has not been run")
+SIZES = (224, 512, 768)  # the scorers' own, and those of generated images
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +36,19 @@ def place(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        twins.write_hpsv2(twins.PICKLES["hpsv2"])
+        for name in ("hpsv2", "hpsv2_0"):
+            twins.write_hpsv2(twins.PICKLES[name])
+        twins.write_clip(twins.FOLDERS["pickscore"])
         twins.write_imagereward(twins.FOLDERS["imagereward"], size=224, text=768)
         record([twins.ROOT])
-    (root / "samples").mkdir()
-    rng, lines = np.random.default_rng(0), []
-    for index, prompt in enumerate(PROMPTS):
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-        # Of the size that image-reward would resize to with PIL, which rounds to 8 bits.
-        photo = coarse.resize((224, 224), Image.Resampling.BICUBIC)
-        noise = rng.normal(0, 8, (224, 224, 3))
-        photo = Image.fromarray((np.asarray(photo) + noise).clip(0, 255).astype(np.uint8))
-        photo.save(root / f"samples/{index}.png")
-        entry = {"prompt_id": str(index), "text": prompt, "file": f"{index}.png"}
-        lines.append(json.dumps(entry) + "\n")
-    (root / "samples/index.jsonl").write_text("".join(lines))
+    for size in SIZES:
+        folder, lines = root / f"samples-{size}", []
+        folder.mkdir()
+        for index, prompt in enumerate(PROMPTS):
+            twins.photograph(size, index).save(folder / f"{index}.png")
+            entry = {"prompt_id": str(index), "text": prompt, "file": f"{index}.png"}
+            lines.append(json.dumps(entry) + "\n")
+        (folder / "index.jsonl").write_text("".join(lines))
     return root
 
 
@@ -60,14 +57,19 @@ def read(path: Path) -> dict[tuple[str, str], float]:
         return {(r["prompt_id"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
 
 
-def test_ours_and_the_published_scorers_agree(place: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_ours_and_the_published_scorers_agree(place: Path, monkeypatch, size: int) -> None:
+    if not PYTHON.exists():
+        assert "ROCM_NEEDS_JUDGES" not in os.environ, "`make judges` has not been run"
+        pytest.skip("`make judges` has not been run")
     monkeypatch.chdir(place)
     monkeypatch.setattr(hpsv2, "ARCHITECTURE", twins.ARCHITECTURE)
-    chosen = {name: str(twins.FOLDERS[name]) for name in ("hpsv2", "imagereward")}
-    score_folder(chosen, place / "samples", place / "ours.csv", "code")
+    names = ("hpsv2", "hpsv2_0", "imagereward", "pickscore")
+    chosen = {name: str(twins.FOLDERS[name]) for name in names}
+    score_folder(chosen, place / f"samples-{size}", place / "ours.csv", "code")
     done = subprocess.run(
         [PYTHON, ROOT / "tests/judges/judge_twins.py", json.dumps(twins.open_clip_config())]
-        + [json.dumps(chosen), "samples", "judged.csv"],
+        + [json.dumps(chosen), f"samples-{size}", "judged.csv"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -75,7 +77,7 @@ def test_ours_and_the_published_scorers_agree(place: Path, monkeypatch) -> None:
     )
     assert done.returncode == 0, done.stderr
     ours, theirs = read(place / "ours.csv"), read(place / "judged.csv")
-    assert ours.keys() == theirs.keys() and len(ours) == 2 * len(PROMPTS)
+    assert ours.keys() == theirs.keys() and len(ours) == 4 * len(PROMPTS)
     for name in chosen:
         pairs = [(ours[key], theirs[key]) for key in ours if key[1] == name]
         assert np.std([pair[1] for pair in pairs]) > 1e-3

@@ -22,7 +22,7 @@ IMPATIENT = Path(__file__).with_name("impatient.py")
 SMALL, DEMO = "cluster", "demo"  # grids: config/<name>.yaml
 CELL = "aesthetic/rocm-kl/seed-0"
 ITERATIONS, SNAPSHOT = 20, 5
-MINUTES = 15  # for whatever should happen; a machine may be slow
+MINUTES = 30  # for whatever should happen; a machine may be slow
 LORA = f"cells/{CELL}/lora.safetensors"
 
 

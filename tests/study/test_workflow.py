@@ -87,7 +87,7 @@ def test_snakemake_builds_the_page_and_draws_figure_3_and_keeps_the_votes(tmp_pa
     assert drawn.returncode == 0, drawn.stderr
     assert Key.read(results / "study") == key
     assert (results / "study/votes.jsonl").read_bytes() == votes
-    assert all((results / f"figures/study.{s}").stat().st_size for s in ("pdf", "png", "csv"))
+    assert all((results / f"figures/figure3.{s}").stat().st_size for s in ("pdf", "png", "csv"))
     found = json.loads((results / "study/results.json").read_text())["outcomes"]
     assert [row["left_rate"] for row in found] == [1, 1, 1]
     assert [row["win_rate"] for row in found] == [0.5] * 3

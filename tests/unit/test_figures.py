@@ -1,4 +1,5 @@
 import itertools
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -9,11 +10,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
-from synthetic import make_config, make_wide_config, write_results
+from synthetic import make_config, make_wide_config, write_results, write_votes
 
+from rocm_core.divergences import names
 from rocm_core.errors import UserError
 from rocm_core.figures import FIGURES, _style, figures
 from rocm_core.fingerprint import module_closure
+from rocm_core.grid import make_grid
+from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.render import render
 from rocm_core.results import Results
 
@@ -139,24 +143,179 @@ def test_a_long_training_is_thinned_in_the_data_of_the_figure(tmp_path):
 
 
 def test_samples_show_the_same_prompts_for_the_base_and_every_method(finished):
-    drawing = draw("samples", *finished)
-    shown = drawing.data.groupby(["reward", "method"])["prompt_id"].agg(list)
-    assert len(shown) == 2 * 4
-    assert all(ids == ["p0000", "p0001", "p0002", "p0003"] for ids in shown)
-    assert len(drawing.figure.axes) == len(drawing.data) == 32
-    assert (finished[1] / drawing.data["file"].iloc[0]).is_file()
+    of_hpsv2, of_others = draw("figure2", *finished), draw("samples", *finished)
+    for drawing, reward, count in ((of_hpsv2, "hpsv2", 6), (of_others, "aesthetic", 4)):
+        shown = drawing.data.groupby(["reward", "method"])["prompt_id"].agg(list)
+        assert len(shown) == 4 and set(drawing.data["reward"]) == {reward}
+        assert all(ids == [f"p{i:04d}" for i in range(count)] for ids in shown)
+        assert len(drawing.figure.axes) == len(drawing.data) == 4 * count
+        assert (finished[1] / drawing.data["file"].iloc[0]).is_file()
 
 
-@pytest.mark.parametrize("name", FIGURES)
+def test_figure_1_shows_kl_on_hpsv2_and_without_them_what_comes_first(finished, tmp_path):
+    data = draw("figure1", *finished).data
+    assert len(data) == 12 and data["file"].notna().all()
+    assert set(zip(data["reward"], data["method"], strict=True)) == {("hpsv2", "rocm-kl")}
+    other = make_config(rewards=["aesthetic"], methods={"rocm-none": {}, "rocm-js": {"beta": 1}})
+    write_results(tmp_path, other)
+    data = draw("figure1", other, tmp_path).data
+    assert set(zip(data["reward"], data["method"], strict=True)) == {("aesthetic", "rocm-js")}
+
+
+def test_figure_3_draws_what_the_raters_said_and_names_what_nobody_voted_on(wide, tmp_path):
+    config, root = wide
+    drawing = draw("figure3", config, root)
+    assert len(drawing.figure.axes) == 2 and len(drawing.data) == 6
+    write_votes(tmp_path, config.study.comparisons[:1])
+    texts = [t.get_text() for t in draw("figure3", config, tmp_path).figure.findobj(Text)]
+    assert "missing: no votes yet" in texts
+    assert "aesthetic/rocm-kl/seed-0 against aesthetic/rlcm/seed-0" in texts
+    (tmp_path / "study/results.json").unlink()
+    with pytest.raises(UserError, match="aggregate the votes first"):
+        draw("figure3", config, tmp_path)
+
+
+def test_figure_4_recovers_the_planted_preferences_at_each_beta(tmp_path):
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5, 0.005]}
+    config = make_config(sweeps=[sweep], seeds=[0, 1], rewards=["hpsv2"])
+    hacked = {"hpsv2": 0.05, "gold": -0.2}
+    effects = {("hpsv2", "rocm-none"): hacked, ("hpsv2", "rocm-kl--beta-0.005"): {"hpsv2": 0.05}}
+    write_results(tmp_path, config, effects)
+    data = draw("figure4", config, tmp_path).data
+    rates = data.pivot(index="beta", columns="preference_of", values="win_rate")
+    assert rates.index.tolist() == [0, 0.005, 0.05, 0.5]
+    assert rates.loc[0, "reward model"] == rates.loc[0.005, "reward model"] == 1
+    assert rates.loc[0, "judge"] < 0.1 and abs(rates.loc[0.5, "judge"] - 0.5) < 0.2
+    assert set(data["n"]) == {40} and set(data["seeds"]) == {2}
+    base = pd.read_csv(tmp_path / "samples/base-consistency/validation/steps-4/scores.csv")
+    wins = []
+    for seed in (0, 1):
+        folder = tmp_path / f"samples/hpsv2/rocm-kl/seed-{seed}/validation/steps-4"
+        both = pd.read_csv(folder / "scores.csv").merge(base, on=["prompt_id", "metric"])
+        gold = both[both["metric"] == "gold"]
+        wins.append((gold["value_x"] > gold["value_y"]).mean())
+    assert rates.loc[0.05, "judge"] == pytest.approx(np.mean(wins))
+
+
+def test_figure_4_asks_the_held_out_metrics_where_there_is_no_gold_judge(tmp_path):
+    sweep = {"methods": ["rocm-js"], "setting": "beta", "values": [0.1]}
+    metrics = ["hpsv2", "aesthetic", "clipscore"]
+    config = make_config(sweeps=[sweep], rewards=["hpsv2"], metrics=metrics)
+    won = {"aesthetic": 9.0, "clipscore": -9.0}
+    write_results(tmp_path, config, {("hpsv2", "rocm-js"): won})
+    data = draw("figure4", config, tmp_path).data
+    judged = data[(data["method"] == "rocm-js") & (data["preference_of"] == "judge")]
+    assert judged["win_rate"].tolist() == [0.5]  # one always, the other never
+
+
+def test_figure_4_has_a_line_of_the_raters_who_compared_the_sweep_with_the_base(tmp_path):
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
+    config = make_config(sweeps=[sweep], rewards=["hpsv2"])
+    write_results(tmp_path, config)
+    models = ["hpsv2/rocm-kl--beta-0.5/seed-0", "hpsv2/rocm-js/seed-0"]
+    write_votes(tmp_path, [(model, "base-consistency") for model in models])
+    drawing = draw("figure4", config, tmp_path)
+    said = drawing.data[drawing.data["preference_of"] == "raters"]
+    assert said[["beta", "win_rate", "low", "high", "n"]].values.tolist() == [
+        [0.5, 0.65, 0.52, 0.77, 20]
+    ]
+    assert "20 pairs of the user study" in drawing.caption
+    assert [text.get_text() for text in drawing.figure.legends[0].texts][-1] == "raters"
+
+
+def test_figure_5_runs_over_twenty_iterations_of_all_seeds(wide):
+    config, root = wide
+    data = draw("figure5", config, root).data
+    rlcm = data[(data["reward"] == "hpsv2") & (data["method"] == "rlcm")].set_index("iteration")
+    folders = [root / f"cells/hpsv2/rlcm/seed-{seed}" for seed in (0, 1)]
+    rewards = np.stack([pd.read_csv(f / "history.csv")["reward"].to_numpy() for f in folders])
+    for at in (1, 7, 20, 40):
+        window = rewards[:, max(0, at - 20) : at]
+        assert rlcm["mean"][at] == pytest.approx(window.mean())
+        assert rlcm["deviation"][at] == pytest.approx(window.std())
+    assert rlcm["seconds"][40] == 20 and rlcm["seeds"][40] == 2
+
+
+def test_figure_5_counts_the_hours_of_every_gpu_and_keeps_the_papers_letters(tmp_path):
+    config = make_config(methods={"rocm-none": {}})
+    write_results(tmp_path, config)
+    for path in tmp_path.glob("cells/*/*/*/manifest.json"):
+        about = json.loads(path.read_text()) | {"processes": 720, "device": "NVIDIA A6000"}
+        path.write_text(json.dumps(about))
+    drawing = draw("figure5", config, tmp_path)
+    assert drawing.data["seconds"].max() == 20 * 720  # of each
+    titles = [panel.get_title() for panel in drawing.figure.axes]
+    assert titles == ["B  Trained on Aesthetic", "D  Trained on HPSv2"]
+    assert drawing.figure.axes[0].get_xlabel() == "GPU hours"
+    (line,) = [x for x in drawing.figure.axes[0].get_lines() if len(x.get_xdata()) == 40]
+    assert line.get_xdata()[-1] == pytest.approx(4)
+
+
+def test_figure_6_shows_every_stage_and_the_snapshot_that_the_judge_likes_best(tmp_path):
+    config = make_config(methods={"rocm-none": {}, "rocm-kl": {"beta": 1}, "rlcm": {}})
+    effects = {
+        ("aesthetic", "rocm-none"): {"gold": -2.0},
+        ("aesthetic", "rocm-kl"): {"gold": 2.0},
+    }
+    write_results(tmp_path, config, effects)
+    data = draw("figure6", config, tmp_path).data
+    assert set(data["reward"]) == {"aesthetic"} and set(data["method"]) == {"rocm-none", "rocm-kl"}
+    along = data[data["part"] == "A"].groupby("method")["step"].agg(list)
+    assert along["rocm-none"] == along["rocm-kl"] == [0, 10, 20, 30, 40]
+    best = data[data["part"] == "B"].groupby("method")["step"].unique()
+    assert best["rocm-none"].tolist() == [10] and best["rocm-kl"].tolist() == [40]
+    scores = pd.read_csv(tmp_path / "samples/aesthetic/rocm-kl/seed-0/snapshots/scores.csv")
+    gold = scores[(scores["metric"] == "gold") & (scores["step"] == 40)]["value"].mean()
+    shown = data[(data["part"] == "B") & (data["method"] == "rocm-kl")]
+    assert np.allclose(shown["verdict"], gold) and len(shown) == 3
+
+
+def test_figure_6_prefers_models_trained_on_animals_and_shows_them_animals(tmp_path):
+    prompts = {
+        "train": {"source": "shapes", "count": 64},
+        "validation": {"source": "shapes", "count": 40, "seed": 2},
+        "animals": {"source": "shapes", "count": 12, "seed": 3},
+    }
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": 1}}
+    swept = {"methods": list(methods), "rewards": ["aesthetic"], "setting": "prompts"}
+    sweeps = [swept | {"values": ["animals"]}]
+    config = make_config(methods=methods, prompts=prompts, sweeps=sweeps, seeds=[0, 1])
+    assert {c.monitored_on for c in make_grid(config)} == {"validation", "animals"}
+    write_results(tmp_path, config)
+    animals = [Prompt(f"a{i}", f"animal {i}", "synthetic") for i in range(3)]
+    write_prompts(tmp_path / "prompts/animals.jsonl", animals)
+    for folder in tmp_path.glob("samples/aesthetic/*--prompts-animals/*/snapshots/step-*"):
+        for i, picture in enumerate(sorted(folder.glob("*.png"))[:3]):
+            picture.rename(folder / f"a{i}.png")
+    drawing = draw("figure6", config, tmp_path)
+    models = ["rocm-none--prompts-animals", "rocm-kl--prompts-animals"]
+    assert list(drawing.data["method"].unique()) == models and set(drawing.data["seed"]) == {0}
+    assert set(drawing.data["prompt_id"]) == {"a0", "a1", "a2"}
+    assert "3 animals prompts" in drawing.caption
+
+
+def test_divergences_are_drawn_with_their_true_values_and_slopes():
+    data = draw("divergences", make_config(), "nowhere").data
+    assert set(data["divergence"]) == set(names())
+    kl, hellinger = (data[data["divergence"] == name] for name in ("kl", "hellinger"))
+    assert np.allclose(kl["value"], kl["squared_distance"] / 2) and np.allclose(kl["slope"], 0.5)
+    x = hellinger["squared_distance"]
+    assert np.allclose(hellinger["slope"], np.exp(-x / 8) / 8)
+
+
+# The other two show what raters said, and the code itself.
+@pytest.mark.parametrize("name", [n for n in FIGURES if n not in ("figure3", "divergences")])
 def test_a_missing_cell_is_marked_when_partial_and_an_error_otherwise(name, tmp_path):
     make, method = make_config, "rocm-kl"
     if name not in figures(make()):
         make, method = make_wide_config, "rlcm"
+    if name == "figure4":
+        method = "rocm-kl--beta-0.5"
     write_results(tmp_path, make(), EFFECTS)
-    for path in tmp_path.glob(f"*/hpsv2/{method}/seed-*/**/*"):
+    for path in tmp_path.glob(f"*/*/{method}/seed-*/**/*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(UserError, match=f"hpsv2/{method}/seed-0"):
+    with pytest.raises(UserError, match=f"{method}/seed-0"):
         draw(name, make(), tmp_path)
     drawing = draw(name, make(partial=True), tmp_path)
     texts = [text.get_text() for text in drawing.figure.findobj(Text)]
@@ -260,16 +419,20 @@ def test_a_method_looks_the_same_in_every_run_and_its_sweep_alike():
     assert _style.look("rocm-renyi") == _style.look("rocm-renyi") not in looks
 
 
-def test_only_figures_with_data_are_offered():
-    assert figures(make_wide_config()) == list(FIGURES)
-    assert figures(make_config()) == [*FIGURES[:5]]
-    assert figures(make_config(metrics=["hpsv2", "aesthetic"])) == [
-        "samples",
-        "training",
-        "squared_distance",
-    ]
-    assert figures(make_config(monitor={"prompts": 0})) == ["samples", "squared_distance"]
-    assert "squared_distance" not in figures(make_config(methods={"rocm-none": {}}))
+def test_only_figures_with_data_are_offered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wide = make_wide_config()
+    assert figures(wide) == [name for name in FIGURES if name != "figure3"]
+    write_results(wide.root, wide)
+    assert figures(wide) == list(FIGURES)
+    monitored = ["figure6", "training", "gold_vs_reward", "gold_vs_kl"]
+    always = ["figure1", "figure2", "figure5", "divergences", "samples", "squared_distance"]
+    assert set(figures(make_config())) == {*always, *monitored}
+    without_gold = figures(make_config(metrics=["hpsv2", "aesthetic"]))
+    assert set(without_gold) == {*always, "figure6", "training"}
+    assert set(figures(make_config(monitor={"prompts": 0}))) == set(always)
+    unregularised = figures(make_config(methods={"rocm-none": {}}, rewards=["hpsv2"]))
+    assert set(unregularised) == {"figure2", "figure5", *monitored}
 
 
 @pytest.mark.parametrize("name", FIGURES)

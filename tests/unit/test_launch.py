@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -24,7 +23,7 @@ SETTINGS = {
     "beta": 0.02,
     "learning_rate": 1e-3,
     "batch_size": 1,
-    "iterations": 6,
+    "iterations": 12,
     "lora_targets": ["to_q", "to_v"],
     "snapshot_every": 2,
     "seed": 0,
@@ -89,11 +88,10 @@ def train(tmp_path):
     rows = [{"id": str(i), "text": text, "source": "test"} for i, text in enumerate(texts)]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def train(name, *arguments, processes=2, **changes):
-        settings = json.dumps(SETTINGS | changes)
+    def train(name, *arguments):
         folder = tmp_path / name
         return launch(
-            *("--processes", processes, "workflow/scripts/train.py", "--settings", settings),
+            *("--processes", 2, "workflow/scripts/train.py", "--settings", json.dumps(SETTINGS)),
             *("--prompts", prompts, "--output", folder / "cell", "--state", folder / "state"),
             *("--fingerprint", "f00d", *arguments),
             ACCELERATE_USE_CPU="true",
@@ -111,42 +109,29 @@ def lora(folder):
     return (folder / "cell/lora.safetensors").read_bytes()
 
 
-def test_two_processes_learn_what_one_does_with_twice_the_batch(train, tmp_path):
-    pair, single = train("pair"), train("single", processes=1, batch_size=2)
-    finish(pair)
-    finish(single)
-    ours, theirs = (
-        load_file(tmp_path / name / "cell/lora.safetensors") for name in ("pair", "single")
-    )
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        # Adam turns the rounding of a gradient near zero into a part of a step.
-        assert (value - theirs[name]).norm() < 0.01 * theirs[name].norm(), name
-    manifest = json.loads((tmp_path / "pair/cell/manifest.json").read_text())
-    assert manifest["processes"] == 2 and manifest["reward_queries"] == 12
-
-
 @pytest.mark.faults
 def test_two_processes_resume_exactly_when_told_to_leave_and_when_one_is_killed(train, tmp_path):
-    whole = train("whole", iterations=12)
+    whole = train("whole")
     finish(whole)
+    manifest = json.loads((tmp_path / "whole/cell/manifest.json").read_text())
+    assert manifest["processes"] == 2 and manifest["reward_queries"] == 24
 
-    left = train("left", "--stop-after", 5, iterations=12)
+    left = train("left", "--stop-after", 5)
     left.communicate(timeout=600)
     assert left.returncode != 0
-    told = train("left", iterations=12)
+    told = train("left")
     _wait_for_step(tmp_path / "left", 6)
     told.send_signal(signal.SIGTERM)
     told.communicate(timeout=600)
-    finish(train("left", iterations=12))
+    finish(train("left"))
     assert lora(tmp_path / "left") == lora(tmp_path / "whole")
 
-    killed = train("killed", iterations=12)
+    killed = train("killed")
     _wait_for_step(tmp_path / "killed", 4)
     os.kill(_processes_of(killed)[-1], signal.SIGKILL)
     killed.communicate(timeout=600)
     assert killed.returncode != 0 and not _processes_of(killed)
-    finish(train("killed", iterations=12))
+    finish(train("killed"))
     assert lora(tmp_path / "killed") == lora(tmp_path / "whole")
     starts = json.loads((tmp_path / "killed/cell/manifest.json").read_text())["resumed_after"]
     assert starts[0] == 0 and starts[1] >= 4

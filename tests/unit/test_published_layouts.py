@@ -8,20 +8,24 @@ from pathlib import Path
 
 import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 import twins
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil
 
 from rocm_core.errors import UserError
 from rocm_core.fetching import record
 from rocm_core.rewards import hpsv2, load_reward
 from rocm_core.rewards.checkpoints import load_tokenizer
+from rocm_core.rewards.preprocessing import Preprocessing
 
-PROMPTS = ["a cat", "", "a red cube " * 150, "狐 🦊 naïve"]
+PROMPTS = ["a cat", "", "a red cube " * 100, "狐 🦊 naïve", "Ночь, <b>café</b>", "نجمة 👩‍🚀"]
 PICKLES = twins.PICKLES
 
 
@@ -71,6 +75,54 @@ def test_hpsv2_is_open_clips_own_score() -> None:
         image, text, _ = model.eval()(normalised(pixels), tokens)
     scores = load_reward("hpsv2", twins.FOLDERS["hpsv2"]).score(pixels, PROMPTS)
     torch.testing.assert_close(scores, (image * text).sum(-1), atol=2e-5, rtol=1e-5)
+
+
+def as_tensor(photo: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [224, 512, 768])
+def test_pickscore_is_the_score_of_its_model_cards_example(size: int) -> None:
+    """With transformers' own model, tokenizer and PIL's preprocessing of the processor."""
+    folder = twins.FOLDERS["pickscore"]
+    model = AutoModel.from_pretrained(folder)
+    limits = {"padding": True, "truncation": True, "max_length": 77}
+    photos = [twins.photograph(size, seed) for seed in range(len(PROMPTS))]
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=photos, return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(folder)(PROMPTS, **limits, return_tensors="pt")
+    image = model.get_image_features(**pixels).pooler_output
+    text = model.get_text_features(**tokens).pooler_output
+    image, text = (x / x.norm(dim=-1, keepdim=True) for x in (image, text))
+    wanted = model.logit_scale.exp() * (image * text).sum(-1)
+    reward = load_reward("pickscore", folder)
+    scores = reward.measure(torch.stack([*map(as_tensor, photos)]), PROMPTS)
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(scores, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [512, 768])
+@pytest.mark.parametrize("name", sorted({*twins.FOLDERS} - {"clipscore_hessel"}))  # cut at 0
+def test_training_and_measuring_score_a_photograph_alike(name: str, size: int) -> None:
+    """Training resizes tensors, for gradients; measuring as published, most with PIL. What PIL
+    rounds is a thirtieth of the spread of scores over photographs at most."""
+    photos = torch.stack([as_tensor(twins.photograph(size, seed)) for seed in range(4)])
+    reward = load_reward(name, twins.FOLDERS[name])
+    with torch.no_grad():
+        trained = reward.score(photos, PROMPTS[:1] * 4)
+    measured = reward.measure(photos, PROMPTS[:1] * 4)
+    difference = (trained - measured).abs().max()
+    assert difference < measured.std() / 30
+    assert (difference == 0) == name.startswith("hpsv2")
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize("size", [512, 768])
+def test_tensors_are_resized_like_pil_resizes_a_photograph(size: int, fit: str) -> None:
+    preprocessing = Preprocessing(224, (0, 0, 0), (1, 1, 1), fit)
+    photos = torch.stack([as_tensor(twins.photograph(size, seed)) for seed in range(3)])
+    difference = (preprocessing(photos) - preprocessing.published(photos)).abs() * 255
+    assert difference.max() < 1.5 and difference.mean() < 0.35
 
 
 def test_clips_tokenizer_of_the_hub_gives_open_clips_ids() -> None:

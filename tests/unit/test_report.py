@@ -43,6 +43,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config()
     write_results(root, config, EFFECTS)
+    render("claims", "claims", config, root, root / "claims")
     (root / "figures").mkdir()
     for name in figures(config):
         about = PngImagePlugin.PngInfo()
@@ -79,7 +80,7 @@ def test_the_page_is_one_file_that_loads_nothing(finished, tmp_path):
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.open == []
-    assert text.count("data:image/png;base64,") == 5
+    assert text.count("data:image/png;base64,") == len(figures(finished[0]))
     assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
     assert {load[1:] for load in page.loads if load.startswith("#")} <= page.ids
     assert not re.search(r"@import|url\(|<script", text)
@@ -105,7 +106,7 @@ def test_the_same_results_give_the_same_page(finished):
 def test_a_figure_that_was_not_drawn_is_an_error(tmp_path):
     config = make_config()
     write_results(tmp_path, config)
-    with pytest.raises(UserError, match="figures/samples.png does not exist"):
+    with pytest.raises(UserError, match="figures/figure1.png does not exist"):
         make(Results(config, tmp_path))
 
 

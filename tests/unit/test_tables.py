@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 from synthetic import make_config, make_wide_config, write_results
 
+from rocm_core.divergences import load_divergence, names
 from rocm_core.errors import UserError
 from rocm_core.render import render
 from rocm_core.results import Results
-from rocm_core.tables import TABLES, costs, sweep, table1, table4, tables
+from rocm_core.tables import TABLES, costs, sweep, table1, table2, table3, table4, tables
 from rocm_core.tables._table import Block, Cell, Table
 
 EFFECTS = {
@@ -34,6 +35,8 @@ def wide(tmp_path_factory):
         ("hpsv2", "ddpo"): {"hpsv2": 0.02, "gold": -0.2, "slope": 0.0005},
         ("hpsv2", "rocm-kl"): {"slope": 0.01},
         ("hpsv2", "rlcm--inference_steps-8"): {"hpsv2": 0.05},
+        ("hpsv2", "rocm-kl--beta-0.5"): {"hpsv2": 0.01, "gold": 0.1},
+        ("hpsv2", "rocm-kl--beta-0.005"): {"hpsv2": 0.1, "gold": -0.3},
     }
     write_results(root, config, effects)
     return config, root
@@ -134,9 +137,13 @@ def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
 
 
 def test_only_tables_with_data_are_offered():
-    assert tables(make_config()) == ["table1"]
+    assert tables(make_config()) == ["table1", "table3", "readouts"]
     assert tables(make_wide_config()) == list(TABLES)
-    assert tables(make_wide_config(sweeps=[])) == ["table1", "table4", "costs"]
+    offered = ["table1", "table3", "table4", "costs", "readouts"]
+    assert tables(make_wide_config(sweeps=[])) == offered
+    betas = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
+    assert tables(make_config(sweeps=[betas])) == ["table1", "table2", "table3"]
+    assert tables(make_config(methods={"rocm-none": {}})) == ["table1"]
 
 
 def test_table1_holds_the_baselines_and_both_bases(wide):
@@ -206,6 +213,64 @@ def test_the_sweep_lists_every_try_beside_the_method_as_it_stands(wide):
     assert [row[1].bold for row in block.rows] == [False, False, True]
     tried = entry(table.data, "hpsv2", "rlcm--inference_steps-8", "hpsv2")
     assert tried["change"] == pytest.approx(0.05, abs=0.005) and tried["low"] > 0
+
+
+def test_table_2_finds_the_planted_best_and_keeps_the_sweep_behind_it(wide):
+    table = table2.make(Results(*wide))
+    data = table.data[table.data["reward"] == "hpsv2"].set_index("beta")
+    assert data.index.tolist() == [0.5, 0.05, 0.005] and set(data["divergence"]) == {"rocm-kl"}
+    assert data["best"].tolist() == [True, False, False]
+    assert data.loc[0.5, "judged"] == pytest.approx(0.1, abs=0.02)
+    assert data.loc[0.005, "trained"] == pytest.approx(0.1, abs=0.005)
+    assert data.loc[0.005, "judged_high"] < 0 < data.loc[0.5, "judged_low"]
+    best, every = table.blocks[:2]
+    assert [row[1].text for row in best.rows] == ["0.5†"]  # a larger one may be better still
+    assert [row[1].text for row in every.rows] == ["0.5†", "0.05", "0.005"]
+    assert [row[1].bold for row in every.rows] == [True, False, False]
+    assert "beta 0.5" not in sweep.make(Results(*wide)).markdown()
+
+
+def test_without_a_gold_judge_table_2_weighs_the_held_out_metrics_alike(tmp_path):
+    swept = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
+    metrics = ["hpsv2", "aesthetic", "clipscore"]
+    config = make_config(sweeps=[swept], rewards=["hpsv2"], metrics=metrics)
+    # Three standard deviations of clipscore up, one of the aesthetic score down.
+    write_results(
+        tmp_path, config, {("hpsv2", "rocm-kl--beta-0.5"): {"clipscore": 0.09, "aesthetic": -0.4}}
+    )
+    data = table2.make(Results(config, tmp_path)).data.set_index("beta")
+    assert data.loc[0.5, "judged"] == pytest.approx(1.0, abs=0.25) and data.loc[0.5, "best"]
+
+
+def test_an_automatic_beta_is_shown_as_what_it_came_to(tmp_path):
+    swept = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
+    methods = {"rocm-kl": {"beta": "auto"}}
+    config = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods)
+    write_results(tmp_path, config)
+    assert sorted(table2.make(Results(config, tmp_path)).data["beta"]) == [0.07, 0.5]
+    for path in tmp_path.glob("*/hpsv2/rocm-kl/**/*.*"):
+        path.unlink()
+    partial = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods, partial=True)
+    every = table2.make(Results(partial, tmp_path)).blocks[1]
+    assert [cell.text for cell in every.rows[-1]] == ["ROCM, KL", "auto", "missing", "missing"]
+
+
+def test_table_3_holds_every_divergence_with_its_formula_and_true_values():
+    table = table3.make(Results(make_config(), "nowhere"))
+    assert set(table.data["divergence"]) == set(names())
+    values = table.data.set_index(["divergence", "distance"])["value"]
+    # Squared Hellinger and JS at d = 0.1, 1, 3 and 8, to ten digits.
+    hellinger = (0.00124921908, 0.1175030974, 0.6753475326, 0.9996645374)
+    js = (0.00124844010, 0.1114214822, 0.5267773065, 0.6930536455)
+    assert values["hellinger"].tolist() == pytest.approx(hellinger, rel=1e-8)
+    assert values["js"].tolist() == pytest.approx(js, rel=1e-8)
+    assert values["kl"].tolist() == pytest.approx([0.005, 0.5, 4.5, 32])
+    rows = table.blocks[0].rows
+    assert rows[0][0].text == "KL, reverse KL" and rows[0][1].text == "d²/2"
+    for formula in (load_divergence(name).formula for name in names()):
+        assert f"${formula}$" in table.markdown() and f"${formula}$" in table.latex("table3")
+    assert not any(set(row[1].text) & set("\\{}$") for row in rows)
+    assert table.html().count("<tr>") == 1 + len(rows)
 
 
 @pytest.mark.parametrize("name", ["table4", "costs", "sweep"])

@@ -14,10 +14,10 @@ TESTS = Path(two_processes.__file__).parent
 
 @pytest.fixture(scope="module")
 def processes(model, tmp_path_factory):
-    """What each of two gloo processes holds after training every algorithm."""
+    """What each of two processes, started as a job starts them, holds after every algorithm."""
     output = tmp_path_factory.mktemp("processes")
     ended = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        [sys.executable, "-m", "rocm_core.launch", "--processes", "2"]
         + [str(TESTS / "two_processes.py"), model, str(output)],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(TESTS.parent)},
         capture_output=True,

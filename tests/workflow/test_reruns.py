@@ -8,25 +8,23 @@ import os
 
 from checkout import Checkout
 
-AFTER_SCORES = {
-    "table1": 1,
-    "training": 1,
-    "gold_vs_reward": 1,
-    "gold_vs_kl": 1,
-    "report": 1,
-}
-DRAWN = AFTER_SCORES | {"samples": 1, "squared_distance": 1}
+JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
+AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
+AFTER_IMAGES = JUDGED | dict.fromkeys(("figure1", "figure2", "samples"), 1)
+IMAGES = {"generate_images": 7, "score_images": 7, "measure_images": 7}  # the base's included
+OF_THE_CODE = {"table3": 1, "divergences": 1}  # they show no results
+DRAWN = AFTER_SCORES | AFTER_IMAGES | {"figure5": 1, "squared_distance": 1}
 
 
 def cells(count: int) -> dict[str, int]:
     """The jobs of `count` cells that are trained again, and what follows."""
-    each = ("train_cell", "generate_images", "score_images", "monitor_cell")
+    each = ("train_cell", "generate_images", "score_images", "measure_images", "monitor_cell")
     return dict.fromkeys(each, count) | DRAWN
 
 
 def test_a_new_checkout_runs_everything_once(finished: Checkout) -> None:
-    everything = {"make_prompts": 2} | cells(6) | {"generate_images": 7, "score_images": 7}
-    assert finished.jobs("--forceall") == everything
+    everything = {"make_prompts": 2} | cells(6) | IMAGES
+    assert finished.jobs("--forceall") == everything | OF_THE_CODE
 
 
 def test_nothing_changed_runs_nothing(finished: Checkout) -> None:
@@ -60,7 +58,7 @@ def test_editing_a_figure_redraws_it(finished: Checkout) -> None:
 
 def test_editing_the_style_of_figures_redraws_them_all(finished: Checkout) -> None:
     finished.add_statement("rocm_core/figures/_style.py")
-    figures = DRAWN.keys() - {"table1"}
+    figures = (DRAWN | OF_THE_CODE).keys() - {"table1", "table3", "readouts", "claims"}
     assert finished.jobs() == dict.fromkeys(figures, 1)
 
 
@@ -81,20 +79,19 @@ def test_editing_the_direct_update_rule_retrains_every_rocm_cell(finished: Check
 
 def test_editing_a_divergence_retrains_its_cells_only(finished: Checkout) -> None:
     finished.add_statement("rocm_core/divergences/js.py")
-    assert finished.jobs() == cells(2)
+    assert finished.jobs() == cells(2) | OF_THE_CODE
 
 
 def test_editing_generation_trains_nothing(finished: Checkout) -> None:
     finished.add_statement("workflow/scripts/generate.py")
-    only_drawn = {name: 1 for name in ("table1", "samples", "report")}
-    assert finished.jobs() == {"generate_images": 7, "score_images": 7} | only_drawn
+    assert finished.jobs() == IMAGES | AFTER_IMAGES
 
 
 def test_changing_the_setting_of_one_cell_retrains_it(finished: Checkout) -> None:
     finished.edit(
         "config/matrix.yaml", "aesthetic/rocm-js: {beta: 0.25}", "aesthetic/rocm-js: {beta: 0.3}"
     )
-    assert finished.jobs() == cells(1)
+    assert finished.jobs() == cells(1) | OF_THE_CODE
 
 
 def test_a_new_cell_is_the_only_one_trained(finished: Checkout) -> None:
@@ -102,12 +99,12 @@ def test_a_new_cell_is_the_only_one_trained(finished: Checkout) -> None:
         file.write(
             "sweeps: [{rewards: [hpsv2], methods: [rocm-kl], setting: beta, values: [0.5]}]\n"
         )
-    assert finished.jobs() == cells(1) | {"sweep": 1}
+    assert finished.jobs() == cells(1) | OF_THE_CODE | {"table2": 1, "figure4": 1}
 
 
 def test_other_weights_of_the_base_retrain_everything(finished: Checkout) -> None:
     (finished.path / "weights/consistency/model.safetensors").write_text("others")
-    assert finished.jobs() == cells(6) | {"generate_images": 7, "score_images": 7}
+    assert finished.jobs() == cells(6) | IMAGES
 
 
 def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Checkout) -> None:
@@ -118,7 +115,7 @@ def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Ch
 def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
     with open(finished.path / "lists/train.txt", "a") as file:
         file.write("a green triangle\n")
-    everything = finished.jobs("--forceall")
+    everything = cells(6) | IMAGES | {"make_prompts": 2}
     assert finished.jobs() == everything
 
 
@@ -136,14 +133,38 @@ def test_partial_results_are_drawn_without_training(finished: Checkout) -> None:
     (finished.path / "results/matrix/cells/hpsv2/rocm-kl/seed-0/lora.safetensors").unlink()
     (finished.path / "results/matrix/samples/hpsv2/rocm-kl/seed-0/snapshots/scores.csv").unlink()
     finished.add_statement("rocm_core/algorithms/direct.py")
-    assert finished.jobs("--config", "partial=true") == DRAWN
+    assert finished.jobs("--config", "partial=true") == DRAWN | OF_THE_CODE
+
+
+def test_a_deleted_figure_is_the_only_one_that_is_drawn_again(finished: Checkout) -> None:
+    (finished.path / "results/matrix/figures/figure5.png").unlink()
+    assert finished.jobs(targets=["figures"]) == {"figure5": 1}
+
+
+def test_another_order_of_the_methods_is_drawn_and_trains_nothing(finished: Checkout) -> None:
+    finished.edit("config/matrix.yaml", "  rocm-none:\n", "")
+    finished.edit("config/matrix.yaml", "cells:\n", "  rocm-none:\ncells:\n")
+    assert finished.jobs() == DRAWN | OF_THE_CODE
+
+
+def test_a_study_is_drawn_when_there_are_votes_and_redraws_nothing_else(finished: Checkout) -> None:
+    pair = "[hpsv2/rocm-kl/seed-0, hpsv2/rocm-js/seed-0]"
+    with open(finished.path / "config/matrix.yaml", "a") as file:
+        file.write(f"study: {{comparisons: [{pair}], pairs: 4}}\n")
+    assert finished.jobs() == {"claims": 1, "report": 1}
+    (finished.path / "results/matrix/study").mkdir()
+    (finished.path / "results/matrix/study/votes.jsonl").touch()
+    assert finished.jobs() == dict.fromkeys(
+        ("study", "study_results", "figure3", "claims", "report"), 1
+    )
 
 
 def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> None:
     records = [json.loads(f.read_text()) for f in (complete.path / ".snakemake/metadata").iterdir()]
     assert {record["rule"] for record in records} == {
-        *("make_prompts", "train_cell", "generate_images", "score_images", "monitor_cell"),
+        *("make_prompts", "train_cell", "monitor_cell", *IMAGES),
         *DRAWN,
+        *OF_THE_CODE,
     }
     for record in records:
         params = [value.strip("'") for value in record["params"]]

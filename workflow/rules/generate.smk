@@ -7,7 +7,7 @@ rule generate_images:
         lora=lambda w: (
             [] if w.source.startswith("base-") else f"{RESULTS}/cells/{w.source}/lora.safetensors"
         ),
-        weights=ancient(lambda w: fetched(generation_of(w.source).model)),
+        weights=ancient(lambda w: fetched(*generation_of(w.source).weights)),
     output:
         index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
         manifest=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/manifest.json",
@@ -25,7 +25,7 @@ rule generate_images:
     params:
         settings=lambda w: to_json(generation_of(w.source, w.steps)),
         code=lambda w: grid.generate_code(generation_of(w.source)),
-        weights=lambda w: weights_of(generation_of(w.source).model),
+        weights=lambda w: weights_of(*generation_of(w.source).weights),
         lora=lambda w, input: f"--lora {input.lora}" if input.get("lora") else "",
         folder=subpath(output.index, parent=True),
     message:

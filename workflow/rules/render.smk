@@ -1,15 +1,35 @@
 # Tables, figures and the report: one rule each, named after it. partial=true uses what exists.
 
+from rocm_core.names import modules
+
 # What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
 READS = {
     "table1": main_scores,
+    "table2": lambda: [*main_scores(), *trained("manifest.json")],
+    "table3": lambda: [],
     "table4": main_scores,
     "sweep": main_scores,
     "costs": lambda: trained("history.csv"),
-    "samples": lambda: [
-        *finished([f"{RESULTS}/prompts/validation.jsonl"]),
-        *samples("index.jsonl", ["validation"], every_step=False),
+    "figure1": lambda: [*shown_prompts(), *final_images()],
+    "figure2": lambda: [*shown_prompts(), *final_images()],
+    "figure3": lambda: [f"{RESULTS}/study/results.json"],
+    "figure4": lambda: [
+        *main_scores(),
+        *trained("manifest.json"),
+        *(READS["figure3"]() if "figure3" in FIGURES else []),
     ],
+    "figure5": lambda: [*trained("history.csv"), *trained("manifest.json")],
+    "figure6": lambda: [
+        *shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
+        *monitored(),
+    ],
+    "readouts": lambda: [
+        *main_scores("scores.csv", "readouts.csv"),
+        *monitored(),
+        *trained("history.csv"),
+    ],
+    "divergences": lambda: [],
+    "samples": lambda: [*shown_prompts(), *final_images()],
     "training": monitored,
     "gold_vs_reward": monitored,
     "gold_vs_kl": monitored,
@@ -22,18 +42,23 @@ READS = {
     ],
     "generalisation": lambda: samples("scores.csv", every_step=False),
 }
+# Code that a rendering finds by name, beside what it imports.
+FINDS = dict.fromkeys(
+    ["table3", "divergences"], [f"rocm_core.divergences.{n}" for n in modules("divergences")]
+)
 SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
 TABLES, FIGURES = tables(CONFIG), figures(CONFIG)  # that this configuration has the data for
+if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
+    FIGURES = [name for name in FIGURES if name != "figure3"]
 TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
-# A rendering depends on the configuration, but not on what its jobs ask of the machine or the hub.
-# It may hold braces, of a template: in `params` only a function keeps them from being wildcards.
-SHOWN = json.dumps(
-    {k: config[k] for k in sorted(config) if k not in ("resources", "weights")}, sort_keys=True
-)
 
 
-for _name, _kind in [*((n, "table") for n in TABLES), *((n, "figure") for n in FIGURES)]:
+# Figure 3 can be asked for before there are votes, and then says so.
+for _name, _kind in [
+    *((n, "table") for n in TABLES),
+    *((n, "figure") for n in dict.fromkeys([*FIGURES, "figure3"])),
+]:
 
     rule:
         name:
@@ -61,11 +86,15 @@ for _name, _kind in [*((n, "table") for n in TABLES), *((n, "figure") for n in F
             mem_mb=4000,
             runtime=10,
         params:
-            config=lambda w: SHOWN,
+            config=shown(study=_name == "figure3"),
             kind=_kind,
             name=_name,
             stem=subpath(output[0], strip_suffix=f".{SUFFIXES[_kind][0]}"),
-            code=code_fingerprint("workflow/scripts/render.py", f"rocm_core.{_kind}s.{_name}"),
+            code=code_fingerprint(
+                "workflow/scripts/render.py",
+                f"rocm_core.{_kind}s.{_name}",
+                *FINDS.get(_name, []),
+            ),
         message:
             f"Rendering the {_kind} {_name}"
         shell:
@@ -73,11 +102,47 @@ for _name, _kind in [*((n, "table") for n in TABLES), *((n, "figure") for n in F
             " --config {params.config:q} --output {params.stem} > {log} 2>&1"
 
 
+rule claims:
+    input:
+        scores=samples("scores.csv"),
+        judged=main_scores("judged.csv") if CONFIG.judges else [],
+        readouts=main_scores("readouts.csv"),
+        monitored=monitored(),
+        histories=trained("history.csv"),
+        # Votes come from people: they speak where there are any.
+        votes=READS["figure3"]() if "figure3" in FIGURES else [],
+    output:
+        json=f"{RESULTS}/claims.json",
+        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+    log:
+        f"{LOGS}/render/claims.log",
+    benchmark:
+        f"{BENCHMARKS}/render/claims.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=shown(study=True),
+        stem=subpath(output.json, strip_suffix=".json"),
+        code=code_fingerprint("workflow/scripts/render.py", "rocm_core.claims"),
+    message:
+        "Judging the claims"
+    shell:
+        "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
+        " --output {params.stem} > {log} 2>&1"
+
+
 rule report:
     input:
+        claims=rules.claims.output.json,
         tables=TABLE_FILES,
         figures=FIGURE_FILES,
         scores=main_scores(),
+        readouts=main_scores("readouts.csv"),
+        images=final_images(),
         manifests=trained("manifest.json"),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
@@ -92,12 +157,13 @@ rule report:
         mem_mb=4000,
         runtime=10,
     params:
-        config=lambda w: SHOWN,
+        config=shown(study=True),
         stem=subpath(output[0], strip_suffix=".html"),
         code=code_fingerprint(
             "workflow/scripts/render.py",
             "rocm_core.report",
             *[f"rocm_core.tables.{name}" for name in TABLES],
+            *(module for name in TABLES for module in FINDS.get(name, [])),
         ),
     message:
         "Assembling the report"

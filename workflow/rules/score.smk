@@ -34,10 +34,10 @@ rule score_images:
 
 rule monitor_cell:
     input:
-        prompts=f"{RESULTS}/prompts/validation.jsonl",
+        prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).monitored_on}.jsonl",
         snapshots=f"{RESULTS}/cells/{{cell}}/snapshots",
         weights=ancient(
-            lambda w: fetched(generation_of(w.cell).model, *CONFIG.scorer_paths().values())
+            lambda w: fetched(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
         ),
     output:
         scores=f"{RESULTS}/samples/{{cell}}/snapshots/scores.csv",
@@ -58,7 +58,9 @@ rule monitor_cell:
         scorers=to_json(CONFIG.scorer_paths()),
         first=CONFIG.monitor.prompts,
         code=lambda w: grid.monitor_code(generation_of(w.cell), CONFIG.metrics),
-        weights=lambda w: weights_of(generation_of(w.cell).model, *CONFIG.scorer_paths().values()),
+        weights=lambda w: weights_of(
+            *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()
+        ),
         folder=subpath(output.scores, parent=True),
     message:
         "Judging the snapshots of {wildcards.cell}"

@@ -1,5 +1,5 @@
 # The user study: `snakemake study` makes the page; `python -m rocm_core.study serve` collects votes
-# in results/<world>/study/votes.jsonl; `snakemake figure3` counts and draws them.
+# in results/<world>/study/votes.jsonl; `snakemake figure3` counts them and draws what they say.
 
 import itertools
 
@@ -9,12 +9,13 @@ STUDIED = {
     name: f"{RESULTS}/samples/{name}/{STUDY_PROMPTS}/steps-{generation_of(name).inference_steps}"
     for name in itertools.chain(*(CONFIG.study.comparisons if CONFIG.study else []))
 }
+STUDY_SAMPLES = [f"{folder}/index.jsonl" for folder in STUDIED.values()]
 
 
 rule study:
     input:
         prompts=f"{RESULTS}/prompts/{STUDY_PROMPTS}.jsonl",
-        samples=lambda w: [f"{folder}/index.jsonl" for folder in STUDIED.values()]
+        samples=lambda w: STUDY_SAMPLES
         or sys.exit("error: there is no study in the configuration: add the key study"),
     output:
         page=directory(f"{STUDY}/page"),
@@ -68,29 +69,3 @@ rule study_results:
         "Counting the votes of the user study"
     shell:
         "exec python -m rocm_core.study aggregate --study {params.folder} > {log} 2>&1"
-
-
-rule figure3:
-    input:
-        rules.study_results.output.results,
-    output:
-        [f"{RESULTS}/figures/study.{suffix}" for suffix in SUFFIXES["figure"]],
-    log:
-        f"{LOGS}/render/study.log",
-    benchmark:
-        f"{BENCHMARKS}/render/study.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        config=lambda w: SHOWN,
-        stem=subpath(output[0], strip_suffix=".pdf"),
-        code=code_fingerprint("workflow/scripts/render.py", "rocm_core.figures.study"),
-    message:
-        "Rendering the figure study"
-    shell:
-        "exec python workflow/scripts/render.py figure study --config {params.config:q}"
-        " --output {params.stem} > {log} 2>&1"

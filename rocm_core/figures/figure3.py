@@ -1,14 +1,13 @@
 """What the raters of the user study preferred (figure 3 of the paper)."""
 
-import json
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
+from rocm_core.figures._votes import read_outcomes
 from rocm_core.labels import amount, method_label, metric_label
 from rocm_core.results import Results
 
@@ -25,16 +24,20 @@ _PARTS = ("wins", "ties", "losses")
 @style.styled
 def make(results: Results) -> style.Drawing:
     """One panel a comparison, one bar a question: shares of wins, ties and losses of the first
-    model, and its win rate with the interval. Raises `UserError` before votes are aggregated."""
-    path = results.root / "study" / "results.json"
-    try:
-        data = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["outcomes"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}): aggregate the votes first") from None
-    comparisons = list(data.groupby(["first", "second"], sort=False))
+    model, and its win rate with the interval. A comparison of the configuration without votes is
+    named as missing. Raises `UserError` before votes are aggregated."""
+    data = read_outcomes(results.root)
+    voted = {tuple(pair): rows for pair, rows in data.groupby(["first", "second"], sort=False)}
+    study = results.config.study
+    comparisons = study.comparisons if study else tuple(voted)
     figure, axes = style.panels(len(comparisons), 1, height=1.75, sharex=True)
-    for (panel,), (_, rows) in zip(axes, comparisons, strict=True):
-        _draw(panel, rows.reset_index(drop=True))
+    for (panel,), pair in zip(axes, comparisons, strict=True):
+        if pair in voted:
+            _draw(panel, voted[pair].reset_index(drop=True))
+        else:
+            panel.set(yticks=[])
+            panel.set_title(f"{pair[0]} against {pair[1]}")
+            panel.text(0.5, 0.5, "missing: no votes yet", ha="center", va="center")
     axes[-1][0].set_xlabel("share of votes")
     agreement = data["agreement"].dropna()
     alphas = f"{agreement.min():.2f} to {agreement.max():.2f}".replace("-", "−")

@@ -1,0 +1,46 @@
+"""What ROCM with a divergence makes of the prompts (figure 1 of the paper: KL and HPSv2)."""
+
+import pandas as pd
+
+from rocm_core.figures import _style as style
+from rocm_core.figures._images import draw_gallery, lead
+from rocm_core.labels import method_label, metric_label
+from rocm_core.results import Results
+
+COUNT, COLUMNS = 12, 3
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """Twelve validation prompts, each below its image by ROCM with KL trained on HPSv2, or by the
+    first regularised ROCM model of the grid where that is none. `data` names the image files."""
+    cells = [
+        source
+        for source in results.trained
+        if source.cell
+        and source.cell.settings.algorithm == "direct"
+        and source.cell.settings.divergence != "none"
+        and "--" not in source.method
+    ]
+    reward = lead([str(cell.reward) for cell in cells], "hpsv2")
+    method = lead([cell.method for cell in cells if cell.reward == reward], "rocm-kl")
+    model = results.sources(reward, method)[0]
+    shown = [(prompt, results.image(model, prompt.id)) for prompt in results.prompts[:COUNT]]
+    data = pd.DataFrame(
+        {
+            "reward": reward,
+            "method": method,
+            "seed": model.seed,
+            "prompt_id": prompt.id,
+            "text": prompt.text,
+            "file": path.relative_to(results.root).as_posix() if path else None,
+        }
+        for prompt, path in shown
+    )
+    caption = (
+        f"The first {len(shown)} validation prompts, none left out. Final model of the first"
+        " training seed."
+    )
+    title = f"Images by {method_label(method)}, trained on {metric_label(reward)}"
+    figure = draw_gallery([(prompt.text, path) for prompt, path in shown], COLUMNS)
+    return style.Drawing(figure, data, title, caption)

@@ -1,0 +1,16 @@
+"""Samples of the base, of the baselines and of ROCM (figure 2 of the paper)."""
+
+from rocm_core.figures import _style as style
+from rocm_core.figures._images import lead
+from rocm_core.figures._samples import draw_samples
+from rocm_core.labels import metric_label
+from rocm_core.results import Results
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One column a model trained on HPSv2, or on the first reward where HPSv2 is none; six
+    prompts."""
+    reward = lead(results.rewards, "hpsv2")
+    title = f"The same prompts and noise for every model trained on {metric_label(reward)}"
+    return draw_samples(results, [reward], 6, title)

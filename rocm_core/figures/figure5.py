@@ -1,0 +1,98 @@
+"""Training reward against training time (figure 5 of the paper)."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.efficiency import thinned
+from rocm_core.figures import _style as style
+from rocm_core.labels import amount, metric_label
+from rocm_core.results import Results, Source
+
+_BARS = 6  # of a line
+WINDOW = 20  # iterations: the paper's
+_PANELS = ("clipscore", "aesthetic", "pickscore", "hpsv2")  # the paper's A, B, C and D
+_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+COLUMNS = ["reward", "method", "iteration", "seconds", "mean", "deviation", "seeds"]
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One panel a training reward, in the paper's order, one line a method.
+
+    `data` has `COLUMNS`; seconds are summed over the processes of a training.
+    """
+    order = sorted(results.rewards, key=lambda r: _PANELS.index(r) if r in _PANELS else 9)
+    found = {reward: _curves(results, reward) for reward in order}
+    longest = max((c["seconds"].max() for of in found.values() for c in of.values()), default=0.0)
+    unit, seconds = next((u for u in _UNITS if longest >= 2 * u[1]), _UNITS[-1])
+    device = "GPU" if _on_gpu(results) else "CPU"
+    figure, axes = style.wrapped(len(order), height=2.5)
+    bars: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "alpha": 0.8}
+    for panel, (reward, curves) in zip(axes, found.items(), strict=True):
+        for place, (method, curve) in enumerate(curves.items()):
+            colour, marker = style.look(method)
+            x, mean = curve["seconds"] / seconds, curve["mean"]
+            panel.plot(x, mean, color=colour, marker=marker, markevery=[-1])
+            apart = max(1, len(curve) // _BARS)
+            few = curve.iloc[apart * (place + 1) // (len(curves) + 1) :: apart]
+            panel.errorbar(
+                few["seconds"] / seconds, few["mean"], yerr=few["deviation"], **bars, color=colour
+            )
+        style.cost_x(panel, [curve["seconds"] / seconds for curve in curves.values()])
+        letter = f"{'ABCD'[_PANELS.index(reward)]}  " if reward in _PANELS else ""
+        panel.set_title(f"{letter}Trained on {metric_label(reward)}")
+        panel.set(xlabel=f"{device} {unit}", ylabel=metric_label(reward))
+        style.note_missing(panel, [m for m in results.methods(reward) if m not in curves])
+    style.legend(figure, style.handles(results.methods()))
+    frames = [c for of in found.values() for c in of.values()]
+    data = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    caption = (
+        f"Mean reward of the batch in training over the last {WINDOW} iterations (fewer at the"
+        f" start) of {amount(data['seeds'], 'training seed')}; bars: their standard deviation."
+        " Batches differ between methods, and with them the bars: figure efficiency smooths all"
+        f" methods over as many reward queries. {device} {unit} are the training's own, without"
+        " waiting and loading. Axes are logarithmic where methods differ more than"
+        f" {style.UNEVEN:g}-fold."
+    )
+    return style.Drawing(figure, data, "Training reward against training time", caption)
+
+
+def _on_gpu(results: Results) -> bool:
+    return any(manifest["device"] != "cpu" for manifest in results.manifests.values())
+
+
+def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
+    """`data` of each method of a reward; methods without a finished training are left out."""
+    found = {}
+    for method in results.methods(reward):
+        histories = [_history(results, source) for source in results.sources(reward, method)]
+        seeds = [history for history in histories if history is not None]
+        if seeds:
+            found[method] = _running(seeds).assign(reward=reward, method=method)[COLUMNS]
+    return found
+
+
+def _history(results: Results, source: Source) -> pd.DataFrame | None:
+    frame = results.history(source, ["step", "reward", "seconds"])
+    manifest = results.manifests.get(source.name)
+    if frame is None or manifest is None:
+        return None
+    return frame.assign(seconds=frame["seconds"] * manifest.get("processes", 1))
+
+
+def _running(seeds: list[pd.DataFrame]) -> pd.DataFrame:
+    """Mean and deviation over a window of all seeds together, as far as the shortest has come."""
+    length = min(map(len, seeds))
+    rewards, seconds = (
+        np.stack([seed[name].to_numpy()[:length] for seed in seeds])
+        for name in ("reward", "seconds")
+    )
+    mean, square = (
+        pd.Series(values.mean(0)).rolling(WINDOW, min_periods=1).mean()
+        for values in (rewards, rewards**2)
+    )
+    frame = pd.DataFrame({"iteration": seeds[0]["step"][:length], "seconds": seconds.mean(0)})
+    deviation = (square - mean**2).clip(lower=0) ** 0.5
+    return thinned(frame.assign(mean=mean, deviation=deviation, seeds=len(seeds)))

@@ -1,0 +1,115 @@
+"""Reward hacking in pictures, and the best snapshot of each divergence (figure 6 of the paper)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.figures import _style as style
+from rocm_core.figures._images import Block, draw_blocks, lead
+from rocm_core.judging import judges, overall
+from rocm_core.labels import method_label, metric_label
+from rocm_core.results import GOLD, Results, Source
+
+TITLE = "Images along the training, and the best snapshot of each divergence"
+COLUMNS = ["part", "reward", "method", "seed", "step", "verdict", "prompt_id", "file"]
+_STAGES, _PROMPTS = 5, 3  # rows of A and of B, at most
+
+
+@style.styled
+def make(results: Results) -> style.Drawing:
+    """One column a ROCM method trained on the aesthetic score, or on the first reward of which
+    there are snapshots; on a prompt set of its own where a sweep has one, as the paper's animals.
+    A: one row a stage of the training. B: one row a prompt, at each method's best snapshot.
+
+    `data` has `COLUMNS`: verdict is the mean of the judges at that step, which chose those of B.
+    """
+    models = _models(results)
+    reward = str(models[0].reward)
+    assert models[0].cell
+    judged_on = models[0].cell.monitored_on
+    judged = results.prompt_set(judged_on)[: results.config.monitor.prompts]
+    prompts = judged[:_PROMPTS]
+    verdicts = {model.method: _verdicts(results, model) for model in models}
+    best = {
+        m: scores.drop(0).idxmax() if len(scores) > 1 else None for m, scores in verdicts.items()
+    }
+    stages = [_stages(model) for model in models]
+    along = [
+        ("A", m, s, prompts[0])
+        for steps in zip(*stages, strict=True)
+        for m, s in zip(models, steps, strict=True)
+    ]
+    chosen = [("B", m, best[m.method], prompt) for prompt in prompts for m in models]
+    rows, paths = [], []
+    for part, model, step, prompt in [*along, *chosen]:
+        path = None if step is None else results.snapshot(model, step, prompt.id)
+        file = path.relative_to(results.root).as_posix() if path else None
+        verdict = verdicts[model.method].get(step)
+        rows.append([part, reward, model.method, model.seed, step, verdict, prompt.id, file])
+        paths.append(path)
+    names = [method_label(model.method.partition("--")[0], short=True) for model in models]
+    at = [f"{name}\nstep {best[m.method] or '?'}" for name, m in zip(names, models, strict=True)]
+    said = [f"{step / stages[0][-1]:.0%} of the training" for step in stages[0]]
+    said[0] = f"The base model: {prompts[0].text}"
+    blocks = [
+        Block("A  Along the training", names, _rows(said, paths[: len(along)])),
+        Block("B  The best snapshot", at, _rows([p.text for p in prompts], paths[len(along) :])),
+    ]
+    judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
+    caption = (
+        f"Models trained on {metric_label(reward)}, the first training seed; one noise along a row."
+        f" A: the first {judged_on} prompt at shares of each training, from the base on. B:"
+        f" the first {len(prompts)} prompts at the snapshot of each training with the best {judge}"
+        f" on average over {len(judged)} {judged_on} prompts, these included."
+    )
+    data = pd.DataFrame(rows, columns=COLUMNS)
+    return style.Drawing(draw_blocks(blocks), data, TITLE, caption)
+
+
+def _models(results: Results) -> list[Source]:
+    """The first seed of each ROCM method with snapshots, of the reward that is shown."""
+    found = [
+        source
+        for source in results.trained
+        if source.cell
+        and source.cell.settings.algorithm == "direct"
+        and source.cell.settings.snapshot_every
+        and all(part.startswith("prompts-") for part in source.method.split("--")[1:])
+    ]
+    reward = lead([str(source.reward) for source in found], "aesthetic")
+    sets = {s.cell.monitored_on for s in found if s.cell and s.reward == reward}
+    chosen = lead(sorted(sets - {"validation"}) or ["validation"], "animals")
+    first = {
+        source.method: source
+        for source in reversed(found)
+        if source.reward == reward and source.cell and source.cell.monitored_on == chosen
+    }
+    return list(reversed(first.values()))
+
+
+def _stages(model: Source) -> list[int]:
+    """Steps evenly spread over a training's snapshots, from the base (0) to the end."""
+    assert model.cell
+    steps = [0, *model.cell.settings.snapshot_steps]
+    places = np.linspace(0, len(steps) - 1, min(_STAGES, len(steps)))
+    return [steps[round(place)] for place in places]
+
+
+def _verdicts(results: Results, model: Source) -> pd.Series:
+    """Mean verdict of the judges at every step; empty where the snapshots have no scores."""
+    monitor = results.monitor
+    own = monitor[(monitor["reward"] == model.reward) & (monitor["method"] == model.method)]
+    own = own[(own["seed"] == model.seed) & own["metric"].isin(judges(results, str(model.reward)))]
+    scores = own.pivot(index=["step", "prompt_id"], columns="metric", values="value")
+    if scores.empty:
+        return pd.Series(dtype=float)
+    return overall(scores, scores.loc[[0]]).groupby("step").mean()
+
+
+def _rows(
+    texts: Sequence[str], paths: Sequence[Path | None]
+) -> list[tuple[str, Sequence[Path | None]]]:
+    width = len(paths) // len(texts)
+    return [(text, paths[i * width : (i + 1) * width]) for i, text in enumerate(texts)]
