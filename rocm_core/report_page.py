@@ -190,10 +190,10 @@ passed through the U-Net during training. A commit marked + had uncommitted chan
 <dt>code</dt><dd><code>{{ cell.code }}</code></dd>
 {% set commit = cell.commit or "–" %}
 <dt>commit</dt><dd><code>{{ commit|replace("+dirty", "+") }}</code></dd>
-{% for name, digest in (cell.weights or {}).items() %}
+{% for name, digest in (cell.get("weights") or {}).items() %}
 <dt>weights</dt><dd>{{ name }} <code>{{ digest }}</code></dd>
 {% endfor %}
-{% for name, digest in (cell.outputs or {}).items() if name == "lora.safetensors" %}
+{% for name, digest in (cell.get("outputs") or {}).items() if name == "lora.safetensors" %}
 <dt>{{ name }}</dt><dd><code>{{ digest }}</code></dd>
 {% endfor %}
 </dl>

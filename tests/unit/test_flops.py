@@ -34,7 +34,7 @@ def policy():
     scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     parts = Components(unet, vae, torch.nn.Identity(), None, scheduler)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "load_components", lambda model: parts)
+        patch.setattr(base, "load_components", lambda *_: parts)
         policy = load_policy("consistency", "sd15", STEPS, 7.5, device="meta")
     policy.autocast = contextlib.nullcontext  # there is none for tensors without storage
     add_adapter(policy.unet, 16, 32.0, ["to_q", "to_k", "to_v", "to_out.0"], seed=0)
