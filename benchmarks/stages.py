@@ -86,7 +86,7 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
     from rocm_core.policies import load_policy
 
     policy = load_policy("consistency", SETTINGS.model, STEPS, GUIDANCE)
-    pipeline = LatentConsistencyModelPipeline.from_pretrained(SETTINGS.model)
+    pipeline = LatentConsistencyModelPipeline.from_pretrained(SETTINGS.model).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
     def ours() -> None:
@@ -108,6 +108,8 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
 
 def scoring(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]:
     """Files on the disk to HPSv2 scores."""
+    import rocm_core._torchvision  # noqa: F401  (before open_clip)
+
     import open_clip
     import torch
     from PIL import Image

@@ -108,7 +108,8 @@ def write_results(
             _write_images(folder, prompts, (shade, 120, 60), size)
             scores(effect, share, n).to_csv(folder / "scores.csv", index=False)
             if prompt_set == "validation":
-                energy = 0.1 + 0.02 * level["gold"][:n] + effect.get("high_frequency", 0.0)
+                detail = level.get("gold", np.zeros(count))[:n]
+                energy = 0.1 + 0.02 * detail + effect.get("high_frequency", 0.0)
                 _readouts(prompts[:n], energy).to_csv(folder / "readouts.csv", index=False)
             manifest = {"seconds_per_image": 0.01 * steps}
             (folder / "manifest.json").write_text(json.dumps(manifest))

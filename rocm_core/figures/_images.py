@@ -13,7 +13,7 @@ from rocm_core.figures import _style as style
 
 _MARGIN, _GAP, _LINE = 0.06, 0.05, 0.165  # inches
 _HEADING, _LABEL, _ROW = 0.38, 0.14, 0.14  # inches of a heading, a label's line, between rows
-_NARROWEST = 0.72  # inches of a column
+_NARROWEST, _WIDEST = 0.72, 1.1  # inches of a column
 _CHARACTERS = 14  # of a text, an inch
 
 
@@ -33,7 +33,7 @@ def draw_blocks(blocks: Sequence[Block]) -> Figure:
     """One block below the other, with as many pictures in a row as the widest has columns."""
     columns = max(len(block.columns) for block in blocks)
     width = max(style.WIDTH, _NARROWEST * columns)
-    size = (width - 2 * _MARGIN - (columns - 1) * _GAP) / columns
+    size = min(_WIDEST, (width - 2 * _MARGIN - (columns - 1) * _GAP) / columns)
     places = [_MARGIN + column * (size + _GAP) for column in range(columns)]
     texts = [[wrap(text, width, 2) for text, _ in block.rows] for block in blocks]
     rows = sum(len(lines) * _LINE + size + _ROW for block in texts for lines in block)

@@ -1,6 +1,7 @@
 """Preference of the reward model and of the judge against β (figure 4 of the paper)."""
 
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from rocm_core.statistics import Estimate, win_rate
 TITLE = "Preference over the base model against the weight β of the divergence"
 COLUMNS = ["reward", "method", "beta", "preference_of", "win_rate", "low", "high", "n", "seeds"]
 _REWARD_MODEL, _JUDGE, _RATERS = "reward model", "judge", "raters"
-_LOOKS = {
+_LOOKS: dict[str, tuple[str, str, Any]] = {
     _REWARD_MODEL: ("#d55e00", "s", "--"),
     _JUDGE: ("#0072b2", "o", "-"),
     _RATERS: ("#009e73", "D", ":"),
@@ -90,7 +91,8 @@ def _rows(results: Results, one: Try) -> list[dict[str, object]]:
 def _said(results: Results, wanted: list[Try]) -> list[dict[str, object]]:
     """A row for each model that raters compared with its base."""
     votes = read_outcomes(results.root)
-    votes = votes[votes["question"] == "preference"].set_index(["first", "second"])
+    votes = votes[votes["question"] == "preference"]
+    said = {(vote["first"], vote["second"]): vote for vote in votes.to_dict("records")}
     return [
         {"reward": one.reward, "method": one.method, "beta": one.beta, "preference_of": _RATERS}
         | {"win_rate": vote["win_rate"], "low": vote["win_rate_low"], "high": vote["win_rate_high"]}
@@ -98,8 +100,8 @@ def _said(results: Results, wanted: list[Try]) -> list[dict[str, object]]:
         for one in wanted
         for source in results.sources(one.reward, one.method)
         for pair in [(source.name, results.base_of(one.reward, one.method))]
-        if pair in votes.index
-        for vote in [votes.loc[pair]]
+        if pair in said
+        for vote in [said[pair]]
     ]
 
 

@@ -105,7 +105,7 @@ def _verdicts(results: Results, model: Source) -> pd.Series:
     scores = own.pivot(index=["step", "prompt_id"], columns="metric", values="value")
     if scores.empty:
         return pd.Series(dtype=float)
-    return overall(scores, scores.loc[0]).groupby("step").mean()
+    return overall(scores, scores.loc[[0]]).groupby("step").mean()
 
 
 def _rows(

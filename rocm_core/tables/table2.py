@@ -1,6 +1,5 @@
 """Table 2: the best β of each divergence, and the whole sweep behind it."""
 
-import numpy as np
 import pandas as pd
 
 from rocm_core.beta_sweep import Try, tries, verdicts
@@ -29,8 +28,8 @@ def make(results: Results) -> Table:
     data = pd.DataFrame([_row(results, one) for one in tries(results)], columns=COLUMNS)
     tried = data.groupby(["reward", "divergence"])
     data["best"] = data["judged"] == tried["judged"].transform("max")
-    ends = (tried["beta"].transform(end) for end in ("min", "max"))
-    data["edge"] = np.logical_or(*(data["beta"] == end for end in ends))
+    least, most = (tried["beta"].transform(end) for end in ("min", "max"))
+    data["edge"] = (data["beta"] == least) | (data["beta"] == most)
     blocks = []
     for reward in results.rewards:
         own = data[data["reward"] == reward]

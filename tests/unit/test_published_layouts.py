@@ -102,7 +102,7 @@ def test_pickscore_is_the_score_of_its_model_cards_example(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [512, 768])
-@pytest.mark.parametrize("name", twins.FOLDERS)
+@pytest.mark.parametrize("name", sorted({*twins.FOLDERS} - {"clipscore_hessel"}))  # cut at 0
 def test_training_and_measuring_score_a_photograph_alike(name: str, size: int) -> None:
     """Training resizes tensors, for gradients; measuring as published, most with PIL. What PIL
     rounds is a thirtieth of the spread of scores over photographs at most."""

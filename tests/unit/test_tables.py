@@ -137,9 +137,10 @@ def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
 
 
 def test_only_tables_with_data_are_offered():
-    assert tables(make_config()) == ["table1", "table3"]
+    assert tables(make_config()) == ["table1", "table3", "readouts"]
     assert tables(make_wide_config()) == list(TABLES)
-    assert tables(make_wide_config(sweeps=[])) == ["table1", "table3", "table4", "costs"]
+    offered = ["table1", "table3", "table4", "costs", "readouts"]
+    assert tables(make_wide_config(sweeps=[])) == offered
     betas = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
     assert tables(make_config(sweeps=[betas])) == ["table1", "table2", "table3"]
     assert tables(make_config(methods={"rocm-none": {}})) == ["table1"]

@@ -2,15 +2,6 @@
 
 from rocm_core.names import modules
 
-
-def shown_prompts(sets=("validation",)):
-    return finished(f"{RESULTS}/prompts/{name}.jsonl" for name in sets)
-
-
-def final_images():
-    return samples("index.jsonl", ["validation"], every_step=False)
-
-
 # What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
 READS = {
     "table1": main_scores,
@@ -61,17 +52,6 @@ if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
     FIGURES = [name for name in FIGURES if name != "figure3"]
 TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
-
-
-def shown(*, study=False):
-    """The configuration that a rendering depends on: not what jobs ask of the machine or the hub,
-    and the study where it is shown. In the order of the file, which is that of the methods.
-
-    It may hold braces, of a template: in `params` only a function keeps them from being wildcards.
-    """
-    hidden = {"resources", "weights"} | (set() if study else {"study"})
-    text = json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
-    return lambda w: text
 
 
 # Figure 3 can be asked for before there are votes, and then says so.
