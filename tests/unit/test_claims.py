@@ -25,10 +25,11 @@ from rocm_core.claims._verdict import (
     judge,
 )
 from rocm_core.claims._write import record
-from rocm_core.comparison import compare
+from rocm_core.comparison import Comparison, compare
 from rocm_core.errors import UserError
 from rocm_core.render import render
 from rocm_core.results import Results
+from rocm_core.statistics import Estimate
 
 
 def verdict_on(id, root, config):
@@ -83,6 +84,23 @@ def test_rules_count_parts():
     assert decided([win, gap, loss], at_least(2)) == UNDECIDED
     assert decided([win, loss], first) == CONFIRMED
     assert decided([gap, win], first) == UNDECIDED
+
+
+def test_a_verdict_that_needs_all_parts_is_not_corrected_and_one_that_needs_one_is():
+    """p = 0.03 in each of three parts: 0.09 and more after the correction."""
+    for sign, rule, verdict in (
+        (+1, every, CONFIRMED),
+        (-1, every, UNDECIDED),
+        (+1, at_least(1), UNDECIDED),
+        (-1, at_least(1), REFUTED),
+        (+1, at_least(2), UNDECIDED),
+        (+1, first, CONFIRMED),
+        (-1, first, REFUTED),
+    ):
+        low, mean, high = sorted(sign * end for end in (0.05, 0.4, 0.75))
+        shown = Estimate(mean, low, high, 50)
+        part = Part("p", NOT_LESS, Comparison(shown, None, None, 0.03, 1))
+        assert decided([part] * 3, rule) == verdict
 
 
 def test_many_null_parts_are_corrected_for_their_number(monkeypatch):
