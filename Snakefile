@@ -66,6 +66,7 @@ rule score:
     input:
         samples("scores.csv"),
         monitored(),
+        main_scores("readouts.csv"),
 
 
 rule tables:

@@ -32,12 +32,12 @@ PAGE = (
 <p class="soft">{{ claim.test }}</p>
 {% if claim.parts %}
 <div class="scroll"><table>
-<thead><tr><th>Part</th><th class="left">Expected</th><th class="left">Outcome</th>
-<th>Number, 95 % interval</th><th class="left">Details</th></tr></thead><tbody>
+<thead><tr><th>Part</th><th>Number, 95 % interval</th><th class="left">Outcome</th>
+<th class="left">Expected</th><th class="left">Details</th></tr></thead><tbody>
 {% for part in claim.parts %}
-<tr><th>{{ part.label }}</th><td class="left">{{ part.expects }}</td>
-<td class="left {{ part.outcome }}">{{ part.outcome }}</td><td>{{ part.shown }}</td>
-<td class="left">{{ part.details }}</td></tr>
+<tr><th>{{ part.label }}</th><td>{{ part.shown }}</td>
+<td class="left {{ part.outcome }}">{{ part.outcome }}</td>
+<td class="left">{{ part.expects }}</td><td class="left">{{ part.details }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% endif %}
@@ -190,10 +190,10 @@ passed through the U-Net during training. A commit marked + had uncommitted chan
 <dt>code</dt><dd><code>{{ cell.code }}</code></dd>
 {% set commit = cell.commit or "–" %}
 <dt>commit</dt><dd><code>{{ commit|replace("+dirty", "+") }}</code></dd>
-{% for name, digest in (cell.get("weights") or {}).items() %}
+{% for name, digest in cell.get("weights", {}).items() %}
 <dt>weights</dt><dd>{{ name }} <code>{{ digest }}</code></dd>
 {% endfor %}
-{% for name, digest in (cell.get("outputs") or {}).items() if name == "lora.safetensors" %}
+{% for name, digest in cell.get("outputs", {}).items() if name == "lora.safetensors" %}
 <dt>{{ name }}</dt><dd><code>{{ digest }}</code></dd>
 {% endfor %}
 </dl>

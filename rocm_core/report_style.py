@@ -69,6 +69,7 @@ details > .scroll, details > p, details > dl { margin-left: 0; }
   border-radius: 4px; image-rendering: auto; }
 ol { margin: 0.3rem 0; padding-left: 1.6rem; } ol li { overflow-wrap: anywhere; }
 @media (max-width: 44rem) {
+  .claim th:first-child { white-space: normal; min-width: 9.5rem; }
   .claim > summary { grid-template-columns: 2.4rem minmax(0, 1fr); }
   .claim > summary > .text, .claim > summary > .number, .why { grid-column: 2; text-align: left; }
 }

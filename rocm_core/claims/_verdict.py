@@ -1,10 +1,14 @@
 """How comparisons become verdicts. No verdict is written by hand.
 
-A claim is tested by parts, each a comparison and what the claim expects of it. p-values are
-corrected over the parts of a claim (Holm); a part then holds, fails or is open. The claim's rule
-makes of them confirmed, refuted or not decidable with these data.
+A claim is tested by parts, each a comparison and what the claim expects of it: a part holds, fails
+or is open. The claim's rule makes of them confirmed, refuted or not decidable with these data.
+
+Where one part is enough for a verdict, its p-value is corrected over all parts (Holm), since one of
+many is below 0.05 by chance. Where a verdict needs all parts, none is corrected: all of them by
+chance is less likely than one (the intersection-union test; Berger 1982, Technometrics 24:295).
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,7 +70,17 @@ class Finding:
 
 
 Parts = Callable[[Evidence], Iterable[Part]]
-Rule = Callable[[list[Finding]], tuple[str, Finding | None]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How findings make a verdict, with the one that decides it; and which outcomes a single part
+    could owe to chance, so that their p-values are corrected. `alone`: the first part decides, and
+    is not one of the many."""
+
+    decide: Callable[[list[Finding]], tuple[str, Finding | None]]
+    corrects: frozenset[str]
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,68 +130,75 @@ def part(
 
 def judge(claim: Claim, evidence: Evidence) -> Verdict:
     """The verdict on a claim."""
-    findings = _corrected(list(claim.parts(evidence)))
+    findings = _findings(list(claim.parts(evidence)), claim.rule)
     if not findings:
         return Verdict(claim, UNDECIDED, f"needs {claim.needs}", None, [])
-    verdict, decisive = claim.rule(findings)
+    verdict, decisive = claim.rule.decide(findings)
     return Verdict(claim, verdict, _reason(verdict, findings), decisive, findings)
 
 
-def every(findings: list[Finding]) -> tuple[str, Finding | None]:
-    """Confirmed if all parts hold, refuted if one fails. The weakest part decides."""
+def _every(findings: list[Finding]) -> tuple[str, Finding | None]:
     outcomes = {finding.outcome for finding in findings}
     if FAILS in outcomes:
         return REFUTED, _weakest([f for f in findings if f.outcome == FAILS])
     return CONFIRMED if outcomes == {HOLDS} else UNDECIDED, _weakest(findings)
 
 
-def at_least(count: int) -> Rule:
-    """Confirmed if so many parts hold, refuted if too many fail for that."""
-
-    def rule(findings: list[Finding]) -> tuple[str, Finding | None]:
-        held = [f for f in findings if f.outcome == HOLDS]
-        if len(held) >= count:
-            return CONFIRMED, _weakest(sorted(held, key=_strength)[-count:])
-        failed = sum(f.outcome == FAILS for f in findings)
-        strongest = max((f for f in findings if f.shown), key=_strength, default=None)
-        # A configuration with fewer parts than the claim speaks of decides nothing against it.
-        refuted = len(findings) >= count and len(findings) - failed < count
-        return REFUTED if refuted else UNDECIDED, strongest
-
-    return rule
+def _at_least(findings: list[Finding], count: int) -> tuple[str, Finding | None]:
+    held = [f for f in findings if f.outcome == HOLDS]
+    if len(held) >= count:
+        return CONFIRMED, _weakest(sorted(held, key=_strength)[-count:])
+    failed = sum(f.outcome == FAILS for f in findings)
+    strongest = max((f for f in findings if f.shown), key=_strength, default=None)
+    # A configuration with fewer parts than the claim speaks of decides nothing against it.
+    refuted = len(findings) >= count and len(findings) - failed < count
+    return REFUTED if refuted else UNDECIDED, strongest
 
 
-def first(findings: list[Finding]) -> tuple[str, Finding | None]:
-    """The first part decides; the others show what it is made of."""
+def _first(findings: list[Finding]) -> tuple[str, Finding | None]:
     verdicts = {HOLDS: CONFIRMED, FAILS: REFUTED}
     return verdicts.get(findings[0].outcome, UNDECIDED), findings[0]
 
 
-def _corrected(parts: list[Part]) -> list[Finding]:
-    tested = [p for p in parts if p.comparison]
-    corrected = dict(
-        zip(map(id, tested), holm([p.comparison.p for p in tested if p.comparison]), strict=True)
-    )
-    return [
-        Finding(part, corrected.get(id(part)), _outcome(part, corrected.get(id(part), 1.0)))
-        for part in parts
-    ]
+# Confirmed if all parts hold, refuted if one fails; the weakest decides.
+every = Rule(_every, frozenset({FAILS}))
+# The first part decides; the others show what it is made of.
+first = Rule(_first, frozenset({HOLDS, FAILS}), alone=True)
 
 
-def _outcome(part: Part, p: float) -> str:
+def at_least(count: int) -> Rule:
+    """Confirmed if so many parts hold, refuted if too many fail for that."""
+    corrects = {HOLDS} if count == 1 else {HOLDS, FAILS}
+    return Rule(functools.partial(_at_least, count=count), frozenset(corrects))
+
+
+def _findings(parts: list[Part], rule: Rule) -> list[Finding]:
+    family = [n for n, p in enumerate(parts) if p.comparison and not (rule.alone and n == 0)]
+    p_values = [p.comparison.p if p.comparison else 1.0 for p in parts]
+    corrected = dict(zip(family, holm([p_values[n] for n in family]), strict=True))
+    found = []
+    for n, (one, p) in enumerate(zip(parts, p_values, strict=True)):
+        limits = {o: corrected.get(n, p) if o in rule.corrects else p for o in (HOLDS, FAILS)}
+        found.append(Finding(one, corrected.get(n), _outcome(one, limits)))
+    return found
+
+
+def _outcome(part: Part, p: dict[str, float]) -> str:
+    """`p`: the p-value, corrected or not, by which the part would hold or fail."""
     found = part.comparison
     if part.checked is not None:
         return HOLDS if part.checked else FAILS
     if found is None:
         return MISSING
-    above, below = (p < ALPHA and sign * found.difference.mean > 0 for sign in (1, -1))
+    above = found.difference.mean > 0 and p[HOLDS] < ALPHA
+    below = found.difference.mean < 0 and p[FAILS] < ALPHA
     effect = found.effect
     if part.expects == LITTLE:
         if effect is None:
             return OPEN
         return HOLDS if effect.high < MARGIN else FAILS if effect.low > MARGIN else OPEN
     if part.expects == DIFFERENT:
-        return HOLDS if above or below else FAILS if found.is_tie else OPEN
+        return HOLDS if p[HOLDS] < ALPHA else FAILS if found.is_tie else OPEN
     negligible = effect is not None and effect.high < MARGIN
     if part.expects == NOT_LESS:
         tied = effect is not None and effect.low > -MARGIN

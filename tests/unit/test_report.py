@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -16,6 +18,32 @@ EFFECTS = {
     ("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "aesthetic": -1.0, "clipscore": 0.1},
     ("hpsv2", "rocm-kl"): {"hpsv2": 0.02, "gold": 0.1},
 }
+
+
+PART = {"expects": "more", "shown": "+0.50 SD [+0.40, +0.60]", "details": "p < 0.001"}
+CLAIMS = [
+    {"id": "Q1", "claim": "A control is beaten", "verdict": "confirmed", "decisive": 1}
+    | {
+        "parts": [
+            PART | {"label": n, "outcome": o} for n, o in (("one <b>", "open"), ("two", "holds"))
+        ]
+    },
+    {"id": "13", "claim": "Nothing is lost", "verdict": "refuted", "decisive": None}
+    | {"parts": [PART | {"label": "three", "outcome": "fails"}]},
+    {
+        "id": "R4",
+        "claim": "RLCM is better",
+        "verdict": "not decidable",
+        "decisive": None,
+        "parts": [],
+    },
+]
+
+
+def write_claims(root):
+    """A ledger of three claims; what real ones say is the business of test_claims.py."""
+    told = {"test": "as it is tested", "reason": "2 parts: 1 holds"}
+    (root / "claims.json").write_text(json.dumps({"claims": [told | claim for claim in CLAIMS]}))
 
 
 class Page(HTMLParser):
@@ -43,7 +71,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config()
     write_results(root, config, EFFECTS)
-    render("claims", "claims", config, root, root / "claims")
+    write_claims(root)
     (root / "figures").mkdir()
     for name in figures(config):
         about = PngImagePlugin.PngInfo()
@@ -81,7 +109,8 @@ def test_the_page_is_one_file_that_loads_nothing(finished, tmp_path):
     page = Page(text)
     assert page.open == []
     assert text.count("data:image/png;base64,") == len(figures(finished[0]))
-    assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
+    images = ("data:image/png;base64,", "data:image/jpeg;base64,")
+    assert all(load.startswith((*images, "#")) for load in page.loads)
     assert {load[1:] for load in page.loads if load.startswith("#")} <= page.ids
     assert not re.search(r"@import|url\(|<script", text)
 
@@ -91,12 +120,52 @@ def test_the_page_shows_tables_captions_costs_and_provenance(finished):
     html = make(Results(config, root)).html
     assert "Table 1: Held-out scores" in html
     assert "Caption of gold_vs_kl, n = 16 ± 0." in html
-    assert "6 of 6 trained" in html
+    assert "6 of 6 cells trained" in html and "0.0333 hours on cpu of training" in html
     manifest = json.loads((root / "cells/hpsv2/rocm-kl/seed-0/manifest.json").read_text())
-    (row,) = [r for r in html.split("<tr>") if r.startswith("<th>hpsv2/rocm-kl/seed-0</th>")]
-    assert manifest["code"] in row and manifest["commit"] in row
+    (row,) = [r for r in html.split("<tr>") if ">hpsv2/rocm-kl/seed-0</a>" in r.split("</th>")[0]]
     assert ">320<" in row and ">1,280<" in row and ">20<" in row and "0.05" in row
     assert "learning_rate" in html.split("Settings that all cells share")[1]
+    (cell,) = re.findall(r'id="cell-hpsv2-rocm-kl-seed-0">.*?</details>', html, re.S)
+    assert manifest["code"] in cell and manifest["commit"] in cell and "0.006 hours on cpu" in cell
+
+
+def test_every_cell_and_base_shows_its_first_images_side_by_side(finished):
+    """Cell n is painted 1 + 30 n in red, the base 0 (tests/synthetic.py)."""
+    html = make(Results(*finished)).html
+    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)" alt="Images of ([^"]+)"', html)
+    assert [name for _, name in found][0] == "base-consistency" and len(found) == 1 + 6
+    for number, (data, _) in enumerate(found):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as strip:
+            assert strip.width == 6 * strip.height
+            red, green, blue = strip.getpixel((strip.width - 3, 3))
+        shade = 0 if number == 0 else 1 + 30 * (number - 1)
+        assert (red, green, blue) == pytest.approx((shade, 120, 60), abs=6)
+
+
+def test_the_first_screen_is_the_ledger(finished):
+    html = make(Results(*finished)).html
+    answer = html.split('<section id="claims">')[1].split("</section>")[0]
+    assert html.index(answer) < html.index('<section id="readings">')
+    assert "The answer: 1 confirmed, 1 refuted, 1 not tested" in answer
+    groups = answer.split("<h3>")[1:]
+    assert [group.split("<")[0] for group in groups] == [
+        *("What this reproduction asks", "The ROCM paper", "The RLCM paper")
+    ]
+    (line,) = re.findall(r'id="claim-Q1"><summary>.*?</summary>', answer, re.S)
+    for told in (">confirmed<", "A control is beaten", "+0.50 SD [+0.40, +0.60]", "two; 2 parts"):
+        assert told in line
+    assert "one &lt;b&gt;" in answer  # the parts, and as text
+    assert "1 claim needs what" in groups[2].replace("\n", " ") and "R4" in groups[2]
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "is no ledger"), (None, "does not exist")])
+def test_a_page_without_a_ledger_is_an_error(tmp_path, text, said):
+    config = make_config(partial=True)
+    write_results(tmp_path, config)
+    if text:
+        (tmp_path / "claims.json").write_text(text)
+    with pytest.raises(UserError, match=f"claims.json {said}"):
+        make(Results(config, tmp_path))
 
 
 def test_the_same_results_give_the_same_page(finished):
@@ -106,12 +175,14 @@ def test_the_same_results_give_the_same_page(finished):
 def test_a_figure_that_was_not_drawn_is_an_error(tmp_path):
     config = make_config()
     write_results(tmp_path, config)
+    write_claims(tmp_path)
     with pytest.raises(UserError, match="figures/figure1.png does not exist"):
         make(Results(config, tmp_path))
 
 
 def test_partial_lists_the_gaps_and_marks_them_in_the_readings(tmp_path):
     write_results(tmp_path, make_config(), EFFECTS)
+    write_claims(tmp_path)
     missing = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4/scores.csv"
     (tmp_path / missing).unlink()
     (tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json").unlink()
@@ -119,19 +190,21 @@ def test_partial_lists_the_gaps_and_marks_them_in_the_readings(tmp_path):
     assert reading(results, "hpsv2", "rocm-kl").phrase == "missing"
     html = make(results).html
     assert f"<li><code>{missing}</code></li>" in html
-    assert "5 of 6 trained" in html and "2 artefacts" in html
+    assert "5 of 6 cells trained" in html and "2 artefacts are missing" in html
 
 
 def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
     methods = {"rocm-none": {}, "rocm-kl": {"beta": "auto"}}
     config = make_config(methods=methods, partial=True)
     write_results(tmp_path, config)
+    write_claims(tmp_path)
     assert re.search(r"auto\s+\(0\.07\)", make(Results(config, tmp_path)).html)
 
 
 def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):
     config = make_config(partial=True)
     write_results(tmp_path, config)
+    write_claims(tmp_path)
     path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["unet_passes"]

@@ -142,8 +142,8 @@ def test_only_tables_with_data_are_offered():
     offered = ["table1", "table3", "table4", "costs", "readouts"]
     assert tables(make_wide_config(sweeps=[])) == offered
     betas = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
-    assert tables(make_config(sweeps=[betas])) == ["table1", "table2", "table3"]
-    assert tables(make_config(methods={"rocm-none": {}})) == ["table1"]
+    assert tables(make_config(sweeps=[betas])) == ["table1", "table2", "table3", "readouts"]
+    assert tables(make_config(methods={"rocm-none": {}})) == ["table1", "readouts"]
 
 
 def test_table1_holds_the_baselines_and_both_bases(wide):
