@@ -250,7 +250,7 @@ def wide(tmp_path_factory):
         ("R1", CONFIRMED),
         ("7", REFUTED),
         ("8", UNDECIDED),
-        ("12", UNDECIDED),
+        ("12", CONFIRMED),
         ("14b", UNDECIDED),
     ],
 )
@@ -354,7 +354,7 @@ def test_missing_cells_are_named_and_nothing_is_dropped(wide, tmp_path):
 def test_nothing_trained_yet_leaves_every_claim_open(tmp_path):
     config = make_wide_config(seeds=[0, 1], partial=True)
     write_results(tmp_path, config)
-    for folder in ("samples", "cells"):
+    for folder in ("samples", "cells", "study"):
         for file in sorted((tmp_path / folder).rglob("*.[cj]s*")):
             if "base-" not in str(file):
                 file.unlink()
