@@ -30,6 +30,7 @@ if not CONFIG.partial:
     include: "workflow/rules/generate.smk"
     include: "workflow/rules/score.smk"
     include: "workflow/rules/judge.smk"
+    include: "workflow/rules/measure.smk"
     include: "workflow/rules/world.smk"
 
 

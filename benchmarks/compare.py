@@ -178,14 +178,14 @@ def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[
     }
     mine = result["contenders"]["ours"]
     floor = sum(line["count"] * line["seconds"] for line in lines.values())
-    step = mine[{"seconds": "seconds_per_step"}.get(clock, "cpu_seconds_per_step")]
+    step = mine["seconds_per_step" if clock == "seconds" else "cpu_seconds_per_step"]
     return result | {
         "ratios": {"plain loop": ratio(result["contenders"]["plain loop"], mine, clock)},
         "gradient_difference": difference,
         "facts": facts,
-        "reward_queries_per_second": facts["reward_queries"] / mine["seconds_per_step"],
+        "reward_queries_per_second": facts["reward_queries"] / step,
         "matrix_rate": matrix_rate,
-        "share_of_matrix_rate": facts["flop"] / mine["seconds_per_step"] / matrix_rate,
+        "share_of_matrix_rate": facts["flop"] / step / matrix_rate,
         "floor": {"lines": lines, "seconds": floor, "step_over_floor": step / floor},
         "account": {part: statistics.median(a[part] for a in accounts) for part in accounts[0]},
     }

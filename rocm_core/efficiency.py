@@ -15,8 +15,19 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
     """The training reward of each method as it is paid for; methods without data are left out.
 
     Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds of the
-    running mean of the reward, seeds. Batches differ between methods, so the running mean is over
-    as many reward queries for all: a twentieth of the shortest training, an iteration at least.
+    running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
+    """
+    found = seed_curves(results, reward, methods)
+    return {method: _averaged(seeds) for method, seeds in found.items()}
+
+
+def seed_curves(
+    results: Results, reward: str, methods: Iterable[str]
+) -> dict[str, list[pd.DataFrame]]:
+    """The same for every training seed: step, `COSTS` and mean, the running mean of the reward.
+
+    Batches differ between methods, so the running mean is over as many reward queries for all: a
+    twentieth of the shortest training, an iteration at least.
     """
     found = {method: _histories(results, reward, method) for method in methods}
     histories = {method: seeds for method, seeds in found.items() if seeds}
@@ -26,7 +37,7 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
     shortest = min(len(seeds[0]) * queries[method] for method, seeds in histories.items())
     window = max(*queries.values(), shortest / _WINDOWS)
     return {
-        method: _averaged(seeds, max(1, round(window / queries[method])))
+        method: [_running(seed, max(1, round(window / queries[method]))) for seed in seeds]
         for method, seeds in histories.items()
     }
 
@@ -43,20 +54,24 @@ def _per_iteration(history: pd.DataFrame) -> float:
     return float(queries.diff().median()) if len(queries) > 1 else float(queries.iloc[0])
 
 
-def _averaged(seeds: list[pd.DataFrame], rows: int) -> pd.DataFrame:
-    """Over seeds, as far as the shortest has come."""
+def _running(history: pd.DataFrame, rows: int) -> pd.DataFrame:
+    rows = min(rows, len(history))
+    mean = history["reward"].rolling(rows).mean()
+    return history[["step", *COSTS]].assign(mean=mean).iloc[rows - 1 :].reset_index(drop=True)
+
+
+def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
     length = min(map(len, seeds))
-    rows = min(rows, length)
-    running = np.stack(
-        [seed["reward"].iloc[:length].rolling(rows).mean().to_numpy() for seed in seeds]
-    )
+    stacked = {
+        name: np.stack([seed[name].iloc[:length].to_numpy() for seed in seeds])
+        for name in (*COSTS, "mean")
+    }
     frame = pd.DataFrame({"step": seeds[0]["step"].iloc[:length].to_numpy()})
     for cost in COSTS:
-        frame[cost] = np.mean([seed[cost].iloc[:length].to_numpy() for seed in seeds], axis=0)
-    frame["mean"] = running.mean(0)
-    frame["deviation"] = running.std(0, ddof=1) if len(seeds) > 1 else 0.0
-    frame["seeds"] = len(seeds)
-    return frame.iloc[rows - 1 :].reset_index(drop=True)
+        frame[cost] = stacked[cost].mean(0)
+    frame["mean"] = stacked["mean"].mean(0)
+    frame["deviation"] = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else 0.0
+    return frame.assign(seeds=len(seeds))
 
 
 def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:

@@ -16,7 +16,7 @@ NEUTRAL = frozenset(
     f"rocm_core{name}"
     for name in (
         *("", ".errors", ".settings", ".schema", ".names", ".config", ".grid", ".prompts"),
-        *(".fingerprint", ".provenance", ".weights", ".fetching", ".lock", ".launch"),
+        *(".fingerprint", ".provenance", ".weights", ".fetching", ".lock", ".launch", ".memory"),
     )
 )
 

@@ -6,21 +6,27 @@ Recomputing changes time and memory, never a number.
 import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rocm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from rocm_core.algorithms import Batch
+    from rocm_core.policies import Policy
+    from rocm_core.rewards import Reward
 
 # Nothing; each step of the chain; and in it each block of the U-Net and of the decoder.
 Recomputation = Literal["none", "step", "block"]
 MODES: tuple[Recomputation, ...] = get_args(Recomputation)
 
 GIB = 2**30
+CHAIN = 3  # tensors of a latent's size that a step of the chain keeps beside the U-Net's
 USABLE = 0.9  # of a device's memory: the rest is lost to fragments and the driver
 
 
@@ -53,6 +59,60 @@ def memory_of(device: torch.device) -> float:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     job = os.environ.get("SLURM_MEM_PER_NODE")
     return min(machine, int(job) * 2**20) if job else machine
+
+
+def predict_peak(
+    policy: "Policy", reward: "Reward", batch: "Batch", reference: str | None, mode: Recomputation
+) -> float:
+    """Most bytes that a step takes at once, weights and AdamW included.
+
+    Measured are one pass of the U-Net, with and without its adapter, and one of decoder and reward;
+    a step takes K of the first. The first state is noise, so its reference needs no backward pass.
+    """
+    noise, device = batch.noise, policy.device
+    parameters = [parameter for parameter in policy.unet.parameters() if parameter.requires_grad]
+    state = noise[:, 0].clone().requires_grad_()
+
+    def mean() -> Tensor:
+        return policy.mean(0, state, batch.embeddings)
+
+    def unadapted() -> Tensor:
+        with policy.reference():
+            return mean()
+
+    def scores() -> Tensor:
+        return reward.score(policy.decode(state), batch.prompts)
+
+    def to_state(result: Tensor) -> None:
+        torch.autograd.grad(result.sum(), state, retain_graph=reference == "stop")
+
+    def to_all(result: Tensor) -> None:
+        if reference == "stop":
+            to_state(result)
+        torch.autograd.grad(result.sum(), [state, *parameters], allow_unused=True)
+
+    policy.recomputation = "block" if mode == "block" else "none"
+    kept, peak = cost(mean, to_all, device)
+    reference_kept, reference_peak = (0.0, 0.0)
+    if reference == "full":
+        reference_kept, reference_peak = cost(unadapted, to_state, device)
+    _, decoder_peak = cost(scores, to_state, device)
+    graphs = kept * policy.steps + reference_kept * max(0, len(policy.stds) - 1)
+    chain = CHAIN * policy.steps * state.numel() * state.element_size()
+    resident = _resident_bytes([policy, reward], parameters)
+    if mode == "none":
+        return resident + chain + graphs + max(decoder_peak, peak - kept)
+    return resident + chain + max(peak, reference_peak, decoder_peak)
+
+
+def _resident_bytes(modules: Sequence[Any], trained: Sequence[Tensor]) -> int:
+    """Bytes of the modules' weights, and of the trained ones' gradients and AdamW moments."""
+    tensors: dict[int, int] = {}
+    for module in modules:
+        if isinstance(module, nn.Module):
+            for tensor in [*module.parameters(), *module.buffers()]:
+                tensors[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+    return sum(tensors.values()) + 3 * sum(t.numel() * t.element_size() for t in trained)
 
 
 def cost(

@@ -1,4 +1,4 @@
-"""The one door to every table, figure and report: find it by name, make it, save it."""
+"""The one door to every table, figure, ledger and report: find it by name, make it, save it."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ from rocm_core.results import Results
 _MODULES = {
     "table": "rocm_core.tables.{}",
     "figure": "rocm_core.figures.{}",
+    "claims": "rocm_core.{}",
     "report": "rocm_core.{}",
 }
 
@@ -18,9 +19,11 @@ _MODULES = {
 def render(
     kind: str, name: str, config: Config, results_root: str | Path, output_stem: str | Path
 ) -> None:
-    """Make a table (.md, .tex, .csv), a figure (.pdf, .png, .csv) or the report (.html).
+    """Make a table (.md, .tex, .csv), a figure (.pdf, .png, .csv), the claims (.json, .md) or the
+    report (.html).
 
-    The report's name is "report"; it shows the tables and the figures found in `results_root`.
+    The names of the last two are "claims" and "report"; the report shows the tables, and the claims
+    and figures found in `results_root`.
     Raises `UserError` for an unknown name and for results that are missing or broken.
     """
     module = _MODULES.get(kind, "{}").format(name)

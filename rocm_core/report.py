@@ -1,6 +1,9 @@
 """The report: one self-contained HTML file that shows what a run found and what it is made of."""
 
 import base64
+import io
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,7 +18,7 @@ from rocm_core.errors import UserError
 from rocm_core.figures import figures
 from rocm_core.labels import decimals, method_label, metric_label, number
 from rocm_core.report_page import PAGE
-from rocm_core.results import GOLD, Results
+from rocm_core.results import GOLD, Results, Source
 from rocm_core.statistics import Estimate, paired_difference
 from rocm_core.tables import tables
 
@@ -24,6 +27,10 @@ _SHOWN = (
     *("beta", "reward_queries", "unet_passes"),
 )
 _TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}
+_GROUPS = {"Q": "What this reproduction asks", "": "The ROCM paper", "R": "The RLCM paper"}
+_STRIP = 6  # images of a cell
+# Pixels of their sides, by the number of cells: all strips together stay within a few megabytes.
+_SIDES = ((60, 160), (150, 112), (float("inf"), 80))
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Reading:
 
 
 def make(results: Results) -> Report:
-    """Assemble the page from scores, manifests, the tables, and the figures already drawn."""
+    """Assemble the page from scores, manifests, images, the tables, and the claims and figures
+    already made."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -75,8 +83,15 @@ def make(results: Results) -> Report:
         name: import_module(f"rocm_core.tables.{name}").make(results)
         for name in tables(results.config)
     }
+    ledger, cells = _ledger(results), _cells(results)
+    side = next(side for most, side in _SIDES if len(cells) <= most)
     return Report(
         page.render(
+            claims=_claims(ledger),
+            tally=_tally(ledger),
+            hours=_hours(cells),
+            shown_prompts=results.prompts[:_STRIP],
+            bases=[{"name": s.name, "strip": _strip(results, s, side)} for s in results.bases],
             config=results.config,
             rewards=results.rewards,
             results=results,
@@ -84,7 +99,7 @@ def make(results: Results) -> Report:
             readings=list(read(results)),
             tables=[(name, table, Markup(table.html())) for name, table in shown.items()],
             pictures=_pictures(results),
-            cells=_cells(results),
+            cells=[cell | {"strip": _strip(results, cell["source"], side)} for cell in cells],
             varying=_varying(results),
             packages=next(iter(results.manifests.values()), {}).get("packages", {}),
             gaps=results.gaps,
@@ -133,16 +148,83 @@ def _pictures(results: Results) -> list[dict[str, str]]:
     return found
 
 
-def _cells(results: Results) -> list[dict[str, Any]]:
-    """What each trained cell is made of and cost: its name and its manifest."""
+def _ledger(results: Results) -> list[dict[str, Any]]:
+    """The claims as `rocm_core.claims` wrote them."""
+    path = results.root / "claims.json"
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["claims"])
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: judge the claims first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no ledger ({error}): judge the claims again") from None
+
+
+def _claims(ledger: list[dict[str, Any]]) -> list[tuple[str, list[dict], list[dict]]]:
+    """(heading, claims that this run tests, those that it has no part for) of each group."""
     found = []
-    for name, manifest in results.manifests.items():
+    for prefix, heading in _GROUPS.items():
+        own = [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
+        tested, idle = ([c for c in own if bool(c["parts"]) == has] for has in (True, False))
+        found.append((heading, tested, idle))
+    return found
+
+
+def _tally(ledger: list[dict[str, Any]]) -> str:
+    """How many claims have which verdict: "3 confirmed, 1 refuted, 2 not decidable, 18 not tested";
+    the last have no part in this configuration."""
+    counts = Counter(claim["verdict"] if claim["parts"] else "not tested" for claim in ledger)
+    names = ("confirmed", "refuted", "not decidable", "not tested")
+    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
+
+
+def _hours(cells: list[dict[str, Any]]) -> str:
+    """The time of all trainings by device: "3.2 hours on NVIDIA H100"."""
+    spent: Counter[str] = Counter()
+    for cell in cells:
+        spent[cell["device"]] += cell["seconds"] / 3600
+    told = [f"{hours:.3g} hours on {device}" for device, hours in spent.items()]
+    return ", ".join(told) or "0 hours"
+
+
+def _cells(results: Results) -> list[dict[str, Any]]:
+    """What each trained cell is made of and cost: its source, name and manifest."""
+    found = []
+    for source in results.trained:
+        manifest = results.manifests.get(source.name)
+        if manifest is None:
+            continue
         lacking = [key for key in _SHOWN if key not in manifest]
         if lacking:
-            path = results.root / "cells" / name / "manifest.json"
+            path = results.root / "cells" / source.name / "manifest.json"
             raise UserError(f"{path} has no {lacking[0]}: train the cell again")
-        found.append({"name": name, **manifest})
+        about = {"source": source, "name": source.name, "id": source.name.replace("/", "-")}
+        found.append(about | {"reward": source.reward, "method": source.method} | manifest)
     return found
+
+
+def _strip(results: Results, source: Source, side: int) -> str | None:
+    """The first validation images side by side as a data URI; None where there are none."""
+    paths = [results.image(source, prompt.id) for prompt in results.prompts[:_STRIP]]
+    images = [_thumbnail(path, side) for path in paths if path]
+    if not images:
+        return None
+    strip = Image.new("RGB", (side * len(images), side))
+    for place, image in enumerate(images):
+        strip.paste(image, (place * side, 0))
+    file = io.BytesIO()
+    strip.save(file, "JPEG", quality=85, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _thumbnail(path: Path, side: int) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            # A pixel of a small world stays a pixel.
+            grows = image.width < side
+            filter = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+            return image.convert("RGB").resize((side, side), filter)
+    except OSError:
+        raise UserError(f"{path} is no image: generate it again") from None
 
 
 def _varying(results: Results) -> tuple[list[str], dict[str, Any]]:

@@ -1,48 +1,6 @@
 """The Jinja template of the report; rocm_core/report.py fills it."""
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2126; --soft: #5c6670; --line: #d9dde1;
-  --paper: #ffffff; --panel: #f5f6f8; --up: #0b62a4; --down: #b34700; --link: #0b62a4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #a2abb4; --line: #3a4148;
-  --paper: #15181b; --panel: #1f2428; --up: #7cc0f5; --down: #ff9d5c; --link: #7cc0f5; } }
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.2rem 1rem 4rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 0.5rem; padding-top: 0.7rem;
-  border-top: 1px solid var(--line); }
-a { color: var(--link); }
-nav { display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; }
-p, figcaption { max-width: 46rem; }
-.soft, figcaption { color: var(--soft); font-size: 0.92rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; margin: 0.8rem 0; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: 0.8rem 0; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: 0.35rem 0.55rem; text-align: right; white-space: nowrap; }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
-  font-weight: 500; }
-thead th, thead th:first-child { font-weight: 600; border-bottom: 1px solid var(--line);
-  vertical-align: bottom; }
-tr.block th { background: var(--panel); font-weight: 600; }
-tbody tr + tr > * { border-top: 1px solid var(--line); }
-.best { font-weight: 700; }
-.muted { color: var(--soft); font-style: italic; }
-.rises { color: var(--up); } .falls { color: var(--down); } .undecided { color: var(--soft); }
-.reading { text-align: left; }
-.interval { display: block; }
-td { vertical-align: top; } th { vertical-align: top; }
-figure { margin: 1.5rem 0; }
-figure img { display: block; width: 100%; max-width: 46rem; height: auto; background: #fff;
-  border: 1px solid var(--line); border-radius: 6px; padding: 0.4rem; }
-figcaption { margin-top: 0.5rem; }
-figcaption b { color: var(--ink); }
-code { font-size: 0.88em; }
-summary { cursor: pointer; margin: 0.6rem 0; }
-"""
+from rocm_core.report_style import STYLE
 
 PAGE = (
     """<!doctype html>
@@ -52,7 +10,7 @@ PAGE = (
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ROCM reproduction: {{ config.name }}</title>
 <style>"""
-    + _STYLE
+    + STYLE
     + """</style>
 </head>
 <body>
@@ -62,26 +20,69 @@ PAGE = (
 <span class="soft interval">[{{ change.low|signed(change) }},
 {{ change.high|signed(change) }}]</span>
 {% endmacro %}
+{% macro claim_row(claim) %}
+<details class="claim" id="claim-{{ claim.id }}"><summary>
+<span class="id">{{ claim.id }}</span>
+<span class="verdict {{ claim.verdict|replace(" ", "-") }}">{{ claim.verdict }}</span>
+<span class="text">{{ claim.claim }}</span>
+{% set part = claim.parts[claim.decisive] if claim.decisive is not none %}
+<span class="number">{{ part.shown if part }}</span>
+<span class="why">{{ part.label + ("; " if claim.reason else "") if part }}{{ claim.reason }}</span>
+</summary>
+<p class="soft">{{ claim.test }}</p>
+{% if claim.parts %}
+<div class="scroll"><table>
+<thead><tr><th>Part</th><th class="left">Expected</th><th class="left">Outcome</th>
+<th>Number, 95 % interval</th><th class="left">Details</th></tr></thead><tbody>
+{% for part in claim.parts %}
+<tr><th>{{ part.label }}</th><td class="left">{{ part.expects }}</td>
+<td class="left {{ part.outcome }}">{{ part.outcome }}</td><td>{{ part.shown }}</td>
+<td class="left">{{ part.details }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+</details>
+{% endmacro %}
 <header>
 <h1>ROCM reproduction: run “{{ config.name }}”</h1>
-<p>Consistency models fine-tuned on a reward under a divergence to their base model, scored on
-prompts they were not trained on.</p>
-<dl>
-<dt>World</dt><dd>{{ config.world }}</dd>
-<dt>Training rewards</dt><dd>{{ rewards|map("metric")|join(", ") }}</dd>
-<dt>Methods</dt><dd>{{ results.methods()|map("method")|join("; ") }}</dd>
-<dt>Cells</dt><dd>{{ cells|length }} of {{ results.cells|length }} trained</dd>
-<dt>Training seeds</dt><dd>{{ config.seeds|length }} ({{ config.seeds|join(", ") }})</dd>
-<dt>Validation prompts</dt><dd>{{ results.prompts|length }}</dd>
+<p class="soft facts">{{ rewards|map("metric")|join(", ") }} as training rewards in the world
+“{{ config.world }}”; {{ cells|length }} of {{ results.cells|length }} cells trained,
+{{ config.seeds|length }} training {{ "seed" if config.seeds|length == 1 else "seeds" }},
+{{ results.prompts|length }} validation prompts; {{ hours }} of training.
 {% if gaps %}
-<dt>Missing</dt><dd class="falls">{{ gaps|length }} artefacts, <a href="#gaps">listed below</a></dd>
+<a class="falls" href="#gaps">{{ gaps|length }} artefacts are missing.</a>
 {% endif %}
-</dl>
+</p>
 <nav>
-<a href="#readings">What changed</a><a href="#tables">Tables</a><a href="#figures">Figures</a>
-<a href="#cells">Cells</a>{% if gaps %}<a href="#gaps">Gaps</a>{% endif %}
+<a href="#claims">Claims</a><a href="#readings">What changed</a><a href="#tables">Tables</a>
+<a href="#figures">Figures</a><a href="#cells">Cells</a>
+{% if gaps %}<a href="#gaps">Gaps</a>{% endif %}
 </nav>
 </header>
+
+<section id="claims">
+<h2>The answer: {{ tally }}</h2>
+<p class="soft">Each line is a claim, its verdict, and the number that decides it with its 95 %
+interval (SD: standard deviations over prompts); open it for its test and every comparison.
+{% if config.seeds|length == 1 %}
+One training seed: intervals are over prompts, and verdicts speak of these trainings only.
+{% endif %}
+Verdicts follow from the scores alone, as docs/claims.md says.</p>
+{% for heading, of_group, idle in claims %}
+{% if of_group or idle %}
+<h3>{{ heading }}</h3>
+{% for claim in of_group %}{{ claim_row(claim) }}{% endfor %}
+{% if idle %}
+<details class="claim"><summary><span class="id"></span>
+<span class="verdict not-decidable">not tested</span>
+<span class="text">{{ idle|length }} {{ "claim needs" if idle|length == 1 else "claims need" }} what
+this configuration does not have: {{ idle|map(attribute="id")|join(", ") }}</span></summary>
+{% for claim in idle %}{{ claim_row(claim) }}{% endfor %}
+</details>
+{% endif %}
+{% endif %}
+{% endfor %}
+</section>
 
 <section id="readings">
 <h2>What training changed</h2>
@@ -91,14 +92,14 @@ interval excludes 0; ◆ undecided: it does not. The interval does not cover the
 training seeds, and no correction for many comparisons is made. The trained reward is what the model
 was optimised for, not an evaluation; "other metrics" counts the remaining ones by direction.</p>
 <div class="scroll"><table>
-<thead><tr><th>Model</th><th class="reading">Reading</th><th>Trained reward</th>
+<thead><tr><th>Model</th><th class="left">Reading</th><th>Trained reward</th>
 {% if judged %}<th>Gold judge</th>{% endif %}<th>Other metrics</th><th>Seeds</th></tr></thead>
 {% for reward in rewards %}
 <tbody>
 <tr class="block"><th colspan="6">Trained on {{ reward|metric }}</th></tr>
 {% for reading in readings if reading.trained_on == reward %}
 <tr><th>{{ reading.method|method }}</th>
-<td class="reading {{ reading.gold.direction if reading.gold }}">{{ reading.phrase }}</td>
+<td class="left {{ reading.gold.direction if reading.gold }}">{{ reading.phrase }}</td>
 <td>{% if reading.reward %}{{ arrow(reading.reward) }}{% else %}<i>missing</i>{% endif %}</td>
 {% if judged %}
 <td>{% if reading.gold %}{{ arrow(reading.gold) }}{% else %}<i>missing</i>{% endif %}</td>
@@ -139,20 +140,17 @@ passed through the U-Net during training. A commit marked + had uncommitted chan
 <div class="scroll"><table>
 <thead><tr><th>Cell</th>{% for key in varying[0] %}<th>{{ key }}</th>{% endfor %}
 <th>device</th><th>seconds</th><th>reward queries</th><th>U-Net passes</th><th>peak GiB</th>
-<th>attempts</th><th>code</th><th>commit</th></tr></thead>
+<th>attempts</th></tr></thead>
 <tbody>
 {% for cell in cells %}
-<tr><th>{{ cell.name }}</th>
+<tr><th><a href="#cell-{{ cell.id }}">{{ cell.name }}</a></th>
 {% for key in varying[0] %}<td>{{ cell.settings[key] }}
 {{ "(%.3g)"|format(cell.beta) if key == "beta" and cell.settings.beta == "auto" }}</td>{% endfor %}
 <td>{{ cell.device }}</td><td>{{ "%.0f"|format(cell.seconds) }}</td>
 <td>{{ "{:,.0f}".format(cell.reward_queries) }}</td>
 <td>{{ "{:,.0f}".format(cell.unet_passes) }}</td>
 <td>{{ "%.2f"|format(cell.peak_memory_gib) if cell.peak_memory_gib else "–" }}</td>
-<td>{{ cell.attempts }}</td>
-<td><code title="{{ cell.code }}">{{ cell.code[:10] }}</code></td>
-{% set commit = cell.commit or "–" %}
-<td><code title="{{ commit }}">{{ commit[:10] }}{{ "+" if "+" in commit }}</code></td></tr>
+<td>{{ cell.attempts }}</td></tr>
 {% endfor %}
 </tbody>
 </table></div>
@@ -164,6 +162,43 @@ passed through the U-Net during training. A commit marked + had uncommitted chan
 <details><summary>Packages</summary>
 <dl>{% for key, value in packages.items() %}<dt>{{ key }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 </details>
+<h3>One by one: images, settings, provenance</h3>
+{% if shown_prompts %}
+<p class="soft">Images are of the first validation prompts, from the same noise everywhere:</p>
+<ol class="soft">{% for prompt in shown_prompts %}<li>{{ prompt.text }}</li>{% endfor %}</ol>
+{% endif %}
+{% for base in bases %}
+<div class="cell"><b>{{ base.name|method }}</b>
+{% if base.strip %}
+<img class="strip" loading="lazy" src="{{ base.strip }}" alt="Images of {{ base.name }}">
+{% else %}<p class="missing">no images</p>{% endif %}
+</div>
+{% endfor %}
+{% for cell in cells %}
+<details class="cell" id="cell-{{ cell.id }}"><summary><b>{{ cell.name }}</b>
+<span class="soft">{{ cell.reward|metric }}, {{ cell.method|method }}</span></summary>
+{% if cell.strip %}
+<img class="strip" loading="lazy" src="{{ cell.strip }}" alt="Images of {{ cell.name }}">
+{% else %}<p class="missing">no images</p>{% endif %}
+<dl>
+{% for key in varying[0] %}<dt>{{ key }}</dt><dd>{{ cell.settings[key] }}</dd>{% endfor %}
+{% if cell.settings.beta == "auto" %}
+<dt>β, measured</dt><dd>{{ "%.4g"|format(cell.beta) }}</dd>
+{% endif %}
+<dt>training</dt><dd>{{ "%.3f"|format(cell.seconds / 3600) }} hours on {{ cell.device }},
+{{ cell.attempts }} {{ "attempt" if cell.attempts == 1 else "attempts" }}</dd>
+<dt>code</dt><dd><code>{{ cell.code }}</code></dd>
+{% set commit = cell.commit or "–" %}
+<dt>commit</dt><dd><code>{{ commit|replace("+dirty", "+") }}</code></dd>
+{% for name, digest in (cell.get("weights") or {}).items() %}
+<dt>weights</dt><dd>{{ name }} <code>{{ digest }}</code></dd>
+{% endfor %}
+{% for name, digest in (cell.get("outputs") or {}).items() if name == "lora.safetensors" %}
+<dt>{{ name }}</dt><dd><code>{{ digest }}</code></dd>
+{% endfor %}
+</dl>
+</details>
+{% endfor %}
 </section>
 
 {% if gaps %}

@@ -105,6 +105,14 @@ class Results:
         return pd.concat([own, self._concatenate(judged, columns)], ignore_index=True)
 
     @cached_property
+    def readouts(self) -> pd.DataFrame:
+        """Read-outs of the images that `final` scores, one number an image and metric of
+        `rocm_core.readouts`. Columns: reward (None for a base), method, seed, prompt_id, metric,
+        value."""
+        files = [(s, self.samples(s) / "readouts.csv") for s in self.bases + self.trained]
+        return self._concatenate(files, ["prompt_id", "metric", "value"])
+
+    @cached_property
     def monitor(self) -> pd.DataFrame:
         """Scores of the snapshots (step 0: the base) on the first validation prompts, or on those
         of the set that a sweep trained on.
@@ -161,8 +169,8 @@ class Results:
             for source in self.bases + self.trained
             for name, steps in self.sample_sets(source)
         ]
-        if self.config.judges:
-            wanted += [self.samples(s) / "judged.csv" for s in self.bases + self.trained]
+        beside = ["readouts.csv", *(["judged.csv"] if self.config.judges else [])]
+        wanted += [self.samples(s) / name for name in beside for s in self.bases + self.trained]
         for source in self.trained:
             folder = self.root / "cells" / source.name
             wanted += [folder / "manifest.json", folder / "history.csv"]

@@ -1,7 +1,8 @@
 """Means, differences and win rates with 95 % intervals; the prompt is the unit.
 
 Scores of several training seeds are averaged within a prompt first (`per_prompt`), so that an
-interval says how the result varies over prompts. It says nothing about other training seeds.
+interval says how the result varies over prompts. It says nothing about other training seeds:
+`rocm_core.comparison` does, which decides claims.
 """
 
 import functools
@@ -77,12 +78,12 @@ def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> NDArray[
     sample = _vector(values)
     # Around the mean, so that single precision is enough for the spread.
     mean = sample.mean()
-    spread = _resampling(len(sample), resamples, seed) @ (sample - mean).astype(np.float32)
+    spread = resampling(len(sample), resamples, seed) @ (sample - mean).astype(np.float32)
     return mean + spread.astype(np.float64) / len(sample)
 
 
 @functools.lru_cache(maxsize=4)  # as many sizes of prompt sets; tens of MB each
-def _resampling(n: int, resamples: int, seed: int) -> NDArray[np.float32]:
+def resampling(n: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """How often each of n items is drawn in each resample: (resamples, n), rows sum to n."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
@@ -94,7 +95,12 @@ def win_rate(treated: pd.Series, control: pd.Series) -> Estimate:
     The interval is Wilson's (1927, J. Am. Stat. Assoc. 22:209), which stays inside [0, 1].
     """
     first, second = treated.align(control, join="inner")
-    wins = _vector(np.sign(first.to_numpy() - second.to_numpy()) / 2 + 0.5)
+    return win_rate_interval(np.sign(first.to_numpy() - second.to_numpy()) / 2 + 0.5)
+
+
+def win_rate_interval(outcomes: ArrayLike) -> Estimate:
+    """The same of outcomes (n,): 1 a win, ½ a tie, 0 a loss."""
+    wins = _vector(outcomes)
     n, share = len(wins), float(wins.mean())
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * (share * (1 - share) / n + _Z**2 / (4 * n**2)) ** 0.5

@@ -56,8 +56,11 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
             if name in prompts:
                 settings = generation_settings(config, source, steps)
                 folder = _samples(root, source) / name / f"steps-{steps}"
-                judges = config.judges if place == 0 else ()  # of the images that fill the tables
+                fills_tables = place == 0
+                judges = config.judges if fills_tables else ()
                 problems += _check_samples(config, settings, prompts[name], folder, judges)
+                if fills_tables:
+                    problems += _check_readouts(config, prompts[name], folder)
     for cell in cells:
         if config.monitor.prompts and cell.settings.snapshot_every and cell.monitored_on in prompts:
             folder = _samples(root, cell) / "snapshots"
@@ -122,6 +125,13 @@ def _check_samples(
     if judges:
         wanted = {(prompt.id, metric) for prompt in prompts for metric in judges}
         yield from _check_scores(folder / "judged.csv", ("prompt_id", "metric"), wanted)
+
+
+def _check_readouts(config: Config, prompts: list[Prompt], folder: Path) -> Iterator[str]:
+    names = ["high_frequency", "pixel_diversity"]
+    names += ["clip_diversity"] if "clipscore" in config.metrics else []
+    wanted = {(prompt.id, name) for prompt in prompts for name in names}
+    yield from _check_scores(folder / "readouts.csv", ("prompt_id", "metric"), wanted)
 
 
 def _check_monitor(

@@ -80,7 +80,7 @@ def write_results(
     """Write a finished run: each (reward, method) moves metrics by its `effects` at the end of
     training, linearly over the steps, the same for every prompt but for a little noise; `slope` is
     the gain of the training reward a step. On sets beside the validation prompts half of an effect
-    is left. An image takes 0.01 s a step."""
+    is left. An image takes 0.01 s a step; its read-outs move by `high_frequency`."""
     effects = effects or {}
     count = config.prompts["validation"].count or 40
     prompts = [Prompt(f"p{i:04d}", f"a red circle, picture {i}", "synthetic") for i in range(count)]
@@ -107,6 +107,10 @@ def write_results(
             share = (1.0 if prompt_set == "validation" else 0.5) if effect or shade else 0.0
             _write_images(folder, prompts, (shade, 120, 60), size)
             scores(effect, share, n).to_csv(folder / "scores.csv", index=False)
+            if prompt_set == "validation":
+                detail = level.get("gold", np.zeros(count))[:n]
+                energy = 0.1 + 0.02 * detail + effect.get("high_frequency", 0.0)
+                _readouts(prompts[:n], energy).to_csv(folder / "readouts.csv", index=False)
             manifest = {"seconds_per_image": 0.01 * steps}
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -153,6 +157,19 @@ def write_votes(root: Path, comparisons: Any) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "results.json").write_text(json.dumps({"outcomes": outcomes}))
     (folder / "votes.jsonl").touch()
+
+
+def _readouts(prompts: list[Prompt], energy: np.ndarray) -> pd.DataFrame:
+    ids = [p.id for p in prompts]
+    frames = [
+        pd.DataFrame({"prompt_id": ids, "metric": metric, "value": value})
+        for metric, value in (
+            ("high_frequency", energy),
+            ("pixel_diversity", 0.2),
+            ("clip_diversity", 0.3),
+        )
+    ]
+    return pd.concat(frames)
 
 
 def _write_images(folder: Path, prompts: list[Prompt], colour: tuple[int, ...], size: int) -> None:

@@ -29,6 +29,7 @@ class ToyPolicy(Policy):
         self.set_chain(range(steps, 0, -1), [STD] * steps)
 
     latent_shape = (1, 1, 1)
+    recomputation = "none"
 
     def mean(self, index, state, embeddings):
         if self.is_reference:

@@ -9,13 +9,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
-from rocm_core.memory import Recomputation, choose_recomputation, cost
+from rocm_core.memory import Recomputation, choose_recomputation, predict_peak
 from rocm_core.policies import Policy
 from rocm_core.rewards import Reward
 from rocm_core.settings import TrainingSettings
@@ -60,7 +59,7 @@ class Direct(Algorithm):
                 f"algorithm {self.settings.algorithm} needs one that is"
             )
         if self.recomputation is None:
-            predict = functools.partial(_predict_peak, policy, reward, batch, self.reference)
+            predict = functools.partial(predict_peak, policy, reward, batch, self.reference)
             limit = self.settings.memory
             self.recomputation = choose_recomputation(limit, policy.device, predict)
         policy.recomputation = self.recomputation
@@ -81,60 +80,3 @@ class Direct(Algorithm):
             scores.detach(), loss.detach(), divergence.detach(), summed.detach()
         )
         return loss, statistics
-
-
-def _predict_peak(
-    policy: Policy, reward: Reward, batch: Batch, reference: str | None, mode: Recomputation
-) -> float:
-    """Most bytes that a step takes at once, weights and AdamW included.
-
-    Measured are one pass of the U-Net, with and without its adapter, and one of decoder and reward;
-    a step takes K of the first. The first state is noise, so its reference needs no backward pass.
-    """
-    noise, device = batch.noise, policy.device
-    parameters = [parameter for parameter in policy.unet.parameters() if parameter.requires_grad]
-    state = noise[:, 0].clone().requires_grad_()
-
-    def mean() -> Tensor:
-        return policy.mean(0, state, batch.embeddings)
-
-    def unadapted() -> Tensor:
-        with policy.reference():
-            return mean()
-
-    def scores() -> Tensor:
-        return reward.score(policy.decode(state), batch.prompts)
-
-    def to_state(result: Tensor) -> None:
-        torch.autograd.grad(result.sum(), state, retain_graph=reference == "stop")
-
-    def to_all(result: Tensor) -> None:
-        if reference == "stop":
-            to_state(result)
-        torch.autograd.grad(result.sum(), [state, *parameters], allow_unused=True)
-
-    policy.recomputation = "block" if mode == "block" else "none"
-    kept, peak = cost(mean, to_all, device)
-    reference_kept, reference_peak = (0.0, 0.0)
-    if reference == "full":
-        reference_kept, reference_peak = cost(unadapted, to_state, device)
-    _, decoder_peak = cost(scores, to_state, device)
-    graphs = kept * policy.steps + reference_kept * max(0, len(policy.stds) - 1)
-    chain = _CHAIN * policy.steps * state.numel() * state.element_size()
-    resident = _resident_bytes([policy, reward], parameters)
-    if mode == "none":
-        return resident + chain + graphs + max(decoder_peak, peak - kept)
-    return resident + chain + max(peak, reference_peak, decoder_peak)
-
-
-_CHAIN = 3  # tensors of a latent's size that a step of the chain keeps beside the U-Net's
-
-
-def _resident_bytes(modules: Sequence[Any], trained: Sequence[Tensor]) -> int:
-    """Bytes of the modules' weights, and of the trained ones' gradients and AdamW moments."""
-    tensors: dict[int, int] = {}
-    for module in modules:
-        if isinstance(module, nn.Module):
-            for tensor in [*module.parameters(), *module.buffers()]:
-                tensors[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-    return sum(tensors.values()) + 3 * sum(t.numel() * t.element_size() for t in trained)

@@ -13,7 +13,7 @@ from rocm_core.figures import _style as style
 
 _MARGIN, _GAP, _LINE = 0.06, 0.05, 0.165  # inches
 _HEADING, _LABEL, _ROW = 0.38, 0.14, 0.14  # inches of a heading, a label's line, between rows
-_NARROWEST = 0.72  # inches of a column
+_NARROWEST, _WIDEST = 0.72, 1.1  # inches of a column
 _CHARACTERS = 14  # of a text, an inch
 
 
@@ -33,11 +33,11 @@ def draw_blocks(blocks: Sequence[Block]) -> Figure:
     """One block below the other, with as many pictures in a row as the widest has columns."""
     columns = max(len(block.columns) for block in blocks)
     width = max(style.WIDTH, _NARROWEST * columns)
-    size = (width - 2 * _MARGIN - (columns - 1) * _GAP) / columns
+    size = min(_WIDEST, (width - 2 * _MARGIN - (columns - 1) * _GAP) / columns)
     places = [_MARGIN + column * (size + _GAP) for column in range(columns)]
     texts = [[wrap(text, width, 2) for text, _ in block.rows] for block in blocks]
     rows = sum(len(lines) * _LINE + size + _ROW for block in texts for lines in block)
-    labels = [[textwrap.fill(label, int(12 * size)) for label in block.columns] for block in blocks]
+    labels = [[_fold(label, size) for label in block.columns] for block in blocks]
     tall = [_LABEL * max(label.count("\n") + 1 for label in of_block) for of_block in labels]
     page = Page(width, rows + sum(tall) + len(blocks) * _HEADING)
     for block, lines_of, named, height in zip(blocks, texts, labels, tall, strict=True):
@@ -72,6 +72,13 @@ def draw_gallery(pictures: Sequence[tuple[str, Path | None]], columns: int) -> F
             page.text(said, left, size + 0.04, va="top", size=8.5, style="italic")
         page.down(size + below)
     return page.figure
+
+
+def _fold(label: str, width: float) -> str:
+    """The lines of a label, each in as many of `width` inches as it takes; words stay whole."""
+    most = max(10, int(12 * width))
+    lines = label.split("\n")
+    return "\n".join(textwrap.fill(line, most, break_long_words=False) for line in lines)
 
 
 def lead(names: Sequence[str], wanted: str) -> str:

@@ -20,14 +20,19 @@ _STD = 0.5  # at which Fisher is drawn, apart from Jeffreys
 def make(results: Results) -> style.Drawing:
     """Left D(d²), right its slope, one line a formula; nothing of `results` is needed."""
     figure, ((value, slope),) = style.panels(1, 2, height=3.0, sharex=True)
-    entries, data = [], []
+    entries: list[Line2D] = []
+    data: list[pd.DataFrame] = []
     for alike in by_formula():
         curve = _curve(alike[0])
         colour, marker = style.look(f"rocm-{alike[0].name.replace('_', '-')}")
         for panel, column in ((value, "value"), (slope, "slope")):
-            place = {"markevery": (len(data) * 2 % 20, 20), "markersize": 4}
             panel.plot(
-                curve["squared_distance"], curve[column], color=colour, marker=marker, **place
+                curve["squared_distance"],
+                curve[column],
+                color=colour,
+                marker=marker,
+                markersize=4,
+                markevery=(2 * len(data) % 20, 20),
             )
         label = f"{names_of(alike)}: ${alike[0].formula}$"
         entries.append(Line2D([], [], color=colour, marker=marker, label=label))

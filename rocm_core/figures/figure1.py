@@ -22,7 +22,7 @@ def make(results: Results) -> style.Drawing:
         and source.cell.settings.divergence != "none"
         and "--" not in source.method
     ]
-    reward = lead([cell.reward for cell in cells], "hpsv2")
+    reward = lead([str(cell.reward) for cell in cells], "hpsv2")
     method = lead([cell.method for cell in cells if cell.reward == reward], "rocm-kl")
     model = results.sources(reward, method)[0]
     shown = [(prompt, results.image(model, prompt.id)) for prompt in results.prompts[:COUNT]]

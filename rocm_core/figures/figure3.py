@@ -1,14 +1,13 @@
 """What the raters of the user study preferred (figure 3 of the paper)."""
 
-import json
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
+from rocm_core.figures._votes import read_outcomes
 from rocm_core.labels import amount, method_label, metric_label
 from rocm_core.results import Results
 
@@ -27,11 +26,7 @@ def make(results: Results) -> style.Drawing:
     """One panel a comparison, one bar a question: shares of wins, ties and losses of the first
     model, and its win rate with the interval. A comparison of the configuration without votes is
     named as missing. Raises `UserError` before votes are aggregated."""
-    path = results.root / "study" / "results.json"
-    try:
-        data = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["outcomes"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}): aggregate the votes first") from None
+    data = read_outcomes(results.root)
     voted = {tuple(pair): rows for pair, rows in data.groupby(["first", "second"], sort=False)}
     study = results.config.study
     comparisons = study.comparisons if study else tuple(voted)

@@ -50,9 +50,7 @@ def make(results: Results) -> style.Drawing:
         rows.append([part, reward, model.method, model.seed, step, verdict, prompt.id, file])
         paths.append(path)
     names = [method_label(model.method.partition("--")[0], short=True) for model in models]
-    at = [
-        f"{name}, step\u00a0{best[m.method] or '?'}" for name, m in zip(names, models, strict=True)
-    ]
+    at = [f"{name}\nstep {best[m.method] or '?'}" for name, m in zip(names, models, strict=True)]
     said = [f"{step / stages[0][-1]:.0%} of the training" for step in stages[0]]
     said[0] = f"The base model: {prompts[0].text}"
     blocks = [
@@ -107,7 +105,7 @@ def _verdicts(results: Results, model: Source) -> pd.Series:
     scores = own.pivot(index=["step", "prompt_id"], columns="metric", values="value")
     if scores.empty:
         return pd.Series(dtype=float)
-    return overall(scores, scores.loc[0]).groupby("step").mean()
+    return overall(scores, scores.loc[[0]]).groupby("step").mean()
 
 
 def _rows(

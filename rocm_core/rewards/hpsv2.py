@@ -18,7 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rocm_core.errors import UserError
-from rocm_core.rewards.checkpoints import fill, load_tokenizer, read_tensors, require_folder
+from rocm_core.rewards.checkpoints import (
+    build,
+    fill,
+    load_tokenizer,
+    read_tensors,
+    require_folder,
+)
 from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
@@ -63,7 +69,7 @@ def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | 
     else:
         file, tokenizer = _published_file(folder), None
         config, tensors = {"model_cfg": open_clip.get_model_config(ARCHITECTURE)}, _unwrap(file)
-    clip = open_clip.CLIP(**config["model_cfg"])
+    clip = build(lambda: open_clip.CLIP(**config["model_cfg"]))
     fill(clip, tensors, file)
     return HPSv2(clip, tokenizer, preprocessing(clip, config)).freeze(device, dtype)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from rocm_core.errors import UserError
-from rocm_core.rewards.checkpoints import fill, read_tensors
+from rocm_core.rewards.checkpoints import build, fill, read_tensors
 from rocm_core.rewards.head import ScoreHead
 
 _HEAD_WIDTH = 64  # of attention, in every published ViT
@@ -52,7 +52,8 @@ def read_published(folder: Path) -> tuple[Blip, ScoreHead]:
         vision = _vision_config(published)
     except (KeyError, AttributeError, TypeError, IndexError):
         raise UserError(f"{file} holds no BLIP image encoder; fetch it again") from None
-    blip = Blip(vision, _text_config(folder / "med_config.json", vision.hidden_size))
+    text = _text_config(folder / "med_config.json", vision.hidden_size)
+    blip = build(lambda: Blip(vision, text))
     head = {k.removeprefix("mlp."): v for k, v in published.items() if k.startswith("mlp.")}
     tensors = {
         _rename(key): value

@@ -3,7 +3,7 @@
 from rocm_core.config import Config
 from rocm_core.grid import beta_tries, make_grid
 
-TABLES = ("table1", "table2", "table3", "table4", "costs", "sweep")
+TABLES = ("table1", "table2", "table3", "table4", "costs", "sweep", "readouts")
 
 
 def tables(config: Config) -> list[str]:
@@ -18,5 +18,6 @@ def tables(config: Config) -> list[str]:
         "table4": any(cell.settings.algorithm != "direct" for cell in cells),
         "costs": len({(cell.settings.algorithm, cell.settings.policy) for cell in cells}) > 1,
         "sweep": any("--" in cell.method for cell in cells if cell not in betas),
+        "readouts": True,
     }
     return [name for name in TABLES if has[name]]

@@ -12,7 +12,7 @@ TITLE = "The best β of each divergence of ROCM, and all that were tried"
 _MEASURES = ("judged", "trained")
 _GAP = [Cell("missing", muted=True)] * 3
 COLUMNS = [
-    *("reward", "divergence", "beta", "status", "best"),
+    *("reward", "divergence", "beta", "status", "best", "edge"),
     *(f"{measure}{end}" for measure in _MEASURES for end in ("", "_low", "_high")),
     *("n", "seeds"),
 ]
@@ -22,11 +22,14 @@ def make(results: Results) -> Table:
     """Two blocks a training reward: for each divergence the β that the judges prefer; every β.
 
     `data` has `COLUMNS`, one row a β that was tried: judged and trained are the changes of the
-    judges' verdict and of the training reward; status is measured or missing.
+    judges' verdict and of the training reward; status is measured or missing; edge marks the
+    smallest and the largest β of a divergence.
     """
     data = pd.DataFrame([_row(results, one) for one in tries(results)], columns=COLUMNS)
-    largest = data.groupby(["reward", "divergence"])["judged"].transform("max")
-    data["best"] = data["judged"] == largest
+    tried = data.groupby(["reward", "divergence"])
+    data["best"] = data["judged"] == tried["judged"].transform("max")
+    least, most = (tried["beta"].transform(end) for end in ("min", "max"))
+    data["edge"] = (data["beta"] == least) | (data["beta"] == most)
     blocks = []
     for reward in results.rewards:
         own = data[data["reward"] == reward]
@@ -36,11 +39,13 @@ def make(results: Results) -> Table:
         best = Block(f"{metric_label(reward)}: the best")
         every = Block(f"{metric_label(reward)}: all that were tried")
         for method in results.methods(reward):
-            lines = [_line(row, digits) for _, row in own[own["divergence"] == method].iterrows()]
-            chosen = [line for line in lines if line[1].bold]
-            if lines:
-                best.rows.append(chosen[0] if chosen else [lines[0][0], *_GAP])
-            every.rows.extend(lines)
+            rows = own[own["divergence"] == method]
+            every.rows.extend(_line(row, digits, row["best"]) for _, row in rows.iterrows())
+            chosen = rows[rows["best"]]
+            if len(chosen):
+                best.rows.append(_line(chosen.iloc[0], digits, bold=False))
+            elif len(rows):
+                best.rows.append([Cell(method_label(method)), *_GAP])
         blocks += [best, every]
     header = ["Divergence", "β", _judge(results), "Trained reward"]
     return Table(TITLE, _caption(results, data), header, blocks, data)
@@ -66,10 +71,10 @@ def _row(results: Results, one: Try) -> dict[str, object]:
     return row
 
 
-def _line(row: pd.Series, digits: dict[str, int]) -> list[Cell]:
-    best = bool(row["best"])
+def _line(row: pd.Series, digits: dict[str, int], bold: bool) -> list[Cell]:
     label = Cell(method_label(row["divergence"]))
-    beta = Cell("auto" if pd.isna(row["beta"]) else f"{row['beta']:.3g}", bold=best)
+    spelled = "auto" if pd.isna(row["beta"]) else f"{row['beta']:.3g}"
+    beta = Cell(spelled + ("†" if row["best"] and row["edge"] else ""), bold=bool(bold))
     if row["status"] == "missing":
         return [label, beta, *_GAP[1:]]
     cells = []
@@ -78,7 +83,7 @@ def _line(row: pd.Series, digits: dict[str, int]) -> list[Cell]:
             number(row[f"{measure}{end}"], digits[measure], signed=True)
             for end in ("", "_low", "_high")
         )
-        cells.append(Cell(f"{mean} [{low}, {high}]", bold=best))
+        cells.append(Cell(f"{mean} [{low}, {high}]", bold=bool(bold)))
     return [label, beta, *cells]
 
 
@@ -99,7 +104,8 @@ def _caption(results: Results, data: pd.DataFrame) -> str:
         " the base model on the same prompts and noise; below, bold among all that were tried. In"
         f" brackets the 95 % interval of a bootstrap over {amount(data['n'].dropna(), 'prompt')}"
         f" ({amount(data['seeds'].dropna(), 'training seed')}, averaged within a prompt). It does"
-        " not allow for the choice among several, which flatters the best."
+        " not allow for the choice among several, which flatters the best. †: the smallest or the"
+        " largest that was tried; the best may lie beyond."
     ]
     if (data["status"] == "missing").any():
         sentences.append('"missing": the cell does not exist yet (partial results).')

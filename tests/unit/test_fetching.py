@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -14,7 +15,7 @@ import pytest
 from checkout import ROOT
 from fake_hub import FakeHub, running_hub
 
-from rocm_core import provenance
+from rocm_core import fetching, provenance, weights
 from rocm_core.config import load_config
 from rocm_core.errors import UserError
 from rocm_core.fetching import fetch, record
@@ -24,7 +25,7 @@ from rocm_core.weights import check_weights, describe, needed, table, weights_di
 BASE = "weights/dreamshaper-7"
 REVISION = table()[f"{BASE}/model_index.json"].revision
 SMALL, LARGE = f"{BASE}/model_index.json", f"{BASE}/unet/diffusion_pytorch_model.safetensors"
-BLIP = "weights/blip-itm-large-coco"  # pinned by no revision
+BLIP = "weights/blip-itm-large-coco"
 WEIGHTS = os.urandom(24_000_000)  # more than two of the client's chunks
 
 
@@ -108,7 +109,10 @@ def test_another_file_than_the_pinned_one_is_refused(hub: FakeHub):
     assert not Path(path).exists() and not Path("weights.lock").exists()
 
 
-def test_the_newest_revision_is_recorded_and_kept(hub: FakeHub):
+def test_the_newest_revision_is_recorded_and_kept(hub: FakeHub, monkeypatch):
+    free = {p: replace(file, revision=None) for p, file in table().items() if p.startswith(BLIP)}
+    for module in (fetching, weights):
+        monkeypatch.setattr(module, "table", lambda: free)
     for revision in ("1" * 40, "2" * 40):
         for name in ("config.json", "vocab.txt"):
             hub.put("Salesforce/blip-itm-large-coco", revision, name, revision[:3].encode())
@@ -224,7 +228,10 @@ def test_a_folders_digest_is_read_from_the_lock(monkeypatch):
 def test_all_inputs_of_the_papers_configuration_are_in_the_table():
     config = load_config(ROOT / "config/paper.yaml")
     paths = [policy.model for policy in config.policies.values()]
-    paths += [*config.scorers.values(), *(p.source for p in config.prompts.values())]
+    paths += config.scorers.values()
+    for source in (p.source for p in config.prompts.values()):
+        for part in source.values() if isinstance(source, dict) else [source]:
+            paths += part if isinstance(part, list | tuple) else [part]
     for path in filter(None, paths):
         assert any(f == path or f.startswith(f"{path}/") for f in needed(config)), path
 

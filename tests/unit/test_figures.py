@@ -208,6 +208,21 @@ def test_figure_4_asks_the_held_out_metrics_where_there_is_no_gold_judge(tmp_pat
     assert judged["win_rate"].tolist() == [0.5]  # one always, the other never
 
 
+def test_figure_4_has_a_line_of_the_raters_who_compared_the_sweep_with_the_base(tmp_path):
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
+    config = make_config(sweeps=[sweep], rewards=["hpsv2"])
+    write_results(tmp_path, config)
+    models = ["hpsv2/rocm-kl--beta-0.5/seed-0", "hpsv2/rocm-js/seed-0"]
+    write_votes(tmp_path, [(model, "base-consistency") for model in models])
+    drawing = draw("figure4", config, tmp_path)
+    said = drawing.data[drawing.data["preference_of"] == "raters"]
+    assert said[["beta", "win_rate", "low", "high", "n"]].values.tolist() == [
+        [0.5, 0.65, 0.52, 0.77, 20]
+    ]
+    assert "20 pairs of the user study" in drawing.caption
+    assert [text.get_text() for text in drawing.figure.legends[0].texts][-1] == "raters"
+
+
 def test_figure_5_runs_over_twenty_iterations_of_all_seeds(wide):
     config, root = wide
     data = draw("figure5", config, root).data

@@ -43,6 +43,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config()
     write_results(root, config, EFFECTS)
+    render("claims", "claims", config, root, root / "claims")
     (root / "figures").mkdir()
     for name in figures(config):
         about = PngImagePlugin.PngInfo()

@@ -26,6 +26,7 @@ import rocm_core.rewards
 from rocm_core.errors import UserError
 from rocm_core.provenance import files_in, sha256_file, write_json
 from rocm_core.rewards import load_reward
+from rocm_core.rewards.checkpoints import build
 from rocm_core.rewards.preprocessing import Preprocessing
 from rocm_core.shapes.judge import judge
 from rocm_core.shapes.scenes import parse, render
@@ -367,6 +368,13 @@ def test_damaged_hpsv2_folder_ends_in_one_sentence(kind, folders, tmp_path):
     with pytest.raises(UserError, match="fetch") as caught:
         load_reward("hpsv2", tmp_path)
     assert "\n" not in caught.value.args[0]
+
+
+def test_a_module_that_is_to_be_filled_draws_nothing_at_random():
+    before = torch.get_rng_state()
+    made = build(lambda: nn.Sequential(nn.Linear(3, 4), nn.Embedding(5, 3), nn.BatchNorm1d(4)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(made[2].running_var, torch.ones(4))
 
 
 def test_unknown_scorers_and_absent_folders_are_named(tmp_path):

@@ -39,7 +39,7 @@ def test_two_processes_are_one_with_the_doubled_batch(algorithm, processes, mode
     whole = two_processes.run(algorithm, model, batch_size=4)
     assert whole["gradients"].abs().amax(1).min() > 1e-6
     scale = float(whole["gradients"].abs().max())
-    assert (first["gradients"] - whole["gradients"]).abs().max() < 1e-5 * scale
+    assert (first["gradients"] - whole["gradients"]).abs().max() < 3e-5 * scale
     assert whole["moved"] > 0.01
     assert (first["lora"] - whole["lora"]).abs().max() < 1e-6
     for ours, theirs in zip(first["rows"], whole["rows"], strict=True):

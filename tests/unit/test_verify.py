@@ -59,6 +59,9 @@ def write_run(config, root):
         write(samples, images | {"index.jsonl": "…"}, settings.to_dict(), code)
         lines = [f"{p.id},{metric},0.5\n" for p in PROMPTS for metric in config.metrics]
         (samples / "scores.csv").write_text("prompt_id,metric,value\n" + "".join(lines))
+        names = ["high_frequency", "pixel_diversity"]
+        lines = [f"{p.id},{name},0.5\n" for p in PROMPTS for name in names]
+        (samples / "readouts.csv").write_text("prompt_id,metric,value\n" + "".join(lines))
         if isinstance(source, str):
             continue
         files = {f"snapshots/step-{n}.safetensors": f"{n}" for n in (2, 4)} | {
@@ -106,6 +109,7 @@ def test_a_finished_run_passes(run):
         f"{CELL}/manifest.json",
         f"{SAMPLES}/00001.png",
         f"{SAMPLES}/scores.csv",
+        f"{SAMPLES}/readouts.csv",
         f"{SAMPLES}/manifest.json",
         f"{SNAPSHOTS}/step-4/00000.png",
         f"{SNAPSHOTS}/scores.csv",

@@ -38,17 +38,19 @@ sweeps:
 generation: {inference_steps: [null, 1]}
 monitor: {prompts: 0}
 """
-TABLES = ("table1", "table4", "costs", "sweep")
+TABLES = ("table1", "table4", "costs", "sweep", "readouts")
 FIGURES = (
     *("figure2", "figure5", "samples", "efficiency"),
     *("inference_time", "horizon", "generalisation"),
 )
-DRAWN = dict.fromkeys((*TABLES, *FIGURES, "report"), 1)
+DRAWN = dict.fromkeys((*TABLES, *FIGURES, "claims", "report"), 1)
 
 
-def again(trained: int, sampled: int) -> dict[str, int]:
-    """The jobs of so many trainings, and of images of so many kinds and sources."""
-    return {"train_cell": trained, "generate_images": sampled, "score_images": sampled} | DRAWN
+def again(trained: int, sampled: int, bases: int = 0) -> dict[str, int]:
+    """The jobs of so many trainings, and of images of so many kinds and sources; of each source,
+    so many `bases` included, one kind is measured."""
+    made = {"train_cell": trained, "generate_images": sampled, "score_images": sampled}
+    return made | {"measure_images": trained + bases} | DRAWN
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +69,25 @@ def finished(compared: Checkout, tmp_path: Path) -> Checkout:
 
 
 def test_a_new_checkout_runs_everything_once(compared: Checkout) -> None:
-    everything = again(7, 7 * 3 + 2) | {"make_prompts": 3}
+    everything = again(7, 7 * 3 + 2, 2) | {"make_prompts": 3}
     assert compared.jobs("--forceall", config=CONFIG) == everything
     assert compared.jobs(config=CONFIG) == {}
 
 
 @pytest.mark.parametrize(
-    ("file", "trained", "sampled"),
+    ("file", "trained", "sampled", "bases"),
     [
-        ("algorithms/ppo.py", 6, 4 * 3 + 2),
-        ("algorithms/direct.py", 1, 3),
-        ("rewards/jpeg_compressibility.py", 3, 2 * 3 + 1),
-        ("policies/diffusion.py", 2, 3 * 3),
+        ("algorithms/ppo.py", 6, 4 * 3 + 2, 0),
+        ("algorithms/direct.py", 1, 3, 0),
+        ("rewards/jpeg_compressibility.py", 3, 2 * 3 + 1, 0),
+        ("policies/diffusion.py", 2, 3 * 3, 1),
     ],
 )
 def test_editing_a_module_retrains_the_cells_that_use_it(
-    finished: Checkout, file: str, trained: int, sampled: int
+    finished: Checkout, file: str, trained: int, sampled: int, bases: int
 ) -> None:
     finished.add_statement(f"rocm_core/{file}")
-    expected = again(trained, sampled)
+    expected = again(trained, sampled, bases)
     if file.startswith("rewards"):  # a metric, too
         expected["score_images"] = 7 * 3 + 2
     assert finished.jobs(config=CONFIG) == expected
@@ -104,5 +106,5 @@ def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> No
 
 def test_editing_how_costs_are_reckoned_draws_what_shows_them(finished: Checkout) -> None:
     finished.add_statement("rocm_core/efficiency.py")
-    shown = dict.fromkeys(("figure5", "efficiency", "horizon", "costs", "report"), 1)
+    shown = dict.fromkeys(("figure5", "efficiency", "horizon", "costs", "claims", "report"), 1)
     assert finished.jobs(config=CONFIG) == shown

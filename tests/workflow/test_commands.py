@@ -58,6 +58,7 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(pristine: Check
         "generate_images": (bases + main) * sets + trained - main,
         "score_images": (bases + main) * sets + trained - main,
         "judge_images": bases + trained,
+        "measure_images": bases + trained,
         "monitor_cell": trained,
     }
     documented = documented_jobs()
@@ -124,10 +125,10 @@ def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
     jobs = pristine.jobs("--profile", "slurm", config=str(tmp_path / "sweep.yaml"))
     cells = 10 + 2 * len(values)
     assert cells == jobs["train_cell"] == jobs["monitor_cell"] == 500
-    assert jobs["generate_images"] == jobs["score_images"] == cells + 1
+    assert jobs["generate_images"] == jobs["score_images"] == jobs["measure_images"] == cells + 1
     drawn = {name for name, count in jobs.items() if count == 1}
     assert {"table1", "sweep", "samples", "report"} <= drawn
-    assert sum(jobs.values()) == 2 + 4 * cells + 2 + len(drawn)
+    assert sum(jobs.values()) == 2 + 5 * cells + 3 + len(drawn)
 
 
 def test_the_slurm_profile_names_the_paper(pristine: Checkout) -> None:
@@ -143,7 +144,7 @@ def test_the_slurm_profile_names_the_paper(pristine: Checkout) -> None:
         ("prompts", {"make_prompts"}),
         ("train", {"make_prompts", "train_cell"}),
         ("generate", {"make_prompts", "train_cell", "generate_images"}),
-        ("tables", {"make_prompts", "train_cell", "generate_images", "score_images", "table1"}),
+        ("table1", {"make_prompts", "train_cell", "generate_images", "score_images"}),
         ("squared_distance", {"make_prompts", "train_cell"}),
         ("gold_vs_kl", {"make_prompts", "train_cell", "monitor_cell"}),
     ],
@@ -154,9 +155,26 @@ def test_a_named_target_plans_only_what_it_needs(
     assert pristine.jobs(config=None, targets=[target]).keys() == rules
 
 
-@pytest.mark.parametrize("target", ["score", "figures", "report", "figure2", "training", "table1"])
+@pytest.mark.parametrize("target", ["score", "figures", "tables", "claims", "report", "figure2"])
 def test_the_other_named_targets_exist(pristine: Checkout, target: str) -> None:
     assert pristine.jobs(config=None, targets=[target])["train_cell"] == 10
+
+
+def test_the_documentation_says_which_configuration_draws_what() -> None:
+    from rocm_core.config import load_config
+    from rocm_core.figures import FIGURES, figures
+    from rocm_core.tables import TABLES, tables
+
+    loaded = {name.removesuffix(".yaml"): load_config(ROOT / "config" / name) for name in CONFIGS}
+    drawn = {name: {*tables(config), *figures(config)} for name, config in loaded.items()}
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    said = {
+        name: set(drawn) if listed == "all" else set(listed.split(", "))
+        for name, listed in re.findall(r"^\| `(\w+)` \|.*\| ([\w, -]+) \|$", text, re.M)
+    }
+    made = {name: {c for c in drawn if name in drawn[c]} for name in (*TABLES, *FIGURES)}
+    made["figure3"] = {name for name, config in loaded.items() if config.study}
+    assert said == made
 
 
 def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
@@ -170,7 +188,7 @@ def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
     assert rules >= {*TABLES, *FIGURES, "report", "world", "all"} - without
     assert not rules & without
     captions = {path.stem for path in (ROOT / "workflow/report").glob("*.rst")}
-    assert captions == {*TABLES, *FIGURES, "report", "workflow"}
+    assert captions == {*TABLES, *FIGURES, "claims", "report", "workflow"}
 
 
 def test_planning_never_imports_torch(pristine: Checkout) -> None:

@@ -8,22 +8,22 @@ import os
 
 from checkout import Checkout
 
-AFTER_SCORES = dict.fromkeys(
-    ("table1", "figure6", "training", "gold_vs_reward", "gold_vs_kl", "report"), 1
-)
-AFTER_IMAGES = dict.fromkeys(("table1", "figure1", "figure2", "samples", "report"), 1)
+JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
+AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
+AFTER_IMAGES = JUDGED | dict.fromkeys(("figure1", "figure2", "samples"), 1)
+IMAGES = {"generate_images": 7, "score_images": 7, "measure_images": 7}  # the base's included
 OF_THE_CODE = {"table3": 1, "divergences": 1}  # they show no results
 DRAWN = AFTER_SCORES | AFTER_IMAGES | {"figure5": 1, "squared_distance": 1}
 
 
 def cells(count: int) -> dict[str, int]:
     """The jobs of `count` cells that are trained again, and what follows."""
-    each = ("train_cell", "generate_images", "score_images", "monitor_cell")
+    each = ("train_cell", "generate_images", "score_images", "measure_images", "monitor_cell")
     return dict.fromkeys(each, count) | DRAWN
 
 
 def test_a_new_checkout_runs_everything_once(finished: Checkout) -> None:
-    everything = {"make_prompts": 2} | cells(6) | {"generate_images": 7, "score_images": 7}
+    everything = {"make_prompts": 2} | cells(6) | IMAGES
     assert finished.jobs("--forceall") == everything | OF_THE_CODE
 
 
@@ -58,7 +58,7 @@ def test_editing_a_figure_redraws_it(finished: Checkout) -> None:
 
 def test_editing_the_style_of_figures_redraws_them_all(finished: Checkout) -> None:
     finished.add_statement("rocm_core/figures/_style.py")
-    figures = (DRAWN | OF_THE_CODE).keys() - {"table1", "table3"}
+    figures = (DRAWN | OF_THE_CODE).keys() - {"table1", "table3", "readouts", "claims"}
     assert finished.jobs() == dict.fromkeys(figures, 1)
 
 
@@ -84,7 +84,7 @@ def test_editing_a_divergence_retrains_its_cells_only(finished: Checkout) -> Non
 
 def test_editing_generation_trains_nothing(finished: Checkout) -> None:
     finished.add_statement("workflow/scripts/generate.py")
-    assert finished.jobs() == {"generate_images": 7, "score_images": 7} | AFTER_IMAGES
+    assert finished.jobs() == IMAGES | AFTER_IMAGES
 
 
 def test_changing_the_setting_of_one_cell_retrains_it(finished: Checkout) -> None:
@@ -104,7 +104,7 @@ def test_a_new_cell_is_the_only_one_trained(finished: Checkout) -> None:
 
 def test_other_weights_of_the_base_retrain_everything(finished: Checkout) -> None:
     (finished.path / "weights/consistency/model.safetensors").write_text("others")
-    assert finished.jobs() == cells(6) | {"generate_images": 7, "score_images": 7}
+    assert finished.jobs() == cells(6) | IMAGES
 
 
 def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Checkout) -> None:
@@ -115,7 +115,7 @@ def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Ch
 def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
     with open(finished.path / "lists/train.txt", "a") as file:
         file.write("a green triangle\n")
-    everything = cells(6) | {"make_prompts": 2, "generate_images": 7, "score_images": 7}
+    everything = cells(6) | IMAGES | {"make_prompts": 2}
     assert finished.jobs() == everything
 
 
@@ -151,16 +151,18 @@ def test_a_study_is_drawn_when_there_are_votes_and_redraws_nothing_else(finished
     pair = "[hpsv2/rocm-kl/seed-0, hpsv2/rocm-js/seed-0]"
     with open(finished.path / "config/matrix.yaml", "a") as file:
         file.write(f"study: {{comparisons: [{pair}], pairs: 4}}\n")
-    assert finished.jobs() == {"report": 1}
+    assert finished.jobs() == {"claims": 1, "report": 1}
     (finished.path / "results/matrix/study").mkdir()
     (finished.path / "results/matrix/study/votes.jsonl").touch()
-    assert finished.jobs() == {"study": 1, "study_results": 1, "figure3": 1, "report": 1}
+    assert finished.jobs() == dict.fromkeys(
+        ("study", "study_results", "figure3", "claims", "report"), 1
+    )
 
 
 def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> None:
     records = [json.loads(f.read_text()) for f in (complete.path / ".snakemake/metadata").iterdir()]
     assert {record["rule"] for record in records} == {
-        *("make_prompts", "train_cell", "generate_images", "score_images", "monitor_cell"),
+        *("make_prompts", "train_cell", "monitor_cell", *IMAGES),
         *DRAWN,
         *OF_THE_CODE,
     }

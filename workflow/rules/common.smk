@@ -146,3 +146,22 @@ def agreement():
 
 if CONFIG.partial and not main_scores():
     sys.exit(f"error: {RESULTS} holds no scores yet: run without partial=true first")
+
+
+def shown_prompts(sets=("validation",)):
+    return finished(f"{RESULTS}/prompts/{name}.jsonl" for name in sets)
+
+
+def final_images():
+    return samples("index.jsonl", ["validation"], every_step=False)
+
+
+def shown(*, study=False):
+    """The configuration that a rendering depends on: not what jobs ask of the machine or the hub,
+    and the study where it is shown. In the order of the file, which is that of the methods.
+
+    It may hold braces, of a template: in `params` only a function keeps them from being wildcards.
+    """
+    hidden = {"resources", "weights"} | (set() if study else {"study"})
+    text = json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
+    return lambda w: text

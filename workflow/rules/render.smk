@@ -2,15 +2,6 @@
 
 from rocm_core.names import modules
 
-
-def shown_prompts(sets=("validation",)):
-    return finished(f"{RESULTS}/prompts/{name}.jsonl" for name in sets)
-
-
-def final_images():
-    return samples("index.jsonl", ["validation"], every_step=False)
-
-
 # What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
 READS = {
     "table1": main_scores,
@@ -22,11 +13,20 @@ READS = {
     "figure1": lambda: [*shown_prompts(), *final_images()],
     "figure2": lambda: [*shown_prompts(), *final_images()],
     "figure3": lambda: [f"{RESULTS}/study/results.json"],
-    "figure4": lambda: [*main_scores(), *trained("manifest.json")],
+    "figure4": lambda: [
+        *main_scores(),
+        *trained("manifest.json"),
+        *(READS["figure3"]() if "figure3" in FIGURES else []),
+    ],
     "figure5": lambda: [*trained("history.csv"), *trained("manifest.json")],
     "figure6": lambda: [
         *shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
         *monitored(),
+    ],
+    "readouts": lambda: [
+        *main_scores("scores.csv", "readouts.csv"),
+        *monitored(),
+        *trained("history.csv"),
     ],
     "divergences": lambda: [],
     "samples": lambda: [*shown_prompts(), *final_images()],
@@ -52,17 +52,6 @@ if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
     FIGURES = [name for name in FIGURES if name != "figure3"]
 TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
-
-
-def shown(*, study=False):
-    """The configuration that a rendering depends on: not what jobs ask of the machine or the hub,
-    and the study where it is shown. In the order of the file, which is that of the methods.
-
-    It may hold braces, of a template: in `params` only a function keeps them from being wildcards.
-    """
-    hidden = {"resources", "weights"} | (set() if study else {"study"})
-    text = json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
-    return lambda w: text
 
 
 # Figure 3 can be asked for before there are votes, and then says so.
@@ -113,11 +102,47 @@ for _name, _kind in [
             " --config {params.config:q} --output {params.stem} > {log} 2>&1"
 
 
+rule claims:
+    input:
+        scores=samples("scores.csv"),
+        judged=main_scores("judged.csv") if CONFIG.judges else [],
+        readouts=main_scores("readouts.csv"),
+        monitored=monitored(),
+        histories=trained("history.csv"),
+        # Votes come from people: they speak where there are any.
+        votes=READS["figure3"]() if "figure3" in FIGURES else [],
+    output:
+        json=f"{RESULTS}/claims.json",
+        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+    log:
+        f"{LOGS}/render/claims.log",
+    benchmark:
+        f"{BENCHMARKS}/render/claims.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        config=shown(study=True),
+        stem=subpath(output.json, strip_suffix=".json"),
+        code=code_fingerprint("workflow/scripts/render.py", "rocm_core.claims"),
+    message:
+        "Judging the claims"
+    shell:
+        "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
+        " --output {params.stem} > {log} 2>&1"
+
+
 rule report:
     input:
+        claims=rules.claims.output.json,
         tables=TABLE_FILES,
         figures=FIGURE_FILES,
         scores=main_scores(),
+        readouts=main_scores("readouts.csv"),
+        images=final_images(),
         manifests=trained("manifest.json"),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),

@@ -58,7 +58,9 @@ rule monitor_cell:
         scorers=to_json(CONFIG.scorer_paths()),
         first=CONFIG.monitor.prompts,
         code=lambda w: grid.monitor_code(generation_of(w.cell), CONFIG.metrics),
-        weights=lambda w: weights_of(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values()),
+        weights=lambda w: weights_of(
+            *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()
+        ),
         folder=subpath(output.scores, parent=True),
     message:
         "Judging the snapshots of {wildcards.cell}"

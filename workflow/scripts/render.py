@@ -1,4 +1,4 @@
-"""Render one table, one figure or the report from the results of a configuration."""
+"""Render one table, one figure, the claims or the report from the results of a configuration."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from rocm_core.render import render
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["table", "figure", "report"])
+    parser.add_argument("kind", choices=["table", "figure", "claims", "report"])
     parser.add_argument("name")
     parser.add_argument("--config", type=json.loads, required=True, help="configuration, JSON")
     parser.add_argument("--results", type=Path, help="folder of results: the configuration's own")

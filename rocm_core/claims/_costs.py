@@ -1,0 +1,61 @@
+"""What two methods pay for the same training reward, seed by seed."""
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.claims._evidence import Evidence, Undecidable
+from rocm_core.comparison import Comparison, compare_seeds
+from rocm_core.efficiency import reach, seed_curves
+
+_POINTS = 200
+
+
+def saving(e: Evidence, reward: str, method: str, other: str, cost: str) -> Comparison:
+    """Logarithm of how many times as much of `cost` the other method needs to reach a reward.
+
+    The reward is the highest that every seed of both reaches, in their running means.
+    """
+    ours, theirs = _curves(e, reward, method, other)
+    goal = min(curve["mean"].max() for curve in [*ours, *theirs])
+    own, others = (
+        np.log([_cost(curve, goal, cost) for curve in curves]) for curves in (ours, theirs)
+    )
+    return compare_seeds(others - own)
+
+
+def lead(e: Evidence, reward: str, method: str, other: str, cost: str) -> Comparison:
+    """Difference of the mean training reward while both spend as much, in the reward's unit: of
+    the areas under their curves, from where both have begun to where the first ends."""
+    ours, theirs = _curves(e, reward, method, other)
+    every = [*ours, *theirs]
+    start = max(curve[cost].iloc[0] for curve in every)
+    end = min(curve[cost].iloc[-1] for curve in every)
+    if not start < end:
+        raise Undecidable(f"{reward}/{method} and {other} never spend as much {cost}")
+    at = np.linspace(start, end, _POINTS)
+    own, others = (
+        np.array([np.interp(at, curve[cost], curve["mean"]).mean() for curve in curves])
+        for curves in (ours, theirs)
+    )
+    return compare_seeds(own - others)
+
+
+def _curves(
+    e: Evidence, reward: str, method: str, other: str
+) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    e.require(reward, method)
+    e.require(reward, other)
+    found = seed_curves(e.results, reward, [method, other])
+    if method not in found or other not in found:
+        raise Undecidable(f"history of {reward}/{other if method in found else method} missing")
+    if len(found[method]) < 2:
+        raise Undecidable("one training seed: costs are compared over seeds, so two are needed")
+    if len(found[method]) != len(found[other]):
+        raise Undecidable(f"a history of {reward}/{method} or {other} is missing")
+    return found[method], found[other]
+
+
+def _cost(curve: pd.DataFrame, goal: float, cost: str) -> float:
+    met = reach(curve, goal)
+    assert met is not None  # every seed reaches the goal
+    return float(met[cost])

@@ -1,0 +1,295 @@
+"""What claims are judged by: scores as matrices of seeds and prompts, and fair choices among them.
+
+A choice among several trainings or snapshots flatters itself on the prompts that it was made on. So
+it is made twice, on either half of the prompts, and each choice is judged on the other half.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.comparison import Comparison, average_deviation, compare, compare_differences
+from rocm_core.names import METHODS, is_held_out
+from rocm_core.results import GOLD, Results, Source
+
+BASELINES = tuple(METHODS)
+ROCM_NONE = "rocm-none"
+
+# A candidate for a choice: a method at a step of its training; None: its final model.
+Candidate = tuple[str, int | None]
+Scores = pd.DataFrame  # seeds (0 for a base) × prompt ids
+
+
+class Undecidable(Exception):
+    """Why these data do not decide a comparison."""
+
+
+class Evidence:
+    """The results of a run, read for claims. What is missing raises `Undecidable`."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.config = results.config
+        self.rewards = results.rewards
+        self._known: dict[tuple[str, Candidate, str], Scores] = {}
+        self._units: dict[tuple[str, str], float] = {}
+
+    @property
+    def judge(self) -> str:
+        """What stands for people: the gold judge, else the held-out scorers (`held_out`)."""
+        return GOLD if GOLD in self.config.metrics else "held_out"
+
+    def methods(self, reward: str, stems: Iterable[str] | None = None) -> list[str]:
+        """Trained methods with their swept settings, as configured first; of some stems only.
+
+        Those trained on other prompts are no tries of the same search.
+        """
+        wanted = None if stems is None else set(stems)
+        every = self.results.methods(reward, sweeps=True)
+        return [m for m in every if "--prompts-" not in m and (wanted is None or stem(m) in wanted)]
+
+    def regularised(self, reward: str) -> list[str]:
+        """The stems of ROCM with a divergence."""
+        return [
+            source.method
+            for source in self._unswept(reward)
+            if source.method.startswith("rocm-") and source.method != ROCM_NONE
+        ]
+
+    def baselines(self, reward: str) -> list[str]:
+        return [s.method for s in self._unswept(reward) if s.method in BASELINES]
+
+    def on_policy(self, reward: str, policy: str) -> list[str]:
+        """Methods as configured whose policy this is."""
+        return [source.method for source in self._unswept(reward) if source.policy == policy]
+
+    def held_out_metrics(self, reward: str) -> list[str]:
+        """The scorers that a training on `reward` did not see; the gold judge is not one."""
+        return [m for m in self.config.metrics if m != GOLD and is_held_out(m, reward)]
+
+    def final(self, reward: str, method: str, metric: str) -> Scores:
+        """Scores of the final models on the validation prompts."""
+        return self.scores(reward, (method, None), metric)
+
+    def base(self, reward: str, method: str, metric: str) -> Scores:
+        """Scores of the base model that a method started from, in one row."""
+        base = self.results.base_of(reward, method)
+        if metric == "held_out":
+            return self._index(reward, lambda name: self.base(reward, method, name))
+        return self._of_base(base, metric)
+
+    def steps(self, reward: str, method: str) -> list[int]:
+        """The steps at which snapshots of a method were kept and judged."""
+        if not self.results.is_monitored(reward, method):
+            raise Undecidable(f"no snapshots of {reward}/{method}: set snapshot_every and monitor")
+        cell = self.results.sources(reward, method)[0].cell
+        assert cell is not None  # a base has no snapshots
+        return cell.settings.snapshot_steps
+
+    def scores(self, reward: str, candidate: Candidate, metric: str) -> Scores:
+        """Scores of final models on the validation prompts, of snapshots on the monitor's, which
+        are the first of these."""
+        key = reward, candidate, metric
+        if key not in self._known:
+            self._known[key] = self._scores(*key)
+        return self._known[key]
+
+    def _scores(self, reward: str, candidate: Candidate, metric: str) -> Scores:
+        if metric == "held_out":
+            return self._index(reward, lambda name: self.scores(reward, candidate, name))
+        method, step = candidate
+        if step is None:
+            return self._complete(self._final, (reward, method, metric), reward, method)
+        return self._complete(self._monitor, (reward, method, metric, step), reward, method)
+
+    def chosen(
+        self, reward: str, candidates: Sequence[Candidate], metric: str, by: str = "held_out"
+    ) -> Scores:
+        """Scores by `metric` of the candidates best by the metric `by`, averaged over seeds: each
+        prompt's was chosen on the half of the prompts that it is not in. So `metric` may be `by`.
+        """
+        if not candidates:
+            raise Undecidable("nothing to choose from")
+        found = [self.scores(reward, candidate, by).mean() for candidate in candidates]
+        prompts = sorted(set.intersection(*(set(scores.index) for scores in found)))
+        halves = prompts[::2], prompts[1::2]
+        best = [candidates[int(np.argmax([s[half].mean() for s in found]))] for half in halves]
+        judged = [
+            self.scores(reward, choice, metric)[half]
+            for half, choice in zip(halves, reversed(best), strict=True)
+        ]
+        return pd.concat(judged, axis=1)
+
+    def finals(self, reward: str, stems: Iterable[str]) -> list[Candidate]:
+        """The final models of some methods and their swept settings."""
+        return [(method, None) for method in self.methods(reward, stems)]
+
+    def best(self, reward: str, stems: Iterable[str], metric: str) -> Scores:
+        """Scores of the best of these final models (`chosen`)."""
+        return self.chosen(reward, self.finals(reward, stems), metric)
+
+    def gain(self, reward: str, stems: Iterable[str], metric: str) -> Scores:
+        """What the best of these models changed against their base, in its standard deviations."""
+        methods = list(stems)
+        return self.effects(
+            self.best(reward, methods, metric), self.base(reward, methods[0], metric)
+        )
+
+    def at_steps(self, reward: str, method: str, prompt_set: str, steps: int) -> Scores:
+        """Scores by the training reward on a prompt set at a number of inference steps."""
+        sources = self.results.sources(reward, method)
+        return pd.DataFrame({s.seed: self._on(s, reward, prompt_set, steps) for s in sources}).T
+
+    def base_at_steps(self, reward: str, base: str, prompt_set: str, steps: int) -> Scores:
+        """The same of a base model, in one row."""
+        (source,) = (s for s in self.results.bases if s.name == base)
+        return pd.DataFrame({0: self._on(source, reward, prompt_set, steps)}).T
+
+    def readout(self, reward: str, method: str, name: str) -> Scores:
+        """A read-out of each validation image of the final models, or of a base."""
+        if method.startswith("base-"):
+            return self._complete(self._readouts, ("", method, name), "", method)
+        return self._complete(self._readouts, (reward, method, name), reward, method)
+
+    def beta(self, reward: str, method: str) -> float:
+        """The weight of a method's divergence, that of the first seed where it was measured."""
+        source = self.results.sources(reward, method)[0]
+        configured = source.cell.settings.beta if source.cell else 0.0
+        if configured != "auto":
+            return float(configured)
+        return float(self.results.manifests.get(source.name, {}).get("beta", float("nan")))
+
+    def passes(self, reward: str, method: str) -> list[tuple[int, float]]:
+        """(step, U-Net passes until then) of every snapshot of a method, by its first seed."""
+        self.require(reward, method)
+        source = self.results.sources(reward, method)[0]
+        history = self.results.history(source, ["step", "unet_passes"])
+        if history is None:
+            raise Undecidable(f"cell {source.name} missing")
+        spent = history.set_index("step")["unet_passes"]
+        return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
+
+    def require(self, reward: str, method: str) -> None:
+        """Every training of a method must be there."""
+        for source in self.results.sources(reward, method):
+            if source.name not in self.results.manifests:
+                raise Undecidable(f"cell {source.name} missing")
+
+    def effects(self, treated: Scores, control: Scores) -> Scores:
+        """Differences in standard deviations over prompts, as `Comparison` counts effects."""
+        treated, control = aligned(treated, control)
+        unit = average_deviation(treated.mean().to_numpy(), control.mean().to_numpy())
+        if not unit > 0:
+            raise Undecidable("all scores are equal")
+        return (treated - control.to_numpy()) / unit
+
+    def _on(self, source: Source, metric: str, prompt_set: str, steps: int) -> pd.Series:
+        if (prompt_set, steps) not in self.results.sample_sets(source):
+            raise Undecidable(f"no images of {source.name} on {prompt_set} at {steps} steps")
+        scores, found = self.results.scores_on([source], metric, prompt_set, steps)
+        if not found:
+            raise Undecidable(f"cell {source.name} missing")
+        return scores
+
+    def _unswept(self, reward: str) -> list[Source]:
+        found = {s.method: s for s in self.results.trained if s.reward == reward}
+        return [source for method, source in found.items() if "--" not in method]
+
+    def _index(self, reward: str, scores: Callable[[str], Scores]) -> Scores:
+        """Mean of the held-out scorers, each in the unit of `_unit`."""
+        metrics = self.held_out_metrics(reward)
+        if not metrics:
+            raise Undecidable(f"no scorer is held out from {reward}")
+        standard = [scores(metric) / self._unit(reward, metric) for metric in metrics]
+        return sum(standard[1:], standard[0]) / len(standard)
+
+    def _unit(self, reward: str, metric: str) -> float:
+        """Standard deviation of a metric over prompts, the mean of the variances of the models
+        trained on a reward and their bases; so that no scorer counts more than another."""
+        if (reward, metric) not in self._units:
+            variances = [
+                float(scores.mean().var(ddof=1))
+                for (trained_on, _, name), scores in self._final.items()
+                if name == metric and trained_on in ("", reward)
+            ]
+            self._units[reward, metric] = float(np.mean(variances)) ** 0.5 or 1.0
+        return self._units[reward, metric]
+
+    def _of_base(self, base: str, metric: str) -> Scores:
+        return self._complete(self._final, ("", base, metric), "", base)
+
+    def _complete(
+        self, scores: Mapping[tuple, Scores], key: tuple, reward: str, method: str
+    ) -> Scores:
+        found = scores.get(key)
+        present = set() if found is None else set(found.index)
+        for source in self.results.sources(reward, method):
+            if source.seed not in present:
+                raise Undecidable(f"cell {source.name} missing")
+        if found is None:
+            raise Undecidable(f"{method} missing")
+        return found
+
+    @cached_property
+    def _final(self) -> dict[tuple, Scores]:
+        frame = self.results.final.fillna({"reward": "", "seed": 0})
+        return _matrices(frame, ["reward", "method", "metric"])
+
+    @cached_property
+    def _readouts(self) -> dict[tuple, Scores]:
+        frame = self.results.readouts.fillna({"reward": "", "seed": 0})
+        return _matrices(frame, ["reward", "method", "metric"])
+
+    @cached_property
+    def _monitor(self) -> dict[tuple, Scores]:
+        return _matrices(self.results.monitor, ["reward", "method", "metric", "step"])
+
+
+def stem(method: str) -> str:
+    """A method without its swept settings."""
+    return method.partition("--")[0]
+
+
+def _matrices(frame: pd.DataFrame, keys: list[str]) -> dict[tuple, Scores]:
+    if frame.empty:
+        return {}
+    wide = frame.pivot_table("value", [*keys, "seed"], "prompt_id", aggfunc="mean")
+    found = {}
+    for key, rows in wide.groupby(level=keys, sort=False):
+        rows = rows.droplevel([*keys]).dropna(axis=1, how="any")
+        rows.index = rows.index.astype(int)
+        found[key] = rows
+    return found
+
+
+def aligned(treated: Scores, control: Scores) -> tuple[Scores, Scores]:
+    """Both on their common prompts and, unless the control is a base, their common seeds."""
+    prompts = sorted(set(treated.columns) & set(control.columns))
+    if len(prompts) < 2:
+        raise Undecidable("fewer than two prompts in common")
+    treated, control = treated[prompts], control[prompts]
+    if len(control) == 1:
+        return treated, control
+    seeds = sorted(set(treated.index) & set(control.index))
+    if not seeds:
+        raise Undecidable("no training seed in common")
+    return treated.loc[seeds], control.loc[seeds]
+
+
+def compared(treated: Scores, control: Scores) -> Comparison:
+    after, before = aligned(treated, control)
+    return compare(after.to_numpy(), before.to_numpy())
+
+
+def pooled(effects: Sequence[Scores]) -> Comparison:
+    """The mean of several matrices of effects on the same prompts and seeds."""
+    if not effects:
+        raise Undecidable("nothing to average")
+    prompts = sorted(set.intersection(*(set(one.columns) for one in effects)))
+    seeds = sorted(set.intersection(*(set(one.index) for one in effects)))
+    if len(prompts) < 2 or not seeds:
+        raise Undecidable("no prompts or training seeds in common")
+    mean = np.mean([one.loc[seeds, prompts].to_numpy() for one in effects], axis=0)
+    return compare_differences(mean, standardised=True)

@@ -1,0 +1,218 @@
+"""How comparisons become verdicts. No verdict is written by hand.
+
+A claim is tested by parts, each a comparison and what the claim expects of it. p-values are
+corrected over the parts of a claim (Holm); a part then holds, fails or is open. The claim's rule
+makes of them confirmed, refuted or not decidable with these data.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rocm_core.claims._evidence import Evidence, Undecidable
+from rocm_core.comparison import ALPHA, MARGIN, Comparison, holm
+from rocm_core.statistics import Estimate
+
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable"
+HOLDS, FAILS, OPEN, MISSING = "holds", "fails", "open", "missing"
+
+# What a claim can expect of a difference, and when it is refuted for sure:
+MORE = "more"  # above 0; refuted by less and by a tie
+NOT_LESS = "not less"  # above 0 or a tie; refuted by less
+LITTLE = "little"  # an effect below the margin; refuted by one above it
+DIFFERENT = "different"  # above or below 0; refuted by a tie
+TRUE = "true"  # no statistics: a check that holds or fails
+# What a difference is counted in: that of the score, standard deviations, a share or a factor.
+SCORE, EFFECT, SHARE, FACTOR = "score", "SD", "share", "factor"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison that a claim rests on; `missing` says why there is none.
+
+    `unit` is what the difference is shown in; a `FACTOR`'s is a logarithm. A check has no
+    comparison, but `checked`: whether it holds.
+    """
+
+    label: str
+    expects: str
+    comparison: Comparison | None
+    unit: str = SCORE
+    missing: str | None = None
+    checked: bool | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A part with its corrected p-value and what came of it."""
+
+    part: Part
+    p_corrected: float | None
+    outcome: str
+
+    @property
+    def shown(self) -> Estimate | None:
+        """The number to show, in the part's unit: a factor is no longer a logarithm."""
+        comparison, unit = self.part.comparison, self.part.unit
+        if comparison is None:
+            return None
+        found = comparison.difference
+        if unit == EFFECT and comparison.effect:
+            return comparison.effect
+        if unit == FACTOR:
+            return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), 0)
+        return found
+
+
+Parts = Callable[[Evidence], Iterable[Part]]
+Rule = Callable[[list[Finding]], tuple[str, Finding | None]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, its test in words, what it needs, its rule, and the function that finds its parts.
+
+    `needs` says what a configuration that offers no part at all lacks.
+    """
+
+    id: str
+    text: str
+    test: str
+    needs: str
+    rule: Rule
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says about a claim: the finding that decided it, and all others."""
+
+    claim: Claim
+    verdict: str
+    reason: str
+    decisive: Finding | None
+    findings: list[Finding]
+
+
+def claim(id: str, text: str, *, test: str, needs: str, rule: Rule) -> Callable[[Parts], Claim]:
+    """Makes a claim of the function that finds its parts."""
+    return lambda parts: Claim(id, text, test, needs, rule, parts)
+
+
+def part(
+    label: str,
+    expects: str,
+    comparison: Callable[..., Comparison],
+    *arguments: Any,
+    unit: str = SCORE,
+) -> Part:
+    """A part of comparison(*arguments), or the gap in its place."""
+    try:
+        return Part(label, expects, comparison(*arguments), unit)
+    except Undecidable as gap:
+        return Part(label, expects, None, unit, str(gap))
+
+
+def judge(claim: Claim, evidence: Evidence) -> Verdict:
+    """The verdict on a claim."""
+    findings = _corrected(list(claim.parts(evidence)))
+    if not findings:
+        return Verdict(claim, UNDECIDED, f"needs {claim.needs}", None, [])
+    verdict, decisive = claim.rule(findings)
+    return Verdict(claim, verdict, _reason(verdict, findings), decisive, findings)
+
+
+def every(findings: list[Finding]) -> tuple[str, Finding | None]:
+    """Confirmed if all parts hold, refuted if one fails. The weakest part decides."""
+    outcomes = {finding.outcome for finding in findings}
+    if FAILS in outcomes:
+        return REFUTED, _weakest([f for f in findings if f.outcome == FAILS])
+    return CONFIRMED if outcomes == {HOLDS} else UNDECIDED, _weakest(findings)
+
+
+def at_least(count: int) -> Rule:
+    """Confirmed if so many parts hold, refuted if too many fail for that."""
+
+    def rule(findings: list[Finding]) -> tuple[str, Finding | None]:
+        held = [f for f in findings if f.outcome == HOLDS]
+        if len(held) >= count:
+            return CONFIRMED, _weakest(sorted(held, key=_strength)[-count:])
+        failed = sum(f.outcome == FAILS for f in findings)
+        strongest = max((f for f in findings if f.shown), key=_strength, default=None)
+        # A configuration with fewer parts than the claim speaks of decides nothing against it.
+        refuted = len(findings) >= count and len(findings) - failed < count
+        return REFUTED if refuted else UNDECIDED, strongest
+
+    return rule
+
+
+def first(findings: list[Finding]) -> tuple[str, Finding | None]:
+    """The first part decides; the others show what it is made of."""
+    verdicts = {HOLDS: CONFIRMED, FAILS: REFUTED}
+    return verdicts.get(findings[0].outcome, UNDECIDED), findings[0]
+
+
+def _corrected(parts: list[Part]) -> list[Finding]:
+    tested = [p for p in parts if p.comparison]
+    corrected = dict(
+        zip(map(id, tested), holm([p.comparison.p for p in tested if p.comparison]), strict=True)
+    )
+    return [
+        Finding(part, corrected.get(id(part)), _outcome(part, corrected.get(id(part), 1.0)))
+        for part in parts
+    ]
+
+
+def _outcome(part: Part, p: float) -> str:
+    found = part.comparison
+    if part.checked is not None:
+        return HOLDS if part.checked else FAILS
+    if found is None:
+        return MISSING
+    above, below = (p < ALPHA and sign * found.difference.mean > 0 for sign in (1, -1))
+    effect = found.effect
+    if part.expects == LITTLE:
+        if effect is None:
+            return OPEN
+        return HOLDS if effect.high < MARGIN else FAILS if effect.low > MARGIN else OPEN
+    if part.expects == DIFFERENT:
+        return HOLDS if above or below else FAILS if found.is_tie else OPEN
+    negligible = effect is not None and effect.high < MARGIN
+    if part.expects == NOT_LESS:
+        tied = effect is not None and effect.low > -MARGIN
+        return FAILS if below else HOLDS if above or tied else OPEN
+    return HOLDS if above else FAILS if below or negligible else OPEN
+
+
+def _strength(finding: Finding) -> float:
+    """How far a part speaks for its claim: the difference in units of its interval."""
+    comparison = finding.part.comparison
+    assert comparison is not None
+    found = comparison.difference
+    size = found.mean / found.half_width if found.half_width > 0 else math.copysign(1e9, found.mean)
+    if found.mean == 0:
+        return 0.0
+    signs = {LITTLE: -size, DIFFERENT: abs(size)}
+    return signs.get(finding.part.expects, size)
+
+
+def _weakest(findings: list[Finding]) -> Finding | None:
+    return min((f for f in findings if f.shown), key=_strength, default=None)
+
+
+def _reason(verdict: str, findings: list[Finding]) -> str:
+    """Counts of the parts and, where nothing is decided, why."""
+    counts = {
+        outcome: sum(f.outcome == outcome for f in findings)
+        for outcome in (HOLDS, FAILS, OPEN, MISSING)
+    }
+    names = {HOLDS: "hold", FAILS: "fail", OPEN: "open", MISSING: "missing"}
+    told = ", ".join(f"{n} {names[outcome]}" for outcome, n in counts.items() if n)
+    many = f"{len(findings)} parts: {told}" if len(findings) > 1 else ""
+    if verdict != UNDECIDED:
+        return many
+    gaps = list(dict.fromkeys(f.part.missing for f in findings if f.part.missing))
+    more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+    why = f"{gaps[0]}{more}" if gaps else "an interval leaves it open"
+    return "; ".join(filter(None, [why, many]))

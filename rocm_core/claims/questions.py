@@ -1,0 +1,207 @@
+"""What this reproduction asks beyond the papers, with the control that they lack: no divergence, at
+lower learning rates, stopped early, at the same search budget.
+
+The budget is the number of trainings: of two arms the first so many in the configuration take part,
+as many as the smaller arm has. Stopping is free, since every training leaves snapshots. What to
+stop at, and which training, is chosen by the scorers not trained on (never by the judge), on one
+half of the monitor's prompts; it is judged on the other half, and the other way round.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+from rocm_core.claims._evidence import (
+    ROCM_NONE,
+    Candidate,
+    Evidence,
+    Scores,
+    Undecidable,
+    compared,
+    pooled,
+)
+from rocm_core.claims._verdict import (
+    DIFFERENT,
+    EFFECT,
+    MORE,
+    Part,
+    at_least,
+    claim,
+    first,
+    part,
+)
+from rocm_core.comparison import Comparison
+from rocm_core.labels import method_label, metric_label
+
+_CONTROL = (
+    "Judge: the gold judge, without one the held-out scorers. The control is no divergence, with"
+    " its swept settings, stopped where the scorers not trained on are best; as many trainings in"
+    " either arm. What is chosen on one half of the prompts is judged on the other"
+)
+Arms = Callable[[Evidence, str, str], tuple[Scores, Scores]]
+
+
+def _pooled_first(
+    e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms, expects: str
+) -> Iterator[Part]:
+    """The mean effect over all (reward, divergence), which decides, and each of them."""
+    if len(pairs) > 1:
+        yield part("Mean of all", expects, _mean_effect, e, pairs, arms, unit=EFFECT)
+    for reward, method in pairs:
+        label = f"{metric_label(reward)}: {method_label(method)} − control"
+        yield part(label, expects, _effect, e, reward, method, arms, unit=EFFECT)
+
+
+def _mean_effect(e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms) -> Comparison:
+    return pooled([e.effects(*arms(e, reward, method)) for reward, method in pairs])
+
+
+def _effect(e: Evidence, reward: str, method: str, arms: Arms) -> Comparison:
+    return compared(*arms(e, reward, method))
+
+
+def _divergences(e: Evidence) -> list[tuple[str, str]]:
+    return [
+        (reward, method)
+        for reward in e.rewards
+        if e.methods(reward, [ROCM_NONE])
+        for method in e.regularised(reward)
+    ]
+
+
+def _snapshots(e: Evidence, reward: str, methods: Sequence[str]) -> list[Candidate]:
+    return [(method, step) for method in methods for step in e.steps(reward, method)]
+
+
+def _last(e: Evidence, reward: str, methods: Sequence[str]) -> list[Candidate]:
+    return [(method, e.steps(reward, method)[-1]) for method in methods]
+
+
+def _arms(e: Evidence, reward: str, method: str, stops: bool) -> tuple[Scores, Scores]:
+    ours, control = (e.methods(reward, [name]) for name in (method, ROCM_NONE))
+    budget = min(len(ours), len(control))
+    candidates = (_snapshots if stops else _last)(e, reward, ours[:budget])
+    return (
+        e.chosen(reward, candidates, e.judge),
+        e.chosen(reward, _snapshots(e, reward, control[:budget]), e.judge),
+    )
+
+
+def _trained_out(e: Evidence, reward: str, method: str) -> tuple[Scores, Scores]:
+    return _arms(e, reward, method, stops=False)
+
+
+def _stopped(e: Evidence, reward: str, method: str) -> tuple[Scores, Scores]:
+    return _arms(e, reward, method, stops=True)
+
+
+_NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and monitor"
+
+
+@claim(
+    "Q1a",
+    "A divergence, trained to the end, beats stopping early without one",
+    test=f"{_CONTROL}. The divergence is judged at the end of its training.",
+    needs=_NEEDS,
+    rule=first,
+)
+def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
+    yield from _pooled_first(e, _divergences(e), _trained_out, MORE)
+
+
+@claim(
+    "Q1b",
+    "A divergence beats no divergence where both may stop early",
+    test=f"{_CONTROL}. The divergence stops by the same rule.",
+    needs=_NEEDS,
+    rule=first,
+)
+def divergence_and_stopping(e: Evidence) -> Iterator[Part]:
+    yield from _pooled_first(e, _divergences(e), _stopped, MORE)
+
+
+@claim(
+    "Q2",
+    "Some divergence beats another",
+    test=(
+        "Final models on the validation prompts, by the judge; the best of each divergence's swept"
+        " settings is chosen on the other half of the prompts. One pair is enough."
+    ),
+    needs="two divergences",
+    rule=at_least(1),
+)
+def divergence_against_another(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        for one, other in itertools.combinations(e.regularised(reward), 2):
+            label = f"{metric_label(reward)}: {method_label(one)} − {method_label(other)}"
+            yield part(label, DIFFERENT, _best_of_each, e, reward, one, other, unit=EFFECT)
+
+
+def _best_of_each(e: Evidence, reward: str, one: str, other: str) -> Comparison:
+    budget = min(len(e.methods(reward, [method])) for method in (one, other))
+    return compared(
+        *(e.chosen(reward, e.finals(reward, [m])[:budget], e.judge) for m in (one, other))
+    )
+
+
+_PASSES = (
+    "Snapshots of ROCM and RLCM at the U-Net passes that the cheaper training ends with, or the"
+    " last before; as many trainings in either arm, the best chosen by the scorers not trained on,"
+    " on the other half of the monitor's prompts"
+)
+
+
+@claim(
+    "Q3a",
+    "ROCM beats RLCM at equal U-Net passes: on the reward that both train on",
+    test=f"{_PASSES}.",
+    needs="ROCM and rlcm",
+    rule=first,
+)
+def equal_passes_by_reward(e: Evidence) -> Iterator[Part]:
+    yield from _pooled_first(e, _with_rlcm(e), _by_reward, MORE)
+
+
+@claim(
+    "Q3b",
+    "ROCM beats RLCM at equal U-Net passes: by the judge",
+    test=f"{_PASSES}. Judge: the gold judge, without one the held-out scorers.",
+    needs="ROCM and rlcm",
+    rule=first,
+)
+def equal_passes_by_judge(e: Evidence) -> Iterator[Part]:
+    yield from _pooled_first(e, _with_rlcm(e), _by_judge, MORE)
+
+
+def _with_rlcm(e: Evidence) -> list[tuple[str, str]]:
+    return [
+        (reward, "rlcm")
+        for reward in e.rewards
+        if "rlcm" in e.baselines(reward) and e.regularised(reward)
+    ]
+
+
+def _by_reward(e: Evidence, reward: str, rlcm: str) -> tuple[Scores, Scores]:
+    return _at_equal_passes(e, reward, rlcm, reward)
+
+
+def _by_judge(e: Evidence, reward: str, rlcm: str) -> tuple[Scores, Scores]:
+    return _at_equal_passes(e, reward, rlcm, e.judge)
+
+
+def _at_equal_passes(e: Evidence, reward: str, rlcm: str, metric: str) -> tuple[Scores, Scores]:
+    arms = e.methods(reward, e.regularised(reward)), e.methods(reward, [rlcm])
+    budget = min(map(len, arms))
+    passes = {m: e.passes(reward, m) for arm in arms for m in arm[:budget]}
+    limit = min(spent[-1][1] for spent in passes.values())
+    ours, theirs = (
+        [(m, _within(passes[m], limit, f"{reward}/{m}")) for m in arm[:budget]] for arm in arms
+    )
+    return e.chosen(reward, ours, metric), e.chosen(reward, theirs, metric)
+
+
+def _within(spent: list[tuple[int, float]], limit: float, name: str) -> int:
+    """The last step whose passes are within the limit."""
+    steps = [step for step, passes in spent if passes <= limit]
+    if not steps:
+        raise Undecidable(f"no snapshot of {name} within {limit:,.0f} U-Net passes")
+    return steps[-1]

@@ -1,0 +1,398 @@
+"""The claims of the ROCM paper (arXiv 2503.06171)."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from rocm_core.claims._costs import lead, saving
+from rocm_core.claims._evidence import ROCM_NONE, Evidence, Undecidable, aligned, compared
+from rocm_core.claims._verdict import (
+    EFFECT,
+    FACTOR,
+    LITTLE,
+    MORE,
+    NOT_LESS,
+    SHARE,
+    TRUE,
+    Part,
+    at_least,
+    claim,
+    every,
+    part,
+)
+from rocm_core.claims._votes import preference
+from rocm_core.comparison import Comparison, compare, compare_differences
+from rocm_core.labels import method_label, metric_label
+from rocm_core.results import GOLD
+from rocm_core.tables import table1
+
+_BASELINE = "ROCM and a baseline: rlcm, ddpo, dpok or d3po"
+_BEST = (
+    "The best ROCM of each reward, over divergences and swept settings, is chosen by the scorers it"
+    " was not trained on, on one half of the prompts, and judged on the other half, and the other"
+    " way round"
+)
+
+
+@claim(
+    "1",
+    "Regularised ROCM matches or beats RLCM, DDPO, D3PO and DPOK on held-out metrics",
+    test=f"Mean of the held-out scorers, in standard deviations. {_BEST}; so is the baseline.",
+    needs=_BASELINE,
+    rule=every,
+)
+def regularised_against_baselines(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        for baseline in e.baselines(reward) if e.regularised(reward) else []:
+            label = f"{metric_label(reward)}: ROCM − {method_label(baseline)}"
+            yield part(label, NOT_LESS, _best_against, e, reward, baseline, unit=EFFECT)
+
+
+def _best_against(e: Evidence, reward: str, baseline: str) -> Comparison:
+    ours = e.best(reward, e.regularised(reward), "held_out")
+    return compared(ours, e.best(reward, [baseline], "held_out"))
+
+
+@claim(
+    "2",
+    "Even without a divergence ROCM matches or beats a baseline somewhere",
+    test="Mean of the held-out scorers, final models as configured; one pair is enough.",
+    needs=_BASELINE,
+    rule=at_least(1),
+)
+def unregularised_against_baselines(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        for baseline in e.baselines(reward) if e.methods(reward, [ROCM_NONE]) else []:
+            label = f"{metric_label(reward)}: ROCM, no divergence − {method_label(baseline)}"
+            yield part(label, NOT_LESS, _finals, e, reward, ROCM_NONE, baseline, unit=EFFECT)
+
+
+def _finals(e: Evidence, reward: str, method: str, other: str) -> Comparison:
+    return compared(e.final(reward, method, "held_out"), e.final(reward, other, "held_out"))
+
+
+@claim(
+    "3",
+    "Methods on the consistency model score above those on the diffusion model on most metrics",
+    test="Share of pairs of methods and held-out metrics, of each prompt, above ½.",
+    needs="methods on both policies, consistency and diffusion",
+    rule=every,
+)
+def consistency_against_diffusion(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        if e.on_policy(reward, "consistency") and e.on_policy(reward, "diffusion"):
+            label = f"{metric_label(reward)}: share of wins − ½"
+            yield part(label, MORE, _share_of_wins, e, reward, unit=SHARE)
+
+
+def _share_of_wins(e: Evidence, reward: str) -> Comparison:
+    wins = []
+    for pair in itertools.product(
+        e.on_policy(reward, "consistency"), e.on_policy(reward, "diffusion")
+    ):
+        for metric in e.held_out_metrics(reward):
+            ours, theirs = aligned(*(e.final(reward, method, metric) for method in pair))
+            wins.append(np.sign(ours.to_numpy() - theirs.to_numpy()) / 2)
+    return compare_differences(np.mean(wins, axis=0))
+
+
+@claim(
+    "4",
+    "ROCM reaches a reward in less training time than RLCM",
+    test=(
+        "Seconds until the highest training reward that every seed of both reaches, and mean reward"
+        " while both train; over seeds. ROCM is the regularised method best on held-out scorers."
+    ),
+    needs="ROCM and rlcm",
+    rule=every,
+)
+def faster_than_rlcm(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        if "rlcm" in e.baselines(reward) and e.regularised(reward):
+            yield from _faster(e, reward, "ROCM", "rlcm")
+
+
+@claim(
+    "5",
+    "ROCM and RLCM train more efficiently than DDPO, DPOK and D3PO",
+    test="As for claim 4, each of the two against each of the three.",
+    needs="rlcm or ROCM, and ddpo, dpok or d3po",
+    rule=every,
+)
+def faster_than_diffusion(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        present = e.baselines(reward)
+        fast = [*(["ROCM"] if e.regularised(reward) else []), *(m for m in present if m == "rlcm")]
+        for method, other in itertools.product(fast, [m for m in present if m != "rlcm"]):
+            yield from _faster(e, reward, method, other)
+
+
+def _faster(e: Evidence, reward: str, method: str, other: str) -> Iterator[Part]:
+    names = f"{metric_label(reward)}: {method_label(method)}"
+    times = f"{metric_label(reward)}: time of {method_label(other)} / {method_label(method)}"
+    yield part(times, MORE, _paid, saving, e, reward, method, other, unit=FACTOR)
+    label = f"{names} − {method_label(other)}, mean reward in equal time"
+    yield part(label, MORE, _paid, lead, e, reward, method, other)
+
+
+def _paid(measure, e: Evidence, reward: str, method: str, other: str) -> Comparison:
+    own = _favourite(e, reward) if method == "ROCM" else method
+    return measure(e, reward, own, other, "seconds")
+
+
+def _favourite(e: Evidence, reward: str) -> str:
+    """The divergence, as configured, that is best on the held-out scorers."""
+    found = {m: e.final(reward, m, "held_out").to_numpy().mean() for m in e.regularised(reward)}
+    return max(found, key=lambda method: found[method])
+
+
+@claim(
+    "6",
+    "Baselines on the diffusion model lose against their own base on several metrics",
+    test="Base less trained model on every held-out scorer; two losses are enough.",
+    needs="a baseline on the diffusion policy: ddpo, dpok or d3po",
+    rule=at_least(2),
+)
+def diffusion_baselines_lose(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        on_diffusion = e.on_policy(reward, "diffusion")
+        for method in (m for m in e.baselines(reward) if m in on_diffusion):
+            for metric in e.held_out_metrics(reward):
+                label = f"{metric_label(reward)}: base − {method_label(method)}"
+                label += f", {metric_label(metric)}"
+                yield part(label, MORE, _loss, e, reward, method, metric)
+
+
+def _loss(e: Evidence, reward: str, method: str, metric: str) -> Comparison:
+    return compared(-e.final(reward, method, metric), -e.base(reward, method, metric))
+
+
+@claim(
+    "7",
+    "As β falls the reward rises without end, while people's preference peaks and then falls",
+    test=(
+        "ROCM with KL: the reward at the smallest β (0 where no divergence is trained too) above"
+        " that at the best and at the largest β, and the gold judge at the best β above both ends."
+        " The best β is chosen by the gold judge, on the other half of the prompts."
+    ),
+    needs="rocm-kl with three values of beta or more",
+    rule=every,
+)
+def beta(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        methods = _by_beta(e, reward)
+        if len(methods) < 3:
+            continue
+        name = metric_label(reward)
+        for metric, one, other, label in (
+            (reward, "least", "most", "reward, smallest − largest β"),
+            (reward, "least", "peak", "reward, smallest − best β"),
+            (GOLD, "peak", "least", "gold judge, best − smallest β"),
+            (GOLD, "peak", "most", "gold judge, best − largest β"),
+        ):
+            yield part(f"{name}: {label}", MORE, _betas, e, reward, methods, metric, one, other)
+
+
+def _by_beta(e: Evidence, reward: str) -> list[str]:
+    """No divergence, and KL at every β that was tried, by rising β."""
+    methods = {m: e.beta(reward, m) for m in e.methods(reward, ["rocm-kl"]) if _sweeps_beta(m)}
+    if not methods:
+        return []
+    return [*e.methods(reward, [ROCM_NONE])[:1], *sorted(methods, key=lambda m: methods[m])]
+
+
+def _sweeps_beta(method: str) -> bool:
+    return all(swept.startswith("beta-") for swept in method.split("--")[1:])
+
+
+def _betas(
+    e: Evidence, reward: str, methods: list[str], metric: str, one: str, other: str
+) -> Comparison:
+    if GOLD not in e.config.metrics:
+        raise Undecidable("no gold judge stands for people")
+    inner = [(method, None) for method in methods[1:-1]]
+    scores = {
+        "least": e.final(reward, methods[0], metric),
+        "most": e.final(reward, methods[-1], metric),
+        "peak": e.chosen(reward, inner, metric, by=GOLD),
+    }
+    return compared(scores[one], scores[other])
+
+
+_LARGE, _SMALL = ("hpsv2", "aesthetic"), ("pickscore", "clipscore")
+
+
+@claim(
+    "8",
+    "Gains are large for HPSv2 and Aesthetic, small for PickScore and CLIPScore",
+    test=f"Gain of the trained reward, in the base's standard deviations. {_BEST}.",
+    needs="trainings on one of hpsv2 and aesthetic and on one of pickscore and clipscore",
+    rule=every,
+)
+def gains(e: Evidence) -> Iterator[Part]:
+    for large, small in itertools.product(_LARGE, _SMALL):
+        if large in e.rewards and small in e.rewards:
+            label = f"Gain of {metric_label(large)} − gain of {metric_label(small)}"
+            yield part(label, MORE, _gains, e, large, small, unit=EFFECT)
+
+
+def _gains(e: Evidence, large: str, small: str) -> Comparison:
+    first, second = aligned(*(e.gain(r, e.regularised(r), r) for r in (large, small)))
+    return compare_differences(first.to_numpy() - second.to_numpy(), standardised=True)
+
+
+@claim(
+    "9",
+    "CLIPScore training brings alignment and little quality, Aesthetic training little alignment",
+    test=(
+        "Changes on metrics that were not trained on, in the base's standard deviations: alignment"
+        f" is BLIPScore and CLIPScore, quality Aesthetic. {_BEST}."
+    ),
+    needs="trainings on clipscore or aesthetic",
+    rule=every,
+)
+def alignment_and_quality(e: Evidence) -> Iterator[Part]:
+    if not {"clipscore", "aesthetic"} & set(e.rewards):
+        return
+    for reward, metric, expects in (
+        ("clipscore", "blipscore", MORE),
+        ("clipscore", "aesthetic", LITTLE),
+        ("aesthetic", "blipscore", LITTLE),
+        ("aesthetic", "clipscore", LITTLE),
+    ):
+        label = f"Trained on {metric_label(reward)}: change of {metric_label(metric)}"
+        yield part(label, expects, _gain, e, reward, metric, unit=EFFECT)
+
+
+def _gain(e: Evidence, reward: str, metric: str) -> Comparison:
+    if reward not in e.rewards or not e.regularised(reward):
+        raise Undecidable(f"no ROCM trained on {reward}")
+    if metric not in e.config.metrics:
+        raise Undecidable(f"{metric} is not among the metrics")
+    ours = e.best(reward, e.regularised(reward), metric)
+    return compared(ours, e.base(reward, e.regularised(reward)[0], metric))
+
+
+@claim(
+    "10",
+    "Without a divergence Aesthetic training makes images noisy; a divergence does not",
+    test=(
+        "High-frequency energy of the images (read-outs): no divergence above the base and above"
+        " every divergence, of the cells trained on further prompts (animals) where a sweep has"
+        " them. Whether each divergence has a style of its own is left to the eye."
+    ),
+    needs="rocm-none trained on aesthetic",
+    rule=every,
+)
+def noise(e: Evidence) -> Iterator[Part]:
+    trained = e.results.methods("aesthetic", sweeps=True)
+    animals = [m for m in trained if m.startswith(f"{ROCM_NONE}--prompts-")]
+    suffix = animals[0].removeprefix(ROCM_NONE) if animals else ""
+    if ROCM_NONE + suffix not in trained:
+        return
+    base = e.results.base_of("aesthetic", ROCM_NONE + suffix)
+    divergences = [m + suffix for m in e.regularised("aesthetic") if m + suffix in trained]
+    for other in [base, *divergences]:
+        label = f"High-frequency energy: {method_label(ROCM_NONE + suffix)} − {method_label(other)}"
+        yield part(label, MORE, _noisier, e, ROCM_NONE + suffix, other, unit=EFFECT)
+
+
+def _noisier(e: Evidence, method: str, other: str) -> Comparison:
+    return compared(*(e.readout("aesthetic", m, "high_frequency") for m in (method, other)))
+
+
+@claim(
+    "11",
+    "A model is never evaluated on the reward that it was trained on",
+    test="Table 1, as the workflow makes it: those entries are withheld.",
+    needs="trained cells",
+    rule=every,
+)
+def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
+    data = table1.make(e.results).data
+    own = data[(data["metric"] == data["reward"]) & ~data["method"].str.startswith("base-")]
+    for reward, entries in own.groupby("reward", sort=False):
+        withheld = bool(entries["mean"].isna().all())
+        label = f"{metric_label(str(reward))}: {len(entries)} entries withheld"
+        yield Part(label, TRUE, None, checked=withheld)
+
+
+@claim(
+    "12",
+    "People prefer ROCM to RLCM in visual appeal and overall",
+    test="Share of votes for ROCM above ½ in the user study. Alignment is shown in figure 3.",
+    needs="a study that compares a ROCM cell with an rlcm cell, and its votes",
+    rule=every,
+)
+def people(e: Evidence) -> Iterator[Part]:
+    for first, second in e.config.study.comparisons if e.config.study else []:
+        cells = {cell.name: cell.method for cell in e.results.cells}
+        names = cells.get(first, ""), cells.get(second, "")
+        if names[0].startswith("rocm-") and names[1].startswith("rlcm"):
+            for question in ("appeal", "preference"):
+                label = f"{first} against {second}: {question}, share of votes − ½"
+                yield part(label, MORE, preference, e, first, second, question, unit=SHARE)
+
+
+@claim(
+    "13",
+    "Regularised ROCM never loses to its own base on a held-out metric",
+    test="Every divergence as configured, on every held-out scorer.",
+    needs="ROCM with a divergence",
+    rule=every,
+)
+def never_below_the_base(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        for method in e.regularised(reward):
+            for metric in e.held_out_metrics(reward):
+                label = f"{metric_label(reward)}: {method_label(method)} − base"
+                label += f", {metric_label(metric)}"
+                yield part(label, NOT_LESS, _against_base, e, reward, method, metric)
+
+
+def _against_base(e: Evidence, reward: str, method: str, metric: str) -> Comparison:
+    return compared(e.final(reward, method, metric), e.base(reward, method, metric))
+
+
+@claim(
+    "14a",
+    "First-order training needs less tuning than PPO",
+    test=(
+        "Trained reward of the best of a search less that of its mean try, which is lost without"
+        " tuning: PPO's less ROCM's, as many tries each. The best is chosen on the other half of"
+        " the prompts."
+    ),
+    needs="a sweep of rlcm or ddpo and of a ROCM method, three tries each",
+    rule=every,
+)
+def tuning(e: Evidence) -> Iterator[Part]:
+    for reward in e.rewards:
+        stems = [m for m in [ROCM_NONE, *e.regularised(reward)] if len(e.methods(reward, [m])) > 2]
+        for ppo in (m for m in ("rlcm", "ddpo") if len(e.methods(reward, [m])) > 2):
+            for ours in stems:
+                label = f"{metric_label(reward)}: {method_label(ppo)} − {method_label(ours)}"
+                yield part(label, MORE, _tuning, e, reward, ppo, ours)
+
+
+def _tuning(e: Evidence, reward: str, ppo: str, ours: str) -> Comparison:
+    tries = min(len(e.methods(reward, [method])) for method in (ppo, ours))
+    lost = []
+    for method in (ppo, ours):
+        search = e.finals(reward, [method])[:tries]
+        best = e.chosen(reward, search, reward, by=reward)
+        scores = [aligned(e.scores(reward, c, reward), best)[0].to_numpy() for c in search]
+        lost.append(best.sort_index(axis=1) - np.mean(scores, axis=0))
+    first, second = aligned(*lost)
+    return compare(first.to_numpy(), second.to_numpy())
+
+
+@claim(
+    "14b",
+    "First-order training has a lower gradient variance than PPO",
+    test="Variance of the gradient of one image at equal samples.",
+    needs="gradients of single images, which a run does not keep (docs/method.md has a toy chain)",
+    rule=every,
+)
+def gradient_variance(e: Evidence) -> Iterator[Part]:
+    return iter(())

@@ -1,0 +1,392 @@
+"""The claims ledger finds what was planted in synthetic results, and says what it cannot decide."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import make_config, make_wide_config, write_results
+
+from rocm_core import comparison
+from rocm_core.claims import CLAIMS, make
+from rocm_core.claims._evidence import Evidence
+from rocm_core.claims._verdict import (
+    CONFIRMED,
+    LITTLE,
+    MORE,
+    NOT_LESS,
+    REFUTED,
+    UNDECIDED,
+    Claim,
+    Part,
+    at_least,
+    every,
+    first,
+    judge,
+)
+from rocm_core.claims._write import record
+from rocm_core.comparison import compare
+from rocm_core.errors import UserError
+from rocm_core.render import render
+from rocm_core.results import Results
+
+
+def verdict_on(id, root, config):
+    (claim,) = [claim for claim in CLAIMS if claim.id == id]
+    return judge(claim, Evidence(Results(config, root)))
+
+
+def decided(findings, rule):
+    return judge(Claim("x", "text", "test", "needs", rule, lambda _: findings), None).verdict
+
+
+def planted(shift, expects, seed=0):
+    generator = np.random.default_rng(seed)
+    control = generator.normal(size=(3, 200))
+    treated = control + shift + generator.normal(0, 0.2, size=(3, 200))
+    return Part("planted", expects, compare(treated, control))
+
+
+@pytest.mark.parametrize(
+    ("shift", "expects", "verdict"),
+    [
+        (+0.5, MORE, CONFIRMED),
+        (0.0, MORE, REFUTED),  # a tie is no win
+        (-0.5, MORE, REFUTED),
+        (+0.5, NOT_LESS, CONFIRMED),
+        (0.0, NOT_LESS, CONFIRMED),
+        (-0.5, NOT_LESS, REFUTED),
+        (0.0, LITTLE, CONFIRMED),
+        (+0.5, LITTLE, REFUTED),
+        (-0.5, LITTLE, CONFIRMED),
+    ],
+)
+def test_a_planted_win_tie_or_loss_is_found(shift, expects, verdict):
+    assert decided([planted(shift, expects)], every) == verdict
+
+
+def test_noise_with_few_prompts_decides_nothing():
+    generator = np.random.default_rng(2)
+    scores = generator.normal(size=(2, 2, 12))
+    part = Part("noise", MORE, compare(scores[0], scores[1]))
+    assert decided([part], every) == decided([part], first) == UNDECIDED
+
+
+def test_rules_count_parts():
+    win, loss = planted(0.5, MORE), planted(-0.5, MORE)
+    gap = Part("gap", MORE, None, missing="cell a/b/seed-0 missing")
+    assert decided([win, loss], every) == REFUTED
+    assert decided([win, gap], every) == UNDECIDED
+    assert decided([loss, gap], every) == REFUTED
+    assert decided([win, loss], at_least(1)) == CONFIRMED
+    assert decided([win, loss], at_least(2)) == REFUTED
+    assert decided([win, gap, loss], at_least(2)) == UNDECIDED
+    assert decided([win, loss], first) == CONFIRMED
+    assert decided([gap, win], first) == UNDECIDED
+
+
+def test_many_null_parts_are_corrected_for_their_number(monkeypatch):
+    """Uncorrected, forty parts without an effect would confirm `at least one` two times in three;
+    one-sided, and corrected, they may one time in forty."""
+    monkeypatch.setattr(comparison, "RESAMPLES", 4000)
+    generator = np.random.default_rng(3)
+    scores = generator.normal(size=(2, 100, 40, 1, 50))
+    confirmed = 0
+    for family in range(100):
+        pairs = zip(scores[0, family], scores[1, family], strict=True)
+        parts = [Part("null", MORE, compare(*pair)) for pair in pairs]
+        confirmed += decided(parts, at_least(1)) == CONFIRMED
+    assert confirmed <= 8
+
+
+# --- from results
+
+
+def effects(**by_method):
+    """The same effects on both rewards."""
+    return {(r, m): e for r in ("hpsv2", "aesthetic") for m, e in by_method.items()}
+
+
+@pytest.fixture(scope="module")
+def stopping(tmp_path_factory):
+    """Without a divergence the judge falls from the first snapshot on; KL holds it, JS does not.
+
+    The scorers that are not trained on follow the judge.
+    """
+
+    def all_metrics(by):
+        return {
+            "gold": by * 0.15,
+            "clipscore": by * 0.03,
+            "hpsv2": by * 0.02,
+            "aesthetic": by * 0.4,
+        }
+
+    config = make_config(
+        seeds=[0, 1, 2],
+        prompts={
+            "train": {"source": "shapes", "count": 64, "seed": 1},
+            "validation": {"source": "shapes", "count": 80, "seed": 2},
+        },
+        monitor={"prompts": 80},
+    )
+    planted = effects(
+        **{
+            "rocm-none": all_metrics(-4.0),
+            "rocm-kl": all_metrics(+3.0),
+            "rocm-js": all_metrics(-4.0),
+        }
+    )
+    root = tmp_path_factory.mktemp("stopping")
+    write_results(root, config, planted)
+    return root, config
+
+
+def test_a_divergence_that_holds_the_judge_beats_stopping_early(stopping):
+    found = verdict_on("Q1a", *stopping)
+    parts = {f.part.label: f for f in found.findings}
+    kl = parts["HPSv2: ROCM, KL − control"]
+    # The control is stopped at its first snapshot, a quarter of the way: -1 against +3.
+    assert kl.outcome == "holds"
+    assert kl.part.comparison.difference.mean == pytest.approx(4 * 0.15, abs=0.05)
+    # Trained to the end JS is at -4, stopped as early as the control at -1.
+    js = parts["HPSv2: ROCM, JS − control"]
+    assert js.outcome == "fails"
+    assert js.part.comparison.difference.mean == pytest.approx(-3 * 0.15, abs=0.05)
+    assert js.part.comparison.seeds == 3 and js.part.comparison.difference.n == 80
+    stopped = {f.part.label: f for f in verdict_on("Q1b", *stopping).findings}
+    js = stopped["HPSv2: ROCM, JS − control"]
+    assert js.part.comparison.difference.mean == pytest.approx(0.0, abs=0.05)
+
+
+def test_the_pooled_part_is_the_mean_of_the_others(stopping):
+    found = verdict_on("Q1a", *stopping)
+    mean, *parts = (f.part.comparison.effect.mean for f in found.findings)
+    assert mean == pytest.approx(np.mean(parts), abs=0.02)
+    assert found.decisive is found.findings[0]
+
+
+def test_one_divergence_beats_another_or_ties(stopping, tmp_path):
+    assert verdict_on("Q2", *stopping).verdict == CONFIRMED
+    validation = {"source": "shapes", "count": 200, "seed": 2}
+    config = make_config(
+        prompts={"train": {"source": "shapes", "count": 64}, "validation": validation}
+    )
+    write_results(tmp_path, config, effects(**{"rocm-kl": {"gold": 0.1}, "rocm-js": {"gold": 0.1}}))
+    assert verdict_on("Q2", tmp_path, config).verdict == REFUTED
+
+
+def test_the_control_has_no_more_tries_than_the_divergence(tmp_path):
+    """A tenth learning rate would not be compared with a single β."""
+    rates = [1e-3, 1e-4]
+    config = make_config(
+        sweeps=[{"methods": ["rocm-none"], "setting": "learning_rate", "values": rates}]
+    )
+    lucky = {"gold": 1.0, "clipscore": 1.0, "hpsv2": 1.0, "aesthetic": 1.0}
+    planted = effects(**{f"rocm-none--learning_rate-{rate:g}": lucky for rate in rates})
+    write_results(tmp_path, config, planted)
+    found = verdict_on("Q1b", tmp_path, config)
+    assert found.decisive.part.comparison.effect.mean == pytest.approx(0.0, abs=0.3)
+    more = make_config(
+        sweeps=[
+            {"methods": ["rocm-none"], "setting": "learning_rate", "values": rates},
+            {"methods": ["rocm-kl", "rocm-js"], "setting": "beta", "values": [1.0]},
+        ]
+    )
+    write_results(tmp_path / "more", more, planted)
+    found = verdict_on("Q1b", tmp_path / "more", more)
+    assert found.verdict == REFUTED
+    assert found.decisive.part.comparison.effect.mean < -1
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """ROCM above RLCM above the baselines on diffusion, in scores and in speed."""
+    config = make_wide_config(seeds=[0, 1, 2])
+    root = tmp_path_factory.mktemp("wide")
+    good = {"clipscore": 0.03, "gold": 0.1, "hpsv2": 0.02, "aesthetic": 0.4}
+    bad = {name: -2 * value for name, value in good.items()}
+    planted = effects(
+        **{
+            "rocm-kl": good | {"slope": 0.004},
+            "rlcm": {"slope": 0.002},
+            "ddpo": bad | {"slope": 0.001},
+            "dpok": bad | {"slope": 0.001},
+        }
+    )
+    write_results(root, config, planted)
+    return root, config
+
+
+@pytest.mark.parametrize(
+    ("id", "verdict"),
+    [
+        ("1", CONFIRMED),
+        ("2", CONFIRMED),
+        ("3", CONFIRMED),
+        ("4", CONFIRMED),
+        ("5", CONFIRMED),
+        ("6", CONFIRMED),
+        ("11", CONFIRMED),
+        ("13", CONFIRMED),
+        ("R1", CONFIRMED),
+        ("7", REFUTED),
+        ("8", UNDECIDED),
+        ("12", UNDECIDED),
+        ("14b", UNDECIDED),
+    ],
+)
+def test_planted_results_confirm_the_claims_that_they_were_planted_for(wide, id, verdict):
+    found = verdict_on(id, *wide)
+    assert found.verdict == verdict, record(found)
+
+
+def test_the_opposite_refutes(tmp_path):
+    config = make_wide_config(seeds=[0, 1, 2])
+    bad = {"clipscore": -0.06, "gold": -0.2, "hpsv2": -0.04, "aesthetic": -0.8, "slope": 0.001}
+    good = {"clipscore": 0.06, "gold": 0.2, "hpsv2": 0.04, "aesthetic": 0.8, "slope": 0.02}
+    planted = effects(**{"rocm-none": bad, "rocm-kl": bad, "rlcm": bad, "ddpo": good, "dpok": good})
+    write_results(tmp_path, config, planted)
+    results = Results(config, tmp_path)
+    found = {verdict.claim.id: verdict.verdict for verdict in make(results).verdicts}
+    assert {found[id] for id in ("1", "3", "6", "13", "R1")} == {REFUTED}
+    assert found["2"] == CONFIRMED  # a tie with RLCM, as bad as it, is enough
+
+
+def test_a_factor_is_that_of_the_costs(wide):
+    """Rewards rise linearly: 0.3 + slope × step; RLCM needs twice ROCM's steps for any of them."""
+    found = verdict_on("4", *wide)
+    ratio = found.findings[0].shown
+    assert found.findings[0].part.unit == "factor"
+    assert ratio.mean == pytest.approx(2.0, rel=0.1)
+
+
+def test_equal_passes_compares_snapshots_that_cost_as_much(wide):
+    evidence = Evidence(Results(wide[1], wide[0]))
+    spent = dict(evidence.passes("hpsv2", "rlcm"))
+    # 8 images × 4 steps of the chain an iteration, in tests/synthetic.py.
+    assert spent == {step: 8 * 4 * step for step in (10, 20, 30, 40)}
+    found = verdict_on("Q3b", *wide)
+    assert found.verdict == CONFIRMED and "by how much" not in found.reason
+
+
+def test_noise_is_read_off_the_images(tmp_path):
+    config = make_config()
+    write_results(tmp_path, config, effects(**{"rocm-none": {"high_frequency": 0.05}}))
+    assert verdict_on("10", tmp_path, config).verdict == CONFIRMED
+    calm = tmp_path / "calm"
+    write_results(calm, config)
+    assert verdict_on("10", calm, config).verdict == REFUTED
+
+
+def test_beta_peaks(tmp_path):
+    """The reward falls and the judge peaks at the middle β."""
+    config = make_config(
+        methods={"rocm-none": {}, "rocm-kl": {"beta": 0.05}},
+        sweeps=[{"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}],
+    )
+    planted = {}
+    for reward, unit in (("hpsv2", 0.02), ("aesthetic", 0.4)):
+        planted[reward, "rocm-none"] = {reward: 6 * unit, "gold": -0.5}
+        planted[reward, "rocm-kl"] = {reward: 3 * unit, "gold": 0.5}
+        planted[reward, "rocm-kl--beta-0.5"] = {reward: 1 * unit, "gold": 0.1}
+    write_results(tmp_path, config, planted)
+    assert verdict_on("7", tmp_path, config).verdict == CONFIRMED
+    swapped = {k: v | {"gold": -v["gold"]} for k, v in planted.items()}
+    write_results(tmp_path / "swapped", config, swapped)
+    assert verdict_on("7", tmp_path / "swapped", config).verdict == REFUTED
+
+
+def test_votes_speak_when_they_are_counted(wide, tmp_path):
+    first, second = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"
+    config = make_wide_config(
+        seeds=[0, 1, 2], study={"comparisons": [[first, second]], "pairs": 20}
+    )
+    write_results(tmp_path, config)
+    votes = tmp_path / "study/results.json"
+    votes.unlink()
+    assert "nobody has voted" in verdict_on("12", tmp_path, config).reason
+    outcomes = [
+        {"first": first, "second": second, "question": question, "pairs": 20}
+        | {"win_rate": 0.7, "win_rate_low": low, "win_rate_high": 0.8}
+        for question, low in (("appeal", 0.6), ("preference", 0.6), ("alignment", 0.4))
+    ]
+    votes.write_text(json.dumps({"outcomes": outcomes}))
+    found = verdict_on("12", tmp_path, config)
+    assert found.verdict == CONFIRMED
+    assert found.decisive.shown.mean == pytest.approx(0.2)
+
+
+# --- gaps
+
+
+def test_missing_cells_are_named_and_nothing_is_dropped(wide, tmp_path):
+    config = make_wide_config(seeds=[0, 1, 2], partial=True)
+    write_results(tmp_path, config)
+    for file in ("scores.csv", "readouts.csv"):
+        (tmp_path / "samples/hpsv2/rlcm/seed-1/validation/steps-4" / file).unlink()
+    ledger = make(Results(config, tmp_path))
+    assert [verdict.claim.id for verdict in ledger.verdicts] == [claim.id for claim in CLAIMS]
+    found = {verdict.claim.id: verdict for verdict in ledger.verdicts}
+    assert found["1"].verdict in (UNDECIDED, REFUTED)
+    gaps = [f.part.missing for f in found["1"].findings if f.part.missing]
+    assert gaps == ["cell hpsv2/rlcm/seed-1 missing"]
+
+
+def test_nothing_trained_yet_leaves_every_claim_open(tmp_path):
+    config = make_wide_config(seeds=[0, 1], partial=True)
+    write_results(tmp_path, config)
+    for folder in ("samples", "cells"):
+        for file in sorted((tmp_path / folder).rglob("*.[cj]s*")):
+            if "base-" not in str(file):
+                file.unlink()
+    ledger = make(Results(config, tmp_path))
+    verdicts = {v.claim.id: v for v in ledger.verdicts if v.claim.id != "11"}
+    assert {verdict.verdict for verdict in verdicts.values()} == {UNDECIDED}
+    assert "cell hpsv2/rocm-kl/seed-0 missing" in verdicts["13"].reason
+
+
+def test_missing_scores_end_a_finished_run(tmp_path):
+    config = make_config()
+    write_results(tmp_path, config)
+    (tmp_path / "samples/base-consistency/validation/steps-4/readouts.csv").unlink()
+    with pytest.raises(UserError, match="readouts.csv does not exist"):
+        make(Results(config, tmp_path))
+
+
+def test_the_ledger_is_written_twice_and_alike(stopping, tmp_path):
+    root, config = stopping
+    for name in ("one", "two"):
+        render("claims", "claims", config, root, tmp_path / name)
+    written = [(tmp_path / name).with_suffix(".json").read_bytes() for name in ("one", "two")]
+    assert written[0] == written[1]
+    ledger = json.loads(written[0])
+    assert [claim["id"] for claim in ledger["claims"]] == [claim.id for claim in CLAIMS]
+    text = (tmp_path / "one.md").read_text()
+    for claim in ledger["claims"]:
+        assert f"| {claim['id']} | {claim['claim']} | **{claim['verdict']}** |" in text
+    (table,) = [line for line in text.splitlines() if line.startswith("| Q2 ")]
+    q2 = ledger["claims"][2]
+    assert q2["parts"][q2["decisive"]]["label"] in table
+
+
+def test_a_choice_never_judges_itself():
+    """Many candidates of pure noise: the chosen one is no better than the rest."""
+    generator = np.random.default_rng(9)
+    prompts = [f"p{i:03d}" for i in range(100)]
+    gains = []
+    for _ in range(60):
+        scores = {
+            (f"m{i}", None): pd.DataFrame(generator.normal(size=(1, 100)), [0], prompts)
+            for i in range(30)
+        }
+
+        class Noise(Evidence):
+            def __init__(self, table):
+                self.table = table
+
+            def scores(self, reward, candidate, metric):
+                return self.table[candidate]
+
+        gains.append(Noise(scores).chosen("r", list(scores), "m").to_numpy().mean())
+    assert abs(np.mean(gains)) < 0.05  # chosen and judged on the same prompts it would be 0.2
