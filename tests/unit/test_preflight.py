@@ -55,11 +55,11 @@ def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("metric", ANCHORS)
 def test_a_score_of_another_scale_is_named(metric):
-    published = {"pickscore": 21.06, "hpsv2": 0.2646, "aesthetic": 5.591, "imagereward": -0.124}
-    published["hpsv2_0"] = 0.2646
+    published = {"pickscore": 21.06, "hpsv2": 0.2491, "hpsv2_0": 0.2646, "aesthetic": 5.591}
+    published |= {"imagereward": -0.124}
     assert not list(out_of_scale(metric, [published[metric]] * 2))
     # A cosine without its scale, per cent, an embedding that is not normalised, a raw reward's sum.
-    wrong = {"pickscore": 0.21, "hpsv2": 26.46, "aesthetic": 40.0, "imagereward": 5.0}
-    wrong["hpsv2_0"] = 26.46
+    wrong = {"pickscore": 0.21, "hpsv2": 24.05, "hpsv2_0": 26.46, "aesthetic": 40.0}
+    wrong |= {"imagereward": 5.0}
     (message,) = out_of_scale(metric, [published[metric], wrong[metric]])
     assert metric in message and f"{ANCHORS[metric][0]:g}" in message
