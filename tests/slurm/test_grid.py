@@ -38,7 +38,7 @@ def submitted(log: str) -> list[set[str]]:
     logs = re.findall(r"submitted with SLURM jobid \d+ \(log: .*/slurm_logs/(\S+)/\d+\.log\)", log)
     assert logs
     known = ("make_prompts", "train_cell", "generate_images", "score_images", "measure_images")
-    known += ("monitor_cell", "report", "table1")
+    known += ("monitor_cell", "group_render")
     return [{rule for rule in known if rule in name} for name in logs]
 
 
@@ -83,7 +83,7 @@ def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> Non
     lora = grid.results.relative_to(grid.path) / LORA
     grid.finish(grid.snakemake("all", "-R", str(lora)))
     images = {"generate_images", "score_images", "measure_images"}
-    jobs = [{"train_cell"}, images, {"report", "table1"}]
+    jobs = [{"train_cell"}, images, {"group_render"}]
     if (grid.results / "samples" / CELL / "snapshots").exists():
         jobs.append({"monitor_cell"})
     found = submitted(log.read_text()[before:])

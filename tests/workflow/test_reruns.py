@@ -169,4 +169,5 @@ def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> 
     for record in records:
         params = [value.strip("'") for value in record["params"]]
         assert any(len(value) == 64 and int(value, 16) for value in params), record["rule"]
-        assert any(value.startswith("{") for value in params), record["rule"]
+        if record["rule"] != "measure_images":  # it has no settings
+            assert any(value.startswith("{") for value in params), record["rule"]
