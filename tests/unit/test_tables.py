@@ -273,13 +273,18 @@ def test_table_3_holds_every_divergence_with_its_formula_and_true_values():
     assert table.html().count("<tr>") == 1 + len(rows)
 
 
-@pytest.mark.parametrize("name", ["table4", "costs", "sweep"])
-def test_a_missing_baseline_is_a_marked_gap_when_partial_and_an_error_otherwise(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("table2", "rocm-kl--beta-0.5"), ("table4", "rlcm"), ("costs", "rlcm"), ("sweep", "rlcm")],
+)
+def test_a_missing_model_is_a_marked_gap_when_partial_and_an_error_otherwise(
+    name, method, tmp_path
+):
     config = make_wide_config()
     write_results(tmp_path, config)
-    for path in tmp_path.glob("*/hpsv2/rlcm/seed-*/**/*.csv"):
+    for path in tmp_path.glob(f"*/hpsv2/{method}/seed-*/**/*.csv"):
         path.unlink()
-    with pytest.raises(UserError, match="hpsv2/rlcm/seed-0"):
+    with pytest.raises(UserError, match=f"hpsv2/{method}/seed-0"):
         render("table", name, config, tmp_path, tmp_path / name)
     render("table", name, make_wide_config(partial=True), tmp_path, tmp_path / name)
     assert "*missing*" in (tmp_path / f"{name}.md").read_text()
