@@ -35,6 +35,7 @@ def policy():
     parts = Components(unet, vae, torch.nn.Identity(), None, scheduler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "load_components", lambda *_: parts)
+        patch.setattr(base.Policy, "encode_prompts", lambda *_: torch.empty(1, 77, 768))
         policy = load_policy("consistency", "sd15", STEPS, 7.5, device="meta")
     policy.autocast = contextlib.nullcontext  # there is none for tensors without storage
     add_adapter(policy.unet, 16, 32.0, ["to_q", "to_k", "to_v", "to_out.0"], seed=0)
@@ -51,10 +52,10 @@ def reward():
     return reward
 
 
-def tera(policy, reward, mode="none", **settings):
+def tera(policy, reward, **settings):
     batch = Batch(["a cat"], torch.empty(1, 77, 768, device="meta"), policy.noise(0, ["a"], "test"))
     algorithm = load_algorithm(tiny.settings(**settings))
-    algorithm.recomputation = mode
+    algorithm.recomputation = "none"
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss, _ = algorithm.loss(policy, reward, batch)
         loss.backward()
@@ -71,8 +72,3 @@ def test_a_step_takes_the_passes_of_its_equation_and_no_more(policy, reward, kin
         expected += REFERENCES * FORWARD + (REFERENCES - 1) * BACKWARD
         regularised = {"divergence": "kl", "beta": 0.1, "reference_gradient": kind}
     assert tera(policy, reward, **regularised) == pytest.approx(expected, rel=0.1)
-
-
-def test_recomputing_the_steps_takes_one_more_forward_pass_each(policy, reward):
-    plain, step = (tera(policy, reward, mode) for mode in ("none", "step"))
-    assert step - plain == pytest.approx(STEPS * FORWARD, rel=0.1)
