@@ -5,11 +5,13 @@
 As google-research's release has it: a ratio beyond the clip has no gradient whatever the sign of
 the advantage, and V regresses the final reward on state, prompt and step. There the two terms have
 weights of their own; `beta` is the ratio of `kl_weight` to `reward_weight`. KL is exact, d²/2.
-V starts at the mean of the first rewards, and advantages are taken before it is fitted to the
-samples: a V that has seen them, as in the release, knows some dozens of them by heart, and
-explains away what the policy should learn from.
+V counts in standard deviations from the mean of the first rewards, so that its learning rate suits
+every reward, and starts at zero. Advantages are taken before it is fitted to the samples: a V that
+has seen them, as in the release, knows some dozens of them by heart, and explains away what the
+policy should learn from.
 """
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,8 +73,8 @@ class DPOK(PolicyGradient):
             torch.default_generator.manual_seed(self.settings.seed)  # and no device's
             value = ValueFunction(latent.numel(), width, len(sample.transitions))
         rewards = optimiser.gather(torch.cat([sample.reward for sample in samples]).tolist())
-        nn.init.zeros_(value.last.weight)
-        nn.init.constant_(value.last.bias, sum(rewards) / len(rewards))
+        value.mean.fill_(statistics.fmean(rewards))
+        value.std.fill_(statistics.pstdev(rewards) or 1.0)
         value.to(latent.device)
         self.adam = torch.optim.AdamW(value.parameters(), lr=self.settings.value_learning_rate)
         if self._saved:
@@ -89,7 +91,7 @@ class DPOK(PolicyGradient):
             total = torch.zeros_like(samples[0].reward[0])
             for sample in samples:
                 error = (value(sample) - sample.reward[:, None]).square().mean() / len(samples)
-                error.backward()
+                (error / value.std.square()).backward()
                 total += error.detach()
             optimiser.average_gradients(list(value.parameters()))
             self.adam.step()
@@ -99,15 +101,25 @@ class DPOK(PolicyGradient):
 
 
 class ValueFunction(nn.Module):
-    """V(x_k, c, k): a perceptron of the latents, the mean token of the prompt and the step."""
+    """V(x_k, c, k): a perceptron of the latents, the mean token of the prompt and the step.
+
+    It says how many `std` above `mean` the reward will be, and nothing but `mean` at first.
+    """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, latent_size: int, text_width: int, steps: int) -> None:
         super().__init__()
         inputs = latent_size + text_width + steps
-        self.last = nn.Linear(256, 1)
+        last = nn.Linear(256, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
-            nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), self.last
+            nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), last
         )
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
 
     def forward(self, sample: Sample) -> Tensor:
         """Values `(N, T)` of the states visited, in single precision."""
@@ -116,4 +128,5 @@ class ValueFunction(nn.Module):
         count, steps = states.shape[:2]
         text = embeddings.mean(1)[:, None].expand(-1, steps, -1)
         step = torch.eye(steps, device=states.device).expand(count, -1, -1)
-        return self.layers(torch.cat([states.flatten(2), text, step], 2))[..., 0]
+        values = self.layers(torch.cat([states.flatten(2), text, step], 2))[..., 0]
+        return self.mean + self.std * values

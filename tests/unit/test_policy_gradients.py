@@ -1,6 +1,7 @@
 """PPO, DPOK and D3PO against independent computations, and on a chain whose optimum is known."""
 
 import copy
+import dataclasses
 import math
 from collections import defaultdict, deque
 from dataclasses import replace
@@ -280,11 +281,28 @@ def test_dpoks_advantages_are_rewards_less_values_and_the_values_learn():
         for sample, advantage in zip(samples, advantages, strict=True):
             states = torch.stack([t.state for t in sample.transitions], 1).flatten(2).float()
             step = torch.eye(3).expand(64, 3, 3)
-            values = known.layers(torch.cat([states, torch.zeros(64, 3, 1), step], 2))
-            assert torch.allclose(advantage, sample.reward[:, None] - values[..., 0])
+            values = known.layers(torch.cat([states, torch.zeros(64, 3, 1), step], 2))[..., 0]
+            values = rewards.mean() + rewards.std(correction=0) * values
+            assert torch.allclose(advantage, sample.reward[:, None] - values)
     # V of x_1 can tell all but the last step's noise: it must beat the best constant.
     constant = float(rewards.var(correction=0))
     assert losses[0] > losses[3] > losses[-1] and losses[-1] < 0.8 * constant
+
+
+def test_dpoks_values_learn_alike_at_every_scale_of_the_reward():
+    seen = []
+    for scale, offset in ((1.0, 0.0), (0.02, 0.28)):
+        policy = toy.ToyPolicy()
+        batch = toy.batch(policy, 64, torch.Generator().manual_seed(0))
+        dpok = algorithm("dpok", value_learning_rate=3e-3, value_updates=10)
+        torch.manual_seed(0)
+        sample = dpok.sample(policy, toy.Closeness(), batch)
+        sample = dataclasses.replace(sample, reward=scale * sample.reward + offset)
+        for _ in range(5):
+            (advantage,), _ = dpok.advantages(policy, [sample], toy.Gradients(policy))
+        seen.append(advantage / scale)
+    assert seen[0].std(1).min() > 0  # V has learned something of the states
+    assert torch.allclose(seen[0], seen[1], atol=0.02)
 
 
 # D3PO
