@@ -11,6 +11,7 @@ has seen them, as in the release, knows some dozens of them by heart, and explai
 policy should learn from.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -103,7 +104,8 @@ class DPOK(PolicyGradient):
 class ValueFunction(nn.Module):
     """V(x_k, c, k): a perceptron of the latents, the mean token of the prompt and the step.
 
-    It says how many `std` above `mean` the reward will be, and nothing but `mean` at first.
+    It says how many `std` above `mean` the reward will be, and nothing but `mean` at first. Latents
+    are divided by the root of their size: what is mostly noise must not drown the prompt.
     """
 
     mean: Tensor
@@ -123,10 +125,11 @@ class ValueFunction(nn.Module):
 
     def forward(self, sample: Sample) -> Tensor:
         """Values `(N, T)` of the states visited, in single precision."""
-        states = torch.stack([t.state for t in sample.transitions], 1).float()
+        states = torch.stack([t.state for t in sample.transitions], 1).float().flatten(2)
         embeddings = sample.batch.embeddings.float()
         count, steps = states.shape[:2]
         text = embeddings.mean(1)[:, None].expand(-1, steps, -1)
         step = torch.eye(steps, device=states.device).expand(count, -1, -1)
-        values = self.layers(torch.cat([states.flatten(2), text, step], 2))[..., 0]
+        inputs = [states / math.sqrt(states.shape[2]), text, step]
+        values = self.layers(torch.cat(inputs, 2))[..., 0]
         return self.mean + self.std * values
