@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from rocm_core.errors import UserError
@@ -62,22 +62,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
         ) from None
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves alone what torch.nn.init, or a tensor itself, would fill with random numbers."""
-
-    DRAWS = ("normal_", "trunc_normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_")
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if getattr(function, "__name__", None) in self.DRAWS:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return function(*args, **kwargs)
-
-
 def build(make: Callable[[], Module]) -> Module:
     """The module that ``make`` builds, for :func:`fill`: without drawing its weights at random,
     which takes a ViT-H three times as long as reading them from a disk."""
-    with _NothingDrawn():
+    with no_init_weights():
         return make()
 
 

@@ -371,9 +371,16 @@ def test_damaged_hpsv2_folder_ends_in_one_sentence(kind, folders, tmp_path):
 
 
 def test_a_module_that_is_to_be_filled_draws_nothing_at_random():
+    def truncated():  # drawn again and again until it lies between -2 and 2
+        layer = nn.Linear(3, 4)
+        layer.weight.data.fill_(9.0)
+        nn.init.trunc_normal_(layer.weight)
+        return layer
+
     before = torch.get_rng_state()
-    made = build(lambda: nn.Sequential(nn.Linear(3, 4), nn.Embedding(5, 3), nn.BatchNorm1d(4)))
+    made = build(lambda: nn.Sequential(truncated(), nn.Embedding(5, 3), nn.BatchNorm1d(4)))
     assert torch.equal(torch.get_rng_state(), before)
+    assert made[0].weight.eq(9.0).all()
     assert torch.equal(made[2].running_var, torch.ones(4))
 
 
