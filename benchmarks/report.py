@@ -197,6 +197,7 @@ def draw_growth(record: Record) -> None:
     axes[3].axhline(record["limit_gib"] * 1024, color="#999999", linestyle="--", label="limit")
     axes[3].set_xlabel("steps K (2 images)")
     axes[3].set_ylabel("MiB at most")
+    axes[3].set_xlim(0)
     axes[3].set_ylim(0)
     axes[3].legend()
     figure.savefig(PICTURE.with_stem("speed-growth"), dpi=DPI)

@@ -122,7 +122,9 @@ class Ours:
         trainer = self.trainer
         loss, _ = trainer.algorithm.loss(trainer.policy, trainer.reward, self.first_batch())
         values = torch.autograd.grad(loss, self.parameters)
-        save_file({k: v.cpu() for k, v in zip(self.trainer.lora, values, strict=True)}, file)
+        save_file(
+            {k: v.cpu().contiguous() for k, v in zip(self.trainer.lora, values, strict=True)}, file
+        )
 
     @functools.cached_property
     def bare(self) -> dict[str, Callable[[], None]]:
