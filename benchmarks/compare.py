@@ -61,7 +61,6 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "each step recomputed": ({}, {"turned": {"recomputation": "step"}}),
     "each block recomputed": ({}, {"turned": {"recomputation": "block"}}),
     "reference_gradient: stop": ({}, {"switches": {"reference_gradient": "stop"}}),
-    "compile: true": ({}, {"switches": {"compile": True}}),
     "AdamW not fused": ({}, {"turned": {"fused": False}}),
     "channels last": ({}, {"turned": {"channels_last": True}}),
     "guidance in two passes": (GUIDED, {"turned": {"halves": True}}),

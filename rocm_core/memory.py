@@ -124,9 +124,7 @@ def cost(
     """
     gc.collect()
     try:
-        # A compiled network that were first called under a dispatch mode would stay uncompiled.
-        eager = torch.compiler.set_stance("force_eager")
-        with eager, torch.enable_grad(), LiveBytes(device) as live:
+        with torch.enable_grad(), LiveBytes(device) as live:
             result = forward()
             kept = live.now()
             backward(result)
