@@ -23,7 +23,7 @@ FILES = {
     "text_encoder": "text_encoder/model.safetensors",
 }
 MODEL = "models/LCM_Dreamshaper_v7"
-# How Stable Diffusion's files call the decoder's attention, of before it was shared with the U-Net's.
+# How Stable Diffusion's files call the decoder's attention. Libraries now name it as the U-Net's.
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
