@@ -124,7 +124,9 @@ def cost(
     """
     gc.collect()
     try:
-        with torch.enable_grad(), LiveBytes(device) as live:
+        # A compiled network that were first called under a dispatch mode would stay uncompiled.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.enable_grad(), LiveBytes(device) as live:
             result = forward()
             kept = live.now()
             backward(result)
