@@ -8,10 +8,13 @@ from typing import Any
 import rocm_core._torchvision  # noqa: F401
 
 from rocm_core.errors import UserError
+from rocm_core.fit import require_fit
 from rocm_core.weights import check_weights
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SAFE = ("unet", "vae", "text_encoder")
+# Never a pickle; and what does not fit is reported, to be refused in our words.
+_STRICT = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,17 @@ def load_components(model: str, lora: str | None = None) -> Components:
             if part == "scheduler":
                 config = json.loads((folder / part / "scheduler_config.json").read_text())
                 classes[part] = getattr(diffusers, config["_class_name"])
-            options = {"use_safetensors": True} if part in SAFE else {}  # never a pickle
+            options = _STRICT if part in SAFE else {}
             loaded[part] = classes[part].from_pretrained(
                 str(folder / part), local_files_only=True, **options
             )
         except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{folder / part} cannot be loaded ({reason}): restore it") from error
+        if part in SAFE:
+            loaded[part], report = loaded[part]
+            kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+            require_fit(folder / part, *(report[kind] for kind in kinds))
     if lora is not None:
         _merge(loaded["unet"], Path(lora))
     return Components(**loaded)

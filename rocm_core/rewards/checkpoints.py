@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from rocm_core.errors import UserError
+from rocm_core.fit import require_fit
 from rocm_core.weights import check_weights, require_recorded
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -72,14 +73,15 @@ def build(make: Callable[[], Module]) -> Module:
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a module, which they must match name by name and shape by shape."""
     wanted = module.state_dict()
-    problems = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
-    problems += [f"{key} is unknown" for key in tensors.keys() - wanted.keys()]
-    problems += [
-        f"{key} has shape {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & tensors.keys()
-        if tensors[key].shape != wanted[key].shape
-    ]
-    _refuse(path, problems)
+    shapes = (
+        (key, tensors[key].shape, wanted[key].shape) for key in wanted.keys() & tensors.keys()
+    )
+    require_fit(
+        path,
+        missing=wanted.keys() - tensors.keys(),
+        unknown=tensors.keys() - wanted.keys(),
+        reshaped=[(key, found, shape) for key, found, shape in shapes if found != shape],
+    )
     module.load_state_dict(tensors)
 
 
@@ -106,15 +108,12 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
             f"{folder} can't be read as weights ({_reason(error)}); fetch it again"
         ) from None
     model, report = loaded
-    problems = [f"{key} is missing" for key in report["missing_keys"]]
-    problems += [
-        f"{key} is unknown" for key in report["unexpected_keys"] if not key.startswith(unused)
-    ]
-    problems += [
-        f"{key} has shape {tuple(found)} instead of {tuple(wanted)}"
-        for key, found, wanted in report["mismatched_keys"]
-    ]
-    _refuse(folder, problems)
+    require_fit(
+        folder,
+        missing=report["missing_keys"],
+        unknown=[key for key in report["unexpected_keys"] if not key.startswith(unused)],
+        reshaped=report["mismatched_keys"],
+    )
     return model
 
 
@@ -129,15 +128,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(
             f"{folder} holds no readable tokenizer ({_reason(error)}); fetch it again"
         ) from None
-
-
-def _refuse(path: Path, problems: list[str]) -> None:
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(
-            f"{path} does not fit the scorer's architecture: {min(problems)}{more};"
-            " fetch the weights that belong to it"
-        )
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import twins
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil
 
@@ -27,6 +27,10 @@ from rocm_core.rewards.preprocessing import Preprocessing
 
 PROMPTS = ["a cat", "", "a red cube " * 100, "狐 🦊 naïve", "Ночь, <b>café</b>", "نجمة 👩‍🚀"]
 PICKLES = twins.PICKLES
+FILES = PICKLES | {
+    name: twins.FOLDERS[name] / "model.safetensors"
+    for name in ("pickscore", "clipscore", "clipscore_hessel", "blipscore")
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,19 @@ def test_a_scorer_loads_the_hubs_layout(name: str) -> None:
     assert scores.isfinite().all() and scores.std() > 1e-4
     scores.sum().backward()
     assert pixels.grad is not None and pixels.grad.isfinite().all() and pixels.grad.any()
+
+
+@pytest.mark.parametrize("name", twins.FOLDERS)
+def test_its_gradient_equals_finite_differences(name: str) -> None:
+    reward = load_reward(name, twins.FOLDERS[name], dtype=torch.float64)
+    pixels = (0.25 + images((48, 40)).double() / 2).requires_grad_()
+    reward.score(pixels, PROMPTS).sum().backward()
+    step, direction = 1e-5, images((48, 40)).double().flip(0) - 0.5
+    with torch.no_grad():
+        ahead, behind = (reward.score(pixels + s * direction, PROMPTS).sum() for s in (step, -step))
+    assert pixels.grad is not None
+    slope = (pixels.grad * direction).sum()
+    torch.testing.assert_close((ahead - behind) / (2 * step), slope, rtol=1e-4, atol=1e-9)
 
 
 def test_hpsv2_is_open_clips_own_score() -> None:
@@ -237,9 +254,9 @@ def refusal(name: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_that_changed_since_it_was_recorded_is_not_opened(name: str) -> None:
-    PICKLES[name].write_bytes(pickle.dumps(RunsCode(), protocol=2))
+    FILES[name].write_bytes(pickle.dumps(RunsCode(), protocol=2))
     assert "its sha256 is not that of weights.lock" in refusal(name)
 
 
@@ -253,24 +270,34 @@ def test_a_pickle_that_nobody_recorded_is_not_opened(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["code", "truncated", "a key renamed"])
-@pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_ends_in_one_sentence(name: str, kind: str) -> None:
     """Even one that was recorded like that."""
-    file = PICKLES[name]
+    file = FILES[name]
     if kind == "code":
         file.write_bytes(pickle.dumps(RunsCode(), protocol=2))
     elif kind == "truncated":
         file.write_bytes(file.read_bytes()[:-500])
     else:
-        checkpoint = torch.load(file, weights_only=True)
-        state = checkpoint.get("state_dict", checkpoint)
-        key = next(key for key in state if key.endswith("weight"))
-        state[f"{key}_other"] = state.pop(key)
-        torch.save(checkpoint, file)
+        rename_a_key(file)
     Path("weights.lock").unlink()
     record([twins.ROOT])
     message = refusal(name)
-    assert file.name in message and "fetch" in message
+    place = file if name in PICKLES else file.parent  # transformers reads the whole folder
+    assert str(place) in message and "fetch" in message
+    assert (kind == "a key renamed") == ("does not fit" in message or "holds no" in message)
+
+
+def rename_a_key(file: Path) -> None:
+    safe = file.suffix == ".safetensors"
+    checkpoint = load_file(file) if safe else torch.load(file, weights_only=True)
+    state = checkpoint.get("state_dict", checkpoint)
+    key = next(key for key in state if key.endswith("weight"))
+    state[f"{key}_other"] = state.pop(key)
+    if safe:
+        save_file(state, file, metadata={"format": "pt"})
+    else:
+        torch.save(checkpoint, file)
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"hidden_size": 24}'])

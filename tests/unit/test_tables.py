@@ -209,7 +209,8 @@ def test_the_sweep_lists_every_try_beside_the_method_as_it_stands(wide):
     table = sweep.make(Results(*wide))
     block = next(b for b in table.blocks if b.heading == "RLCM on HPSv2")
     settings = [row[0].text for row in block.rows]
-    assert settings == ["as configured", "inference_steps 2", "inference_steps 8"]
+    tried = ["inference_steps 4, as configured", "inference_steps 2", "inference_steps 8"]
+    assert settings == tried
     assert [row[1].bold for row in block.rows] == [False, False, True]
     tried = entry(table.data, "hpsv2", "rlcm--inference_steps-8", "hpsv2")
     assert tried["change"] == pytest.approx(0.05, abs=0.005) and tried["low"] > 0
