@@ -1,5 +1,7 @@
 """Can this machine run a configuration? Loads every model, scores two images, trains three steps.
 
+Where published packages are to judge, they score the two images as well, and must agree with ours.
+
 `python -m rocm_core.preflight --configfile config/paper.yaml`, or `make preflight`: minutes on the
 first GPU that has the weights, instead of hours until a job finds out. Images, scores and LoRAs
 stay in results/<name>/preflight to be looked at.
@@ -8,13 +10,17 @@ stay in results/<name>/preflight to be looked at.
 import argparse
 import csv
 import dataclasses
+import json
+import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rocm_core.config import Config, load_config
 from rocm_core.errors import UserError, run
+from rocm_core.fingerprint import ROOT
 from rocm_core.grid import Cell, generation_settings, make_grid
 from rocm_core.prompt_sets import make_prompts
 from rocm_core.prompts import Prompt
@@ -30,6 +36,8 @@ ANCHORS = {
     "aesthetic": (5.468, 2.5),
     "imagereward": (0.008, 2.6),
 }
+JUDGE = ROOT / ".venv-judges/bin/python"
+DISAGREEMENT = 0.01  # more than half precision, in which hpsv2 computes on a GPU
 
 
 def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
@@ -77,22 +85,56 @@ def _draw_and_score(
         began = time.monotonic()
         output = folder / f"{metric}.csv"
         score_folder({metric: weights}, folder, output, "preflight")
-        with open(output, newline="", encoding="utf-8") as file:
-            scores = [float(row["value"]) for row in csv.DictReader(file)]
-        text = ", ".join(f"{score:.4g}" for score in scores)
-        say(f"{policy}: {metric} {text}, {time.monotonic() - began:.0f} s")
+        scores = _values(output, metric)
+        say(f"{policy}: {metric} {_text(scores)}, {time.monotonic() - began:.0f} s")
         if config.world == "paper" and metric in ANCHORS:
             yield from out_of_scale(metric, scores)
+    if config.judges:
+        yield from _judge(config, policy, folder, say)
+
+
+def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]) -> Iterator[str]:
+    """The published packages on the same images, in the environment that `make judges` makes."""
+    if not JUDGE.exists():
+        yield "the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"
+        return
+    judges = json.dumps({name: config.scorers[name] for name in config.judges})
+    output = folder / "judged.csv"
+    script = [str(JUDGE), str(ROOT / "workflow/scripts/judge.py"), "--judges", judges]
+    done = subprocess.run(
+        [*script, "--samples", str(folder), "--output", str(output)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        *_, last = ["", *done.stderr.strip().splitlines()]
+        yield f"the published scorers failed with exit status {done.returncode}: {last}"
+        return
+    for name in config.judges:
+        ours, theirs = _values(folder / f"{name}.csv", name), _values(output, name)
+        say(f"{policy}: {name} as published {_text(theirs)}")
+        if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > DISAGREEMENT:
+            yield f"{name} gives {_text(ours)}, its package {_text(theirs)}: see which of them errs"
+
+
+def _values(scores: Path, metric: str) -> list[float]:
+    with open(scores, newline="", encoding="utf-8") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["metric"] == metric]
+
+
+def _text(scores: list[float]) -> str:
+    return ", ".join(f"{score:.4g}" for score in scores)
 
 
 def out_of_scale(metric: str, scores: list[float]) -> Iterator[str]:
     """A sentence if scores are not where the published ones of such images lie."""
     centre, reach = ANCHORS[metric]
     if any(abs(score - centre) > reach for score in scores):
-        text = ", ".join(f"{score:.4g}" for score in scores)
         yield (
-            f"{metric} gives {text}, not {centre:g} ± {reach:g} as published: look at the images,"
-            " and check its weights and preprocessing"
+            f"{metric} gives {_text(scores)}, not {centre:g} ± {reach:g} as published: look at the"
+            " images, and check its weights and preprocessing"
         )
 
 

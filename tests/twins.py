@@ -122,14 +122,13 @@ def write_hpsv2(file: Path) -> None:
     torch.save({"epoch": 1, "state_dict": state}, file)
 
 
-def write_clip(folder: Path) -> None:
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+def write_clip(folder: Path, width: int = 16, embedding: int = 14) -> None:
+    small = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 2}
     small["num_attention_heads"] = 2
     text = {**small, "vocab_size": 49408, "max_position_embeddings": 77}
-    vision = {**small, "image_size": SIZE, "patch_size": 8, "projection_dim": 14}
-    randomise(
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=14))
-    ).save_pretrained(folder)
+    vision = {**small, "image_size": SIZE, "patch_size": 8, "projection_dim": embedding}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=embedding)
+    randomise(CLIPModel(config)).save_pretrained(folder)
     with_position_ids(folder, {"text_model": 77, "vision_model": (SIZE // 8) ** 2 + 1})
     write_preprocessor(folder, SIZE, crop_size=SIZE, do_center_crop=True)
     write_clip_tokenizer(folder)
@@ -192,15 +191,20 @@ def head_tensors(width: int) -> dict[str, Tensor]:
     return tensors
 
 
-def write_blip(folder: Path) -> None:
-    small = {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**small, "hidden_size": 16, "vocab_size": MED["vocab_size"], "is_decoder": True}
-    text |= {"max_position_embeddings": 40, "pad_token_id": 0}
-    vision = {**small, "hidden_size": 24, "image_size": SIZE, "patch_size": 8}
-    config = BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=10)
+def write_blip(folder: Path, size: int = SIZE, text: int = MED["hidden_size"]) -> None:
+    """Of images of `size` pixels, and with a text encoder `text` wide."""
+    words = {key: MED[key] for key in ("vocab_size", "max_position_embeddings", "pad_token_id")}
+    words |= {"intermediate_size": MED["intermediate_size"], "hidden_size": text}
+    both = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "layer_norm_eps": 1e-6}
+    config = BlipConfig(
+        text_config=words | both | {"is_decoder": True},
+        vision_config=vision | both | {"image_size": size, "patch_size": 16},
+        image_text_hidden_size=256,
+    )
     randomise(BlipForImageTextRetrieval(config)).save_pretrained(folder)
-    with_position_ids(folder, {"text_encoder": 40})
-    write_preprocessor(folder, {"height": SIZE, "width": SIZE})
+    with_position_ids(folder, {"text_encoder": words["max_position_embeddings"]})
+    write_preprocessor(folder, {"height": size, "width": size})
     write_bert_tokenizer(folder)
 
 

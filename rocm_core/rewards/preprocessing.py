@@ -1,8 +1,8 @@
 """From images in [0, 1] to what a scorer's network expects, in two ways.
 
 Training needs operations on tensors, which are differentiable. Most published scorers resize with
-PIL: by the same filter as antialiased bicubic interpolation of tensors, but rounding to 8 bits
-after each direction, so that pixels differ by less than 2/255.
+PIL: by the same filter as antialiased bicubic interpolation of tensors, one direction after the
+other, but rounding to 8 bits after each, so that pixels differ by less than 2/255.
 """
 
 import json
@@ -29,8 +29,8 @@ class Preprocessing:
 
     ``fit`` is what happens to an image that is not square: ``crop`` scales the short side and crops
     the middle (CLIP), ``stretch`` ignores the aspect ratio (BLIP), ``pad`` scales the long side and
-    fills up with black (HPSv2). ``clip`` cuts the filter's overshoot off, as 8-bit images do;
-    without it the published scorer resizes tensors, too.
+    fills up with black (HPSv2). ``clip`` cuts the filter's overshoot off, as 8-bit images do
+    after each direction; without it the published scorer resizes tensors, too.
     """
 
     size: int
@@ -52,8 +52,11 @@ class Preprocessing:
         return (images - mean) / _per_channel(self.std, images.device, images.dtype)
 
     def _interpolate(self, images: Tensor, target: tuple[int, int]) -> Tensor:
-        images = F.interpolate(images, target, mode="bicubic", antialias=True)
-        return images.clamp(0, 1) if self.clip else images
+        across = (images.shape[-2], target[1])
+        for size in (across, target) if self.clip else (target,):
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
+            images = images.clamp(0, 1) if self.clip else images
+        return images
 
     def _fit(self, images: Tensor, resize: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
         height, width = images.shape[-2:]

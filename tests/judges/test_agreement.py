@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import twins
-from checkout import ROOT
+from checkout import ROOT, copy_checkout
 
 from rocm_core.fetching import record
 from rocm_core.rewards import hpsv2
@@ -39,6 +41,9 @@ def place(tmp_path_factory) -> Path:
         for name in ("hpsv2", "hpsv2_0"):
             twins.write_hpsv2(twins.PICKLES[name])
         twins.write_clip(twins.FOLDERS["pickscore"])
+        twins.write_clip(twins.FOLDERS["clipscore"], width=128, embedding=768)
+        twins.write_head(twins.PICKLES["aesthetic"], 768)
+        twins.write_blip(twins.FOLDERS["blipscore"], size=224, text=768)
         twins.write_imagereward(twins.FOLDERS["imagereward"], size=224, text=768)
         record([twins.ROOT])
     for size in SIZES:
@@ -52,33 +57,89 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def judge(place: Path, monkeypatch) -> list[str]:
+    """The judges' interpreter, to be followed by a script; here and there the networks are tiny."""
+    if not PYTHON.exists():
+        assert "ROCM_NEEDS_JUDGES" not in os.environ, "`make judges` has not been run"
+        pytest.skip("`make judges` has not been run")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(hpsv2, "ARCHITECTURE", twins.ARCHITECTURE)
+    monkeypatch.setenv("TWIN", json.dumps(twins.open_clip_config()))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return [str(PYTHON), str(ROOT / "tests/judges/judge_twins.py")]
+
+
 def read(path: Path) -> dict[tuple[str, str], float]:
     with open(path, newline="") as file:
         return {(r["prompt_id"], r["metric"]): float(r["value"]) for r in csv.DictReader(file)}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ours_and_the_published_scorers_agree(place: Path, monkeypatch, size: int) -> None:
-    if not PYTHON.exists():
-        assert "ROCM_NEEDS_JUDGES" not in os.environ, "`make judges` has not been run"
-        pytest.skip("`make judges` has not been run")
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(hpsv2, "ARCHITECTURE", twins.ARCHITECTURE)
-    names = ("hpsv2", "hpsv2_0", "imagereward", "pickscore")
-    chosen = {name: str(twins.FOLDERS[name]) for name in names}
+def test_ours_and_the_published_scorers_agree(place: Path, judge: list[str], size: int) -> None:
+    chosen = {name: str(folder) for name, folder in twins.FOLDERS.items()}
+    del chosen["clipscore_hessel"]  # its authors publish a script, not a package
     score_folder(chosen, place / f"samples-{size}", place / "ours.csv", "code")
     done = subprocess.run(
-        [PYTHON, ROOT / "tests/judges/judge_twins.py", json.dumps(twins.open_clip_config())]
-        + [json.dumps(chosen), f"samples-{size}", "judged.csv"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [*judge, ROOT / "workflow/scripts/judge.py", "--judges", json.dumps(chosen)]
+        + ["--samples", f"samples-{size}", "--output", "judged.csv"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     ours, theirs = read(place / "ours.csv"), read(place / "judged.csv")
-    assert ours.keys() == theirs.keys() and len(ours) == 4 * len(PROMPTS)
+    assert ours.keys() == theirs.keys() and len(ours) == len(chosen) * len(PROMPTS)
     for name in chosen:
         pairs = [(ours[key], theirs[key]) for key in ours if key[1] == name]
         assert np.std([pair[1] for pair in pairs]) > 1e-3
         assert max(abs(a - b) for a, b in pairs) < 1e-4, (name, pairs)
+
+
+CONFIG = """\
+name: twins
+world: paper
+policies:
+  consistency: {model: my/own, steps: 8, guidance_scale: 7.5}
+scorers:
+  hpsv2: models/HPSv2
+  hpsv2_0: models/HPSv2.0
+  imagereward: models/ImageReward
+prompts:
+  train: {source: train.txt}
+  validation: {source: validation.txt}
+rewards: [hpsv2]
+methods: {rocm-none: }
+judges: [hpsv2, hpsv2_0, imagereward]
+"""
+
+
+def test_the_workflow_writes_the_table_of_differences(
+    place: Path, judge: list[str], tmp_path: Path, monkeypatch
+) -> None:
+    checkout = copy_checkout(tmp_path)
+    (tmp_path / "config/twins.yaml").write_text(CONFIG)
+    for name in ("models", "weights.lock"):
+        (tmp_path / name).symlink_to(place / name)
+    interpreter = tmp_path / ".venv-judges/bin/python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text(f'#!/bin/sh\nexec {shlex.join(judge)} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    names = ("hpsv2", "hpsv2_0", "imagereward")
+    chosen = {name: str(twins.FOLDERS[name]) for name in names}
+    for source in ("base-consistency", "hpsv2/rocm-none/seed-0"):
+        folder = tmp_path / f"results/twins/samples/{source}/validation/steps-8"
+        shutil.copytree(place / "samples-224", folder)
+        score_folder(chosen, folder, folder / "scores.csv", "code")
+    target = "results/twins/tables/scorer_agreement.csv"
+    rules = ["--allowed-rules", "judge_images", "scorer_agreement"]
+    done = checkout.snakemake(target, "--cores", "1", *rules, "--configfile", "config/twins.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(tmp_path / target, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["metric"], row["images"]) for row in rows] == [
+        (name, str(2 * len(PROMPTS))) for name in sorted(names)
+    ]
+    for row in rows:
+        assert float(row["largest_difference"]) < 1e-4 and float(row["correlation"]) > 0.999

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from checkout import ROOT
 
+import rocm_core.preflight
 import rocm_core.scoring
 from rocm_core.config import parse_config
 from rocm_core.preflight import ANCHORS, out_of_scale, preflight
@@ -51,6 +52,44 @@ def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
     assert len(list(folder.glob("consistency/*.png"))) == 2
     history = (folder / "cells/clipscore/rocm-kl/seed-0/history.csv").read_text()
     assert len(history.splitlines()) == 4
+
+
+JUDGE = """\
+#!{python}
+import csv, sys
+options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+if options["--judges"] != '{{"hpsv2": "models/HPSv2"}}':
+    sys.exit("error: it was asked for others")
+with open(options["--output"], "w") as file:
+    csv.writer(file).writerows([("prompt_id", "metric", "value"), ("a", "hpsv2", 0.2{digit})])
+"""
+
+
+def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    monkeypatch.setattr(rocm_core.preflight, "JUDGE", python)
+    scorers = {"hpsv2": "models/HPSv2", "clipscore": "nowhere"}
+    policies = {"consistency": {"model": "my/own", "steps": 3, "guidance_scale": 4.0}}
+    config = parse_config(CONFIG | {"scorers": scorers, "policies": policies, "judges": ["hpsv2"]})
+    (tmp_path / "hpsv2.csv").write_text("prompt_id,metric,value\na,hpsv2,0.25\n")
+
+    def judge(asked=config):
+        said: list[str] = []
+        return [*rocm_core.preflight._judge(asked, "consistency", tmp_path, said.append)], said
+
+    assert judge() == (
+        ["the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"],
+        [],
+    )
+    python.touch(0o755)
+    python.write_text(JUDGE.format(python=sys.executable, digit=5))
+    assert judge() == ([], ["consistency: hpsv2 as published 0.25"])
+    python.write_text(JUDGE.format(python=sys.executable, digit=7))
+    ((message,), _) = judge()
+    assert message == "hpsv2 gives 0.25, its package 0.27: see which of them errs"
+    config.scorers["hpsv2"] = "models/other"
+    ((message,), _) = judge()
+    assert message.endswith("exit status 1: error: it was asked for others")
 
 
 @pytest.mark.parametrize("metric", ANCHORS)

@@ -122,15 +122,20 @@ def test_pickscore_is_the_score_of_its_model_cards_example(size: int) -> None:
 @pytest.mark.parametrize("name", sorted({*twins.FOLDERS} - {"clipscore_hessel"}))  # cut at 0
 def test_training_and_measuring_score_a_photograph_alike(name: str, size: int) -> None:
     """Training resizes tensors, for gradients; measuring as published, most with PIL. What PIL
-    rounds is a fifteenth of the spread of scores over photographs at most."""
-    photos = torch.stack([as_tensor(twins.photograph(size, seed)) for seed in range(4)])
+    rounds is a few per cent of how scores differ over photographs; bfloat16 can cost more."""
+    photos = torch.stack([as_tensor(twins.photograph(size, seed)) for seed in range(8)])
+    prompts = ["a cat"] * len(photos)
     reward = load_reward(name, twins.FOLDERS[name])
+    measured = reward.measure(photos, prompts)
+
+    def share(scores: Tensor) -> float:
+        return float((scores - measured).square().mean().sqrt() / measured.std())
+
     with torch.no_grad():
-        trained = reward.score(photos, PROMPTS[:1] * 4)
-    measured = reward.measure(photos, PROMPTS[:1] * 4)
-    difference = (trained - measured).abs().max()
-    assert difference < measured.std() / 15
-    assert (difference == 0) == name.startswith("hpsv2")
+        trained = share(reward.score(photos, prompts))
+    assert trained < 0.04 and (trained == 0) == name.startswith("hpsv2")
+    low = load_reward(name, twins.FOLDERS[name], dtype=torch.bfloat16)
+    assert share(low.measure(photos, prompts)) < 0.08
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch"])
@@ -139,7 +144,7 @@ def test_tensors_are_resized_like_pil_resizes_a_photograph(size: int, fit: str) 
     preprocessing = Preprocessing(224, (0, 0, 0), (1, 1, 1), fit)
     photos = torch.stack([as_tensor(twins.photograph(size, seed)) for seed in range(3)])
     difference = (preprocessing(photos) - preprocessing.published(photos)).abs() * 255
-    assert difference.max() < 8 and difference.mean() < 0.5
+    assert difference.max() < 1.1 and difference.mean() < 0.3
 
 
 def test_clips_tokenizer_of_the_hub_gives_open_clips_ids() -> None:
