@@ -1,5 +1,6 @@
 """What a training reward costs: reward against seconds, reward queries and U-Net passes."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,13 @@ from rocm_core.results import Results
 
 COSTS = ("seconds", "reward_queries", "unet_passes")
 _WINDOWS = 20  # of the running mean in the shortest training
+
+
+def compared_rewards(results: Results) -> list[str]:
+    """The rewards on which several algorithms or policies are trained; all where there is none."""
+    kinds = {(c.reward, c.settings.algorithm, c.settings.policy) for c in results.cells}
+    counts = Counter(reward for reward, *_ in kinds)
+    return [r for r in results.rewards if counts[r] > 1] or results.rewards
 
 
 def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, pd.DataFrame]:

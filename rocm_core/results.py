@@ -242,6 +242,12 @@ class Results:
         """Whether the configuration judges snapshots of this method."""
         return any(s.reward == reward and s.method == method for s in self._monitored)
 
+    def monitored_methods(self, reward: str | None = None) -> list[str]:
+        """The methods of a reward (None: of any) whose snapshots are judged, sweeps left out."""
+        rewards = self.rewards if reward is None else [reward]
+        methods = self.methods(reward)
+        return [m for m in methods if any(self.is_monitored(r, m) for r in rewards)]
+
     @cached_property
     def _monitored(self) -> list[Source]:
         if not self.config.monitor.prompts:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rocm_core.efficiency import COSTS, curves, thinned
+from rocm_core.efficiency import COSTS, compared_rewards, curves, thinned
 from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
 from rocm_core.labels import amount, metric_label
@@ -27,15 +27,17 @@ _TASKS = {
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One row a training reward: the same curves against seconds, queries and U-Net passes.
+    """One row a training reward on which several methods are compared: the same curves against
+    seconds, queries and U-Net passes.
 
     `data` has origin (ours, or published for those of `efficiency_overlay`), reward, method, step,
     the three costs, mean, deviation and seeds.
     """
     published = _published(results)
-    figure, axes = style.panels(len(results.rewards), len(COSTS), sharey="row")
+    rewards = compared_rewards(results)
+    figure, axes = style.panels(len(rewards), len(COSTS), sharey="row")
     shown = [published]
-    for row, reward in zip(axes, results.rewards, strict=True):
+    for row, reward in zip(axes, rewards, strict=True):
         methods = results.methods(reward)
         found = {m: thinned(curve) for m, curve in curves(results, reward, methods).items()}
         for panel, cost in zip(row, COSTS, strict=True):

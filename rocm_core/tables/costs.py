@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from rocm_core.efficiency import COSTS, common_reward, curves, reach
+from rocm_core.efficiency import COSTS, common_reward, compared_rewards, curves, reach
 from rocm_core.labels import amount, decimals, method_label, metric_label, number
 from rocm_core.results import Results
 from rocm_core.tables._table import Block, Cell, Table
@@ -21,14 +21,15 @@ _HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries",
 
 
 def make(results: Results) -> Table:
-    """One block a training reward: final and best reward, and the costs until `goal`, the best
-    reward of the slowest algorithm, in the running mean of figure `efficiency`.
+    """One block a training reward on which several algorithms are compared: final and best reward,
+    and the costs until `goal`, the best reward of the slowest, in the running mean of figure
+    `efficiency`.
 
     `data` has `COLUMNS`; status is measured or missing; deviation is over seeds; `COSTS` are empty
     for a method that never reaches the goal.
     """
     rows, blocks = [], []
-    for reward in results.rewards:
+    for reward in compared_rewards(results):
         found = curves(results, reward, results.methods(reward))
         goal, slowest = common_reward(found) if found else (float("nan"), "")
         heading = f"Trained on {metric_label(reward)}"
