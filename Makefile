@@ -10,6 +10,7 @@ CONFIG ?= config/demo.yaml
 CORES ?= all
 SIZE ?= full
 DEVICE ?= cuda
+REPEATS ?= 9
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
@@ -57,12 +58,14 @@ judges: .venv-judges/done
 
 # One process at a time, one thread each; the ratios are printed last.
 bench: $(VENV)/main .venv-trl/done
-	python -m benchmarks.compare
+	python -m benchmarks.compare --repeats $(REPEATS)
 	python -m benchmarks.stages
+	python -m benchmarks.report
 
 bench-gpu: $(VENV)/main .venv-trl/done
-	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE)
-	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --batch 8
+	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS)
+	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS) --batch 8
+	python -m benchmarks.report
 
 # Results stay: they can have cost hours.
 clean:

@@ -44,7 +44,7 @@ rule all:
         trained(),
         samples("scores.csv"),
         monitored(),
-        agreement(),
+        finished([f"{RESULTS}/tables/scorer_agreement.csv"] if CONFIG.judges else []),
 
 
 rule prompts:

@@ -9,13 +9,14 @@ where its environment, `.venv-trl`, is there.
 import argparse
 import contextlib
 import json
+import operator
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ SIZES: dict[str, dict[str, Any]] = {
         "learning_rate": 6e-5,
         "beta": 1e-4,
     },
+}
+
+
+# What both sides do where it is not ROCM's step, and what the other one does otherwise.
+GUIDED = {"policy": "diffusion", "divergence": "none", "beta": 0.0}
+SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "each step recomputed": ({}, {"turned": {"recomputation": "step"}}),
+    "each block recomputed": ({}, {"turned": {"recomputation": "block"}}),
+    "reference_gradient: stop": ({}, {"switches": {"reference_gradient": "stop"}}),
+    "AdamW not fused": ({}, {"turned": {"fused": False}}),
+    "channels last": ({}, {"turned": {"channels_last": True}}),
+    "guidance in two passes": (GUIDED, {"turned": {"halves": True}}),
 }
 
 
@@ -107,20 +120,20 @@ class Contender:
             "images_per_second": self.batch_size / seconds,
             "loaded_bytes": self.loaded_bytes,
             "peak_bytes": self.ask("memory")["result"],
+            "unet_passes": self.ask("passes")["result"],
         }
 
     def close(self) -> None:
         self.process.communicate()
 
 
-def take_turns(contenders: list[Contender], repeats: int, between: Callable = lambda: None) -> None:
+def take_turns(contenders: list[Contender], repeats: int) -> None:
     """Let each do two steps to warm up, then `repeats` rounds of one step each."""
     for contender in contenders:
         contender.ask("step", 2)
     for _ in range(repeats):
         for contender in contenders:
             contender.step()
-        between()
 
 
 @contextlib.contextmanager
@@ -145,49 +158,54 @@ def ratio(slow: dict[str, Any], fast: dict[str, Any], clock: str) -> float:
 
 def against_plain_loop(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
     """ROCM with KL: ours and Algorithm 2 as a plain loop; the floor; where the time goes."""
-    floors: dict[str, list[float]] = {}
     with started(("ours", setup), ("plain", setup)) as (ours, plain):
-        bare = ["policy", "first", "reference", "observed"]
-
-        def measure_floor() -> None:
-            for kind in bare:
-                answer = ours.ask("bare_pass", kind=kind)
-                floors.setdefault(kind, []).extend(answer[clock])
-            floors.setdefault("decode and reward", []).extend(ours.ask("decode_and_reward")[clock])
-
         difference = _gradient_difference(ours, plain)
-        measure_floor()
-        floors.clear()
-        take_turns([ours, plain], repeats, measure_floor)
-        result = {"contenders": {"ours": ours.summary(), "plain loop": plain.summary()}}
+        take_turns([ours, plain], repeats)
+        mine, theirs = ours.summary(), plain.summary()
         facts = ours.ask("facts")["result"]
+        floor = over_floor(ours, repeats, clock)
         matrix_rate = ours.ask("matrix_rate")["result"]
         accounts = [ours.ask("account")["result"] for _ in range(3)]
-    steps = setup["steps"]
-    regularised = setup["divergence"] != "none"
-    counts = {
-        "policy": steps - 1,
-        "first": 1,
-        "reference": max(steps - 2, 0) * regularised,
-        "observed": min(steps - 1, 1) * regularised,
-        "decode and reward": 1,
-    }
-    lines = {
-        name: {"count": count, "seconds": statistics.median(floors[name])}
-        for name, count in counts.items()
-    }
-    mine = result["contenders"]["ours"]
-    floor = sum(line["count"] * line["seconds"] for line in lines.values())
+        profile = ours.ask("profile")["result"]
     step = mine["seconds_per_step" if clock == "seconds" else "cpu_seconds_per_step"]
-    return result | {
-        "ratios": {"plain loop": ratio(result["contenders"]["plain loop"], mine, clock)},
-        "gradient_difference": difference,
+    return {
+        "contenders": {"ours": mine, "plain loop": theirs},
+        "ratios": {"plain loop": ratio(theirs, mine, clock)},
+        "gradient_differences": {"plain loop": difference},
         "facts": facts,
         "reward_queries_per_second": facts["reward_queries"] / step,
         "matrix_rate": matrix_rate,
         "share_of_matrix_rate": facts["flop"] / step / matrix_rate,
-        "floor": {"lines": lines, "seconds": floor, "step_over_floor": step / floor},
+        "floor": floor,
+        # The processor's peak is of the whole process, libraries included.
+        "predicted_over_peak_memory": facts["predicted_bytes"] / mine["peak_bytes"]
+        if clock == "seconds"
+        else None,
         "account": {part: statistics.median(a[part] for a in accounts) for part in accounts[0]},
+        "profile": profile,
+    }
+
+
+def over_floor(ours: Contender, repeats: int, clock: str) -> dict[str, Any]:
+    """A step and the same passes called alone, in turns: a ratio of neighbours in time."""
+    ours.ask("floor")  # to warm up
+    steps, floors = [], []
+    for _ in range(repeats):
+        steps += ours.ask("step")[clock]
+        floors.append(ours.ask("floor")["result"])
+    sums = [sum(line["seconds"] for line in floor.values()) for floor in floors]
+    lines = {
+        name: {
+            "count": line["count"],
+            "seconds": statistics.median(floor[name]["seconds"] for floor in floors),
+        }
+        for name, line in floors[0].items()
+    }
+    return {
+        "lines": lines,
+        "step_seconds": steps,
+        "floor_seconds": sums,
+        "step_over_floor": statistics.median(map(operator.truediv, steps, sums)),
     }
 
 
@@ -208,13 +226,7 @@ def _gradient_difference(one: Contender, other: Contender) -> float:
 def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
     """An unregularised diffusion policy with classifier-free guidance, which TRL cannot do without:
     two U-Net passes a step and image on both sides."""
-    shared = setup | {
-        "policy": "diffusion",
-        "divergence": "none",
-        "beta": 0.0,
-        "algorithm": TRAINERS[trainer],
-        "trainer": trainer,
-    }
+    shared = setup | GUIDED | {"algorithm": TRAINERS[trainer], "trainer": trainer}
     with started(("ours", shared), ("trl", shared, TRL)) as contenders:
         take_turns(contenders, repeats)
         ours, theirs = (contender.summary() for contender in contenders)
@@ -227,44 +239,48 @@ def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -
 
 
 def against_itself(setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
-    """Each switch of the step, turned from where it stands: its time and memory beside ours."""
-    variants = {
-        "each step recomputed": {"recomputation": "step"},
-        "each block recomputed": {"recomputation": "block"},
-        "reference_gradient: stop": {"switches": {"reference_gradient": "stop"}},
-        "compile: true": {"switches": {"compile": True}},
-    }
-    contenders: dict[str, Any] = {}
-    ratios, differences = {}, {}
-    for name, change in variants.items():  # two at a time, for they share a GPU's memory
-        with started(("ours", setup), ("ours", setup | change)) as (ours, other):
-            differences[name] = _gradient_difference(other, ours)
+    """Each switch of the step, turned from where it stands: its time, memory and gradient beside
+    ours."""
+    result: dict[str, Any] = {"contenders": {}, "ratios": {}, "gradient_differences": {}}
+    for name, (both, turned) in SWITCHES.items():  # two at a time, for they share a GPU's memory
+        shared = setup | both
+        with started(("ours", shared), ("ours", shared | turned)) as (ours, other):
+            result["gradient_differences"][name] = _gradient_difference(other, ours)
             take_turns([ours, other], repeats)
-            mine = ours.summary()
-            contenders.setdefault("ours", mine)
-            contenders[name] = other.summary()
-        ratios[name] = ratio(contenders[name], mine, clock)
-    return {"contenders": contenders, "ratios": ratios, "gradient_differences": differences}
+            mine, theirs = ours.summary(), other.summary()
+        if not both:
+            result["contenders"].setdefault("ours", mine)
+        result["contenders"][name] = theirs
+        result["ratios"][name] = ratio(theirs, mine, clock)
+    return result
 
 
 def describe(device: str) -> dict[str, Any]:
-    """What the numbers depend on: device, versions and commit."""
+    """What the numbers depend on: device, what else runs there, versions and commit."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     packages = ("torch", "diffusers", "peft", "transformers", "accelerate")
     return {
         "device": name,
+        "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in packages},
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """HEAD, "+dirty" where more than the records and what is drawn from them has changed."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    made = (":!benchmarks/results", ":!docs")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
+    head = git("rev-parse", "--short", "HEAD")
+    return head + "+dirty" * bool(changed) if head else None
 
 
 def _processor() -> str:
@@ -339,24 +355,36 @@ def main() -> None:
 
 def report(compared: dict[str, Any]) -> None:
     """Print what each contender takes and the account of the step, then the ratios."""
-    ratios = []
     for name, result in compared.items():
         for contender, numbers in result["contenders"].items():
             print(
                 f"{name}: {contender} {numbers['seconds_per_step']:.3f} s a step,"
                 f" {numbers['images_per_second']:.2f} images/s,"
-                f" {numbers['peak_bytes'] / 2**20:.0f} MiB at most"
+                f" {numbers['peak_bytes'] / 2**20:.0f} MiB at most,"
+                f" {numbers['unet_passes']} U-Net passes"
             )
-        ratios += [f"{peer} / ours: {r:.2f}" for peer, r in result["ratios"].items()]
+        for other, difference in result.get("gradient_differences", {}).items():
+            print(f"{name}: the gradient of {other} differs by {difference:.1e}")
     if first := compared.get("plain-loop"):
         for name, line in first["floor"]["lines"].items():
-            print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms")
+            print(f"floor: {line['count']} × {name}, {1000 * line['seconds']:.1f} ms in all")
         for part, seconds in first["account"].items():
             print(f"account: {part} {1000 * seconds:.1f} ms")
+        for operation, seconds in first["profile"].items():
+            print(f"profile: {operation} {1000 * seconds:.1f} ms")
         print(f"share of the device's matrix rate: {first['share_of_matrix_rate']:.2f}")
-        print(f"gradient against the plain loop's: differs by {first['gradient_difference']:.1e}")
-        ratios.append(f"ours / its floor: {first['floor']['step_over_floor']:.3f}")
-    print(*ratios, sep="\n")
+    for result in compared.values():
+        print(*ratios(result), sep="\n")
+
+
+def ratios(result: dict[str, Any]) -> list[str]:
+    """A line for each ratio of a comparison, and for the step's to its floor."""
+    lines = [f"{peer} / ours: {value:.2f}" for peer, value in result["ratios"].items()]
+    if "floor" in result:
+        lines.append(f"ours / its floor: {result['floor']['step_over_floor']:.3f}")
+    if memory := result.get("predicted_over_peak_memory"):
+        lines.append(f"predicted / measured memory: {memory:.2f}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare import RESULTS
+from benchmarks.compare import RESULTS, describe
 from rocm_core.provenance import atomic_write
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="results of a finished run")
     parser.add_argument("--output", type=Path, default=RESULTS / "demo.json")
     args = parser.parse_args()
-    record: dict[str, Any] = {"seconds": shares(args.root)}
+    record: dict[str, Any] = describe("cpu") | {"seconds": shares(args.root)}
     with atomic_write(args.output) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
     for stage, parts in record["seconds"].items():

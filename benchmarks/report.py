@@ -1,15 +1,18 @@
-"""The recorded measurements as a table and a figure: `python -m benchmarks.report`.
+"""The recorded measurements as tables and figures: `python -m benchmarks.report`.
 
-Rewrites what stands between the markers in docs/speed.md, and docs/images/speed.png.
+Rewrites what stands between the markers in docs/speed.md, and docs/images/speed*.png; prints the
+ratios.
 """
 
 import json
+import statistics
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.compare import COMPARISONS, RESULTS, ROOT
+from benchmarks import stages
+from benchmarks.compare import COMPARISONS, RESULTS, ROOT, ratios
 from rocm_core.figures._style import DPI, WIDTH, styled
 
 PAGE = ROOT / "docs/speed.md"
@@ -37,8 +40,9 @@ def _clock(record: Record) -> str:
 def table(records: list[Record]) -> str:
     """A row a contender: what a step costs it, and the ratio to ours."""
     lines = [
-        "| where | compared | trainer | s a step | images/s | MiB at most | time over ours |",
-        "|---|---|---|--:|--:|--:|--:|",
+        "| where | compared | trainer | s a step | images/s | U-Net passes | MiB at most"
+        " | time over ours | gradient differs by |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for record in records:
         for contender, numbers in record["contenders"].items():
@@ -46,7 +50,9 @@ def table(records: list[Record]) -> str:
             cells = [_place(record), record["comparison"], contender]
             seconds = numbers[_clock(record)]
             cells += [f"{seconds:.3f}", f"{record['setup']['batch_size'] / seconds:.2f}"]
-            cells += [f"{numbers['peak_bytes'] / 2**20:.0f}", times]
+            differs = record.get("gradient_differences", {}).get(contender)
+            cells += [str(numbers["unet_passes"]), f"{numbers['peak_bytes'] / 2**20:.0f}", times]
+            cells.append("" if differs is None else f"{differs:.0e}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -54,57 +60,61 @@ def table(records: list[Record]) -> str:
 def account(records: list[Record]) -> str:
     """The floor of each record's step and what the step takes."""
     lines = [
-        "| where | floor | a step takes | share of the matrix rate | reward queries/s"
-        " | gradient differs by |",
-        "|---|---|--:|--:|--:|--:|",
+        "| where | floor | a step takes | share of the matrix rate | reward queries/s |",
+        "|---|---|--:|--:|--:|",
     ]
     for record in records:
         if "floor" not in record:
             continue
         floor = record["floor"]
         parts = [
-            f"{line['count']} × {name} {1000 * line['seconds']:.1f} ms"
+            f"{line['count']} × {name} {1000 * line['seconds'] / line['count']:.1f} ms"
             for name, line in floor["lines"].items()
+            if line["count"]
         ]
+        whole = statistics.median(floor["floor_seconds"])
         cells = [
             _place(record),
-            f"{' + '.join(parts)} = {1000 * floor['seconds']:.0f} ms",
+            f"{' + '.join(parts)} = {1000 * whole:.0f} ms",
             f"{floor['step_over_floor']:.2f} × the floor",
             f"{100 * record['share_of_matrix_rate']:.0f} %",
             f"{record['reward_queries_per_second']:.1f}",
-            f"{record['gradient_difference']:.0e}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def stages() -> str:
-    """One row for each other stage, if they were measured."""
-    path = RESULTS / "stages-cpu.json"
-    if not path.exists():
-        return ""
-    record = json.loads(path.read_text())
-    scoring, generation = record["scoring"], record["generation"]
+def other_stages(record: Record) -> str:
+    """A row for each stage but the step, and what stands beside it."""
+    scoring, start = record["scoring"], record["start-up"]
+    job, imports, library = (statistics.median(taken) for taken in start["cpu_seconds"].values())
     rows = [
         "| stage | ours | beside it | ratio |",
         "|---|--:|--:|--:|",
         *_paces("scoring", scoring),
-        *_paces("generation", generation),
-    ]
-    job, imports = (sorted(v)[len(v) // 2] for v in record["start-up"]["cpu_seconds"].values())
-    rows.append(
+        *_paces("generation", record["generation"]),
         f"| start-up to the first step, bare imports | {job:.1f} s | {imports:.1f} s"
-        f" | {record['start-up']['ratio']:.2f} |"
-    )
-    rows.append("")
-    rows.append(f"Scores differ by at most {scoring['largest_difference']:.0e}.")
+        f" | {start['ratio']:.2f} |",
+        f"| `import rocm_core` | {library:.2f} s | | |",
+        "",
+        f"Scores differ by at most {scoring['largest_difference']:.0e}.",
+    ]
+    return "\n".join(rows)
+
+
+def dry_runs(record: Record) -> str:
+    """A row for each number of cells."""
+    rows = ["| cells | s a dry-run | ms a cell |", "|--:|--:|--:|"]
+    for cost in record["cells"]:
+        each = 1000 * cost["cpu_seconds"] / cost["cells"]
+        rows.append(f"| {cost['cells']} | {cost['cpu_seconds']:.1f} | {each:.1f} |")
     return "\n".join(rows)
 
 
 def _paces(stage: str, result: Record) -> list[str]:
     (_, ours), *others = result["images_per_second"].items()
     return [
-        f"| {stage}, {name} | {ours:.0f} images/s | {pace:.0f} images/s"
+        f"| {stage}, {name.replace('_', ' ')} | {ours:.0f} images/s | {pace:.0f} images/s"
         f" | {result['ratios'][name]:.1f} |"
         for name, pace in others
     ]
@@ -125,15 +135,15 @@ def draw(records: list[Record]) -> None:
     ]
     for place, record in enumerate(peers):
         (_, ours), (peer, theirs) = record["contenders"].items()
-        left.bar(place - 0.2, 1000 * ours[clock], 0.38, color="#0072b2")
-        left.bar(place + 0.2, 1000 * theirs[clock], 0.38, color="#999999")
+        left.bar(place - 0.2, 1000 * ours[clock], 0.38, color="#0072b2", zorder=2)
+        left.bar(place + 0.2, 1000 * theirs[clock], 0.38, color="#999999", zorder=2)
         text = f"{peer}\n{record['ratios'][peer]:.2f} ×"
         left.text(place + 0.2, 1000 * theirs[clock], text, ha="center", va="bottom", fontsize=8)
     left.set_xticks(range(len(peers)), [record["comparison"] for record in peers])
     left.set_ylabel("ms a step")
     left.set_title("ours (blue) beside its peers")
     left.margins(y=0.25)
-    floor = {k: line["count"] * line["seconds"] for k, line in first["floor"]["lines"].items()}
+    floor = {name: line["seconds"] for name, line in first["floor"]["lines"].items()}
     shades = (
         "#0072b2",
         "#56b4e9",
@@ -144,16 +154,16 @@ def draw(records: list[Record]) -> None:
         "#999999",
         "#333333",
     )
-    for place, parts in enumerate((floor, first["account"])):
+    for place, parts in ((0, floor), (1.4, first["account"])):
         bottom = 0.0
         for shade, (part, seconds) in zip(shades, parts.items(), strict=False):
             height = 1000 * max(seconds, 0)
-            right.bar(place, height, 0.5, bottom, color=shade)
+            right.bar(place, height, 0.5, bottom, color=shade, zorder=2)
             if height > 0.04 * 1000 * sum(parts.values()):
                 right.text(place + 0.29, bottom + height / 2, part, va="center", fontsize=8)
             bottom += height
-    right.set_xticks((0, 1), ("its floor", "a step"))
-    right.set_xlim(-0.4, 1.9)
+    right.set_xticks((0, 1.4), ("its floor", "a step"))
+    right.set_xlim(-0.4, 2.3)
     right.set_ylabel("ms")
     right.set_title("where the time of a step goes")
     figure.savefig(PICTURE, dpi=DPI)
@@ -179,11 +189,15 @@ def draw_growth(record: Record) -> None:
     )
     for costs, label, colour in ((steps, "auto", "#0072b2"), (limited, "limited", "#d55e00")):
         axes[3].plot(lengths, [c["bytes"] / 2**20 for c in costs], "o-", color=colour, label=label)
-    for length, cost in zip(lengths, limited, strict=True):
-        axes[3].text(length, cost["bytes"] / 2**20, cost["recomputation"], fontsize=7, va="top")
+    kinds = [cost["recomputation"] for cost in limited]
+    for kind in set(kinds):
+        last = max(place for place, other in enumerate(kinds) if other == kind)
+        height = limited[last]["bytes"] / 2**20
+        axes[3].text(lengths[last], height, kind, fontsize=8, va="top", ha="center")
     axes[3].axhline(record["limit_gib"] * 1024, color="#999999", linestyle="--", label="limit")
     axes[3].set_xlabel("steps K (2 images)")
     axes[3].set_ylabel("MiB at most")
+    axes[3].set_xlim(0)
     axes[3].set_ylim(0)
     axes[3].legend()
     figure.savefig(PICTURE.with_stem("speed-growth"), dpi=DPI)
@@ -205,21 +219,17 @@ def _line(axis: Axes, sizes: list[int], costs: list[float], label: str, unit: st
 def draw_demo(record: Record) -> None:
     """Seconds of each stage of the demo's grid: its work, and its processes' start-up."""
     stages = sorted(record["seconds"].items(), key=lambda item: sum(item[1].values()))
+    names = [name for name, _ in stages]
     whole = sum(sum(parts.values()) for _, parts in stages)
     figure, axis = plt.subplots(figsize=(WIDTH, 0.45 * WIDTH), layout="constrained")
-    for place, (_, parts) in enumerate(stages):
-        both = sum(parts.values())
-        axis.barh(place, parts["work"], 0.6, color="#0072b2", label="work" * (place == 0))
-        axis.barh(
-            place,
-            parts["start-up"],
-            0.6,
-            left=parts["work"],
-            color="#e69f00",
-            label="start-up" * (place == 0),
-        )
-        axis.text(both, place, f" {100 * both / whole:.0f} %", va="center", fontsize=9)
-    axis.set_yticks(range(len(stages)), [name for name, _ in stages])
+    left = [0.0] * len(stages)
+    for part, colour in {"work": "#0072b2", "start-up": "#e69f00"}.items():
+        seconds = [parts[part] for _, parts in stages]
+        label = f"{part}, {100 * sum(seconds) / whole:.0f} % of all"
+        axis.barh(names, seconds, 0.6, left=left, color=colour, label=label, zorder=2)
+        left = [a + b for a, b in zip(left, seconds, strict=True)]
+    for name, both in zip(names, left, strict=True):
+        axis.text(both, name, f" {100 * both / whole:.0f} %", va="center", fontsize=9)
     axis.set_xlabel("s, summed over jobs")
     axis.margins(x=0.12)
     axis.legend(loc="lower right")
@@ -227,18 +237,22 @@ def draw_demo(record: Record) -> None:
     plt.close(figure)
 
 
+def _read(name: str) -> Record:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def main() -> None:
-    records = steps()
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
+    records, growth, stage_record = steps(), _read("scaling-cpu"), _read("stages-cpu")
+    before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    parts = [table(records), account(records), stages()]
-    body = "\n\n".join(part for part in parts if part)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    parts = [table(records), account(records), other_stages(stage_record), dry_runs(growth)]
+    PAGE.write_text("\n\n".join([before + BEGIN, *parts, END + after]))
     draw(records)
-    for name, picture in {"scaling-cpu": draw_growth, "demo": draw_demo}.items():
-        if (RESULTS / f"{name}.json").exists():
-            picture(json.loads((RESULTS / f"{name}.json").read_text()))
+    draw_growth(growth)
+    draw_demo(_read("demo"))
+    for record in records:
+        print(_place(record), record["comparison"], *ratios(record), sep="\n  ")
+    print("other stages", *stages.ratios(stage_record), sep="\n  ")
 
 
 if __name__ == "__main__":

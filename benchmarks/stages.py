@@ -4,13 +4,15 @@
 
 Images are scored in batches, their scorer's loading included, and one after the other as the hpsv2
 package does it, which reads the weights again for every image, and without that; generated in
-batches, and by the diffusers pipeline one prompt at a time. Start-up is a training job's processor
-time to its first step, against that of importing the same modules.
+batches with an adapter that is folded into the weights, with one that is not, and by the diffusers
+pipeline one prompt at a time. Start-up is a training job's processor time to its first step,
+against that of importing the same modules, and beside what a bare `import rocm_core` takes.
 """
 
 import argparse
 import functools
 import json
+import operator
 import statistics
 import subprocess
 import sys
@@ -22,7 +24,8 @@ from typing import Any
 
 import rocm_core._torchvision  # noqa: F401  (before diffusers and open_clip)
 
-from benchmarks.compare import RESULTS, ROOT, describe
+from benchmarks.compare import RESULTS, ROOT, SIZES, describe
+from rocm_core.policies import Policy
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import atomic_write
 from rocm_core.settings import GenerationSettings
@@ -45,6 +48,7 @@ Trainer.iterate = iterate
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+LIBRARY = "import json, time, rocm_core; print(json.dumps([time.process_time(), []]))"
 # A package first tries its parts for itself; what a module cannot be imported by is left out.
 IMPORTS = """
 import importlib, json, sys, time
@@ -89,13 +93,20 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
     from diffusers import LatentConsistencyModelPipeline
 
     from rocm_core.generation import iterate_images
+    from rocm_core.lora import add_adapter, merge_lora
     from rocm_core.policies import load_policy
 
-    policy = load_policy("consistency", SETTINGS.model, STEPS, GUIDANCE)
+    tiny = SIZES["tiny"]
+    folded, unfolded = (
+        load_policy("consistency", SETTINGS.model, STEPS, GUIDANCE) for _ in range(2)
+    )
+    for policy in (folded, unfolded):
+        add_adapter(policy.unet, tiny["rank"], tiny["alpha"], tiny["targets"], seed=0)
+    merge_lora(folded.unet)
     pipeline = LatentConsistencyModelPipeline.from_pretrained(SETTINGS.model).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
-    def ours() -> None:
+    def ours(policy: Policy) -> None:
         for _ in iterate_images(policy, prompts, 0, SETTINGS.batch_size):
             pass
 
@@ -109,7 +120,13 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
                     output_type="pt",
                 )
 
-    return summary(alternate(repeats, ours=ours, pipeline=theirs), len(prompts))
+    seconds = alternate(
+        repeats,
+        ours=functools.partial(ours, folded),
+        adapter_not_folded=functools.partial(ours, unfolded),
+        pipeline=theirs,
+    )
+    return summary(seconds, len(prompts))
 
 
 def scoring(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]:
@@ -168,7 +185,8 @@ def scoring(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]
 
 
 def start_up(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]:
-    """Processor seconds of a demo cell's job to its first step, and of the imports that it does."""
+    """Processor seconds of a demo cell's job to its first step, and of the imports that it does;
+    and of importing the library alone."""
     from rocm_core.config import load_config
     from rocm_core.grid import make_grid
 
@@ -177,16 +195,17 @@ def start_up(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any
     job = [sys.executable, "-c", JOB, "workflow/scripts/train.py", "--fingerprint", "benchmark"]
     job += ["--settings", json.dumps(cell.settings.to_dict())]
     job += ["--prompts", str(folder / "prompts.jsonl"), "--output", str(folder / "out")]
-    seconds: dict[str, list[float]] = {"job": [], "imports": []}
+    seconds: dict[str, list[float]] = {"job": [], "imports": [], "library": []}
     for number in range(repeats + 1):
         taken, modules = _run([*job, "--state", str(folder / f"state-{number}")])
         imports = [sys.executable, "-c", IMPORTS, str(ROOT)]
         bare, _ = _run(imports, json.dumps(modules))
+        library, _ = _run([sys.executable, "-c", LIBRARY])
         if number:  # the first round fills the file cache
-            seconds["job"].append(taken)
-            seconds["imports"].append(bare)
-    pairs = zip(*seconds.values(), strict=True)
-    return {"cpu_seconds": seconds, "ratio": statistics.median(a / b for a, b in pairs)}
+            for name, spent in zip(seconds, (taken, bare, library), strict=True):
+                seconds[name].append(spent)
+    ratios = map(operator.truediv, seconds["job"], seconds["imports"])
+    return {"cpu_seconds": seconds, "ratio": statistics.median(ratios)}
 
 
 def _run(command: list[str], given: str | None = None) -> tuple[float, list[str]]:
@@ -218,10 +237,16 @@ def main() -> None:
         record["scoring"] = scoring(prompts, folder / "samples", args.repeats)
     with atomic_write(args.output) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
-    print(f"start-up: {record['start-up']['ratio']:.2f} × the bare imports")
+    print(*ratios(record), sep="\n")
+
+
+def ratios(record: dict[str, Any]) -> list[str]:
+    """A line for each ratio of a record."""
+    lines = [f"start-up / its bare imports: {record['start-up']['ratio']:.2f}"]
     for stage in ("generation", "scoring"):
-        for name, ratio in record[stage]["ratios"].items():
-            print(f"{stage}: {ratio:.1f} × as fast as {name}")
+        for name, value in record[stage]["ratios"].items():
+            lines.append(f"{stage}, {name.replace('_', ' ')} / ours: {value:.2f}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 def parse_config(values: Mapping[str, Any]) -> Config:
     """The configuration in a mapping, such as Snakemake's; raises `UserError` naming the key."""
     values = dict(values)
+    if values.get("partial") in ("true", "false"):  # as `--config partial=true` hands it over
+        values["partial"] = values["partial"] == "true"
     absent: list[Any] = []
     for key in ("methods", "cells"):
         if isinstance(given := values.get(key), dict):

@@ -81,9 +81,15 @@ def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
 
 
 def common_reward(found: dict[str, pd.DataFrame]) -> tuple[float, str]:
-    """The reward that every method reaches, the best of the slowest, and which method that is."""
+    """The best reward of the slowest algorithm, and which of its methods that is.
+
+    ROCM is one algorithm, and its fastest divergence counts: a strong one is meant to stay low.
+    """
     best = {method: float(curve["mean"].max()) for method, curve in found.items()}
-    slowest = min(best, key=lambda method: best[method])
+    fastest: dict[str, str] = {}
+    for method in sorted(best, key=lambda method: best[method]):
+        fastest["rocm" if method.startswith("rocm-") else method] = method
+    slowest = min(fastest.values(), key=lambda method: best[method])
     return best[slowest], slowest
 
 

@@ -14,6 +14,9 @@ PAGE = (
     + """</style>
 </head>
 <body>
+{% macro numbered(name, kind) %}
+{% if name[:kind|length] == kind|lower %}{{ kind }} {{ name[kind|length:] }}: {% endif %}
+{% endmacro %}
 {% macro arrow(change) %}
 <span class="{{ change.direction }}">{{ {"rises": "▲", "falls": "▼"}.get(change.direction, "◆") }}
 {{ change.mean|signed(change) }}</span>
@@ -115,7 +118,7 @@ was optimised for, not an evaluation; "other metrics" counts the remaining ones 
 
 <section id="tables">
 {% for name, table, html in tables %}
-<h2>{% if name[:5] == "table" %}Table {{ name[5:] }}: {% endif %}{{ table.title }}</h2>
+<h2>{{ numbered(name, "Table") }}{{ table.title }}</h2>
 <p class="soft">{{ table.caption }}</p>
 <div class="scroll">{{ html }}</div>
 {% endfor %}
@@ -126,7 +129,7 @@ was optimised for, not an evaluation; "other metrics" counts the remaining ones 
 {% for picture in pictures %}
 <figure id="{{ picture.name }}">
 <img src="{{ picture.source }}" alt="{{ picture.title }}">
-<figcaption><b>{{ picture.title }}.</b> {{ picture.caption }}
+<figcaption><b>{{ numbered(picture.name, "Figure") }}{{ picture.title }}.</b> {{ picture.caption }}
 Data: <code>figures/{{ picture.name }}.csv</code>.</figcaption>
 </figure>
 {% endfor %}

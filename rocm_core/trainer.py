@@ -72,10 +72,6 @@ class Trainer:
         unet, targets = self.policy.unet, settings.lora_targets
         add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(unet)
-        if settings.compile:
-            # `stop` passes backward through the U-Net twice, so that buffers must outlive one.
-            torch._functorch.config.donated_buffer = False
-            unet.compile(dynamic=False)
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
         self.history: list[Row] = []

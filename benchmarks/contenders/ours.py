@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contenders.plain import perturb
-from benchmarks.contenders.worker import serve, synchronise
+from benchmarks.contenders.worker import count_passes, serve, synchronise
 from rocm_core.algorithms import Batch
+from rocm_core.memory import Recomputation, predict_peak
 from rocm_core.prompts import Prompt
 from rocm_core.settings import TrainingSettings
 from rocm_core.trainer import Trainer
@@ -55,36 +56,75 @@ class Ours:
         self.setup, self.device = setup, device
         # A GPU is waited for; of a shared processor only the own share counts.
         self.clock = time.process_time if device.type == "cpu" else time.perf_counter
-        if "recomputation" in setup:
-            self.trainer.algorithm.recomputation = setup["recomputation"]
-        perturb(self.trainer.lora)
         self.parameters = list(self.trainer.lora.values())
+        perturb(self.trainer.lora)
+        self._turn(**setup.get("turned", {}))
+
+    def _turn(
+        self,
+        recomputation: Recomputation | None = None,
+        fused: bool = True,
+        channels_last: bool = False,
+        halves: bool = False,
+    ) -> None:
+        """Turn what a configuration has no key for: for `compare`'s switches."""
+        if recomputation:
+            self.trainer.algorithm.recomputation = recomputation
+        if not fused:
+            for group in self.trainer.optimiser.adam.param_groups:
+                group["fused"] = None  # torch's default
+        unet = self.trainer.policy.unet
+        if channels_last:
+            unet.to(memory_format=torch.channels_last)
+        if halves:
+            unet.forward = in_halves(unet.forward)
 
     def step(self) -> float:
         row = self.trainer.iterate(self.trainer.step + 1)
         return float(row["loss"] or 0)
 
+    def passes(self) -> int:
+        return count_passes(self.trainer.policy.unet, self.step)
+
     def facts(self) -> dict[str, Any]:
         """What one step takes, counted over the next one; times under the counter mean nothing."""
-        passes, queries = self.trainer.policy.unet_passes, self.trainer.reward_queries
+        queries = self.trainer.reward_queries
         with FlopCounterMode(display=False) as counter:
             self.step()
         return {
-            "unet_passes": self.trainer.policy.unet_passes - passes,
             "reward_queries": self.trainer.reward_queries - queries,
             "flop": counter.get_total_flops(),
             "recomputation": self.trainer.policy.recomputation,
+            "predicted_bytes": self.predicted_bytes(),
         }
 
-    def gradient(self, file: str) -> None:
-        """Write the gradient of the plain loop's first batch, by the adapter's names."""
+    def predicted_bytes(self) -> float | None:
+        """What `memory: auto` expects a step of the direct algorithm to take at most."""
+        algorithm, policy = self.trainer.algorithm, self.trainer.policy
+        if self.setup["algorithm"] != "direct":
+            return None
+        mode = algorithm.recomputation
+        peak = predict_peak(
+            policy, self.trainer.reward, self.first_batch(), algorithm.reference, mode
+        )
+        policy.recomputation = mode
+        return peak
+
+    def first_batch(self) -> Batch:
+        """The plain loop's first batch."""
         policy, size = self.trainer.policy, self.setup["batch_size"]
         noise = policy.noise(0, [str(i) for i in range(size)], "training")
         embeddings = self.trainer.embeddings[:size].to(self.device)
-        batch = Batch(self.setup["prompts"][:size], embeddings, noise)
-        loss, _ = self.trainer.algorithm.loss(policy, self.trainer.reward, batch)
+        return Batch(self.setup["prompts"][:size], embeddings, noise)
+
+    def gradient(self, file: str) -> None:
+        """Write the gradient of the plain loop's first batch, by the adapter's names."""
+        trainer = self.trainer
+        loss, _ = trainer.algorithm.loss(trainer.policy, trainer.reward, self.first_batch())
         values = torch.autograd.grad(loss, self.parameters)
-        save_file({k: v.cpu() for k, v in zip(self.trainer.lora, values, strict=True)}, file)
+        save_file(
+            {k: v.cpu().contiguous() for k, v in zip(self.trainer.lora, values, strict=True)}, file
+        )
 
     @functools.cached_property
     def bare(self) -> dict[str, Callable[[], None]]:
@@ -114,8 +154,24 @@ class Ours:
             "observed": lambda: run(noise, False, False),
         }
 
-    def bare_pass(self, kind: str) -> None:
-        self.bare[kind]()
+    def floor(self) -> dict[str, dict[str, float]]:
+        """Of each kind of pass how many a step takes, and the seconds of so many called alone."""
+        steps, regularised = self.setup["steps"], self.setup["divergence"] != "none"
+        counts = {
+            "policy": steps - 1,
+            "first": 1,
+            "reference": max(steps - 2, 0) * regularised,
+            "observed": min(steps - 1, 1) * regularised,
+            "decode and reward": 1,
+        }
+        calls, lines = {**self.bare, "decode and reward": self.decode_and_reward}, {}
+        for name, count in counts.items():
+            began = self.clock()
+            for _ in range(count):
+                calls[name]()
+            synchronise(self.device)
+            lines[name] = {"count": count, "seconds": self.clock() - began}
+        return lines
 
     def decode_and_reward(self) -> None:
         """Decoding and scoring a batch, forward and backward to the latents."""
@@ -166,6 +222,19 @@ class Ours:
         finally:
             del owner.__dict__[method]
 
+    def profile(self) -> dict[str, float]:
+        """Seconds of the ten operations that a step spends most in: a GPU's own, or the CPU's."""
+        from torch.profiler import ProfilerActivity, profile
+
+        on_gpu = self.device.type == "cuda"
+        wanted = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        clock = "self_device_time_total" if on_gpu else "self_cpu_time_total"  # microseconds
+        with profile(activities=wanted) as seen:
+            self.step()
+            synchronise(self.device)
+        spent = {row.key: getattr(row, clock) / 1e6 for row in seen.key_averages()}
+        return dict(sorted(spent.items(), key=lambda item: -item[1])[:10])
+
     def matrix_rate(self) -> float:
         """FLOP/s of the device's best square matrix product in the step's precision."""
         dtype, best = self.trainer.precision, 0.0
@@ -181,10 +250,23 @@ class Ours:
         return best
 
 
+def in_halves(forward: Callable[..., tuple[Tensor]]) -> Callable[..., tuple[Tensor]]:
+    """A U-Net's pass over a guided batch as two: without its prompts, and with them."""
+
+    def run(
+        states: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **more: Any
+    ) -> tuple[Tensor]:
+        pairs = zip(states.chunk(2), encoder_hidden_states.chunk(2), strict=True)
+        outputs = [forward(s, timestep, encoder_hidden_states=e, **more)[0] for s, e in pairs]
+        return (torch.cat(outputs),)
+
+    return run
+
+
 def build(setup: dict[str, Any], device: torch.device) -> dict[str, Any]:
     ours = Ours(setup, device)
-    names = ("step", "facts", "gradient", "bare_pass", "decode_and_reward", "account")
-    return {name: getattr(ours, name) for name in (*names, "matrix_rate")}
+    names = ("step", "passes", "facts", "gradient", "floor", "account", "profile", "matrix_rate")
+    return {name: getattr(ours, name) for name in names}
 
 
 if __name__ == "__main__":

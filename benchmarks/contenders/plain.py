@@ -5,6 +5,7 @@ U-Net with its adapter off, and AdamW is torch's default. No policy, algorithm o
 rocm_core takes part; the adapter's first values, noise and reward model are the same.
 """
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmarks.contenders.worker import serve
+from benchmarks.contenders.worker import count_passes, serve
 from rocm_core.lora import add_adapter, lora_parameters
 from rocm_core.noise import gaussian
 from rocm_core.rewards import load_reward
@@ -149,7 +150,8 @@ def perturb(adapter: dict[str, torch.nn.Parameter]) -> None:
 
 def build(setup: dict[str, Any], device: torch.device) -> dict[str, Any]:
     loop = PlainLoop(setup, device)
-    return {"step": loop.step, "gradient": loop.gradient}
+    passes = functools.partial(count_passes, loop.unet, loop.step)
+    return {"step": loop.step, "passes": passes, "gradient": loop.gradient}
 
 
 if __name__ == "__main__":

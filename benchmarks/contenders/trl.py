@@ -3,6 +3,7 @@
 Only the adapter is ours, of the setup's rank and layers: TRL's default is rank 4 on attention.
 """
 
+import functools
 import itertools
 import sys
 import warnings
@@ -22,7 +23,7 @@ from trl import (
     DefaultDDPOStableDiffusionPipeline,
 )
 
-from benchmarks.contenders.worker import serve
+from benchmarks.contenders.worker import count_passes, serve
 from rocm_core.rewards import load_reward
 
 MIXED = {"float32": "no", "bfloat16": "bf16"}
@@ -53,6 +54,7 @@ def build(setup: dict[str, Any], device: torch.device) -> dict[str, Any]:
     )
     pipeline = Pipeline(setup["diffusion"], lora)
     pipeline.sd_pipeline.to(device)
+    unet = pipeline.sd_pipeline.unet
     pipeline.set_progress_bar_config = lambda **_: pipeline.sd_pipeline.set_progress_bar_config(
         disable=True
     )
@@ -88,7 +90,7 @@ def build(setup: dict[str, Any], device: torch.device) -> dict[str, Any]:
     def step() -> None:
         trainer.step(0, 0)
 
-    return {"step": step}
+    return {"step": step, "passes": functools.partial(count_passes, unet, step)}
 
 
 if __name__ == "__main__":

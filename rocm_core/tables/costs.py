@@ -1,5 +1,6 @@
-"""What each method needs for the best training reward of the slowest: beside figure efficiency."""
+"""What each method needs for a training reward that every algorithm reaches."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -21,9 +22,10 @@ _HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries",
 
 def make(results: Results) -> Table:
     """One block a training reward: final and best reward, and the costs until `goal`, the best
-    reward of the slowest method, in the running mean of figure `efficiency`.
+    reward of the slowest algorithm, in the running mean of figure `efficiency`.
 
-    `data` has `COLUMNS`; status is measured or missing; deviation is over seeds.
+    `data` has `COLUMNS`; status is measured or missing; deviation is over seeds; `COSTS` are empty
+    for a method that never reaches the goal.
     """
     rows, blocks = [], []
     for reward in results.rewards:
@@ -44,7 +46,8 @@ def make(results: Results) -> Table:
         "Rewards: running mean at the end of the training (± standard deviation over "
         f"{amount(data['seeds'].dropna(), 'training seed')}) and at its best. Costs: what the mean "
         "over seeds had taken when it first reached the goal, and in brackets the share of the "
-        "whole training's. A method may start above the goal: it then needs its first window."
+        "whole training's; –: it never does. A method may start above the goal: it then needs its "
+        "first window."
     )
     return Table(TITLE, caption, _HEADER, blocks, data)
 
@@ -61,12 +64,11 @@ def _row(reward: str, method: str, goal: float, curve: pd.DataFrame | None) -> d
     if curve is None:
         return row
     last, met = curve.iloc[-1], reach(curve, goal)
-    assert met is not None  # every method's best is at least the goal
     return (
         row
         | {"status": "measured", "final": last["mean"], "deviation": last["deviation"]}
         | {"best": curve["mean"].max(), "goal": goal, "seeds": last["seeds"]}
-        | {cost: met[cost] for cost in COSTS}
+        | {cost: float("nan") if met is None else met[cost] for cost in COSTS}
         | {f"total_{cost}": last[cost] for cost in COSTS}
     )
 
@@ -77,5 +79,9 @@ def _cells(row: dict[str, Any], digits: int) -> list[Cell]:
     final = number(row["final"], digits)
     if row["seeds"] != 1:
         final += f" ± {number(row['deviation'], digits)}"
-    costs = [f"{row[cost]:,.0f} ({row[cost] / row[f'total_{cost}']:.0%})" for cost in COSTS]
+    costs = [_share(row[cost], row[f"total_{cost}"]) for cost in COSTS]
     return [Cell(final), Cell(number(row["best"], digits)), *map(Cell, costs)]
+
+
+def _share(cost: float, total: float) -> str:
+    return "–" if math.isnan(cost) else f"{cost:,.0f} ({cost / total:.0%})"

@@ -1,6 +1,8 @@
 """Every setting that was tried in a sweep, beside the method as it stands; the β of ROCM are in
 table 2."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from rocm_core.grid import beta_tries
@@ -52,7 +54,7 @@ def make(results: Results) -> Table:
         for name in methods:
             own = data[(data["reward"] == reward) & (data["method"] == name)]
             cells = [_cell(e, decimals(halves[reward, e["metric"]])) for _, e in own.iterrows()]
-            block.rows.append([Cell(_settings(name)), *cells])
+            block.rows.append([Cell(_settings(results, reward, methods, name)), *cells])
         blocks.append(block)
     measured = data[data["status"] == "measured"]
     caption = (
@@ -65,10 +67,14 @@ def make(results: Results) -> Table:
     return Table(TITLE, caption, header, blocks, data)
 
 
-def _settings(method: str) -> str:
-    if "--" not in method:
-        return "as configured"
-    return ", ".join(part.replace("-", " ", 1) for part in method.split("--")[1:])
+def _settings(results: Results, reward: str, family: Sequence[str], method: str) -> str:
+    """The values of what is swept in the family."""
+    if "--" in method:
+        return ", ".join(part.replace("-", " ", 1) for part in method.split("--")[1:])
+    swept = dict.fromkeys(p.partition("-")[0] for m in family for p in m.split("--")[1:])
+    own = next(c.settings for c in results.cells if (c.reward, c.method) == (reward, method))
+    values = [f"{name} {getattr(own, name)}" for name in swept]
+    return f"{', '.join(values)}, as configured"
 
 
 def _entry(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import models
-from benchmarks.compare import SIZES
+from benchmarks.compare import SIZES, SWITCHES
 from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.plain import PlainLoop
 from rocm_core.policies import load_policy
@@ -33,16 +33,71 @@ def setup(tmp_path_factory):
     }
 
 
-def test_the_plain_loop_has_our_gradient(setup, tmp_path):
-    sides = [kind(setup, CPU) for kind in (Ours, PlainLoop)]
-    gradients = []
-    for side in sides:
-        file = tmp_path / f"{type(side).__name__}.safetensors"
-        side.gradient(str(file))
-        gradients.append(torch.cat([g.flatten() for g in load_file(file).values()]))
-    ours, plain = gradients
-    assert plain.norm() > 0
+def gradient(side, folder):
+    file = folder / "gradient.safetensors"
+    side.gradient(str(file))
+    return torch.cat([g.flatten() for g in load_file(file).values()])
+
+
+@pytest.fixture(scope="module")
+def plain(setup, tmp_path_factory):
+    """The plain loop's gradient."""
+    found = gradient(PlainLoop(setup, CPU), tmp_path_factory.mktemp("plain"))
+    assert found.norm() > 0
+    return found
+
+
+# Another estimator of its own; and what takes part in no step of ROCM, below.
+OTHER = {"reference_gradient: stop", "guidance in two passes"}
+
+
+@pytest.mark.parametrize("switch", [None, *SWITCHES.keys() - OTHER])
+def test_the_step_has_the_plain_loops_gradient_however_it_is_switched(
+    setup, plain, tmp_path, switch
+):
+    turned = SWITCHES[switch][1] if switch else {}
+    ours = gradient(Ours(setup | turned, CPU), tmp_path)
     assert (ours - plain).norm() < 1e-4 * plain.norm()
+
+
+def test_guidance_in_one_batch_has_the_gradient_of_two_passes(setup, tmp_path):
+    both, turned = SWITCHES["guidance in two passes"]
+    once, twice = (gradient(Ours(setup | both | more, CPU), tmp_path) for more in ({}, turned))
+    assert twice.norm() > 0
+    assert (once - twice).norm() < 1e-4 * twice.norm()
+
+
+def test_the_fused_optimiser_takes_the_steps_of_torchs_default(setup):
+    fused, default = (Ours(setup | more, CPU) for more in ({}, SWITCHES["AdamW not fused"][1]))
+    before = [value.detach().clone() for value in fused.parameters]
+    for side in (fused, default):
+        for _ in range(3):
+            side.step()
+    moved = [a.detach() - b for a, b in zip(fused.parameters, before, strict=True)]
+    apart = [
+        a.detach() - b.detach() for a, b in zip(fused.parameters, default.parameters, strict=True)
+    ]
+    assert norm(apart) < 1e-3 * norm(moved)
+
+
+def norm(tensors):
+    return torch.cat([tensor.flatten() for tensor in tensors]).norm()
+
+
+@pytest.mark.parametrize("mode", ["none", "step", "block"])
+def test_passes_are_counted_once_however_they_are_recomputed(setup, mode):
+    ours = Ours(setup | {"turned": {"recomputation": mode}}, CPU)
+    assert ours.passes() == (2 * setup["steps"] - 1) * setup["batch_size"]
+
+
+def test_the_floor_is_made_of_the_passes_that_a_step_takes(setup):
+    ours = Ours(setup | {"turned": {"recomputation": "none"}}, CPU)  # not to be measured first
+    passes, before = ours.passes(), ours.trainer.policy.unet_passes
+    assert passes == before
+    counts = {name: line["count"] for name, line in ours.floor().items()}
+    assert counts.pop("decode and reward") == 1
+    assert sum(counts.values()) * setup["batch_size"] == passes
+    assert ours.trainer.policy.unet_passes == before, "bare passes are no steps"
 
 
 def test_models_of_true_size_are_written_in_layouts_that_load(tmp_path, monkeypatch):

@@ -98,13 +98,13 @@ def test_the_search_tries_as_many_settings_of_every_method() -> None:
 
     cells = make_grid(load_config(ROOT / "config/search.yaml"))
     tried = Counter(cell.method.partition("--")[0] for cell in cells)
-    assert len(tried) == 6 and set(tried.values()) == {2}
+    assert len(tried) == 5 and set(tried.values()) == {2 * 3}  # two rewards
     settings = [cell.settings for cell in cells]
     queries = {s.iterations * s.batch_size * s.accumulation_steps for s in settings}
     assert queries == {384}
-    compared = [c.settings for c in make_grid(load_config(ROOT / "config/baselines.yaml"))]
+    compared = [c.settings for c in make_grid(load_config(ROOT / "config/shapes.yaml"))]
     queries = {(s.algorithm, s.iterations * s.batch_size * s.accumulation_steps) for s in compared}
-    assert queries == {("direct", 1024), ("ppo", 1920), ("dpok", 1920), ("d3po", 1920)}
+    assert queries == {("direct", 512), ("ppo", 1920), ("dpok", 1920), ("d3po", 1920)}
 
 
 def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkout) -> None:

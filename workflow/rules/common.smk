@@ -25,10 +25,6 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 
-# Snakemake hands `--config partial=true` over as text.
-if config.get("partial") in ("true", "false"):
-    config["partial"] = config["partial"] == "true"
-
 try:
     for _path in workflow.configfiles:
         read_yaml(_path)  # what Snakemake's own reader lets pass: a key given twice
@@ -45,8 +41,7 @@ ENVIRONMENT = "../../envs/rocm.yaml"
 THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 TRAINED_ON = grid.training_sets(CELLS.values())
 JUDGED_ON = grid.evaluation_sets(CONFIG, CELLS.values())
-MEMORY_MB = int(CONFIG.resources.memory_gib * 1024)
-RUNTIME = CONFIG.resources.runtime_minutes
+MEMORY_MB, RUNTIME = int(CONFIG.resources.memory_gib * 1024), CONFIG.resources.runtime_minutes
 WEIGHTS = needed(CONFIG)
 # By the environment: where a file came from is no reason to fetch it again.
 os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
@@ -82,11 +77,6 @@ def weights_of(*paths):
 def fetched(*paths):
     """The files of these folders that are to be fetched before they are used."""
     return [file for path in paths if path for file in files_of(path)]
-
-
-def models_of(name):
-    """The weights that a cell's training loads."""
-    return cell_of(name).settings.weights
 
 
 def prompt_source(name):
@@ -140,10 +130,6 @@ def monitored():
     return finished(f"{RESULTS}/samples/{name}/snapshots/scores.csv" for name in judged)
 
 
-def agreement():
-    return finished([f"{RESULTS}/tables/scorer_agreement.csv"] if CONFIG.judges else [])
-
-
 if CONFIG.partial and not main_scores():
     sys.exit(f"error: {RESULTS} holds no scores yet: run without partial=true first")
 
@@ -157,11 +143,8 @@ def final_images():
 
 
 def shown(*, study=False):
-    """The configuration that a rendering depends on: not what jobs ask of the machine or the hub,
-    and the study where it is shown. In the order of the file, which is that of the methods.
-
-    It may hold braces, of a template: in `params` only a function keeps them from being wildcards.
-    """
+    """The configuration that a rendering depends on, in the order of the file, which is that of
+    the methods. A function, because `params` would take a template's braces for wildcards."""
     hidden = {"resources", "weights"} | (set() if study else {"study"})
     text = json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
     return lambda w: text

@@ -11,7 +11,7 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 rule train_cell:
     input:
         prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).settings.prompts}.jsonl",
-        weights=ancient(lambda w: fetched(*models_of(w.cell))),
+        weights=ancient(lambda w: fetched(*cell_of(w.cell).settings.weights)),
     output:
         lora=f"{RESULTS}/cells/{{cell}}/lora.safetensors",
         history=f"{RESULTS}/cells/{{cell}}/history.csv",
@@ -31,9 +31,11 @@ rule train_cell:
     params:
         settings=lambda w: to_json(cell_of(w.cell).settings),
         code=lambda w: grid.train_code(cell_of(w.cell).settings),
-        weights=lambda w: weights_of(*models_of(w.cell)),
-        state=lambda w, output: f"{RESULTS}/.state/{w.cell}/"
-        + grid.train_version(cell_of(w.cell).settings, weights_of(*models_of(w.cell)), PROCESSES),
+        weights=lambda w: weights_of(*cell_of(w.cell).settings.weights),
+        state=lambda w: f"{RESULTS}/.state/{w.cell}/"
+        + grid.train_version(
+            cell_of(w.cell).settings, weights_of(*cell_of(w.cell).settings.weights), PROCESSES
+        ),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
         folder=subpath(output.lora, parent=True),
     message:
