@@ -41,8 +41,8 @@ _FETCH = "fetch it with `snakemake weights`, where there is a network"
 class WeightsFile:
     """One file of the table: `path` here, `remote` in `repo`; None where it is not known.
 
-    host: hub or github. type: of the repository on the hub, model or dataset. size: in bytes.
-    benchmark: prompts to judge on, never to be trained on.
+    host: hub or github. type: of the repository on the hub, model or dataset. size: in bytes, and
+    about: the same, reckoned. benchmark: prompts to judge on, never to be trained on.
     """
 
     path: str
@@ -53,6 +53,7 @@ class WeightsFile:
     revision: str | None
     licence: str | None
     size: int | None
+    about: int | None
     sha256: str | None
     benchmark: bool
 
@@ -73,6 +74,7 @@ def table() -> dict[str, WeightsFile]:
                 entry["revision"],
                 entry["licence"],
                 (known or {}).get("size"),
+                (known or {}).get("about"),
                 (known or {}).get("sha256"),
                 entry.get("benchmark", False),
             )
@@ -215,19 +217,23 @@ def describe(paths: Iterable[str]) -> str:
         file, state = table()[path], "here" if Path(path).is_file() else "to fetch"
         revision = str(locked.get(path, {}).get("revision") or file.revision or "newest")
         licence = file.licence or "unknown"
-        rows.append((path, _human(_size(path, locked)), state, file.repo, revision[:12], licence))
+        size = _human(_size(path, locked) or file.about)
+        rows.append((path, size, state, file.repo, revision[:12], licence))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([*lines, to_fetch(paths)])
 
 
 def to_fetch(paths: Iterable[str]) -> str:
-    """How much of the table's files is not here yet, as far as sizes are known."""
+    """How much of the table's files is not here yet, as far as sizes are known or reckoned."""
     locked = read_lock()
-    sizes = [_size(path, locked) for path in paths if not Path(path).is_file()]
-    unknown = sizes.count(None)
-    more = f" and {unknown} of unknown size" if unknown else ""
-    return f"to fetch: {len(sizes)} files, {_human(sum(filter(None, sizes)))}{more}"
+    missing = [path for path in paths if not Path(path).is_file()]
+    sizes = [_size(path, locked) for path in missing]
+    about = [table()[path].about for path, size in zip(missing, sizes, strict=True) if not size]
+    total = sum(filter(None, [*sizes, *about]))
+    unknown = about.count(None)
+    more = f" and {unknown} small ones" if unknown else ""
+    return f"to fetch: {len(sizes)} files, {'about ' if any(about) else ''}{_human(total)}{more}"
 
 
 def _size(path: str, locked: Mapping[str, dict[str, Any]]) -> int | None:

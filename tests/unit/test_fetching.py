@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -241,4 +242,14 @@ def test_the_list_says_what_is_to_be_fetched_and_how_much():
     text = describe([SMALL, LARGE, "weights/HPSv2/HPS_v2.1_compressed.pt", f"{BLIP}/config.json"])
     lines = text.splitlines()
     assert "here" in lines[1] and "CreativeML Open RAIL-M" in lines[2] and "1.97 GB" in lines[3]
-    assert lines[-1] == "to fetch: 2 files, 1.97 GB and 1 of unknown size"
+    assert lines[-1] == "to fetch: 2 files, 1.97 GB and 1 small ones"
+    assert describe([f"{BLIP}/model.safetensors"]).endswith("to fetch: 1 files, about 1.88 GB")
+
+
+def test_the_size_of_every_large_file_is_known_or_reckoned():
+    for path, file in table().items():
+        assert file.size or file.about or not path.endswith((".safetensors", ".pt", ".pth", ".bin"))
+    paper = describe(needed(load_config(ROOT / "config/paper.yaml"))).splitlines()[-1]
+    gigabytes = re.search(r"to fetch: \d+ files, about ([\d.]+) GB and", paper)
+    documented = re.search(r"(\d+) GB of weights", (ROOT / "docs/reproducing.md").read_text())
+    assert gigabytes and documented and round(float(gigabytes[1])) == int(documented[1])
