@@ -13,6 +13,7 @@ from typing import Any
 import rocm_core._torchvision  # noqa: F401
 
 import torch
+import transformers.modeling_utils
 from accelerate import PartialState
 from peft import LoraConfig
 from trl import (
@@ -25,6 +26,9 @@ from trl import (
 
 from benchmarks.contenders.worker import count_passes, serve
 from rocm_core.rewards import load_reward
+
+# Where transformers 5, with which our scorers are built, keeps `no_init_weights`.
+sys.modules["transformers.initialization"] = transformers.modeling_utils
 
 MIXED = {"float32": "no", "bfloat16": "bf16"}
 
