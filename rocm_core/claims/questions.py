@@ -41,14 +41,15 @@ Arms = Callable[[Evidence, str, str], tuple[Scores, Scores]]
 
 
 def _pooled_first(
-    e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms, expects: str
+    e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms, difference: str
 ) -> Iterator[Part]:
-    """The mean effect over all (reward, divergence), which decides, and each of them."""
+    """The mean effect over all (reward, method), which decides, and each of them; `difference` is
+    the two arms as they are to be read, with {} for the method."""
     if len(pairs) > 1:
-        yield part("Mean of all", expects, _mean_effect, e, pairs, arms, unit=EFFECT)
+        yield part("Mean of all", MORE, _mean_effect, e, pairs, arms, unit=EFFECT)
     for reward, method in pairs:
-        label = f"{metric_label(reward)}: {method_label(method)} − control"
-        yield part(label, expects, _effect, e, reward, method, arms, unit=EFFECT)
+        label = f"{metric_label(reward)}: {difference.format(method_label(method))}"
+        yield part(label, MORE, _effect, e, reward, method, arms, unit=EFFECT)
 
 
 def _mean_effect(e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms) -> Comparison:
@@ -105,7 +106,7 @@ _NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and monitor"
     rule=first,
 )
 def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _divergences(e), _trained_out, MORE)
+    yield from _pooled_first(e, _divergences(e), _trained_out, "{} − control")
 
 
 @claim(
@@ -116,7 +117,7 @@ def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
     rule=first,
 )
 def divergence_and_stopping(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _divergences(e), _stopped, MORE)
+    yield from _pooled_first(e, _divergences(e), _stopped, "{} − control")
 
 
 @claim(
@@ -158,7 +159,7 @@ _PASSES = (
     rule=first,
 )
 def equal_passes_by_reward(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _with_rlcm(e), _by_reward, MORE)
+    yield from _pooled_first(e, _with_rlcm(e), _by_reward, "ROCM − {}")
 
 
 @claim(
@@ -169,7 +170,7 @@ def equal_passes_by_reward(e: Evidence) -> Iterator[Part]:
     rule=first,
 )
 def equal_passes_by_judge(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _with_rlcm(e), _by_judge, MORE)
+    yield from _pooled_first(e, _with_rlcm(e), _by_judge, "ROCM − {}")
 
 
 def _with_rlcm(e: Evidence) -> list[tuple[str, str]]:
