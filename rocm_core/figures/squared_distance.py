@@ -33,8 +33,8 @@ def make(results: Results) -> style.Drawing:
             own = data[(data["reward"] == reward) & (data["method"] == method)]
             for transition, line in own.groupby("transition"):
                 panel.plot(line["step"], line["running_mean"], color=shades[transition], lw=1.5)
-            missing = own.empty and method in results.methods(reward)
-            label = method_label(method, short=True) + (" (missing)" if missing else "")
+            absence = "missing" if method in results.methods(reward) else "not trained"
+            label = method_label(method, short=True) + (f" ({absence})" if own.empty else "")
             panel.set_yscale("log")
             panel.minorticks_off()
             panel.text(0.03, 0.82, label, transform=panel.transAxes)
