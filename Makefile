@@ -65,6 +65,7 @@ bench: $(VENV)/main .venv-trl/done
 bench-gpu: $(VENV)/main .venv-trl/done
 	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS)
 	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS) --batch 8
+	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS) --compile --only plain-loop
 	python -m benchmarks.report
 
 # Results stay: they can have cost hours.

@@ -61,6 +61,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "each step recomputed": ({}, {"turned": {"recomputation": "step"}}),
     "each block recomputed": ({}, {"turned": {"recomputation": "block"}}),
     "reference_gradient: stop": ({}, {"switches": {"reference_gradient": "stop"}}),
+    "compile: true": ({}, {"switches": {"compile": True}}),
     "AdamW not fused": ({}, {"turned": {"fused": False}}),
     "channels last": ({}, {"turned": {"channels_last": True}}),
     "guidance in two passes": (GUIDED, {"turned": {"halves": True}}),
@@ -244,7 +245,9 @@ def against_itself(setup: dict[str, Any], repeats: int, clock: str) -> dict[str,
     result: dict[str, Any] = {"contenders": {}, "ratios": {}, "gradient_differences": {}}
     for name, (both, turned) in SWITCHES.items():  # two at a time, for they share a GPU's memory
         shared = setup | both
-        with started(("ours", shared), ("ours", shared | turned)) as (ours, other):
+        switched = shared | turned
+        switched["switches"] = setup["switches"] | turned.get("switches", {})
+        with started(("ours", shared), ("ours", switched)) as (ours, other):
             result["gradient_differences"][name] = _gradient_difference(other, ours)
             take_turns([ours, other], repeats)
             mine, theirs = ours.summary(), other.summary()
@@ -301,6 +304,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, help="images a step")
+    parser.add_argument("--compile", action="store_true", help="compile our U-Net")
     parser.add_argument("--repeats", type=int, default=9, help="rounds of one step each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=ROOT / ".benchmark-models")
@@ -321,6 +325,7 @@ def main() -> None:
         "divergence": "kl",
         "reward": "hpsv2",
         "prompts": sample_captions(512, seed=1),
+        "switches": {"compile": args.compile},
     }
     if args.batch:
         setup["batch_size"] = args.batch
@@ -331,7 +336,7 @@ def main() -> None:
         print("TRL takes no part: `make bench` makes its environment, .venv-trl", file=sys.stderr)
         wanted = [name for name in wanted if name not in TRAINERS]
     kind = "gpu" if args.device == "cuda" else "cpu"
-    place = f"{args.size}-{kind}-batch-{setup['batch_size']}"
+    place = f"{args.size}-{kind}-batch-{setup['batch_size']}" + "-compiled" * args.compile
     compared: dict[str, Any] = {}
     for name in wanted:
         if name in TRAINERS:
@@ -344,7 +349,7 @@ def main() -> None:
             "size": args.size,
             "threads": args.threads,
             "clock": clock,
-            "setup": {k: v for k, v in setup.items() if k in (*SIZES["tiny"], "precision")},
+            "setup": {k: setup[k] for k in (*SIZES["tiny"], "precision")} | setup["switches"],
             **compared[name],
         }
         args.output.mkdir(parents=True, exist_ok=True)

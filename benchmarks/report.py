@@ -30,7 +30,9 @@ def steps() -> list[Record]:
 
 
 def _place(record: Record) -> str:
-    return f"{record['device']}, {record['size']}, batch {record['setup']['batch_size']}"
+    setup = record["setup"]
+    place = f"{record['device']}, {record['size']}, batch {setup['batch_size']}"
+    return place + ", compiled" * setup["compile"]
 
 
 def _clock(record: Record) -> str:

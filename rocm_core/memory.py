@@ -68,13 +68,15 @@ def predict_peak(
 
     Measured are one pass of the U-Net, with and without its adapter, and one of decoder and reward;
     a step takes K of the first. The first state is noise, so its reference needs no backward pass.
+    A compiled U-Net is measured as it is uncompiled.
     """
     noise, device = batch.noise, policy.device
     parameters = [parameter for parameter in policy.unet.parameters() if parameter.requires_grad]
     state = noise[:, 0].clone().requires_grad_()
 
     def mean() -> Tensor:
-        return policy.mean(0, state, batch.embeddings)
+        with policy.uncompiled():
+            return policy.mean(0, state, batch.embeddings)
 
     def unadapted() -> Tensor:
         with policy.reference():

@@ -204,6 +204,7 @@ class TrainingSettings(Settings):
     ema_decay: float | None = None
     memory: float | Literal["auto"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
 
     @property
     def weights(self) -> list[str]:

@@ -72,6 +72,8 @@ class Trainer:
         unet, targets = self.policy.unet, settings.lora_targets
         add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(unet)
+        if settings.compile:
+            self.policy.compile_unet()
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
         self.history: list[Row] = []

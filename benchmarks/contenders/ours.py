@@ -84,12 +84,13 @@ class Ours:
         return float(row["loss"] or 0)
 
     def passes(self) -> int:
-        return count_passes(self.trainer.policy.unet, self.step)
+        with self.trainer.policy.uncompiled():
+            return count_passes(self.trainer.policy.unet, self.step)
 
     def facts(self) -> dict[str, Any]:
         """What one step takes, counted over the next one; times under the counter mean nothing."""
         queries = self.trainer.reward_queries
-        with FlopCounterMode(display=False) as counter:
+        with self.trainer.policy.uncompiled(), FlopCounterMode(display=False) as counter:
             self.step()
         return {
             "reward_queries": self.trainer.reward_queries - queries,

@@ -5,9 +5,10 @@ the deterministic ones (for a consistency model the last). Noise is given, so th
 differentiable function of the adapter's parameters (reparameterisation).
 """
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -142,6 +143,8 @@ class Policy(nn.Module, ABC):
     @recomputation.setter
     def recomputation(self, mode: Recomputation) -> None:
         self._recomputation = mode
+        if mode == "block":
+            self.unet._compiled_call_impl = None
         for network in (self.unet, self.vae):
             if mode == "block":
                 network.enable_gradient_checkpointing(self._recompute_block)
@@ -291,6 +294,29 @@ class Policy(nn.Module, ABC):
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the reference: its adapter is off."""
         return adapter_off(self.unet)
+
+    def compile_unet(self) -> None:
+        """Have torch compile the U-Net, with the adapter that it has.
+
+        Takes minutes, at the first pass of each kind: with and without adapter and gradient. Where
+        each block is recomputed, nothing is compiled.
+        """
+        # `stop` passes backward twice, so that what a pass keeps must outlive its first backward.
+        torch._functorch.config.donated_buffer = False
+        self.unet.compile(dynamic=False)
+
+    @contextlib.contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Inside, the U-Net runs operation by operation.
+
+        What watches single operations needs it: a compiled network that is first called under a
+        dispatch mode is never compiled.
+        """
+        compiled, self.unet._compiled_call_impl = self.unet._compiled_call_impl, None
+        try:
+            yield
+        finally:
+            self.unet._compiled_call_impl = compiled
 
     def autocast(self) -> torch.autocast:
         """Autocast to the networks' dtype where that is below float32: adapters stay float32."""

@@ -47,8 +47,9 @@ def plain(setup, tmp_path_factory):
     return found
 
 
-# Another estimator of its own; and what takes part in no step of ROCM, below.
-OTHER = {"reference_gradient: stop", "guidance in two passes"}
+# Another estimator; what takes part in no step of ROCM, below; and what takes minutes, in
+# test_compile.py.
+OTHER = {"reference_gradient: stop", "guidance in two passes", "compile: true"}
 
 
 @pytest.mark.parametrize("switch", [None, *SWITCHES.keys() - OTHER])

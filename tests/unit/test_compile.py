@@ -1,0 +1,93 @@
+"""`compile: true` compiles what it says, and changes no more than rounding.
+
+Torch's own code generator takes minutes; but for one slow test, `aot_eager` stands in for it: the
+same capture of graphs, forward and backward, run operation by operation and so equal to the bit.
+"""
+
+import functools
+
+import pytest
+import tiny
+import torch
+from torch._dynamo.utils import counters
+
+import rocm_core.training
+from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.lora import add_adapter, lora_parameters
+from rocm_core.policies import load_policy
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def graphs():
+    """Captured ones; what is not captured as a whole would count as a break."""
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+def gradient(model, mode, reference, compiled):
+    policy = load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(policy.unet, 0.1)
+    if compiled:
+        policy.compile_unet()
+    settings = tiny.settings(divergence="kl", beta=0.1, reference_gradient=reference)
+    algorithm = load_algorithm(settings)
+    algorithm.recomputation = mode
+    noise = policy.noise(0, ["0", "1"], "test")
+    batch = Batch(["a red cat"] * 2, policy.encode_prompts(["a red cat"] * 2), noise)
+    loss, _ = algorithm.loss(policy, tiny.Brightness(), batch)
+    values = torch.autograd.grad(loss, list(lora_parameters(policy.unet).values()))
+    return torch.cat([value.flatten() for value in values])
+
+
+@pytest.mark.parametrize(("mode", "reference"), [("step", "full"), ("none", "stop")])
+def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference):
+    plain, compiled = (gradient(model, mode, reference, switch) for switch in (False, True))
+    assert plain.norm() > 0
+    assert torch.equal(compiled, plain)
+    assert graphs() == 4, "adapted and reference, of the first state and of later ones"
+
+
+def test_where_blocks_are_recomputed_nothing_is_compiled(model, captured):
+    plain, compiled = (gradient(model, "block", "full", switch) for switch in (False, True))
+    assert torch.equal(compiled, plain)
+    assert graphs() == 0
+
+
+@pytest.mark.slow
+def test_torchs_own_code_has_the_same_gradient(model):
+    plain, compiled = (gradient(model, "none", "full", switch) for switch in (False, True))
+    assert 0 < (compiled - plain).norm() < 1e-5 * plain.norm()
+    assert graphs() == 4
+
+
+def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
+    model, reward, captured, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rocm_core.training.SAVE_SECONDS", 1e9)
+
+    def run(name, compile=True, stop_after=None):
+        torch._dynamo.reset()
+        settings = tiny.settings(model=model, inference_steps=2, compile=compile)
+        folders = tmp_path / name, tmp_path / f"{name}-state"
+        rocm_core.training.train(settings, tiny.PROMPTS, *folders, "f00d", stop_after)
+        return (tmp_path / name / "lora.safetensors").read_bytes()
+
+    plain = run("plain", compile=False)
+    assert graphs() == 0
+    assert run("whole") == plain
+    assert graphs() == 2
+    with pytest.raises(SystemExit):
+        run("parts", stop_after=2)
+    assert run("parts") == plain
+    assert graphs() == 6
