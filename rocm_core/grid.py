@@ -291,8 +291,7 @@ def sample_sets(
     """The (prompt set, inference steps) of which a source's images are made, the main one first.
 
     Every set of `judged`, the `evaluation_sets`, at the first number of steps, and the validation
-    prompts at all. Of a swept cell, whose
-    setting is in question, the main one only.
+    prompts at all of them. Of a swept cell, whose setting is in question, the main one only.
     """
     policy = source.settings.policy if isinstance(source, Cell) else source
     own = config.policies[policy].steps

@@ -2,13 +2,14 @@
 
 import pandas as pd
 
+from rocm_core.names import is_held_out
 from rocm_core.results import GOLD, Results
 
 
 def judges(results: Results, reward: str) -> list[str]:
-    """The gold judge where there is one, else every metric that is not the training reward."""
+    """The gold judge where there is one, else every metric that was not trained on."""
     metrics = results.config.metrics
-    return [GOLD] if GOLD in metrics else [metric for metric in metrics if metric != reward]
+    return [GOLD] if GOLD in metrics else [m for m in metrics if is_held_out(m, reward)]
 
 
 def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:

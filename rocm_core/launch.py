@@ -10,6 +10,7 @@ them: the Accelerator in the script reads the same variables of the environment 
 import argparse
 import fcntl
 import os
+import random
 import re
 import sys
 import tempfile
@@ -38,26 +39,29 @@ def claim_gpus(count: int) -> list[str]:
         raise UserError(f"the job wants {count} GPUs, but this machine has {len(devices)}")
     folder = Path(tempfile.gettempdir(), f"rocm-gpus-{os.getuid()}")
     folder.mkdir(exist_ok=True)
-    claimed: list[str] = []
     while True:
+        claimed: dict[str, int] = {}
         for device in devices:
-            if len(claimed) < count and device not in claimed and _claim(folder / device):
-                claimed.append(device)
+            if len(claimed) < count and (descriptor := _claim(folder / device)) is not None:
+                claimed[device] = descriptor
         if len(claimed) == count:
-            return claimed
-        time.sleep(POLL_SECONDS)
+            return list(claimed)
+        for descriptor in claimed.values():  # or two jobs could wait for each other's
+            os.close(descriptor)
+        time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
 
 
-def _claim(path: Path) -> bool:
-    """Lock a file until this process ends, however it does; False if another holds it."""
+def _claim(path: Path) -> int | None:
+    """Lock a file until it is closed or this process ends, however it does; None if another holds
+    it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        return False
+        return None
     os.set_inheritable(descriptor, True)
-    return True
+    return descriptor
 
 
 def main() -> None:

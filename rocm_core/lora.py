@@ -27,6 +27,10 @@ def add_adapter(unet: Unet, rank: int, alpha: float, targets: Sequence[str], see
     """
     from peft import LoraConfig
 
+    names = [name for name, _ in unet.named_modules()]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise UserError(f"lora_targets: no layer of the U-Net ends in {target!r}: correct it")
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=True
     )

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Nothing; each step of the chain; and in it each block of the U-Net and of the decoder.
 Recomputation = Literal["none", "step", "block"]
-MODES: tuple[Recomputation, ...] = get_args(Recomputation)
+MODES: tuple[Recomputation, ...] = get_args(Recomputation)  # from the fastest to the leanest
+COMPILED_MODES = MODES[:2]  # a compiled network has no blocks any more
 
 GIB = 2**30
 CHAIN = 3  # tensors of a latent's size that a step of the chain keeps beside the U-Net's
@@ -31,24 +32,28 @@ USABLE = 0.9  # of a device's memory: the rest is lost to fragments and the driv
 
 
 def choose_recomputation(
-    limit: float | Literal["auto"], device: torch.device, predict: Callable[[Recomputation], float]
+    limit: float | Literal["auto"],
+    device: torch.device,
+    predict: Callable[[Recomputation], float],
+    modes: Sequence[Recomputation] = MODES,
 ) -> Recomputation:
-    """The fastest mode whose peak, as `predict` says in bytes, stays within `limit` GiB.
+    """The first of `modes` whose peak, as `predict` says in bytes, stays within `limit` GiB.
 
-    "auto": within the device's own memory; where even that is too little, the leanest mode tries.
+    "auto": within the device's own memory; where even that is too little, the last mode tries.
     Raises `UserError` where no mode keeps a limit that was given.
     """
     most = USABLE * memory_of(device) if limit == "auto" else limit * GIB
     needed = 0.0
-    for mode in MODES:
+    for mode in modes:
         needed = predict(mode)
         if needed <= most:
             return mode
     if limit == "auto":
-        return MODES[-1]
+        return mode
     raise UserError(
         f"memory: {limit:g} GiB is too little, as a step takes {needed / GIB:.2g} GiB even where "
-        "every block is recomputed: raise memory, or lower batch_size"
+        f"every {mode} is recomputed: raise memory, or lower batch_size"
+        + ", or leave compile out" * (mode != MODES[-1])
     )
 
 

@@ -170,6 +170,7 @@ class Trainer:
         norm = float(self.optimiser.gradient_norm)
         if not all(map(math.isfinite, [*means, norm])):
             bad = [i for i, n in zip(indices, reward + divergence, strict=True) if not n.isfinite()]
+            bad, indices = (self.optimiser.gather(list(places)) for places in (bad, indices))
             what = "reward or divergence" if bad else "gradient"
             culprits = ", ".join(self.prompts[i].id for i in bad or indices)
             raise UserError(

@@ -144,7 +144,7 @@ def _write_results(
             "beta": trainer.beta,
             "calibration": trainer.calibration,
             "precision": str(trainer.precision).removeprefix("torch."),
-            "recomputation": trainer.policy.recomputation,
+            "recomputation": getattr(trainer.algorithm, "recomputation", "none"),
             "timesteps": trainer.policy.timesteps.tolist(),
             "processes": processes,
             "trainable_parameters": sum(value.numel() for value in trainer.lora.values()),

@@ -14,12 +14,18 @@ from torch import Tensor
 from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
-from rocm_core.memory import Recomputation, choose_recomputation, predict_peak
+from rocm_core.memory import (
+    COMPILED_MODES,
+    MODES,
+    Recomputation,
+    choose_recomputation,
+    predict_peak,
+)
 from rocm_core.policies import Policy
 from rocm_core.rewards import Reward
 from rocm_core.settings import TrainingSettings
 
-SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "memory")
+SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "memory", "compile")
 DIFFERENTIATES = True
 
 
@@ -60,8 +66,8 @@ class Direct(Algorithm):
             )
         if self.recomputation is None:
             predict = functools.partial(predict_peak, policy, reward, batch, self.reference)
-            limit = self.settings.memory
-            self.recomputation = choose_recomputation(limit, policy.device, predict)
+            limit, modes = self.settings.memory, COMPILED_MODES if self.settings.compile else MODES
+            self.recomputation = choose_recomputation(limit, policy.device, predict, modes)
         policy.recomputation = self.recomputation
         trajectory = policy.rollout(batch.embeddings, batch.noise, self.reference)
         scores = reward.score(policy.decode(trajectory.latents), batch.prompts)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from rocm_core.errors import UserError
 from rocm_core.lora import is_reference
 from rocm_core.lora import reference as adapter_off
 from rocm_core.memory import Recomputation
@@ -69,6 +70,10 @@ class Transition:
         return self.reference_mean
 
 
+def _probe(values: Tensor) -> Tensor:
+    return values.sin() + 1
+
+
 def _reduce(values: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
     flat = values.flatten(1)
     return flat.sum(1) if reduction == "sum" else flat.mean(1)
@@ -116,6 +121,7 @@ class Policy(nn.Module, ABC):
         self.requires_grad_(False).eval().to(device, dtype)
 
     def set_chain(self, timesteps: Sequence[int], stds: Sequence[float]) -> None:
+        """timesteps: K, in the order of the steps. stds: of those that draw, which come first."""
         precision = torch.promote_types(self.dtype, torch.float32)
         self.register_buffer(
             "timesteps", torch.tensor(timesteps, device=self.device), persistent=False
@@ -143,8 +149,6 @@ class Policy(nn.Module, ABC):
     @recomputation.setter
     def recomputation(self, mode: Recomputation) -> None:
         self._recomputation = mode
-        if mode == "block":
-            self.unet._compiled_call_impl = None
         for network in (self.unet, self.vae):
             if mode == "block":
                 network.enable_gradient_checkpointing(self._recompute_block)
@@ -169,7 +173,11 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
-        """Mean of step `index` (0: from x_K) given its state; a deterministic step's result."""
+        """Mean `(N, C, h, w)` of step `index` given its state; a deterministic step's result.
+
+        index: 0 (from x_K) to K-1. state: `(N, C, h, w)`, at least float32, as is the mean.
+        embeddings: `(N, L, D)`.
+        """
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -298,11 +306,22 @@ class Policy(nn.Module, ABC):
     def compile_unet(self) -> None:
         """Have torch compile the U-Net, with the adapter that it has.
 
-        Takes minutes, at the first pass of each kind: with and without adapter and gradient. Where
-        each block is recomputed, nothing is compiled.
+        Takes minutes, at the first pass of each kind: with and without adapter and gradient. Kinds
+        round differently, so that policy and reference no longer start equal to the bit. Raises
+        `UserError` where this machine cannot compile.
         """
+        from torch._functorch import config
+
         # `stop` passes backward twice, so that what a pass keeps must outlive its first backward.
-        torch._functorch.config.donated_buffer = False
+        config.donated_buffer = False
+        try:
+            torch.compile(_probe)(torch.zeros(8, device=self.device))
+        except Exception as error:  # of as many kinds as there are compilers
+            reason = str(error).strip().partition("\n\n")[0]
+            raise UserError(
+                f"compile: torch cannot compile here ({type(error).__name__}: {reason}): install a"
+                " C++ compiler, for a GPU Triton too, or leave compile out"
+            ) from error
         self.unet.compile(dynamic=False)
 
     @contextlib.contextmanager

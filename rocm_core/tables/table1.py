@@ -30,8 +30,8 @@ def make(results: Results) -> Table:
         columns=COLUMNS,
     )
     best = data.groupby(["reward", "metric"])["mean"].transform("max")
-    contested = data["metric"] != data["reward"]
-    data["best"] = contested & (data["mean"] == best)
+    contested = map(is_held_out, data["metric"], data["reward"])
+    data["best"] = pd.Series(contested, data.index) & (data["mean"] == best)
     halves = (data["high"] - data["low"]).groupby(data["metric"]).median() / 2
     blocks = []
     for reward, of_reward in data.groupby("reward", sort=False):

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 
 import rocm_core.training
 from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.errors import UserError
 from rocm_core.lora import add_adapter, lora_parameters
 from rocm_core.policies import load_policy
 
@@ -50,25 +51,41 @@ def gradient(model, mode, reference, compiled):
     return torch.cat([value.flatten() for value in values])
 
 
-@pytest.mark.parametrize(("mode", "reference"), [("step", "full"), ("none", "stop")])
-def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference):
+# Adapted and reference, of the first state and of later ones; a step that is recomputed for `stop`
+# passes once without gradient, once with it.
+@pytest.mark.parametrize(("mode", "reference", "kinds"), [("none", "full", 4), ("step", "stop", 6)])
+def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference, kinds):
     plain, compiled = (gradient(model, mode, reference, switch) for switch in (False, True))
     assert plain.norm() > 0
     assert torch.equal(compiled, plain)
-    assert graphs() == 4, "adapted and reference, of the first state and of later ones"
+    assert graphs() == 1 + kinds, "a probe, and these"
 
 
-def test_where_blocks_are_recomputed_nothing_is_compiled(model, captured):
-    plain, compiled = (gradient(model, "block", "full", switch) for switch in (False, True))
-    assert torch.equal(compiled, plain)
-    assert graphs() == 0
+def test_blocks_of_a_compiled_network_are_not_recomputed(model):
+    policy = load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    batch = Batch(["a"], policy.encode_prompts(["a"]), policy.noise(0, ["0"], "test"))
+    algorithm = load_algorithm(tiny.settings(compile=True, memory=1e-4))
+    with pytest.raises(UserError, match=r"even where every step is recomputed: .* compile out"):
+        algorithm.loss(policy, tiny.Brightness(), batch)
+
+
+def test_a_machine_that_cannot_compile_is_told_so(model, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    policy = load_policy("consistency", model, 3, 4.0)
+    with pytest.raises(UserError, match="compile: torch cannot compile here .*no compiler"):
+        policy.compile_unet()
+
+
+def broken(graph, inputs):
+    raise FileNotFoundError("no compiler")
 
 
 @pytest.mark.slow
 def test_torchs_own_code_has_the_same_gradient(model):
     plain, compiled = (gradient(model, "none", "full", switch) for switch in (False, True))
     assert 0 < (compiled - plain).norm() < 1e-5 * plain.norm()
-    assert graphs() == 4
+    assert graphs() == 1 + 4
 
 
 def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
@@ -86,8 +103,8 @@ def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
     plain = run("plain", compile=False)
     assert graphs() == 0
     assert run("whole") == plain
-    assert graphs() == 2
+    assert graphs() == 1 + 2, "a probe; the adapted U-Net for the first state and the next"
     with pytest.raises(SystemExit):
         run("parts", stop_after=2)
     assert run("parts") == plain
-    assert graphs() == 6
+    assert graphs() == 3 * (1 + 2)

@@ -4,6 +4,7 @@
 import itertools
 
 STUDY = f"{RESULTS}/study"
+VOTES = f"{STUDY}/votes.jsonl"
 STUDY_PROMPTS = CONFIG.study.prompts if CONFIG.study else "validation"
 STUDIED = {
     name: f"{RESULTS}/samples/{name}/{STUDY_PROMPTS}/steps-{generation_of(name).inference_steps}"
@@ -48,7 +49,12 @@ rule study:
 rule study_results:
     input:
         key=rules.study.output.key,
-        votes=f"{STUDY}/votes.jsonl",
+        votes=lambda w: VOTES
+        if os.path.exists(VOTES)
+        else sys.exit(
+            f"error: {VOTES} does not exist: vote first, on the page that"
+            f" `python -m rocm_core.study serve --study {STUDY}` serves"
+        ),
     output:
         table=f"{STUDY}/results.csv",
         results=f"{STUDY}/results.json",
