@@ -382,6 +382,11 @@ def score_code(metrics: Sequence[str]) -> str:
     )
 
 
+def measure_code() -> str:
+    """Code fingerprint of measuring read-outs."""
+    return code_fingerprint("workflow/scripts/measure.py")
+
+
 def monitor_code(settings: GenerationSettings, metrics: Sequence[str]) -> str:
     """Code fingerprint of judging a cell's snapshots."""
     names = [f"policies.{settings.policy}", *(f"rewards.{m}" for m in metrics)]

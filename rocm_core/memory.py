@@ -53,7 +53,8 @@ def choose_recomputation(
     raise UserError(
         f"memory: {limit:g} GiB is too little, as a step takes {needed / GIB:.2g} GiB even where "
         f"every {mode} is recomputed: raise memory, or lower batch_size"
-        + ", or leave compile out" * (mode != MODES[-1])
+        + ", or leave compile out"
+        * (mode != MODES[-1])
     )
 
 

@@ -83,8 +83,10 @@ def monitor(
     began = time.perf_counter()
     names = (re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in snapshots.glob("*"))
     steps = [0, *sorted(int(name[1]) for name in names if name)]
-    if len(steps) == 1 or not prompts:
+    files = [snapshots / f"step-{step}.safetensors" for step in steps[1:]]
+    if not files or not prompts:
         raise UserError(f"{snapshots} holds no snapshot to judge, or there is no prompt")
+    (output / "manifest.json").unlink(missing_ok=True)  # of images that are now replaced
     policy = load_policy(
         settings.policy,
         settings.model,
@@ -116,12 +118,12 @@ def monitor(
     write_scores(output / "scores.csv", ("step", "prompt_id"), rows)
     _write_manifest(
         output / "manifest.json",
-        settings=settings.to_dict(),
+        settings=settings.to_dict() | {"scorers": _texts(scorers)},
         code=fingerprint,
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
-        weights=[*settings.weights, *(path for path in scorers.values() if path)],
+        weights=[*settings.weights, *filter(None, scorers.values()), *files],
         began=began,
-        extra={"scorers": _texts(scorers), "unet_passes": passes},
+        extra={"unet_passes": passes},
     )
 
 

@@ -98,7 +98,7 @@ def _check_cell(cell: Cell, folder: Path) -> Iterator[str]:
     snapshots = [f"snapshots/step-{step}.safetensors" for step in cell.settings.snapshot_steps]
     outputs = ["lora.safetensors", "history.csv", *snapshots]
     code = grid.train_code(cell.settings)
-    yield from _check_manifest(folder, cell.settings.to_dict(), code, outputs)
+    yield from _check_manifest(folder / "manifest.json", cell.settings.to_dict(), code, outputs)
     yield from _check_history(folder / "history.csv", cell.settings.iterations)
 
 
@@ -119,7 +119,9 @@ def _check_samples(
 ) -> Iterator[str]:
     outputs = ["index.jsonl", *(f"{prompt.id}.png" for prompt in prompts)]
     code = grid.generate_code(settings)
-    yield from _check_manifest(folder, settings.to_dict(), code, outputs)
+    yield from _check_manifest(folder / "manifest.json", settings.to_dict(), code, outputs)
+    scorers, code = {"scorers": config.scorer_paths()}, grid.score_code(config.metrics)
+    yield from _check_manifest(folder / "scores.manifest.json", scorers, code, ["scores.csv"])
     wanted = {(prompt.id, metric) for prompt in prompts for metric in config.metrics}
     yield from _check_scores(folder / "scores.csv", ("prompt_id", "metric"), wanted)
     if judges:
@@ -128,8 +130,11 @@ def _check_samples(
 
 
 def _check_readouts(config: Config, prompts: list[Prompt], folder: Path) -> Iterator[str]:
+    clip = config.scorers["clipscore"] if "clipscore" in config.metrics else None
+    path, code = folder / "readouts.manifest.json", grid.measure_code()
+    yield from _check_manifest(path, {"clip": clip}, code, ["readouts.csv"])
     names = ["high_frequency", "pixel_diversity"]
-    names += ["clip_diversity"] if "clipscore" in config.metrics else []
+    names += ["clip_diversity"] if clip else []
     wanted = {(prompt.id, name) for prompt in prompts for name in names}
     yield from _check_scores(folder / "readouts.csv", ("prompt_id", "metric"), wanted)
 
@@ -141,22 +146,23 @@ def _check_monitor(
     steps = cell.settings.snapshot_steps
     outputs = ["scores.csv", *(f"step-{step}/{p.id}.png" for step in steps for p in prompts)]
     code = grid.monitor_code(settings, config.metrics)
-    yield from _check_manifest(folder, settings.to_dict(), code, outputs)
+    wanted = settings.to_dict() | {"scorers": config.scorer_paths()}
+    yield from _check_manifest(folder / "manifest.json", wanted, code, outputs)
     columns = (*config.metrics, *DISTANCES)
     wanted = {(str(step), p.id, name) for step in [0, *steps] for p in prompts for name in columns}
     yield from _check_scores(folder / "scores.csv", ("step", "prompt_id", "metric"), wanted)
 
 
 def _check_manifest(
-    folder: Path, settings: Mapping[str, Any], code: str, outputs: Iterable[str]
+    path: Path, settings: Mapping[str, Any], code: str, outputs: Iterable[str]
 ) -> Iterator[str]:
-    path = folder / "manifest.json"
+    folder = path.parent
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         made, listed, weights = (dict(manifest[key]) for key in ("settings", "outputs", "weights"))
         made_by = manifest["code"]
     except FileNotFoundError:
-        yield f"{folder} is missing or unfinished: it has no manifest.json"
+        yield f"{path} is missing: nothing says how its folder was made, or that it is finished"
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield f"{path} is not a manifest ({error})"

@@ -12,8 +12,8 @@ from rocm_core.config import Config, parse_config
 from rocm_core.grid import evaluation_sets, make_grid, sample_sets
 from rocm_core.prompts import Prompt, write_prompts
 
-LEVELS = {"gold": 0.6, "hpsv2": 0.27, "aesthetic": 5.2, "clipscore": 0.24}
-SPREADS = {"gold": 0.15, "hpsv2": 0.02, "aesthetic": 0.4, "clipscore": 0.03}
+LEVELS = {"gold": 0.6, "hpsv2": 0.27, "hpsv2_0": 0.28, "aesthetic": 5.2, "clipscore": 0.24}
+SPREADS = {"gold": 0.15, "hpsv2": 0.02, "hpsv2_0": 0.02, "aesthetic": 0.4, "clipscore": 0.03}
 Effects = dict[tuple[str, str], dict[str, float]]
 
 
@@ -23,7 +23,7 @@ def make_config(**changes: Any) -> Config:
         "name": "synthetic",
         "world": "shapes",
         "policies": {"consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0}},
-        "scorers": {name: None for name in LEVELS},
+        "scorers": dict.fromkeys(["gold", "hpsv2", "aesthetic", "clipscore"]),
         "prompts": {
             "train": {"source": "shapes", "count": 64, "seed": 1},
             "validation": {"source": "shapes", "count": 40, "seed": 2},

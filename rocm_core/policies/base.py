@@ -306,14 +306,16 @@ class Policy(nn.Module, ABC):
     def compile_unet(self) -> None:
         """Have torch compile the U-Net, with the adapter that it has.
 
-        Takes minutes, at the first pass of each kind: with and without adapter and gradient. Kinds
-        round differently, so that policy and reference no longer start equal to the bit. Raises
+        Takes minutes, at the first pass of each kind: with and without adapter and gradient. Raises
         `UserError` where this machine cannot compile.
         """
-        from torch._functorch import config
+        from torch._functorch import config as gradients
+        from torch._inductor import config as code
 
         # `stop` passes backward twice, so that what a pass keeps must outlive its first backward.
-        config.donated_buffer = False
+        gradients.donated_buffer = False
+        # Else kinds round to bfloat16 in other places, and the adapter starts off the reference.
+        code.emulate_precision_casts = True
         try:
             torch.compile(_probe)(torch.zeros(8, device=self.device))
         except Exception as error:  # of as many kinds as there are compilers

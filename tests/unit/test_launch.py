@@ -68,6 +68,19 @@ def test_jobs_side_by_side_see_different_gpus_and_the_next_one_waits(show, tmp_p
         job.communicate()
 
 
+def test_jobs_that_want_several_gpus_do_not_wait_for_each_others(show, tmp_path):
+    pool = {"CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(tmp_path)}
+    singles = [launch("--gpus", 1, show, 60, **pool) for _ in range(2)]
+    assert {job.stdout.readline().strip() for job in singles} == {"0", "1"}
+    pairs = [launch("--gpus", 2, show, 0, **pool) for _ in range(2)]
+    for single in singles:  # one after the other, so that each pair meets one free GPU
+        with pytest.raises(subprocess.TimeoutExpired):
+            pairs[0].wait(3)
+        single.kill()
+        single.communicate()
+    assert [job.communicate(timeout=60)[0].strip() for job in pairs] == ["0,1", "0,1"]
+
+
 def test_more_gpus_than_the_machine_has_are_refused(show, tmp_path):
     job = launch("--gpus", 3, show, 0, CUDA_VISIBLE_DEVICES="0,1", TMPDIR=str(tmp_path))
     assert "wants 3 GPUs, but this machine has 2" in job.communicate()[1]

@@ -118,5 +118,5 @@ def test_an_adapter_of_another_unet_is_refused(unet, tmp_path):
 
 
 def test_targets_that_name_no_layer_are_refused(unet):
-    with pytest.raises(UserError, match="lora_targets .*to_quack"):
+    with pytest.raises(UserError, match="lora_targets: .*to_quack"):
         add_adapter(unet, 2, 6.0, ("to_quack",), seed=0)

@@ -186,8 +186,9 @@ def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):
             assert distance == pytest.approx(direct_distance(policy, prompt), rel=1e-4)
             assert (distance > 0) == bool(step)
     manifest = json.loads((output / "manifest.json").read_text())
-    assert manifest["settings"] == trained.to_dict() and manifest["code"] == "cd34"
-    assert len(manifest["outputs"]) == 1 + 9
+    assert manifest["settings"] == trained.to_dict() | {"scorers": scorers}
+    assert manifest["code"] == "cd34" and len(manifest["outputs"]) == 1 + 9
+    assert {str(file) for file in snapshots.iterdir()} < set(manifest["weights"])
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from synthetic import make_config, make_wide_config, write_results
 
 from rocm_core.divergences import load_divergence, names
 from rocm_core.errors import UserError
+from rocm_core.judging import judges
 from rocm_core.render import render
 from rocm_core.results import Results
 from rocm_core.tables import TABLES, costs, sweep, table1, table2, table3, table4, tables
@@ -247,6 +248,18 @@ def test_without_a_gold_judge_table_2_weighs_the_held_out_metrics_alike(tmp_path
     )
     data = table2.make(Results(config, tmp_path)).data.set_index("beta")
     assert data.loc[0.5, "judged"] == pytest.approx(1.0, abs=0.25) and data.loc[0.5, "best"]
+
+
+def test_a_version_of_the_trained_scorer_judges_nothing(tmp_path):
+    metrics = ["hpsv2", "hpsv2_0", "aesthetic"]
+    scorers = dict.fromkeys([*metrics, "gold"])
+    config = make_config(rewards=["hpsv2"], metrics=metrics, scorers=scorers)
+    write_results(tmp_path, config)
+    results = Results(config, tmp_path)
+    assert judges(results, "hpsv2") == ["aesthetic"]
+    entries = table1.make(results).data.set_index("metric")
+    assert not entries.loc[["hpsv2", "hpsv2_0"], "best"].any()
+    assert entries.loc["aesthetic", "best"].any()
 
 
 def test_an_automatic_beta_is_shown_as_what_it_came_to(tmp_path):

@@ -35,13 +35,12 @@ SAMPLES = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4"
 SNAPSHOTS = "samples/hpsv2/rocm-kl/seed-0/snapshots"
 
 
-def write(folder, files, settings, code, weights=()):
+def write(folder, files, settings, code, weights=(), manifest="manifest.json"):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    outputs = [folder / name for name in files]
-    manifest = folder / "manifest.json"
-    write_manifest(manifest, settings=settings, code=code, outputs=outputs, weights=weights)
+    outputs, path = [folder / name for name in files], folder / manifest
+    write_manifest(path, settings=settings, code=code, outputs=outputs, weights=weights)
 
 
 def write_run(config, root):
@@ -58,10 +57,15 @@ def write_run(config, root):
         code = grid.generate_code(settings)
         write(samples, images | {"index.jsonl": "…"}, settings.to_dict(), code)
         lines = [f"{p.id},{metric},0.5\n" for p in PROMPTS for metric in config.metrics]
-        (samples / "scores.csv").write_text("prompt_id,metric,value\n" + "".join(lines))
+        files = {"scores.csv": "prompt_id,metric,value\n" + "".join(lines)}
+        scorers = {"scorers": config.scorer_paths()}
+        code = grid.score_code(config.metrics)
+        write(samples, files, scorers, code, manifest="scores.manifest.json")
         names = ["high_frequency", "pixel_diversity"]
         lines = [f"{p.id},{name},0.5\n" for p in PROMPTS for name in names]
-        (samples / "readouts.csv").write_text("prompt_id,metric,value\n" + "".join(lines))
+        files = {"readouts.csv": "prompt_id,metric,value\n" + "".join(lines)}
+        code = grid.measure_code()
+        write(samples, files, {"clip": None}, code, manifest="readouts.manifest.json")
         if isinstance(source, str):
             continue
         files = {f"snapshots/step-{n}.safetensors": f"{n}" for n in (2, 4)} | {
@@ -75,7 +79,7 @@ def write_run(config, root):
         files = {f"step-{n}/{p.id}.png": f"{n}" for n in (2, 4) for p in PROMPTS[:2]}
         files["scores.csv"] = "step,prompt_id,metric,value\n" + "".join(lines)
         code = grid.monitor_code(settings, config.metrics)
-        write(root / "samples" / name / "snapshots", files, settings.to_dict(), code)
+        write(root / "samples" / name / "snapshots", files, settings.to_dict() | scorers, code)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,8 @@ def test_a_finished_run_passes(run):
         f"{SAMPLES}/scores.csv",
         f"{SAMPLES}/readouts.csv",
         f"{SAMPLES}/manifest.json",
+        f"{SAMPLES}/scores.manifest.json",
+        f"{SAMPLES}/readouts.manifest.json",
         f"{SNAPSHOTS}/step-4/00000.png",
         f"{SNAPSHOTS}/scores.csv",
         "prompts/train.jsonl",
@@ -121,7 +127,7 @@ def test_a_finished_run_passes(run):
 def test_a_missing_file_is_reported(run, name):
     (run / name).unlink()
     found = problems(run)
-    assert found and all(str(run / name).removesuffix("/manifest.json") in line for line in found)
+    assert found and all(str(run / name) in line for line in found)
 
 
 @pytest.mark.parametrize("name", [f"{CELL}/lora.safetensors", f"{SAMPLES}/00002.png"])
@@ -130,6 +136,20 @@ def test_a_damaged_file_is_reported(run, name):
     assert problems(run) == [
         f"{run / name} is not the file that its manifest lists: its sha256 differs"
     ]
+
+
+def test_a_score_that_was_edited_is_reported(run):
+    path = run / SAMPLES / "scores.csv"
+    rewrite(path, "00001,gold,0.5", "00001,gold,0.6")
+    assert problems(run) == [f"{path} is not the file that its manifest lists: its sha256 differs"]
+
+
+def test_scores_by_other_scorers_are_stale(run):
+    scorers = {**CONFIG["scorers"], "hpsv2": "elsewhere"}
+    assert {line.partition(": made")[0] for line in problems(run, scorers=scorers)} >= {
+        *map(str, run.rglob("scores.manifest.json")),
+        *map(str, run.rglob("snapshots/manifest.json")),
+    }
 
 
 def rewrite(path, old, new):
@@ -151,7 +171,7 @@ def rewrite(path, old, new):
 )
 def test_scores_must_be_complete_and_finite(run, old, new, said):
     rewrite(run / SAMPLES / "scores.csv", old, new)
-    assert said in problems(run)[0]
+    assert any(said in line for line in problems(run))
 
 
 def test_a_history_must_be_complete_and_finite(run):
@@ -222,9 +242,9 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
     for source in ("hpsv2/rocm-kl/seed-0", "base-consistency"):
         for part in ("more/steps-4", "validation/steps-2"):
             folder = run / "samples" / source / part
-            assert f"{folder} is missing or unfinished: it has no manifest.json" in found
-            assert f"{folder / 'scores.csv'} is missing" in found
-    assert len(found) == 2 * 2 * 3
+            for file in ("manifest.json", "scores.manifest.json", "scores.csv"):
+                assert any(line.startswith(f"{folder / file} is missing") for line in found)
+    assert len(found) == 2 * 3 * 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 1}', "\x00"])

@@ -22,7 +22,7 @@ rule measure_images:
         runtime=RUNTIME,
     params:
         clip=f"--clip {CLIP}" if CLIP else "",
-        code=code_fingerprint("workflow/scripts/measure.py"),
+        code=grid.measure_code(),
         weights=weights_of(CLIP),
         folder=subpath(input.index, parent=True),
     message:
