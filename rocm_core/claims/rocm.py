@@ -174,7 +174,8 @@ def _loss(e: Evidence, reward: str, method: str, metric: str) -> Comparison:
     test=(
         "ROCM with KL: the reward at the smallest β (0 where no divergence is trained too) above"
         " that at the best and at the largest β, and the gold judge at the best β above both ends."
-        " The best β is chosen by the gold judge, on the other half of the prompts."
+        " The best of the β between the two ends is chosen by the gold judge, on the other half of"
+        " the prompts."
     ),
     needs="rocm-kl with three values of beta or more",
     rule=every,

@@ -1,5 +1,7 @@
 """The profile itself: needs no Slurm."""
 
+import re
+
 import yaml
 from checkout import ROOT
 
@@ -11,3 +13,18 @@ def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
     groups = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["groups"]
     drawn = {rule for rule, group in groups.items() if group == "render"}
     assert drawn == {*TABLES, *FIGURES, "claims", "report"}
+
+
+def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentation_name() -> None:
+    rules = {}
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        named = re.split(r"^ *rule (\w+):$", file.read_text(), flags=re.M)[1:]
+        rules |= dict(zip(named[::2], named[1::2], strict=True))
+    wanted = {name for name, body in rules.items() if re.search(r"^ +gpu=", body, re.M)}
+    profile = (ROOT / "slurm/config.yaml").read_text()
+    (listed,) = re.findall(r"the rules that want one \((.*?)\)", profile, re.S)
+    named = re.findall(r"\w+", listed)
+    # `snakemake world` makes the embedded world, which needs no cluster.
+    assert set(named) == {name for name in wanted if not name.startswith("world")}
+    assert len(named) == 6
+    assert "each of the six GPU rules" in (ROOT / "docs/cluster.md").read_text()

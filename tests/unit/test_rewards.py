@@ -1,8 +1,8 @@
 """Scorers against the models' own forward passes, on random weights in the published layouts."""
 
 import json
-import math
 import pickle
+import sys
 from pathlib import Path
 
 import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
@@ -10,6 +10,7 @@ import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
 import numpy as np
 import open_clip
 import pytest
+import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -402,16 +403,17 @@ def test_images_and_prompts_must_match(folders):
             reward.score(images, ["a"])
 
 
-def test_a_new_scorer_is_one_new_file(tmp_path, monkeypatch):
-    (tmp_path / "bright_ness.py").write_text(
-        "class Brightness:\n"
-        "    name, differentiable = 'bright-ness', True\n"
-        "    def score(self, images, prompts):\n"
-        "        return images.mean((1, 2, 3))\n"
-        "def load(weights, device, dtype):\n"
-        "    return Brightness()\n"
-    )
+def test_the_documented_new_file_is_a_new_scorer(tmp_path, monkeypatch):
+    (tmp_path / "redness.py").write_text(tiny.documented("rocm_core/rewards/redness.py"))
     monkeypatch.setattr(rocm_core.rewards, "__path__", [*rocm_core.rewards.__path__, str(tmp_path)])
-    images = draw_images(2)
-    scores = load_reward("bright-ness").score(images, ["a", "b"])
-    assert math.isclose(scores[0].item(), images[0].mean().item(), rel_tol=1e-6)
+    monkeypatch.delitem(sys.modules, "rocm_core.rewards.redness", raising=False)
+    try:
+        redness = load_reward("redness")
+    finally:
+        sys.modules.pop("rocm_core.rewards.redness", None)
+    images = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.0, 1.0, 0.5]])
+    images = images[:, :, None, None].expand(-1, -1, 4, 4).clone().requires_grad_()
+    scores = redness.score(images, ["a", "b", "c"])
+    assert scores.tolist() == [1.0, 0.0, -0.75]
+    scores.sum().backward()
+    assert redness.differentiable and (images.grad != 0).all()

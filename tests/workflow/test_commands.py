@@ -178,6 +178,19 @@ def test_the_documentation_says_which_configuration_draws_what() -> None:
     assert said == made
 
 
+def test_the_documentation_says_how_many_cells_each_configuration_has() -> None:
+    from rocm_core.config import load_config
+    from rocm_core.grid import make_grid
+
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| `(config/\S+)` \|.*\| (\d+) \|$", text, re.M)
+    made = {
+        f"config/{name}": len(make_grid(load_config(ROOT / "config" / name))) for name in CONFIGS
+    }
+    del made["config/demo.yaml"]  # the README's
+    assert {name: int(count) for name, count in said} == made
+
+
 def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
     from rocm_core.figures import FIGURES
     from rocm_core.tables import TABLES
