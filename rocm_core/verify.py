@@ -146,8 +146,8 @@ def _check_monitor(
     steps = cell.settings.snapshot_steps
     outputs = ["scores.csv", *(f"step-{step}/{p.id}.png" for step in steps for p in prompts)]
     code = grid.monitor_code(settings, config.metrics)
-    wanted = settings.to_dict() | {"scorers": config.scorer_paths()}
-    yield from _check_manifest(folder / "manifest.json", wanted, code, outputs)
+    made = settings.to_dict() | {"scorers": config.scorer_paths()}
+    yield from _check_manifest(folder / "manifest.json", made, code, outputs)
     columns = (*config.metrics, *DISTANCES)
     wanted = {(str(step), p.id, name) for step in [0, *steps] for p in prompts for name in columns}
     yield from _check_scores(folder / "scores.csv", ("step", "prompt_id", "metric"), wanted)

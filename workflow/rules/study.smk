@@ -49,11 +49,13 @@ rule study:
 rule study_results:
     input:
         key=rules.study.output.key,
-        votes=lambda w: VOTES
-        if os.path.exists(VOTES)
-        else sys.exit(
-            f"error: {VOTES} does not exist: vote first, on the page that"
-            f" `python -m rocm_core.study serve --study {STUDY}` serves"
+        votes=lambda w: (
+            VOTES
+            if os.path.exists(VOTES)
+            else sys.exit(
+                f"error: {VOTES} does not exist: vote first, on the page that"
+                f" `python -m rocm_core.study serve --study {STUDY}` serves"
+            )
         ),
     output:
         table=f"{STUDY}/results.csv",
