@@ -15,16 +15,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import write_manifest
 from rocm_core.rewards import clipscore
-from rocm_core.scoring import BATCH_SIZE, Sample, read_index, write_scores
+from rocm_core.scoring import BATCH_SIZE, Sample, read_image, read_index, write_scores
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CUT = 0.25  # cycles a pixel
@@ -105,15 +103,7 @@ def feature_diversity(features: Tensor) -> Tensor:
 def _batches(samples: list[Sample]) -> Iterator[Tensor]:
     """Images (≤ BATCH_SIZE, 3, H, W) in [0, 1]."""
     for start in range(0, len(samples), BATCH_SIZE):
-        arrays = [_read(sample.file) for sample in samples[start : start + BATCH_SIZE]]
-        if len({array.shape for array in arrays}) > 1:
+        images = [read_image(sample.file) for sample in samples[start : start + BATCH_SIZE]]
+        if len({image.shape for image in images}) > 1:
             raise UserError(f"{samples[0].file.parent} holds images of several sizes: remake them")
-        yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is missing or is no image: generate it again") from None
+        yield torch.stack(images).float() / 255

@@ -159,7 +159,7 @@ def score(
     """
     device = _device()
     with ThreadPoolExecutor(4) as pool:  # reads on while the first scorer is loaded and at work
-        images = [pool.submit(_read_image, sample.file) for sample in samples]
+        images = [pool.submit(read_image, sample.file) for sample in samples]
         for name, weights in scorers.items():
             reward = load_reward(name, None if weights is None else Path(weights), device)
             measure = getattr(reward, "measure", reward.score)
@@ -204,8 +204,8 @@ def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> No
         file.write(text.getvalue().encode())
 
 
-def _read_image(path: Path) -> Tensor:
-    """(3, H, W) uint8."""
+def read_image(path: Path) -> Tensor:
+    """`(3, H, W)` uint8; raises `UserError` for a file that is missing or no image."""
     try:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
