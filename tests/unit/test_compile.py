@@ -86,6 +86,8 @@ def test_torchs_own_code_has_the_same_gradient(model):
     plain, compiled = (gradient(model, "none", "full", switch) for switch in (False, True))
     assert 0 < (compiled - plain).norm() < 1e-5 * plain.norm()
     assert graphs() == 1 + 4
+    torch._dynamo.reset()
+    assert torch.equal(gradient(model, "step", "full", True), compiled), "recomputed as computed"
 
 
 def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
