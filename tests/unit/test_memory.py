@@ -81,7 +81,7 @@ def test_the_predicted_peak_is_the_measured_one(model, reference, mode, monkeypa
     settings = tiny.settings(**divergence, reference_gradient=reference or "full")
     policy, algorithm, predicted = loaded(model, 4), load_algorithm(settings), []
 
-    def choose(limit, device, predict):
+    def choose(limit, device, predict, modes):
         predicted.append(predict(mode))
         return mode
 
