@@ -90,6 +90,15 @@ def test_torchs_own_code_has_the_same_gradient(model):
     assert torch.equal(gradient(model, "step", "full", True), compiled), "recomputed as computed"
 
 
+@pytest.mark.slow
+def test_compiled_in_bfloat16_the_adapter_starts_as_the_reference(model):
+    policy = load_policy("consistency", model, 3, 4.0, dtype=torch.bfloat16)
+    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    policy.compile_unet()
+    embeddings, noise = policy.encode_prompts(["a red cat"]), policy.noise(0, ["0"], "test")
+    assert not policy.rollout(embeddings, noise, "full").squared_distances().any()
+
+
 def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
     model, reward, captured, tmp_path, monkeypatch
 ):
