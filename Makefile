@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: demo test test-faults lint cells verify preflight judges cancel bench bench-gpu clean
 
 demo: $(VENV)/main
-	@python -m rocm_core.config --configfile $(CONFIG)
+	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
 	snakemake all --cores $(CORES) --quiet host reason --configfile $(CONFIG)
 	@echo
 	@echo "Report:  $(RESULTS)/report.html"
@@ -40,10 +40,10 @@ lint: $(VENV)/dev
 	mypy
 
 cells: $(VENV)/main
-	@python -m rocm_core.grid --configfile $(CONFIG)
+	@python -m rocm_core.commands.cells --configfile $(CONFIG)
 
 verify: $(VENV)/main
-	@python -m rocm_core.verify --configfile $(CONFIG)
+	@python -m rocm_core.commands.verify --configfile $(CONFIG)
 
 # Trainings save what they have before they leave.
 cancel:
@@ -52,7 +52,7 @@ cancel:
 	  | xargs --no-run-if-empty scancel --verbose
 
 preflight: $(VENV)/main
-	@python -m rocm_core.preflight --configfile $(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))
+	@python -m rocm_core.commands.preflight --configfile $(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))
 
 judges: .venv-judges/done
 

@@ -30,8 +30,8 @@ def of_a_step(repeats: int, limit: float | str = "auto", **changes: Any) -> dict
     import torch
 
     from benchmarks.contenders.ours import Ours
-    from rocm_core.memory import LiveBytes
     from rocm_core.shapes.scenes import sample_captions
+    from rocm_core.training import LiveBytes
 
     cpu = torch.device("cpu")
     setup = {

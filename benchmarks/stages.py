@@ -25,10 +25,10 @@ from typing import Any
 import rocm_core._torchvision  # noqa: F401  (before diffusers and open_clip)
 
 from benchmarks.compare import RESULTS, ROOT, SIZES, describe
+from rocm_core.configuration import GenerationSettings
 from rocm_core.policies import Policy
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import atomic_write
-from rocm_core.settings import GenerationSettings
 
 SHAPES = ROOT / "resources/shapes"
 STEPS, GUIDANCE = 4, 3.0
@@ -37,7 +37,7 @@ SETTINGS = GenerationSettings("consistency", str(SHAPES / "consistency"), STEPS,
 # What a job needs until its first step, and the modules that it has imported by then.
 JOB = """
 import json, runpy, sys, time
-from rocm_core.trainer import Trainer
+from rocm_core.training import Trainer
 
 def iterate(self, step):
     answer = [time.process_time(), [n for n in sys.modules if not n.startswith("rocm_core")]]
@@ -92,9 +92,8 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
     import torch
     from diffusers import LatentConsistencyModelPipeline
 
-    from rocm_core.generation import iterate_images
-    from rocm_core.lora import add_adapter, merge_lora
-    from rocm_core.policies import load_policy
+    from rocm_core.evaluation import iterate_images
+    from rocm_core.policies import add_adapter, load_policy, merge_lora
 
     tiny = SIZES["tiny"]
     folded, unfolded = (
@@ -137,9 +136,8 @@ def scoring(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]
     from safetensors.torch import load_file
     from torchvision import transforms
 
-    from rocm_core.generation import generate
+    from rocm_core.evaluation import generate, read_index, score
     from rocm_core.rewards import load_reward
-    from rocm_core.scoring import read_index, score
 
     generate(SETTINGS, prompts, None, folder, "benchmark")
     samples = read_index(folder)
@@ -187,8 +185,7 @@ def scoring(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]
 def start_up(prompts: list[Prompt], folder: Path, repeats: int) -> dict[str, Any]:
     """Processor seconds of a demo cell's job to its first step, and of the imports that it does;
     and of importing the library alone."""
-    from rocm_core.config import load_config
-    from rocm_core.grid import make_grid
+    from rocm_core.grid import load_config, make_grid
 
     cell = make_grid(load_config(ROOT / "config/demo.yaml"))[1]
     write_prompts(folder / "prompts.jsonl", prompts)

@@ -14,11 +14,11 @@ _ROOMS = {
     "load_divergence": "divergences",
     "load_reward": "rewards",
     "load_algorithm": "algorithms",
-    "TrainingSettings": "settings",
-    "GenerationSettings": "settings",
+    "TrainingSettings": "configuration",
+    "GenerationSettings": "configuration",
     "Prompt": "prompts",
     "train": "training",
-    "generate": "generation",
+    "generate": "evaluation",
     "UserError": "errors",
 }
 __all__ = list(_ROOMS)

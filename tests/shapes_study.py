@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from rocm_core.generation import save_png
+from rocm_core.configuration import StudySettings
+from rocm_core.evaluation import save_png
 from rocm_core.prompts import Prompt, read_prompts, write_prompts
 from rocm_core.shapes.judge import judge
 from rocm_core.shapes.scenes import describe, draw_scenes, render
 from rocm_core.study.aggregate import aggregate
 from rocm_core.study.build import build
 from rocm_core.study.key import Key
-from rocm_core.study.settings import StudySettings
 from rocm_core.study.simulate import NOISE, expected_score, open_browser, simulate
 
 FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"

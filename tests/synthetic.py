@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rocm_core.config import Config, parse_config
-from rocm_core.grid import evaluation_sets, make_grid, sample_sets
+from rocm_core.configuration import Config
+from rocm_core.grid import evaluation_sets, make_grid, parse_config, sample_sets
 from rocm_core.prompts import Prompt, write_prompts
 
 LEVELS = {"gold": 0.6, "hpsv2": 0.27, "hpsv2_0": 0.28, "aesthetic": 5.2, "clipscore": 0.24}
@@ -119,7 +119,7 @@ def write_results(
         write_samples(policy, f"base-{policy}", {}, 0)
 
     for number, cell in enumerate(cells):
-        effect = effects.get((cell.reward, cell.method), {})
+        effect = effects.get((cell.reward, cell.variant), {})
         write_samples(cell, cell.name, effect, 1 + 30 * number % 250)
         _write_training(root / "cells" / cell.name, cell, effect.get("slope", 0.001))
 

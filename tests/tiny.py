@@ -114,8 +114,7 @@ class Brightness:
 
 def perturb(unet: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
     """Move every parameter of the adapter away from where it started, by N(0, size²)."""
-    from rocm_core.lora import lora_parameters
-    from rocm_core.noise import gaussian
+    from rocm_core.policies import gaussian, lora_parameters
 
     with torch.no_grad():
         for name, parameter in lora_parameters(unet).items():
@@ -124,7 +123,7 @@ def perturb(unet: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
 
 def settings(**changes: object):
     """Training settings for the tiny model; `model` and what else matters is to be given."""
-    from rocm_core.settings import TrainingSettings
+    from rocm_core.configuration import TrainingSettings
 
     values = {
         "reward": "brightness",

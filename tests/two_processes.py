@@ -1,5 +1,5 @@
 """Train every algorithm for a few iterations, and keep what each process holds: a script that
-`rocm_core.launch` starts, and a module that a test compares it with."""
+`rocm_core.commands.launch` starts, and a module that a test compares it with."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,8 @@ import tiny
 import torch
 from accelerate import Accelerator
 
-import rocm_core.trainer
-from rocm_core.trainer import Trainer
+import rocm_core.training.trainer
+from rocm_core.training import Trainer
 
 # Adam's epsilon is large, so that an update is a smooth function of the gradient: with 1e-8 the
 # rounding of a gradient that should be zero would decide about a whole learning rate.
@@ -55,7 +55,7 @@ def run(algorithm: str, model: str, **changes: Any) -> dict[str, Any]:
 
 
 def main(model: str, output: str) -> None:
-    rocm_core.trainer.load_reward = lambda *_: tiny.Brightness()
+    rocm_core.training.trainer.load_reward = lambda *_: tiny.Brightness()
     found = {algorithm: run(algorithm, model) for algorithm in CASES}
     process = Accelerator().process_index
     torch.save(found, Path(output) / f"process-{process}.pt")

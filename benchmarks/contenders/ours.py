@@ -15,10 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.contenders.plain import perturb
 from benchmarks.contenders.worker import count_passes, serve, synchronise
 from rocm_core.algorithms import Batch
-from rocm_core.memory import Recomputation, predict_peak
+from rocm_core.configuration import TrainingSettings
 from rocm_core.prompts import Prompt
-from rocm_core.settings import TrainingSettings
-from rocm_core.trainer import Trainer
+from rocm_core.training import Recomputation, Trainer, predict_peak
 
 BEYOND = 10**9  # iterations that a schedule never comes to the end of
 

@@ -21,8 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks.contenders.worker import count_passes, serve
-from rocm_core.lora import add_adapter, lora_parameters
-from rocm_core.noise import gaussian
+from rocm_core.policies import add_adapter, gaussian, lora_parameters
 from rocm_core.rewards import load_reward
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
+from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics
+from rocm_core.configuration import TrainingSettings
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.policies import Policy, Transition
 from rocm_core.rewards import Reward
-from rocm_core.settings import TrainingSettings
 
 _MOST = 20.0  # nats of a log-ratio: clipped long before, and a finite number times 0 stays 0
 

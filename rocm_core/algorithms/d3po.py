@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rocm_core.algorithms import Batch, Optimiser
 from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
+from rocm_core.algorithms.base import Batch, Optimiser
+from rocm_core.configuration import TrainingSettings
 from rocm_core.policies import Policy, Transition
 from rocm_core.rewards import Reward
-from rocm_core.settings import TrainingSettings
 
 SETTINGS = ("reduction", "updates_per_iteration", "inner_epochs", "ratio_clip")
 DIVERGENCES = ("kl",)  # which preferences of this form regularise by

@@ -5,25 +5,16 @@
 by backpropagation through the whole trajectory. Equation 10 prints +β; algorithm 2 has the minus.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from rocm_core.algorithms import Algorithm, Batch, Optimiser, Statistics
+from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics
+from rocm_core.configuration import TrainingSettings
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
-from rocm_core.memory import (
-    COMPILED_MODES,
-    MODES,
-    Recomputation,
-    choose_recomputation,
-    predict_peak,
-)
 from rocm_core.policies import Policy
 from rocm_core.rewards import Reward
-from rocm_core.settings import TrainingSettings
 
 SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "memory", "compile")
 DIFFERENTIATES = True
@@ -38,13 +29,6 @@ class Direct(Algorithm):
         regularised = settings.divergence != "none"
         self.divergence = load_divergence(settings.divergence) if regularised else None
         self.reference = settings.reference_gradient if regularised else None
-        self.recomputation: Recomputation | None = None  # None: to be chosen at the first batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"recomputation": self.recomputation}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.recomputation = state["recomputation"]
 
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
@@ -64,11 +48,6 @@ class Direct(Algorithm):
                 f"reward {reward.name} is not differentiable: "
                 f"algorithm {self.settings.algorithm} needs one that is"
             )
-        if self.recomputation is None:
-            predict = functools.partial(predict_peak, policy, reward, batch, self.reference)
-            limit, modes = self.settings.memory, COMPILED_MODES if self.settings.compile else MODES
-            self.recomputation = choose_recomputation(limit, policy.device, predict, modes)
-        policy.recomputation = self.recomputation
         trajectory = policy.rollout(batch.embeddings, batch.noise, self.reference)
         scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
         loss = -scores.mean()

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rocm_core.algorithms import Optimiser
 from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
+from rocm_core.algorithms.base import Optimiser
+from rocm_core.configuration import TrainingSettings
 from rocm_core.policies import Policy, Transition
-from rocm_core.settings import TrainingSettings
 
 SETTINGS = (
     "reduction",

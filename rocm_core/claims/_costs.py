@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from rocm_core.analysis import Comparison, compare_seeds, reach, seed_curves
 from rocm_core.claims._evidence import Evidence, Undecidable
-from rocm_core.comparison import Comparison, compare_seeds
-from rocm_core.efficiency import reach, seed_curves
 
 _POINTS = 200
 

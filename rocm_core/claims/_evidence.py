@@ -10,9 +10,17 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from rocm_core.comparison import Comparison, average_deviation, compare, compare_differences
-from rocm_core.names import METHODS, is_held_out
-from rocm_core.results import GOLD, Results, Source
+from rocm_core.analysis import (
+    GOLD,
+    Comparison,
+    Results,
+    Source,
+    average_deviation,
+    compare,
+    compare_differences,
+    is_held_out,
+)
+from rocm_core.grid import METHODS
 
 BASELINES = tuple(METHODS)
 ROCM_NONE = "rocm-none"

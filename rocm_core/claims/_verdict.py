@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from rocm_core.analysis import ALPHA, MARGIN, Comparison, Estimate, holm
 from rocm_core.claims._evidence import Evidence, Undecidable
-from rocm_core.comparison import ALPHA, MARGIN, Comparison, holm
-from rocm_core.statistics import Estimate
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable"
 HOLDS, FAILS, OPEN, MISSING = "holds", "fails", "open", "missing"

@@ -3,10 +3,9 @@
 import json
 from statistics import NormalDist
 
+from rocm_core.analysis import Comparison, Estimate
 from rocm_core.claims._evidence import Evidence, Undecidable
-from rocm_core.comparison import Comparison
 from rocm_core.errors import UserError
-from rocm_core.statistics import Estimate
 
 
 def preference(e: Evidence, first: str, second: str, question: str) -> Comparison:

@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from rocm_core.analysis import Estimate, amount, decimals, number
 from rocm_core.claims._verdict import EFFECT, FACTOR, SHARE, Finding, Verdict
-from rocm_core.labels import amount, decimals, number
-from rocm_core.statistics import Estimate
 
 _UNITS = {EFFECT: " SD"}
 

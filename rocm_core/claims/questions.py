@@ -10,6 +10,7 @@ half of the monitor's prompts; it is judged on the other half, and the other way
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
+from rocm_core.analysis import Comparison, method_label, metric_label
 from rocm_core.claims._evidence import (
     ROCM_NONE,
     Candidate,
@@ -29,8 +30,6 @@ from rocm_core.claims._verdict import (
     first,
     part,
 )
-from rocm_core.comparison import Comparison
-from rocm_core.labels import method_label, metric_label
 
 _CONTROL = (
     "Judge: the gold judge, without one the held-out scorers. The control is no divergence, with"

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
+from rocm_core.analysis import Comparison, metric_label
 from rocm_core.claims._costs import saving
 from rocm_core.claims._evidence import Evidence, compared
 from rocm_core.claims._verdict import EFFECT, FACTOR, LITTLE, MORE, Part, claim, every, part
-from rocm_core.comparison import Comparison
-from rocm_core.labels import metric_label
 
 _BOTH = "rlcm and ddpo"
 

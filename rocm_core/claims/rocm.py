@@ -5,6 +5,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rocm_core.analysis import (
+    GOLD,
+    Comparison,
+    compare,
+    compare_differences,
+    method_label,
+    metric_label,
+)
 from rocm_core.claims._costs import lead, saving
 from rocm_core.claims._evidence import ROCM_NONE, Evidence, Undecidable, aligned, compared
 from rocm_core.claims._verdict import (
@@ -22,9 +30,6 @@ from rocm_core.claims._verdict import (
     part,
 )
 from rocm_core.claims._votes import preference
-from rocm_core.comparison import Comparison, compare, compare_differences
-from rocm_core.labels import method_label, metric_label
-from rocm_core.results import GOLD
 from rocm_core.tables import table1
 
 _BASELINE = "ROCM and a baseline: rlcm, ddpo, dpok or d3po"
@@ -328,7 +333,7 @@ def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
 )
 def people(e: Evidence) -> Iterator[Part]:
     for first, second in e.config.study.comparisons if e.config.study else []:
-        cells = {cell.name: cell.method for cell in e.results.cells}
+        cells = {cell.name: cell.variant for cell in e.results.cells}
         names = cells.get(first, ""), cells.get(second, "")
         if names[0].startswith("rocm-") and names[1].startswith("rlcm"):
             for question in ("appeal", "preference"):

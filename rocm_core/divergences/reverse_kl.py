@@ -3,3 +3,5 @@
 from rocm_core.divergences.kl import FORMULA, divergence
 
 __all__ = ["FORMULA", "divergence"]
+
+ALIAS_OF = "kl"

@@ -4,7 +4,7 @@ This file stays free of imports from its siblings, so that editing one figure le
 fingerprints of the others alone.
 """
 
-from rocm_core.config import Config
+from rocm_core.configuration import Config
 from rocm_core.grid import beta_tries, evaluation_sets, make_grid
 
 _NEEDS: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ def figures(config: Config) -> list[str]:
         "divergence": any(s.divergence != "none" for s in settings),
         "algorithms": len({(s.algorithm, s.policy) for s in settings}) > 1,
         "steps": len(set(config.generation.steps)) > 1,
-        "horizons": any("--inference_steps-" in cell.method for cell in cells),
+        "horizons": any("--inference_steps-" in cell.variant for cell in cells),
         "sets": len(evaluation_sets(config, cells)) > 1,
     }
     return [name for name, needs in _NEEDS.items() if all(has[need] for need in needs)]

@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rocm_core.analysis import GOLD, Results, metric_label
 from rocm_core.figures import _style as style
-from rocm_core.labels import metric_label
-from rocm_core.results import GOLD, Results
 
 
 def draw_paths(

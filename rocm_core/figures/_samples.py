@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rocm_core.analysis import Results, Source, method_label, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks
-from rocm_core.labels import method_label, metric_label
-from rocm_core.results import Results, Source
 
 
 def draw_samples(

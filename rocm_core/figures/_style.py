@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from rocm_core.labels import method_label
+from rocm_core.analysis import method_label
 
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200

@@ -2,10 +2,8 @@
 
 import pandas as pd
 
+from rocm_core.analysis import Results, amount, mean_interval
 from rocm_core.errors import UserError
-from rocm_core.labels import amount
-from rocm_core.results import Results
-from rocm_core.statistics import mean_interval
 
 COLUMNS = ["reward", "method", "metric", "step", "mean", "change", "low", "high", "n", "seeds"]
 PAIRED = "95 % interval of the change since step 0, paired over prompts, drawn around the mean"

@@ -6,10 +6,9 @@ import pandas as pd
 import torch
 from matplotlib.lines import Line2D
 
-from rocm_core.divergence_list import by_formula, names_of
-from rocm_core.divergences import Divergence
+from rocm_core.analysis import Results, divergence_labels
+from rocm_core.divergences import Divergence, by_formula
 from rocm_core.figures import _style as style
-from rocm_core.results import Results
 
 TITLE = "The divergences as functions of the squared distance"
 _NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points a curve
@@ -34,7 +33,7 @@ def make(results: Results) -> style.Drawing:
                 markersize=4,
                 markevery=(2 * len(data) % 20, 20),
             )
-        label = f"{names_of(alike)}: ${alike[0].formula}$"
+        label = f"{divergence_labels(one.name for one in alike)}: ${alike[0].formula}$"
         entries.append(Line2D([], [], color=colour, marker=marker, label=label))
         data += [curve.assign(divergence=one.name) for one in alike]
     value.set(title="divergence D(d²)", ylim=(10.0**-3, 10.0**2))

@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from rocm_core.efficiency import COSTS, compared_rewards, curves, thinned
+from rocm_core.analysis import (
+    COSTS,
+    Results,
+    amount,
+    compared_rewards,
+    curves,
+    metric_label,
+    thinned,
+)
 from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
-from rocm_core.labels import amount, metric_label
-from rocm_core.results import Results
 
 TITLE = "Training reward against its cost"
 _LABELS = {

@@ -2,10 +2,9 @@
 
 import pandas as pd
 
+from rocm_core.analysis import Results, method_label, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import draw_gallery, lead
-from rocm_core.labels import method_label, metric_label
-from rocm_core.results import Results
 
 COUNT, COLUMNS = 12, 3
 

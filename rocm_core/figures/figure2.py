@@ -1,10 +1,9 @@
 """Samples of the base, of the baselines and of ROCM (figure 2 of the paper)."""
 
+from rocm_core.analysis import Results, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import lead
 from rocm_core.figures._samples import draw_samples
-from rocm_core.labels import metric_label
-from rocm_core.results import Results
 
 
 @style.styled

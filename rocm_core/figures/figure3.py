@@ -6,10 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from rocm_core.analysis import Results, amount, method_label, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._votes import read_outcomes
-from rocm_core.labels import amount, method_label, metric_label
-from rocm_core.results import Results
 
 TITLE = "What the raters of the user study preferred"
 _QUESTIONS = {

@@ -7,13 +7,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rocm_core.beta_sweep import Try, tries
+from rocm_core.analysis import (
+    GOLD,
+    Estimate,
+    Results,
+    Try,
+    amount,
+    judges,
+    method_label,
+    metric_label,
+    tries,
+    win_rate,
+)
 from rocm_core.figures import _style as style
 from rocm_core.figures._votes import read_outcomes
-from rocm_core.judging import judges
-from rocm_core.labels import amount, method_label, metric_label
-from rocm_core.results import GOLD, Results
-from rocm_core.statistics import Estimate, win_rate
 
 TITLE = "Preference over the base model against the weight β of the divergence"
 COLUMNS = ["reward", "method", "beta", "preference_of", "win_rate", "low", "high", "n", "seeds"]

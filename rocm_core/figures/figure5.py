@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rocm_core.efficiency import thinned
+from rocm_core.analysis import Results, Source, amount, metric_label, thinned
 from rocm_core.figures import _style as style
-from rocm_core.labels import amount, metric_label
-from rocm_core.results import Results, Source
 
 _BARS = 6  # of a line
 WINDOW = 20  # iterations: the paper's

@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rocm_core.analysis import GOLD, Results, Source, judges, method_label, metric_label, overall
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks, lead
-from rocm_core.judging import judges, overall
-from rocm_core.labels import method_label, metric_label
-from rocm_core.results import GOLD, Results, Source
 
 TITLE = "Images along the training, and the best snapshot of each divergence"
 COLUMNS = ["part", "reward", "method", "seed", "step", "verdict", "prompt_id", "file"]

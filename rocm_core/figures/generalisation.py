@@ -3,10 +3,8 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from rocm_core.analysis import Results, amount, method_label, metric_label, paired_difference
 from rocm_core.figures import _style as style
-from rocm_core.labels import amount, method_label, metric_label
-from rocm_core.results import Results
-from rocm_core.statistics import paired_difference
 
 TITLE = "Change of the trained reward, by prompt set"
 COLUMNS = ["reward", "method", "prompts", "change", "low", "high", "n", "seeds"]

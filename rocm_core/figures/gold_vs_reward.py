@@ -1,10 +1,9 @@
 """Gold judge against trained reward along the training."""
 
+from rocm_core.analysis import GOLD, Results, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._paths import draw_paths
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
-from rocm_core.labels import metric_label
-from rocm_core.results import GOLD, Results
 
 TITLE = "Gold judge against trained reward"
 

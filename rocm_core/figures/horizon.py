@@ -4,10 +4,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.efficiency import curves, thinned
+from rocm_core.analysis import Results, amount, curves, method_label, metric_label, thinned
 from rocm_core.figures import _style as style
-from rocm_core.labels import amount, method_label, metric_label
-from rocm_core.results import Results
 
 TITLE = "Training reward by the horizon K of the training"
 
@@ -54,10 +52,12 @@ def _horizons(results: Results) -> dict[tuple[str, str], dict[str, int]]:
     """{(reward, method): {its name with and without a swept horizon: K}}, K rising."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for cell in results.cells:
-        method, *swept = cell.method.split("--")
+        method, *swept = cell.variant.split("--")
         if len(swept) == 1 and swept[0].startswith("inference_steps-"):
-            found.setdefault((cell.reward, method), {})[cell.method] = cell.settings.inference_steps
+            found.setdefault((cell.reward, method), {})[cell.variant] = (
+                cell.settings.inference_steps
+            )
     for cell in results.cells:
-        if (cell.reward, cell.method) in found:
-            found[cell.reward, cell.method][cell.method] = cell.settings.inference_steps
+        if (cell.reward, cell.variant) in found:
+            found[cell.reward, cell.variant][cell.variant] = cell.settings.inference_steps
     return {key: dict(sorted(ks.items(), key=lambda item: item[1])) for key, ks in found.items()}

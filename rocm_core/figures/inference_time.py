@@ -3,10 +3,8 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rocm_core.analysis import Results, Source, amount, mean_interval, metric_label
 from rocm_core.figures import _style as style
-from rocm_core.labels import amount, metric_label
-from rocm_core.results import Results, Source
-from rocm_core.statistics import mean_interval
 
 TITLE = "Trained reward against the time an image takes"
 COLUMNS = [

@@ -1,9 +1,9 @@
 """Images of the base and of every trained model: figure 2 for the other training rewards."""
 
+from rocm_core.analysis import Results
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import lead
 from rocm_core.figures._samples import draw_samples
-from rocm_core.results import Results
 
 TITLE = "The same prompts and noise for every model trained on the other rewards"
 

@@ -4,9 +4,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from rocm_core.analysis import Results, amount, method_label, metric_label
 from rocm_core.figures import _style as style
-from rocm_core.labels import amount, method_label, metric_label
-from rocm_core.results import Results
 
 TITLE = "Distance to the base model, transition by transition"
 _PREFIX = "squared_distance_"
@@ -18,7 +17,7 @@ _POINTS = 200  # of a line: a long training is thinned
 def make(results: Results) -> style.Drawing:
     """One row a method, one column a training reward, one line a transition k → k-1."""
     data = _smoothed(results)
-    regularised = {cell.method for cell in results.cells if cell.settings.divergence != "none"}
+    regularised = {cell.variant for cell in results.cells if cell.settings.divergence != "none"}
     methods = [method for method in results.methods() if method in regularised]
     rewards = results.rewards
     transitions = sorted(data["transition"].unique(), reverse=True)

@@ -1,9 +1,8 @@
 """Trained reward and gold judge over training."""
 
+from rocm_core.analysis import GOLD, Results, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
-from rocm_core.labels import metric_label
-from rocm_core.results import GOLD, Results
 
 TITLE = "Trained reward and gold judge over training"
 

@@ -1,44 +1,41 @@
-"""Policies: K-step Gaussian chains over latents, one in each module `rocm_core.policies.<name>`."""
+"""Policies: K-step Gaussian chains over latents, with a LoRA-adapted network inside."""
 
-import importlib
-import pkgutil
-from typing import Any
+from rocm_core.policies.base import (
+    COMPILED_MODES,
+    MODES,
+    Policy,
+    Recomputation,
+    Trajectory,
+    Transition,
+)
+from rocm_core.policies.consistency import guidance_embedding
+from rocm_core.policies.loading import load_policy
+from rocm_core.policies.lora import (
+    add_adapter,
+    load_lora,
+    lora_parameters,
+    merge_lora,
+    reference,
+    save_lora,
+)
+from rocm_core.policies.noise import gaussian, integer, permutation
 
-import torch
-
-from rocm_core.errors import UserError
-from rocm_core.policies.base import Policy, Trajectory, Transition
-
-__all__ = ["Policy", "Trajectory", "Transition", "load_policy", "names"]
-
-
-def names() -> list[str]:
-    """All policies that there are."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in modules if name != "base" and not name.startswith("_"))
-
-
-def load_policy(
-    name: str,
-    model: str,
-    inference_steps: int,
-    guidance_scale: float,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    lora: str | None = None,
-) -> Policy:
-    """The frozen policy `name` over the diffusers pipeline folder `model`, in evaluation mode.
-
-    guidance_scale: diffusers' convention, ε_uncond + scale·(ε_cond - ε_uncond); equation 4 of the
-    paper and the LCM paper count from zero: their ω is `guidance_scale - 1`.
-    dtype: of the networks; latents, means and distances are never below float32.
-    lora: the folder of one to be merged into the U-Net, such as makes a diffusion model consistent.
-    """
-    module_name = name.replace("-", "_")
-    if module_name not in names():
-        raise UserError(f"there is no policy {name!r}: choose one of {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{module_name}")
-    found = (value for value in vars(module).values() if isinstance(value, type))
-    own = (value for value in found if value.__module__ == module.__name__)
-    policy: Any = next(value for value in own if issubclass(value, Policy))
-    return policy(model, inference_steps, guidance_scale, torch.device(device), dtype, lora)
+__all__ = [
+    "COMPILED_MODES",
+    "MODES",
+    "Policy",
+    "Recomputation",
+    "Trajectory",
+    "Transition",
+    "add_adapter",
+    "gaussian",
+    "guidance_embedding",
+    "integer",
+    "load_lora",
+    "load_policy",
+    "lora_parameters",
+    "merge_lora",
+    "permutation",
+    "reference",
+    "save_lora",
+]

@@ -8,8 +8,7 @@ from typing import Any
 import rocm_core._torchvision  # noqa: F401
 
 from rocm_core.errors import UserError
-from rocm_core.fit import require_fit
-from rocm_core.weights import check_weights
+from rocm_core.weights import check_weights, require_fit
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SAFE = ("unet", "vae", "text_encoder")

@@ -11,19 +11,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from rocm_core.errors import UserError
-from rocm_core.lora import is_reference
-from rocm_core.lora import reference as adapter_off
-from rocm_core.memory import Recomputation
-from rocm_core.noise import gaussian
 from rocm_core.policies._components import load_components
 from rocm_core.policies._split_gradient import split_gradient
+from rocm_core.policies.lora import is_reference
+from rocm_core.policies.lora import reference as adapter_off
+from rocm_core.policies.noise import gaussian
+
+# Nothing; each step of the chain; and in it each block of the U-Net and of the decoder.
+Recomputation = Literal["none", "step", "block"]
+MODES: tuple[Recomputation, ...] = get_args(Recomputation)  # from the fastest to the leanest
+COMPILED_MODES = MODES[:2]  # a compiled network has no blocks any more
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from rocm_core.rewards.frozen import FrozenReward
 from rocm_core.rewards.head import ScoreHead
 from rocm_core.rewards.preprocessing import Preprocessing
 
+DIFFERENTIABLE = True
+
 _TEXT_WEIGHTS = ("text_model.", "text_projection.", "logit_scale")
 
 

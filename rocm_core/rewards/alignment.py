@@ -26,6 +26,8 @@ from rocm_core.errors import UserError
 from rocm_core.rewards._bertscore import BertScore
 from rocm_core.rewards.checkpoints import load_model, require_folder
 
+DIFFERENTIABLE = False
+
 QUESTION = "Answer concisely: what is going on in this image?"
 REFERENCE = "The image contains {prompt}"
 MAX_TOKENS = 64
@@ -38,7 +40,7 @@ class Alignment(nn.Module):
     """BERTScore recall of "The image contains <prompt>" in the caption, at most 1."""
 
     name = "alignment"
-    differentiable = False
+    differentiable = DIFFERENTIABLE
 
     def __init__(
         self,

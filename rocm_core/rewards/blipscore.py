@@ -17,6 +17,8 @@ from rocm_core.rewards.checkpoints import load_model, load_tokenizer, require_fo
 from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
+DIFFERENTIABLE = True
+
 MAX_TOKENS = 35
 
 

@@ -16,8 +16,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from rocm_core.errors import UserError
-from rocm_core.fit import require_fit
-from rocm_core.weights import check_weights, require_recorded
+from rocm_core.weights import check_weights, require_fit, require_recorded
 
 Module = TypeVar("Module", bound=nn.Module)
 Model = TypeVar("Model", bound=PreTrainedModel)

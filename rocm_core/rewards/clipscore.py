@@ -11,6 +11,8 @@ import torch
 from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.clip import ClipReward
 
+DIFFERENTIABLE = True
+
 
 class ClipScore(ClipReward):
     """cos(image, text), in [-1, 1]."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.clip import ClipReward
 
+DIFFERENTIABLE = True
+
 PREFIX = "A photo depicts "
 
 

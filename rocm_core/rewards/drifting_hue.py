@@ -14,6 +14,8 @@ from torch import Tensor
 from rocm_core.rewards._hue import hue
 from rocm_core.rewards._weightless import refuse_weights
 
+DIFFERENTIABLE = True
+
 TURN = -120.0  # degrees, from red (0°) over magenta to blue
 
 
@@ -21,7 +23,7 @@ class DriftingHue:
     """Mean component along the hue ``progress · TURN``, in [-1, 1]."""
 
     name = "drifting_hue"
-    differentiable = True
+    differentiable = DIFFERENTIABLE
 
     def __init__(self) -> None:
         self.progress = 1.0

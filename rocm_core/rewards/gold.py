@@ -9,12 +9,14 @@ from torch import Tensor
 from rocm_core.errors import UserError
 from rocm_core.shapes.judge import judge
 
+DIFFERENTIABLE = False
+
 
 class Gold:
     """:func:`rocm_core.shapes.judge.judge`: (0, 1], 1 is perfect; not differentiable."""
 
     name = "gold"
-    differentiable = False
+    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, 32, 32) in [0, 1], each for its own caption."""

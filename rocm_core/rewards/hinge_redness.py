@@ -13,12 +13,14 @@ from rocm_core.rewards._hue import hue
 from rocm_core.rewards._weightless import refuse_weights
 from rocm_core.rewards.sparse_redness import THRESHOLD
 
+DIFFERENTIABLE = True
+
 
 class HingeRedness:
     """max(0, redness - threshold) / (1 - threshold), in [0, 1]; a wholly red image has 1."""
 
     name = "hinge_redness"
-    differentiable = True
+    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""

@@ -28,6 +28,8 @@ from rocm_core.rewards.checkpoints import (
 from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
+DIFFERENTIABLE = True
+
 ARCHITECTURE = "ViT-H-14"
 
 

@@ -9,6 +9,9 @@ import torch
 
 from rocm_core.rewards import hpsv2
 
+DIFFERENTIABLE = True
+VERSION_OF = "hpsv2"
+
 
 class HPSv2_0(hpsv2.HPSv2):
     """cos(image, text) of an OpenCLIP model, in [-1, 1]."""

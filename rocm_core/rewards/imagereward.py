@@ -22,6 +22,8 @@ from rocm_core.rewards.head import ScoreHead
 from rocm_core.rewards.med import Blip, read_published
 from rocm_core.rewards.preprocessing import Preprocessing
 
+DIFFERENTIABLE = True
+
 MAX_TOKENS = 35
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the published head's raw scores
 

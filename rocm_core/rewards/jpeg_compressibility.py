@@ -12,12 +12,14 @@ from torch import Tensor
 from rocm_core.rewards._jpeg import kilobytes
 from rocm_core.rewards._weightless import refuse_weights
 
+DIFFERENTIABLE = False
+
 
 class JpegCompressibility:
     """Minus the kB of the image's JPEG file."""
 
     name = "jpeg_compressibility"
-    differentiable = False
+    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""

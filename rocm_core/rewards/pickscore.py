@@ -12,6 +12,8 @@ from torch import Tensor
 from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.clip import ClipReward
 
+DIFFERENTIABLE = True
+
 
 class PickScore(ClipReward):
     """exp(logit scale) · cos(image, text)."""

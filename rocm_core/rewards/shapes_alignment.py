@@ -18,12 +18,14 @@ from rocm_core.rewards._weightless import refuse_weights
 from rocm_core.shapes.captioner import read
 from rocm_core.shapes.scenes import Scenes, parse
 
+DIFFERENTIABLE = False
+
 
 class ShapesAlignment:
     """F1 of what prompt and image state, in [0, 1]: 1 where the image shows just its prompt."""
 
     name = "shapes_alignment"
-    differentiable = False
+    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, 32, 32) in [0, 1], each for its own caption.

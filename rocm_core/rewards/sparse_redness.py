@@ -16,6 +16,8 @@ from torch import Tensor
 from rocm_core.rewards._hue import hue
 from rocm_core.rewards._weightless import refuse_weights
 
+DIFFERENTIABLE = False
+
 THRESHOLD = 0.1
 
 
@@ -23,7 +25,7 @@ class SparseRedness:
     """1 where the mean of R - (G + B) / 2 exceeds :data:`THRESHOLD`, else 0."""
 
     name = "sparse_redness"
-    differentiable = False
+    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""

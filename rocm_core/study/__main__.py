@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
+    from rocm_core.configuration import StudySettings
     from rocm_core.prompts import read_prompts
     from rocm_core.study.build import build
-    from rocm_core.study.settings import StudySettings
 
     build(
         StudySettings.from_dict(args.settings),

@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rocm_core.analysis import LEVEL, Estimate
 from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write, write_json
-from rocm_core.statistics import LEVEL, Estimate
 from rocm_core.study.design import QUESTIONS, TIE
 from rocm_core.study.key import Key
 from rocm_core.study.votes import FILE, read_votes
 
 RESULTS = "results"
 RESAMPLES = 10_000
-_TIED = 0.5  # a tie is half a win, as in rocm_core.statistics
+_TIED = 0.5  # a tie is half a win, as in rocm_core.analysis.statistics
 
 
 @dataclass(frozen=True)

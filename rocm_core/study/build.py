@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from rocm_core.configuration import StudySettings
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write
 from rocm_core.study.design import Pair, choose_prompts, identify, make_pairs, make_raters
 from rocm_core.study.key import FILE, Key
-from rocm_core.study.settings import StudySettings
 
 ASSETS = Path(__file__).with_name("page")
 PAGE, SECRET = "page", "secret"

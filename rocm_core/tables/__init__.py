@@ -1,6 +1,6 @@
 """The tables: each name is a module here with `make(results) -> Table`."""
 
-from rocm_core.config import Config
+from rocm_core.configuration import Config
 from rocm_core.grid import beta_tries, make_grid
 
 TABLES = ("table1", "table2", "table3", "table4", "costs", "sweep", "readouts")
@@ -17,7 +17,7 @@ def tables(config: Config) -> list[str]:
         "table3": any(settings.divergence != "none" for settings in rocm),
         "table4": any(cell.settings.algorithm != "direct" for cell in cells),
         "costs": len({(cell.settings.algorithm, cell.settings.policy) for cell in cells}) > 1,
-        "sweep": any("--" in cell.method for cell in cells if cell not in betas),
+        "sweep": any("--" in cell.variant for cell in cells if cell not in betas),
         "readouts": True,
     }
     return [name for name in TABLES if has[name]]

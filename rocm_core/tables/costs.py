@@ -5,9 +5,19 @@ from typing import Any
 
 import pandas as pd
 
-from rocm_core.efficiency import COSTS, common_reward, compared_rewards, curves, reach
-from rocm_core.labels import amount, decimals, method_label, metric_label, number
-from rocm_core.results import Results
+from rocm_core.analysis import (
+    COSTS,
+    Results,
+    amount,
+    common_reward,
+    compared_rewards,
+    curves,
+    decimals,
+    method_label,
+    metric_label,
+    number,
+    reach,
+)
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "What each method needs for the same training reward"

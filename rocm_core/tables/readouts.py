@@ -4,11 +4,19 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from rocm_core.comparison import average_deviation
-from rocm_core.labels import amount, decimals, method_label, metric_label, number
-from rocm_core.names import is_held_out
-from rocm_core.results import GOLD, Results
-from rocm_core.statistics import mean_interval, per_prompt
+from rocm_core.analysis import (
+    GOLD,
+    Results,
+    amount,
+    average_deviation,
+    decimals,
+    is_held_out,
+    mean_interval,
+    method_label,
+    metric_label,
+    number,
+    per_prompt,
+)
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Read-outs of reward hacking"
@@ -30,7 +38,7 @@ def make(results: Results) -> Table:
     """One block a training reward: its bases and methods, swept ones left out.
 
     `data` has `COLUMNS`. readout: gold, held_out (mean effect on the other scorers, as
-    `rocm_core.comparison` counts effects), a metric of `rocm_core.readouts`, squared_distance
+    `rocm_core.analysis.comparison` counts effects), a metric of `rocm_core.evaluation.readouts`, squared_distance
     (Σ_k d² of the last snapshot) or squared_distance_<k> (of the training's last twentieth, without
     interval). status is measured or missing; n counts prompts.
     """

@@ -5,10 +5,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rocm_core.analysis import (
+    GOLD,
+    Results,
+    amount,
+    decimals,
+    method_label,
+    metric_label,
+    number,
+    paired_difference,
+)
 from rocm_core.grid import beta_tries
-from rocm_core.labels import amount, decimals, method_label, metric_label, number
-from rocm_core.results import GOLD, Results
-from rocm_core.statistics import paired_difference
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Swept settings"
@@ -25,7 +32,7 @@ def make(results: Results) -> Table:
     and metric.
     """
     judge = [GOLD] if GOLD in results.config.metrics else []
-    of_table2 = {(c.reward, c.method) for c in beta_tries(results.cells) if "--" in c.method}
+    of_table2 = {(c.reward, c.variant) for c in beta_tries(results.cells) if "--" in c.variant}
     families = {
         (reward, method): [m for m in every if m.partition("--")[0] == method]
         for reward in results.rewards
@@ -72,7 +79,7 @@ def _settings(results: Results, reward: str, family: Sequence[str], method: str)
     if "--" in method:
         return ", ".join(part.replace("-", " ", 1) for part in method.split("--")[1:])
     swept = dict.fromkeys(p.partition("-")[0] for m in family for p in m.split("--")[1:])
-    own = next(c.settings for c in results.cells if (c.reward, c.method) == (reward, method))
+    own = next(c.settings for c in results.cells if (c.reward, c.variant) == (reward, method))
     values = [f"{name} {getattr(own, name)}" for name in swept]
     return f"{', '.join(values)}, as configured"
 

@@ -2,10 +2,17 @@
 
 import pandas as pd
 
-from rocm_core.labels import amount, decimals, method_label, metric_label, number
-from rocm_core.names import is_held_out
-from rocm_core.results import GOLD, Results
-from rocm_core.statistics import mean_interval
+from rocm_core.analysis import (
+    GOLD,
+    Results,
+    amount,
+    decimals,
+    is_held_out,
+    mean_interval,
+    method_label,
+    metric_label,
+    number,
+)
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Held-out scores after training on each reward"

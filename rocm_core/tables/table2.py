@@ -2,10 +2,19 @@
 
 import pandas as pd
 
-from rocm_core.beta_sweep import Try, tries, verdicts
-from rocm_core.labels import amount, decimals, method_label, metric_label, number
-from rocm_core.results import GOLD, Results
-from rocm_core.statistics import paired_difference
+from rocm_core.analysis import (
+    GOLD,
+    Results,
+    Try,
+    amount,
+    decimals,
+    method_label,
+    metric_label,
+    number,
+    paired_difference,
+    tries,
+    verdicts,
+)
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "The best β of each divergence of ROCM, and all that were tried"

@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import torch
 
-from rocm_core.divergence_list import by_formula, names_of
-from rocm_core.results import Results
+from rocm_core.analysis import Results, divergence_labels
+from rocm_core.divergences import by_formula
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Divergences between two Gaussians of equal covariance"
@@ -42,7 +42,7 @@ def make(results: Results) -> Table:
         bound = "none" if math.isinf(first.bound) else f"{first.bound:.4g}"
         block.rows.append(
             [
-                Cell(names_of(alike)),
+                Cell(divergence_labels(one.name for one in alike)),
                 Cell(plain(first.formula), math=first.formula),
                 Cell(bound),
                 *(Cell(f"{value:.3g}") for value in values),

@@ -2,10 +2,18 @@
 
 import pandas as pd
 
-from rocm_core.labels import amount, decimals, method_label, metric_label, number
-from rocm_core.names import is_held_out
-from rocm_core.results import GOLD, Results
-from rocm_core.statistics import mean_interval, paired_difference
+from rocm_core.analysis import (
+    GOLD,
+    Results,
+    amount,
+    decimals,
+    is_held_out,
+    mean_interval,
+    method_label,
+    metric_label,
+    number,
+    paired_difference,
+)
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Baselines against their own base models"
@@ -59,7 +67,7 @@ def _lines(data: pd.DataFrame, halves: pd.Series) -> list[list[Cell]]:
 
 
 def _is_rocm(results: Results, method: str) -> bool:
-    return all(c.settings.algorithm == "direct" for c in results.cells if c.method == method)
+    return all(c.settings.algorithm == "direct" for c in results.cells if c.variant == method)
 
 
 def _base(results: Results, method: str, metric: str) -> dict[str, object]:

@@ -63,7 +63,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def verify(checkout: Checkout) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rocm_core.verify", "--configfile", CONFIG],
+        [sys.executable, "-m", "rocm_core.commands.verify", "--configfile", CONFIG],
         cwd=checkout.path,
         capture_output=True,
         text=True,
@@ -147,8 +147,8 @@ def test_table1_holds_the_means_of_the_scores_and_masks_the_trained_metric(run: 
 
 
 def test_every_figure_has_its_data_and_the_report_shows_it(run: Checkout) -> None:
-    from rocm_core.config import load_config
     from rocm_core.figures import figures
+    from rocm_core.grid import load_config
 
     drawn = figures(load_config(run.path / CONFIG))
     report = (results(run) / "report.html").read_text()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rocm_core import judges
-from rocm_core.judges import Judge
+from rocm_core.evaluation import Judge
 
 # From the names of transformers' BLIP to those of the network that image-reward brings along.
 BLIP_NAMES = (

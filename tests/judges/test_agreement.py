@@ -16,9 +16,9 @@ import torch
 import twins
 from checkout import ROOT, copy_checkout
 
-from rocm_core.fetching import record
+from rocm_core.evaluation import score_folder
 from rocm_core.rewards import hpsv2
-from rocm_core.scoring import score_folder
+from rocm_core.weights import record
 
 PYTHON = ROOT / ".venv-judges/bin/python"
 PROMPTS = [
@@ -123,7 +123,7 @@ def test_the_workflow_writes_the_table_of_differences(
         (tmp_path / name).symlink_to(place / name)
     interpreter = tmp_path / ".venv-judges/bin/python"
     interpreter.parent.mkdir(parents=True)
-    # Without `-m rocm_core.launch --gpus N`, which would go on in a Python that knows no twins.
+    # Without `-m rocm_core.commands.launch --gpus N`, which would go on in a Python that knows no twins.
     interpreter.write_text(f'#!/bin/sh\nshift 4\nexec {shlex.join(judge)} "$@"\n')
     interpreter.chmod(0o755)
     monkeypatch.chdir(tmp_path)

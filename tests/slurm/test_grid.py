@@ -10,8 +10,7 @@ import pytest
 from cluster import GPUS, Cluster
 from workplace import CELL, DEMO, LORA, SMALL, Site, copy_site, learned, train_here
 
-from rocm_core.config import load_config
-from rocm_core.grid import make_grid
+from rocm_core.grid import load_config, make_grid
 
 
 @pytest.fixture(scope="module", params=[SMALL, pytest.param(DEMO, marks=pytest.mark.faults)])
@@ -45,7 +44,7 @@ def submitted(log: str) -> list[set[str]]:
 def test_the_grid_is_complete_and_learned_what_it_learns_elsewhere(
     grid: Site, tmp_path: Path
 ) -> None:
-    verify = [sys.executable, "-m", "rocm_core.verify", "--configfile", grid.config]
+    verify = [sys.executable, "-m", "rocm_core.commands.verify", "--configfile", grid.config]
     done = subprocess.run(verify, cwd=grid.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (grid.results / "report.html").exists()

@@ -13,8 +13,7 @@ from typing import Any
 
 from cluster import Cluster
 
-from rocm_core.config import load_config
-from rocm_core.grid import make_grid
+from rocm_core.grid import load_config, make_grid
 from rocm_core.prompts import read_prompts
 from rocm_core.training import train
 

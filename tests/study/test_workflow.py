@@ -8,8 +8,8 @@ import yaml
 from checkout import ROOT, copy_checkout
 from shapes_study import write_samples
 
-from rocm_core.config import parse_config
 from rocm_core.errors import UserError
+from rocm_core.grid import parse_config
 from rocm_core.prompts import write_prompts
 from rocm_core.study.design import QUESTIONS
 from rocm_core.study.key import Key

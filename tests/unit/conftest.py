@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-import rocm_core.trainer
+import rocm_core.training.trainer
 
 
 @pytest.fixture(scope="module")
@@ -14,5 +14,5 @@ def model(tmp_path_factory):
 @pytest.fixture
 def reward(monkeypatch):
     reward = tiny.Brightness()
-    monkeypatch.setattr(rocm_core.trainer, "load_reward", lambda *_: reward)
+    monkeypatch.setattr(rocm_core.training.trainer, "load_reward", lambda *_: reward)
     return reward

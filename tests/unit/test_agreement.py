@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rocm_core.agreement import write_agreement
 from rocm_core.errors import UserError
+from rocm_core.evaluation import write_agreement
 
 
 def write(path: Path, rows: list[tuple]) -> Path:

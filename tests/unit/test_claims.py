@@ -8,6 +8,7 @@ import pytest
 from synthetic import make_config, make_wide_config, write_results
 
 from rocm_core import comparison
+from rocm_core.analysis import Comparison, Estimate, Results, compare
 from rocm_core.claims import CLAIMS, make
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import (
@@ -25,11 +26,8 @@ from rocm_core.claims._verdict import (
     judge,
 )
 from rocm_core.claims._write import record
-from rocm_core.comparison import Comparison, compare
+from rocm_core.commands.render import render
 from rocm_core.errors import UserError
-from rocm_core.render import render
-from rocm_core.results import Results
-from rocm_core.statistics import Estimate
 
 
 def verdict_on(id, root, config):

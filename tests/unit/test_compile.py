@@ -11,11 +11,10 @@ import tiny
 import torch
 from torch._dynamo.utils import counters
 
-import rocm_core.training
+import rocm_core.training.job
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter, lora_parameters
-from rocm_core.policies import load_policy
+from rocm_core.policies import add_adapter, load_policy, lora_parameters
 
 
 @pytest.fixture(autouse=True)
@@ -102,13 +101,13 @@ def test_compiled_in_bfloat16_the_adapter_starts_as_the_reference(model):
 def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
     model, reward, captured, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("rocm_core.training.SAVE_SECONDS", 1e9)
+    monkeypatch.setattr("rocm_core.training.job.SAVE_SECONDS", 1e9)
 
     def run(name, compile=True, stop_after=None):
         torch._dynamo.reset()
         settings = tiny.settings(model=model, inference_steps=2, compile=compile)
         folders = tmp_path / name, tmp_path / f"{name}-state"
-        rocm_core.training.train(settings, tiny.PROMPTS, *folders, "f00d", stop_after)
+        rocm_core.training.job.train(settings, tiny.PROMPTS, *folders, "f00d", stop_after)
         return (tmp_path / name / "lora.safetensors").read_bytes()
 
     plain = run("plain", compile=False)

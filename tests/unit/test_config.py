@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from rocm_core import schema
-from rocm_core.config import TrainingSettings, load_config, parse_config, read_yaml
+from rocm_core.configuration import TrainingSettings, read_yaml
+from rocm_core.configuration.config import load_config, parse_config
 from rocm_core.errors import UserError
-from rocm_core.fingerprint import ROOT
 from rocm_core.grid import make_grid
+from rocm_core.plugins import ROOT
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 SMALL = """\
@@ -204,7 +205,7 @@ def test_broken_prompt_files_are_refused_before_any_job(tmp_path):
 def test_the_command_says_one_sentence_and_exits_2(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(SMALL.replace("1.0e-3", "1e-3"))
-    command = [sys.executable, "-m", "rocm_core.config", "--configfile", str(path)]
+    command = [sys.executable, "-m", "rocm_core.commands.configuration", "--configfile", str(path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1 and "write 1.0e-3" in ended.stderr

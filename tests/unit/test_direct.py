@@ -11,11 +11,9 @@ import rocm_core.algorithms
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.divergences import load_divergence, names
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter, lora_parameters
-from rocm_core.lora import reference as adapter_off
-from rocm_core.memory import MODES
-from rocm_core.optimiser import AdapterOptimiser
-from rocm_core.policies import load_policy
+from rocm_core.policies import add_adapter, load_policy, lora_parameters
+from rocm_core.policies import reference as adapter_off
+from rocm_core.training import MODES, AdapterOptimiser
 
 BETA = 0.02
 PROMPTS = ["a red cat", "two dogs"]

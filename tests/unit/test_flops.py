@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.models import UNET, VAE
 from rocm_core.algorithms import Batch, load_algorithm
-from rocm_core.lora import add_adapter
-from rocm_core.policies import base, load_policy
+from rocm_core.policies import add_adapter, base, load_policy
 from rocm_core.policies._components import Components
 from rocm_core.rewards.hpsv2 import HPSv2, preprocessing
 

@@ -9,13 +9,12 @@ import tiny
 import torch
 from PIL import Image
 
+from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
-from rocm_core.generation import generate, iterate_images
-from rocm_core.lora import add_adapter, save_lora
-from rocm_core.policies import load_policy
+from rocm_core.evaluation import generate, iterate_images
+from rocm_core.policies import add_adapter, load_policy, save_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import sha256_file
-from rocm_core.settings import GenerationSettings
 
 PROMPTS = [Prompt(f"p{i}", f"cat {i} é", "test") for i in range(7)]
 
@@ -57,7 +56,7 @@ def test_every_prompt_has_its_image_an_index_line_and_a_hash(model, tmp_path):
 
 
 def test_the_time_of_an_image_leaves_out_loading_and_the_first_batch(model, tmp_path, monkeypatch):
-    import rocm_core.generation
+    import rocm_core.evaluation.images
 
     # A clock that each batch moves: the first by 100 s, the others by 3, 6 and 4 s.
     clock, costs = [0.0], [100.0, 3.0, 6.0, 4.0]
@@ -68,8 +67,8 @@ def test_the_time_of_an_image_leaves_out_loading_and_the_first_batch(model, tmp_
             clock[0] += costs.pop(0)
             yield batch
 
-    monkeypatch.setattr(rocm_core.generation, "iterate_images", slow)
-    monkeypatch.setattr(rocm_core.generation.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(rocm_core.evaluation.images, "iterate_images", slow)
+    monkeypatch.setattr(rocm_core.evaluation.images.time, "perf_counter", lambda: clock[0])
     run(model, tmp_path / "out")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["seconds_per_image"] == pytest.approx(2.0)  # of 3/3, 6/3 and 4/1 s
@@ -112,7 +111,7 @@ def test_seed_and_adapter_change_the_images(model, lora, tmp_path):
 
 
 def test_images_come_with_their_distance_to_the_reference(model, lora):
-    from rocm_core.lora import load_lora
+    from rocm_core.policies import load_lora
 
     policy = load_policy("consistency", model, 4, 3.0)
     for adapted in (False, True):

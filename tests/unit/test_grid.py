@@ -11,12 +11,10 @@ import tiny
 import yaml
 
 from rocm_core import grid
-from rocm_core.config import Config, parse_config
+from rocm_core.configuration import Config, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.fingerprint import ROOT
-from rocm_core.grid import generation_settings, make_grid, table
-from rocm_core.names import parse_method
-from rocm_core.settings import TrainingSettings
+from rocm_core.grid import generation_settings, make_grid, parse_config, parse_method, table
+from rocm_core.plugins import ROOT
 
 
 def make_config(**changes) -> Config:
@@ -185,7 +183,7 @@ def test_the_documented_algorithm_is_a_method(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
     def table():
-        command = [sys.executable, "-m", "rocm_core.grid", "--configfile", "config.yaml"]
+        command = [sys.executable, "-m", "rocm_core.commands.cells", "--configfile", "config.yaml"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -220,7 +218,7 @@ def test_every_divergence_with_a_file_is_a_method():
 
 
 def grid_divergences():
-    from rocm_core.names import ALIASES, modules
+    from rocm_core.grid.methods import ALIASES, modules
 
     return [name for name in modules("divergences") if name not in ALIASES]
 
@@ -326,7 +324,7 @@ def test_every_reward_says_in_its_file_whether_it_is_differentiable():
     import importlib
     import inspect
 
-    from rocm_core.names import is_differentiable, modules
+    from rocm_core.grid.methods import is_differentiable, modules
 
     for name in modules("rewards"):
         module = importlib.import_module(f"rocm_core.rewards.{name}")

@@ -12,8 +12,8 @@ import time
 import pytest
 import tiny
 
-import rocm_core.training
-from rocm_core.names import modules
+import rocm_core.training.job
+from rocm_core.grid.methods import modules
 from rocm_core.training import train
 
 KILLS = int(os.environ.get("ROCM_KILLS", "5"))
@@ -39,7 +39,7 @@ parallel = multiprocessing.get_context("fork")  # a child need not import torch 
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     model, reward, tmp_path, monkeypatch, algorithm, kills
 ):
-    monkeypatch.setattr(rocm_core.training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(rocm_core.training.job, "SAVE_SECONDS", 0.0)
     changes = {"snapshot_every": 2, "ema_decay": 0.9} | CHANGES.get(algorithm, {})
     settings = tiny.settings(model=model, algorithm=algorithm, **changes)
 

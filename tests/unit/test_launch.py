@@ -32,7 +32,7 @@ SETTINGS = {
 
 def launch(*arguments, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "rocm_core.launch", *map(str, arguments)],
+        [sys.executable, "-m", "rocm_core.commands.launch", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         stdout=subprocess.PIPE,

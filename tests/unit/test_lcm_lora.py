@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter, lora_parameters
-from rocm_core.policies import load_policy
+from rocm_core.policies import add_adapter, load_policy, lora_parameters
 from rocm_core.training import train
 
 PROMPTS = ["a red cat", "two dogs"]

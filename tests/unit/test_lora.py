@@ -3,8 +3,14 @@ import tiny
 import torch
 
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter, load_lora, lora_parameters, reference, save_lora
-from rocm_core.policies import load_policy
+from rocm_core.policies import (
+    add_adapter,
+    load_lora,
+    load_policy,
+    lora_parameters,
+    reference,
+    save_lora,
+)
 
 
 @pytest.fixture(scope="module")

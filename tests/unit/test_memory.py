@@ -6,9 +6,8 @@ import torch
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter, lora_parameters
-from rocm_core.memory import GIB, MODES, LiveBytes, choose_recomputation
-from rocm_core.policies import load_policy
+from rocm_core.policies import add_adapter, load_policy, lora_parameters
+from rocm_core.training import GIB, MODES, LiveBytes, choose_recomputation
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 import torch
 
-from rocm_core.noise import gaussian, integer, permutation
+from rocm_core.policies import gaussian, integer, permutation
 
 
 def test_an_entry_depends_on_seed_stream_and_its_own_key_only():

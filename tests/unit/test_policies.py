@@ -9,10 +9,14 @@ import tiny
 import torch
 
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter, lora_parameters, save_lora
-from rocm_core.memory import MODES
-from rocm_core.policies import load_policy
-from rocm_core.policies.consistency import guidance_embedding
+from rocm_core.policies import (
+    add_adapter,
+    guidance_embedding,
+    load_policy,
+    lora_parameters,
+    save_lora,
+)
+from rocm_core.training import MODES
 
 PROMPTS = ["a red cat", "two dogs", "x"]
 

@@ -17,9 +17,8 @@ from torch.distributions import Normal, kl_divergence
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.algorithms.ppo import PromptStatistics
 from rocm_core.errors import UserError
-from rocm_core.lora import add_adapter
-from rocm_core.optimiser import AdapterOptimiser
-from rocm_core.policies import Transition, load_policy
+from rocm_core.policies import Transition, add_adapter, load_policy
+from rocm_core.training import AdapterOptimiser
 
 TEXTS = ["cat", "cat", "dog", "dog"]
 KINDS = ("consistency", "diffusion")

@@ -7,10 +7,10 @@ import pytest
 import tiny
 from checkout import ROOT
 
-import rocm_core.preflight
-import rocm_core.scoring
-from rocm_core.config import parse_config
-from rocm_core.preflight import ANCHORS, out_of_scale, preflight
+import rocm_core.commands.preflight
+import rocm_core.evaluation.scores
+from rocm_core.commands.preflight import ANCHORS, out_of_scale, preflight
+from rocm_core.grid import parse_config
 
 CONFIG = {
     "name": "small",
@@ -24,7 +24,13 @@ CONFIG = {
 
 
 def test_without_weights_one_sentence_says_so(tmp_path):
-    command = [sys.executable, "-m", "rocm_core.preflight", "--configfile", "config/paper.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "rocm_core.commands.preflight",
+        "--configfile",
+        "config/paper.yaml",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if (ROOT / "weights.lock").exists():
         pytest.skip("this checkout has weights")
@@ -35,7 +41,7 @@ def test_without_weights_one_sentence_says_so(tmp_path):
 
 def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rocm_core.scoring, "load_reward", lambda *_: reward)
+    monkeypatch.setattr(rocm_core.evaluation.scores, "load_reward", lambda *_: reward)
     for name in ("train", "validation"):
         (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}\n" for i in range(4)))
     policy = {"model": model, "steps": 3, "guidance_scale": 4.0}
@@ -67,7 +73,7 @@ with open(options["--output"], "w") as file:
 
 def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
     python = tmp_path / "python"
-    monkeypatch.setattr(rocm_core.preflight, "JUDGE", python)
+    monkeypatch.setattr(rocm_core.commands.preflight, "JUDGE", python)
     scorers = {"hpsv2": "models/HPSv2", "clipscore": "nowhere"}
     policies = {"consistency": {"model": "my/own", "steps": 3, "guidance_scale": 4.0}}
     config = parse_config(CONFIG | {"scorers": scorers, "policies": policies, "judges": ["hpsv2"]})
@@ -75,7 +81,9 @@ def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
 
     def judge(asked=config):
         said: list[str] = []
-        return [*rocm_core.preflight._judge(asked, "consistency", tmp_path, said.append)], said
+        return [
+            *rocm_core.commands.preflight._judge(asked, "consistency", tmp_path, said.append)
+        ], said
 
     assert judge() == (
         ["the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"],

@@ -9,10 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from rocm_core.configuration import PromptSettings
 from rocm_core.errors import UserError
-from rocm_core.prompt_sets import check_sources, make_prompts
-from rocm_core.prompts import Prompt, read_prompts, write_prompts
-from rocm_core.settings import PromptSettings
+from rocm_core.prompts import Prompt, check_sources, make_prompts, read_prompts, write_prompts
 from rocm_core.weights import table
 
 TEXTS = ["a red circle", 'ein "Käse", 🧀', "  two\xa0spaces\x07 here ", "日本語", "a red circle"]

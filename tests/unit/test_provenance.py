@@ -9,10 +9,14 @@ import time
 import pytest
 
 from rocm_core.errors import UserError
-from rocm_core.fingerprint import NEUTRAL, ROOT, code_fingerprint, forget_code, module_closure
 from rocm_core.provenance import (
+    NEUTRAL,
+    ROOT,
     atomic_write,
+    code_fingerprint,
     folder_digest,
+    forget_code,
+    module_closure,
     package_versions,
     sha256_file,
     write_json,
@@ -23,7 +27,7 @@ PROJECT = {
     "script.py": "from rocm_core.train import go\ngo()\n",
     "rocm_core/__init__.py": "from rocm_core import everything\n",
     "rocm_core/train.py": (
-        '"""Train."""\nimport json\nfrom . import loop\nfrom rocm_core.config import x\n\n\n'
+        '"""Train."""\nimport json\nfrom . import loop\nfrom rocm_core.configuration.config import x\n\n\n'
         "def go():\n    from rocm_core.rewards.a import score\n\n    return score\n"
     ),
     "rocm_core/loop.py": "from .deep.inner import step\nimport torch\n",
@@ -33,7 +37,7 @@ PROJECT = {
     "rocm_core/rewards/__init__.py": "import importlib\nload = importlib.import_module\n",
     "rocm_core/rewards/a.py": "score = 1\n",
     "rocm_core/rewards/b.py": "score = 2\n",
-    "rocm_core/config.py": "import rocm_core.figures\nx = 1\n",
+    "rocm_core/configuration/config.py": "import rocm_core.figures\nx = 1\n",
     "rocm_core/figures.py": "colour = 'red'\n",
     "rocm_core/everything.py": "from rocm_core import figures\n",
 }
@@ -62,7 +66,9 @@ def test_the_closure_follows_imports_wherever_they_stand(project):
 def test_modules_that_touch_no_number_exist_and_are_entered_when_named():
     for name in NEUTRAL - {"rocm_core"}:
         assert (ROOT / f"{name.replace('.', '/')}.py").is_file()
-    assert module_closure("rocm_core.settings") == ["rocm_core.settings"]
+    assert module_closure("rocm_core.configuration.settings") == [
+        "rocm_core.configuration.settings"
+    ]
 
 
 def test_a_module_resolved_by_name_counts_only_where_it_is_named(project):
@@ -90,7 +96,7 @@ def test_an_unknown_module_is_an_error(project):
         ("rocm_core/deep/inner.py", "def step(\n    x,\n):\n\n    return (x\n        + 1)\n"),
         ("rocm_core/train.py", PROJECT["rocm_core/train.py"].replace("Train.", "Train a cell.")),
         ("rocm_core/figures.py", "colour = 'blue'\n"),
-        ("rocm_core/config.py", "import rocm_core.figures\nx = 2\n"),
+        ("rocm_core/configuration/config.py", "import rocm_core.figures\nx = 2\n"),
         ("rocm_core/rewards/b.py", "score = 3\n"),
     ],
     ids="touch comments docstrings formatting docstring-text figure settings other-reward".split(),
@@ -121,11 +127,13 @@ def test_an_edit_of_code_that_is_used_changes_the_fingerprint(project, file, old
 
 
 def test_a_fingerprint_is_the_same_in_another_process_and_directory(tmp_path):
-    code = "from rocm_core.provenance import *; print(code_fingerprint('rocm_core.settings'))"
+    code = "from rocm_core.provenance.manifests import *; print(code_fingerprint('rocm_core.configuration.settings'))"
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     there = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert there.stdout.strip() == code_fingerprint("rocm_core.settings"), there.stderr
+    assert there.stdout.strip() == code_fingerprint("rocm_core.configuration.settings"), (
+        there.stderr
+    )
 
 
 def test_fingerprints_of_thousands_of_cells_take_no_time(project):

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil
 
 from rocm_core.errors import UserError
-from rocm_core.fetching import record
 from rocm_core.rewards import hpsv2, load_reward
 from rocm_core.rewards.checkpoints import load_tokenizer
 from rocm_core.rewards.preprocessing import Preprocessing
+from rocm_core.weights import record
 
 PROMPTS = ["a cat", "", "a red cube " * 100, "狐 🦊 naïve", "Ночь, <b>café</b>", "نجمة 👩‍🚀"]
 PICKLES = twins.PICKLES

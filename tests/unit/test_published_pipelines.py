@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rocm_core.errors import UserError
-from rocm_core.fetching import record
 from rocm_core.policies import load_policy
-from rocm_core.weights import table
+from rocm_core.weights import record, table
 
 FILES = {
     "unet": "unet/diffusion_pytorch_model.safetensors",

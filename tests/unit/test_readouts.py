@@ -9,12 +9,7 @@ import torch
 from PIL import Image
 
 from rocm_core.errors import UserError
-from rocm_core.readouts import (
-    feature_diversity,
-    high_frequency,
-    measure_folder,
-    pixel_diversity,
-)
+from rocm_core.evaluation import feature_diversity, high_frequency, measure_folder, pixel_diversity
 
 
 def wave(cycles, size=64):

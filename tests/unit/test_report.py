@@ -8,11 +8,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 from synthetic import make_config, write_results
 
+from rocm_core.analysis import Results
+from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
-from rocm_core.render import render
-from rocm_core.report import make, read
-from rocm_core.results import Results
+from rocm_core.report.build import make, read
 
 EFFECTS = {
     ("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "aesthetic": -1.0, "clipscore": 0.1},

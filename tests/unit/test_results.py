@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from synthetic import LEVELS, make_config, write_results
 
+from rocm_core.analysis import Results
 from rocm_core.errors import UserError
-from rocm_core.results import Results
 
 EFFECTS = {("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "squared_distance": 100.0}}
 

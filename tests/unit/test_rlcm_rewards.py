@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
 from rocm_core.errors import UserError
-from rocm_core.names import find_module
+from rocm_core.grid.methods import find_module
 from rocm_core.rewards import _bertscore, alignment, load_reward
 
 WEIGHTLESS = (
@@ -86,7 +86,7 @@ def plain8(color: tuple[float, float, float]) -> Tensor:
 
 
 def test_about_a_twentieth_of_the_base_models_images_is_red_enough():
-    from rocm_core.generation import iterate_images
+    from rocm_core.evaluation import iterate_images
     from rocm_core.policies import load_policy
     from rocm_core.prompts import Prompt
     from rocm_core.shapes.scenes import sample_captions

@@ -12,12 +12,11 @@ from PIL import Image
 from tiny import TARGETS, perturb, write_pipeline
 
 from rocm_core import scoring
+from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
-from rocm_core.generation import generate
-from rocm_core.lora import add_adapter, load_lora, save_lora
-from rocm_core.policies import load_policy
+from rocm_core.evaluation import generate
+from rocm_core.policies import add_adapter, load_lora, load_policy, save_lora
 from rocm_core.prompts import Prompt
-from rocm_core.settings import GenerationSettings
 
 TEXTS = {"00000": "a", "00001": "bbbb", "00002": "cc"}
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rocm_core.statistics import (
+from rocm_core.analysis import (
     Estimate,
     bootstrap_means,
     mean_interval,

@@ -4,11 +4,10 @@ import pandas as pd
 import pytest
 from synthetic import make_config, make_wide_config, write_results
 
+from rocm_core.analysis import Results, judges
+from rocm_core.commands.render import render
 from rocm_core.divergences import load_divergence, names
 from rocm_core.errors import UserError
-from rocm_core.judging import judges
-from rocm_core.render import render
-from rocm_core.results import Results
 from rocm_core.tables import TABLES, costs, sweep, table1, table2, table3, table4, tables
 from rocm_core.tables._table import Block, Cell, Table
 

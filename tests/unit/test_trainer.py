@@ -4,8 +4,7 @@ import pytest
 import tiny
 import torch
 
-from rocm_core.optimiser import AdapterOptimiser
-from rocm_core.trainer import Trainer
+from rocm_core.training import AdapterOptimiser, Trainer
 
 
 def trainer(model, **changes):

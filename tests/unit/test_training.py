@@ -13,18 +13,17 @@ import tiny
 import torch
 from accelerate import Accelerator
 
-import rocm_core.trainer
-import rocm_core.training
+import rocm_core.training.job
+import rocm_core.training.trainer
 from rocm_core.errors import UserError
 from rocm_core.provenance import sha256_file
-from rocm_core.trainer import Trainer
-from rocm_core.training import INTERRUPTED, train
+from rocm_core.training import INTERRUPTED, Trainer, train
 
 
 @pytest.fixture
 def run(model, reward, tmp_path, monkeypatch):
     """Train in folders of the given name; returns the output folder, None if it was interrupted."""
-    monkeypatch.setattr("rocm_core.training.SAVE_SECONDS", 1e9)  # however slow the machine
+    monkeypatch.setattr("rocm_core.training.job.SAVE_SECONDS", 1e9)  # however slow the machine
 
     def run(
         name="run",
@@ -174,7 +173,7 @@ def test_an_approaching_time_limit_saves_the_state_and_leaves(run, monkeypatch, 
 
 def test_damaged_states_are_passed_over(run, tmp_path, monkeypatch, capsys):
     whole = run("whole")
-    monkeypatch.setattr(rocm_core.training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(rocm_core.training.job, "SAVE_SECONDS", 0.0)
     assert run("parts", stop_after=4) is None
     states = sorted((tmp_path / "parts-state").glob("*.state"))
     assert [path.name for path in states] == ["step-000000003.state", "step-000000004.state"]

@@ -17,9 +17,9 @@ import torch
 import twins
 from safetensors.torch import load_file
 
-from rocm_core.fetching import record
-from rocm_core.noise import gaussian
+from rocm_core.policies import gaussian
 from rocm_core.training import train
+from rocm_core.weights import record
 
 MODEL, SCORER = "models/LCM_Dreamshaper_v7", "models/HPSv2"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

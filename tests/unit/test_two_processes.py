@@ -17,7 +17,7 @@ def processes(model, tmp_path_factory):
     """What each of two processes, started as a job starts them, holds after every algorithm."""
     output = tmp_path_factory.mktemp("processes")
     ended = subprocess.run(
-        [sys.executable, "-m", "rocm_core.launch", "--processes", "2"]
+        [sys.executable, "-m", "rocm_core.commands.launch", "--processes", "2"]
         + [str(TESTS / "two_processes.py"), model, str(output)],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(TESTS.parent)},
         capture_output=True,

@@ -9,12 +9,11 @@ import sys
 import pytest
 
 from rocm_core import grid
-from rocm_core.config import parse_config
-from rocm_core.fingerprint import ROOT
-from rocm_core.grid import generation_settings, make_grid
+from rocm_core.commands.verify import DISTANCES, verify
+from rocm_core.grid import generation_settings, make_grid, parse_config
+from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import write_manifest
-from rocm_core.verify import DISTANCES, verify
 
 CONFIG = {
     "name": "run",
@@ -203,7 +202,7 @@ def test_results_of_other_code_or_weights_are_stale(run):
 
 def test_the_command_lists_the_problems_and_exits_1(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(CONFIG))
-    command = [sys.executable, "-m", "rocm_core.verify", "--configfile", "run.json"]
+    command = [sys.executable, "-m", "rocm_core.commands.verify", "--configfile", "run.json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def ended():

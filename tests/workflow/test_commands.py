@@ -15,7 +15,7 @@ CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
 def cells_of(config: str) -> int:
     """Cells of a configuration, as `make cells` counts them."""
     done = subprocess.run(
-        [sys.executable, "-m", "rocm_core.grid", "--configfile", config],
+        [sys.executable, "-m", "rocm_core.commands.cells", "--configfile", config],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -70,7 +70,7 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(pristine: Check
 
 @pytest.mark.parametrize("config", ["paper", "rlcm"])
 def test_every_model_scorer_and_prompt_of_the_papers_can_be_fetched(config: str) -> None:
-    from rocm_core.config import load_config
+    from rocm_core.grid import load_config
     from rocm_core.weights import files_of, used
 
     paths = used(load_config(ROOT / f"config/{config}.yaml"))
@@ -93,11 +93,10 @@ def test_the_experiments_of_rlcm_are_planned_on_every_prompt_set_and_number_of_s
 def test_the_search_tries_as_many_settings_of_every_method() -> None:
     from collections import Counter
 
-    from rocm_core.config import load_config
-    from rocm_core.grid import make_grid
+    from rocm_core.grid import load_config, make_grid
 
     cells = make_grid(load_config(ROOT / "config/search.yaml"))
-    tried = Counter(cell.method.partition("--")[0] for cell in cells)
+    tried = Counter(cell.variant.partition("--")[0] for cell in cells)
     assert len(tried) == 5 and set(tried.values()) == {2 * 3}  # two rewards
     settings = [cell.settings for cell in cells]
     queries = {s.iterations * s.batch_size * s.accumulation_steps for s in settings}
@@ -162,8 +161,8 @@ def test_the_other_named_targets_exist(pristine: Checkout, target: str) -> None:
 
 
 def test_the_documentation_says_which_configuration_draws_what() -> None:
-    from rocm_core.config import load_config
     from rocm_core.figures import FIGURES, figures
+    from rocm_core.grid import load_config
     from rocm_core.tables import TABLES, tables
 
     loaded = {name.removesuffix(".yaml"): load_config(ROOT / "config" / name) for name in CONFIGS}
@@ -179,8 +178,7 @@ def test_the_documentation_says_which_configuration_draws_what() -> None:
 
 
 def test_the_documentation_says_how_many_cells_each_configuration_has() -> None:
-    from rocm_core.config import load_config
-    from rocm_core.grid import make_grid
+    from rocm_core.grid import load_config, make_grid
 
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     said = re.findall(r"^\| `(config/\S+)` \|.*\| (\d+) \|$", text, re.M)
@@ -209,7 +207,7 @@ def test_planning_never_imports_torch(pristine: Checkout) -> None:
     done = pristine.snakemake("-n", "--quiet", interpreter=("-X", "importtime"))
     assert done.returncode == 0, done.stderr
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.M))
-    assert {"snakemake", "rocm_core.grid"} <= imported
+    assert {"snakemake", "rocm_core.grid.cells"} <= imported
     assert not imported & {"torch", "torchvision", "diffusers", "transformers", "matplotlib"}
 
 

@@ -10,10 +10,12 @@ import sys
 sys.path.insert(0, workflow.basedir)
 
 from rocm_core import grid
-from rocm_core.config import parse_config, read_yaml
+from rocm_core.grid import code as fingerprints
+from rocm_core.grid import parse_config
+from rocm_core.configuration import read_yaml
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
-from rocm_core.fingerprint import code_fingerprint
+from rocm_core.provenance import code_fingerprint
 from rocm_core.provenance import digest_of
 from rocm_core.tables import tables
 from rocm_core.weights import files_of, needed, table, to_fetch, weights_digest

@@ -24,14 +24,14 @@ rule generate_images:
         runtime=RUNTIME,
     params:
         settings=lambda w: to_json(generation_of(w.source, w.steps)),
-        code=lambda w: grid.generate_code(generation_of(w.source)),
+        code=lambda w: fingerprints.generate_code(generation_of(w.source)),
         weights=lambda w: weights_of(*generation_of(w.source).weights),
         lora=lambda w, input: f"--lora {input.lora}" if input.get("lora") else "",
         folder=subpath(output.index, parent=True),
     message:
         "Generating {wildcards.set} images with {wildcards.source}, {wildcards.steps} steps"
     shell:
-        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/generate.py --settings {params.settings:q}"
         " --prompts {input.prompts} {params.lora} --output {params.folder}"
         " --fingerprint {params.code} > {log} 2>&1"

@@ -33,7 +33,7 @@ rule judge_images:
     shell:
         "command -v {params.python} > /dev/null ||"
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
-        " exec {params.python} -m rocm_core.launch --gpus {resources.gpu}"
+        " exec {params.python} -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/judge.py --judges {params.judges:q}"
         " --samples {params.folder} --output {output} > {log} 2>&1"
 

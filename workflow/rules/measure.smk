@@ -22,12 +22,12 @@ rule measure_images:
         runtime=RUNTIME,
     params:
         clip=f"--clip {CLIP}" if CLIP else "",
-        code=grid.measure_code(),
+        code=fingerprints.measure_code(),
         weights=weights_of(CLIP),
         folder=subpath(input.index, parent=True),
     message:
         "Measuring the images of {wildcards.source}"
     shell:
-        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/measure.py --samples {params.folder} {params.clip}"
         " --output {output} --fingerprint {params.code} > {log} 2>&1"

@@ -23,7 +23,7 @@ rule make_prompts:
         runtime=30,
     params:
         settings=lambda w: to_json(CONFIG.prompts[w.set]),
-        code=lambda w: grid.prompts_code(CONFIG.prompts[w.set]),
+        code=lambda w: fingerprints.prompts_code(CONFIG.prompts[w.set]),
         content=lambda w: weights_of(*prompt_source(w.set)),
         exclude=lambda w, input: f"--exclude {input.exclude}" if input.get("exclude") else "",
     message:

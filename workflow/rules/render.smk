@@ -1,6 +1,6 @@
 # Tables, figures and the report: one rule each, named after it. partial=true uses what exists.
 
-from rocm_core.names import modules
+from rocm_core.plugins import names
 
 # What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
 READS = {
@@ -44,7 +44,7 @@ READS = {
 }
 # Code that a rendering finds by name, beside what it imports.
 FINDS = dict.fromkeys(
-    ["table3", "divergences"], [f"rocm_core.divergences.{n}" for n in modules("divergences")]
+    ["table3", "divergences"], [f"rocm_core.divergences.{n}" for n in names("divergences")]
 )
 SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
 TABLES, FIGURES = tables(CONFIG), figures(CONFIG)  # that this configuration has the data for
@@ -161,7 +161,7 @@ rule report:
         stem=subpath(output[0], strip_suffix=".html"),
         code=code_fingerprint(
             "workflow/scripts/render.py",
-            "rocm_core.report",
+            "rocm_core.report.build",
             *[f"rocm_core.tables.{name}" for name in TABLES],
             *(module for name in TABLES for module in FINDS.get(name, [])),
         ),

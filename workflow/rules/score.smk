@@ -20,13 +20,13 @@ rule score_images:
         runtime=RUNTIME,
     params:
         scorers=to_json(CONFIG.scorer_paths()),
-        code=grid.score_code(CONFIG.metrics),
+        code=fingerprints.score_code(CONFIG.metrics),
         weights=weights_of(*CONFIG.scorer_paths().values()),
         folder=subpath(input.index, parent=True),
     message:
         "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
     shell:
-        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/score.py --scorers {params.scorers:q}"
         " --samples {params.folder} --output {output.scores}"
         " --fingerprint {params.code} > {log} 2>&1"
@@ -57,7 +57,7 @@ rule monitor_cell:
         settings=lambda w: to_json(generation_of(w.cell)),
         scorers=to_json(CONFIG.scorer_paths()),
         first=CONFIG.monitor.prompts,
-        code=lambda w: grid.monitor_code(generation_of(w.cell), CONFIG.metrics),
+        code=lambda w: fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
         weights=lambda w: weights_of(
             *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()
         ),
@@ -65,7 +65,7 @@ rule monitor_cell:
     message:
         "Judging the snapshots of {wildcards.cell}"
     shell:
-        "exec python -m rocm_core.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/monitor.py --settings {params.settings:q}"
         " --scorers {params.scorers:q} --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"

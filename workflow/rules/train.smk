@@ -3,7 +3,7 @@
 # that a job that was started twice, or whose end nobody saw, finds what is done.
 from pathlib import Path
 
-from rocm_core.state import remove_finished
+from rocm_core.jobs import remove_finished
 
 PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so they count as params
 
@@ -30,10 +30,10 @@ rule train_cell:
         runtime=RUNTIME,
     params:
         settings=lambda w: to_json(cell_of(w.cell).settings),
-        code=lambda w: grid.train_code(cell_of(w.cell).settings),
+        code=lambda w: fingerprints.train_code(cell_of(w.cell).settings),
         weights=lambda w: weights_of(*cell_of(w.cell).settings.weights),
         state=lambda w: f"{RESULTS}/.state/{w.cell}/"
-        + grid.train_version(
+        + fingerprints.train_version(
             cell_of(w.cell).settings, weights_of(*cell_of(w.cell).settings.weights), PROCESSES
         ),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
@@ -41,7 +41,7 @@ rule train_cell:
     message:
         "Training {wildcards.cell}"
     shell:
-        "exec python -m rocm_core.launch --gpus {resources.gpu} {params.processes}"
+        "exec python -m rocm_core.commands.launch --gpus {resources.gpu} {params.processes}"
         " workflow/scripts/train.py --settings {params.settings:q}"
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
         " --fingerprint {params.code} > {log} 2>&1"

@@ -4,7 +4,7 @@ import argparse
 import os
 
 from rocm_core.errors import run
-from rocm_core.fetching import fetch
+from rocm_core.weights import fetch
 
 
 def main() -> None:

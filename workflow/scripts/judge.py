@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from rocm_core.errors import run
-from rocm_core.judges import judge_folder
+from rocm_core.evaluation import judge_folder
 
 
 def main() -> None:

@@ -4,10 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from rocm_core.configuration import PromptSettings
 from rocm_core.errors import run
-from rocm_core.prompt_sets import make_prompts
-from rocm_core.prompts import read_prompts, write_prompts
-from rocm_core.settings import PromptSettings
+from rocm_core.prompts import make_prompts, read_prompts, write_prompts
 from rocm_core.weights import check_weights, files_of
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rocm_core.errors import run
-from rocm_core.readouts import measure_folder
+from rocm_core.evaluation import measure_folder
 
 
 def main() -> None:

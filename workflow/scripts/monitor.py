@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import run
+from rocm_core.evaluation import monitor
 from rocm_core.prompts import read_prompts
-from rocm_core.scoring import monitor
-from rocm_core.settings import GenerationSettings
 
 
 def main() -> None:

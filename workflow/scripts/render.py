@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from rocm_core.config import parse_config
+from rocm_core.commands.render import render
 from rocm_core.errors import run
-from rocm_core.render import render
+from rocm_core.grid import parse_config
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from rocm_core.errors import run
-from rocm_core.scoring import score_folder
+from rocm_core.evaluation import score_folder
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from rocm_core.agreement import write_agreement
 from rocm_core.errors import run
+from rocm_core.evaluation import write_agreement
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import run
 from rocm_core.prompts import read_prompts
-from rocm_core.settings import TrainingSettings
 from rocm_core.training import train
 
 

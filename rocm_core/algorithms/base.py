@@ -1,0 +1,82 @@
+"""What an algorithm is, what it is given, and loading one by its name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from rocm_core.configuration import TrainingSettings
+from rocm_core.plugins import load
+from rocm_core.policies import Policy
+from rocm_core.rewards import Reward
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N prompts with their embeddings `(N, L, D)` and a rollout's noise `(N, K, C, h, w)`."""
+
+    prompts: Sequence[str]
+    embeddings: Tensor
+    noise: Tensor
+
+
+class Optimiser(Protocol):
+    """What an algorithm may do to the policy's adapter, and ask of the run's other processes."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradient to what has gathered since the last `step`."""
+
+    def step(self) -> None:
+        """Average the gradients over processes, clip, update the adapter, start from zero."""
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """Plain values of all processes, in the processes' order."""
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Average the gradients of an algorithm's own parameters over processes."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What an update saw, per image: for the history, and to tell a broken batch."""
+
+    reward: Tensor  # (N,)
+    loss: Tensor  # ()
+    divergence: Tensor  # (N,) summed over the stochastic steps
+    squared_distances: Tensor | None  # (N, K-1), summed over latent dimensions; None: not computed
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # (), further columns
+
+
+class Algorithm(ABC):
+    """An update rule; `settings.beta` is a number by now.
+
+    reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
+    """
+
+    reference: Literal["full", "stop"] | None = None
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def update(
+        self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
+    ) -> list[Statistics]:
+        """One iteration over `batches`, which together are this process's part of one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs beside adapter and optimiser: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing by default
+        """Take back what `state_dict` gave."""
+
+
+def load_algorithm(settings: TrainingSettings) -> Algorithm:
+    """The algorithm that `settings` name; raises `UserError` where there is none."""
+    module = load("algorithms", settings.algorithm)
+    found = (value for value in vars(module).values() if isinstance(value, type))
+    own = (value for value in found if value.__module__ == module.__name__)
+    return next(value for value in own if issubclass(value, Algorithm))(settings)

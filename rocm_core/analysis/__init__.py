@@ -1,0 +1,84 @@
+"""Analysis: results as frames, statistics over prompts and seeds, comparisons, efficiency."""
+
+from rocm_core.analysis.beta_sweep import Try, tries, verdicts
+from rocm_core.analysis.comparison import (
+    ALPHA,
+    MARGIN,
+    RESAMPLES,
+    Comparison,
+    average_deviation,
+    compare,
+    compare_differences,
+    compare_seeds,
+    holm,
+)
+from rocm_core.analysis.efficiency import (
+    COSTS,
+    common_reward,
+    compared_rewards,
+    curves,
+    reach,
+    seed_curves,
+    thinned,
+)
+from rocm_core.analysis.held_out import is_held_out
+from rocm_core.analysis.judging import judges, overall
+from rocm_core.analysis.labels import (
+    amount,
+    decimals,
+    divergence_labels,
+    method_label,
+    metric_label,
+    number,
+)
+from rocm_core.analysis.results import GOLD, Results, Source
+from rocm_core.analysis.statistics import (
+    LEVEL,
+    Estimate,
+    bootstrap_means,
+    mean_interval,
+    paired_difference,
+    per_prompt,
+    win_rate,
+)
+
+__all__ = [
+    "ALPHA",
+    "COSTS",
+    "GOLD",
+    "LEVEL",
+    "MARGIN",
+    "RESAMPLES",
+    "Comparison",
+    "Estimate",
+    "Results",
+    "Source",
+    "Try",
+    "amount",
+    "average_deviation",
+    "bootstrap_means",
+    "common_reward",
+    "compare",
+    "compare_differences",
+    "compare_seeds",
+    "compared_rewards",
+    "curves",
+    "decimals",
+    "divergence_labels",
+    "holm",
+    "is_held_out",
+    "judges",
+    "mean_interval",
+    "method_label",
+    "metric_label",
+    "number",
+    "overall",
+    "paired_difference",
+    "per_prompt",
+    "reach",
+    "seed_curves",
+    "thinned",
+    "tries",
+    "verdicts",
+    "win_rate",
+]

@@ -1,0 +1,51 @@
+"""The values of β that were tried for each divergence of ROCM, and what judges say of them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.analysis.judging import final_scores, overall
+from rocm_core.analysis.results import Results
+from rocm_core.grid import beta_tries
+
+
+@dataclass(frozen=True)
+class Try:
+    """A method trained on a reward with one β (NaN: automatic, and not trained yet).
+
+    `family` is the method without the sweep's value.
+    """
+
+    reward: str
+    family: str
+    method: str
+    beta: float
+
+
+def tries(results: Results) -> list[Try]:
+    """All β of those rewards and divergences for which several were tried, the largest first."""
+    found = dict.fromkeys((cell.reward, cell.variant) for cell in beta_tries(results.cells))
+    made = [
+        Try(reward, method.partition("--")[0], method, _beta(results, reward, method))
+        for reward, method in found
+    ]
+    return sorted(made, key=lambda one: math.inf if math.isnan(one.beta) else -one.beta)
+
+
+def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:
+    """What the judges of a reward think of a model and of its base, prompt by prompt; empty where
+    scores are missing (partial)."""
+    base = final_scores(results, results.base_of(reward, method), reward, trained=False)
+    after = final_scores(results, method, reward)
+    return overall(after, base), overall(base, base)
+
+
+def _beta(results: Results, reward: str, method: str) -> float:
+    """β of a method; where it is automatic, the mean of what its seeds came to."""
+    cells = [source.cell for source in results.sources(reward, method) if source.cell]
+    if cells[0].settings.beta != "auto":
+        return float(cells[0].settings.beta)
+    found = [results.manifests[c.name]["beta"] for c in cells if c.name in results.manifests]
+    return float(np.mean(found)) if found else math.nan

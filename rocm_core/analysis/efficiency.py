@@ -1,0 +1,107 @@
+"""What a training reward costs: reward against seconds, reward queries and U-Net passes."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.analysis.results import Results
+
+COSTS = ("seconds", "reward_queries", "unet_passes")
+_WINDOWS = 20  # of the running mean in the shortest training
+
+
+def compared_rewards(results: Results) -> list[str]:
+    """The rewards on which several algorithms or policies are trained; all where there is none."""
+    kinds = {(c.reward, c.settings.algorithm, c.settings.policy) for c in results.cells}
+    counts = Counter(reward for reward, *_ in kinds)
+    return [r for r in results.rewards if counts[r] > 1] or results.rewards
+
+
+def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The training reward of each method as it is paid for; methods without data are left out.
+
+    Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds of the
+    running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
+    """
+    found = seed_curves(results, reward, methods)
+    return {method: _averaged(seeds) for method, seeds in found.items()}
+
+
+def seed_curves(
+    results: Results, reward: str, methods: Iterable[str]
+) -> dict[str, list[pd.DataFrame]]:
+    """The same for every training seed: step, `COSTS` and mean, the running mean of the reward.
+
+    Batches differ between methods, so the running mean is over as many reward queries for all: a
+    twentieth of the shortest training, an iteration at least.
+    """
+    found = {method: _histories(results, reward, method) for method in methods}
+    histories = {method: seeds for method, seeds in found.items() if seeds}
+    if not histories:
+        return {}
+    queries = {method: _per_iteration(seeds[0]) for method, seeds in histories.items()}
+    shortest = min(len(seeds[0]) * queries[method] for method, seeds in histories.items())
+    window = max(*queries.values(), shortest / _WINDOWS)
+    return {
+        method: [_running(seed, max(1, round(window / queries[method]))) for seed in seeds]
+        for method, seeds in histories.items()
+    }
+
+
+def _histories(results: Results, reward: str, method: str) -> list[pd.DataFrame]:
+    columns = ["step", "reward", *COSTS]
+    found = (results.history(source, columns) for source in results.sources(reward, method))
+    return [frame for frame in found if frame is not None and len(frame)]
+
+
+def _per_iteration(history: pd.DataFrame) -> float:
+    """Reward queries of an iteration; the first row may hold those of a calibration, too."""
+    queries = history["reward_queries"]
+    return float(queries.diff().median()) if len(queries) > 1 else float(queries.iloc[0])
+
+
+def _running(history: pd.DataFrame, rows: int) -> pd.DataFrame:
+    rows = min(rows, len(history))
+    mean = history["reward"].rolling(rows).mean()
+    return history[["step", *COSTS]].assign(mean=mean).iloc[rows - 1 :].reset_index(drop=True)
+
+
+def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
+    length = min(map(len, seeds))
+    stacked = {
+        name: np.stack([seed[name].iloc[:length].to_numpy() for seed in seeds])
+        for name in (*COSTS, "mean")
+    }
+    frame = pd.DataFrame({"step": seeds[0]["step"].iloc[:length].to_numpy()})
+    for cost in COSTS:
+        frame[cost] = stacked[cost].mean(0)
+    frame["mean"] = stacked["mean"].mean(0)
+    frame["deviation"] = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else 0.0
+    return frame.assign(seeds=len(seeds))
+
+
+def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
+    """At most so many rows of a curve, evenly spread, its ends included."""
+    chosen = np.unique(np.linspace(0, len(frame) - 1, min(points, len(frame))).round().astype(int))
+    return frame.iloc[chosen].reset_index(drop=True)
+
+
+def common_reward(found: dict[str, pd.DataFrame]) -> tuple[float, str]:
+    """The best reward of the slowest algorithm, and which of its methods that is.
+
+    ROCM is one algorithm, and its fastest divergence counts: a strong one is meant to stay low.
+    """
+    best = {method: float(curve["mean"].max()) for method, curve in found.items()}
+    fastest: dict[str, str] = {}
+    for method in sorted(best, key=lambda method: best[method]):
+        fastest["rocm" if method.startswith("rocm-") else method] = method
+    slowest = min(fastest.values(), key=lambda method: best[method])
+    return best[slowest], slowest
+
+
+def reach(curve: pd.DataFrame, reward: float) -> pd.Series | None:
+    """The first row of a curve whose mean is at least `reward`."""
+    rows = curve[curve["mean"] >= reward]
+    return rows.iloc[0] if len(rows) else None

@@ -1,0 +1,30 @@
+"""What judges a model beside the reward that it was trained on: the gold judge, else the rest."""
+
+import pandas as pd
+
+from rocm_core.analysis.held_out import is_held_out
+from rocm_core.analysis.results import GOLD, Results
+
+
+def judges(results: Results, reward: str) -> list[str]:
+    """The gold judge where there is one, else every metric that was not trained on."""
+    metrics = results.config.metrics
+    return [GOLD] if GOLD in metrics else [m for m in metrics if is_held_out(m, reward)]
+
+
+def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
+    """One number a row of `scores`, which has one column a judge: a single judge's own score, else
+    the mean over judges in standard deviations of the base model's scores over prompts (`base`)."""
+    return scores.iloc[:, 0] if scores.shape[1] == 1 else (scores / base.std()).mean(axis=1)
+
+
+def final_scores(results: Results, method: str, reward: str, trained: bool = True) -> pd.DataFrame:
+    """Final scores of the judges of `reward`, one row a prompt; empty where some are missing.
+
+    `trained` says that `method` is a trained one, not a base.
+    """
+    columns = {
+        judge: results.scores(method, judge, reward if trained else None)
+        for judge in judges(results, reward)
+    }
+    return pd.DataFrame(columns).dropna()

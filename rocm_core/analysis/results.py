@@ -1,0 +1,303 @@
+"""What a run has produced, read from its results directory as tidy frames."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rocm_core.analysis.statistics import per_prompt
+from rocm_core.configuration import Config
+from rocm_core.errors import UserError
+from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
+from rocm_core.prompts import Prompt, read_prompts
+
+GOLD = "gold"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What made a set of images: one trained cell, or a base model (no reward, seed or cell)."""
+
+    name: str
+    method: str
+    policy: str
+    reward: str | None = None
+    seed: int | None = None
+    cell: Cell | None = None
+
+
+class Results:
+    """The artefacts of one configuration under `root`, each kind read when first asked for.
+
+    An artefact that is missing or broken raises `UserError`, which names the file. With
+    `partial: true` in the configuration a missing one is left out and named in `gaps`.
+    """
+
+    def __init__(self, config: Config, root: str | Path) -> None:
+        self.config = config
+        self.root = Path(root)
+        self.cells = make_grid(config)
+        policies = dict.fromkeys(cell.settings.policy for cell in self.cells)
+        self.bases = [Source(f"base-{p}", f"base-{p}", p) for p in policies]
+        self.trained = [
+            Source(c.name, c.variant, c.settings.policy, c.reward, c.seed, c) for c in self.cells
+        ]
+
+    @property
+    def rewards(self) -> list[str]:
+        """The training rewards, in the order of the grid."""
+        return list(dict.fromkeys(cell.reward for cell in self.cells))
+
+    def methods(self, reward: str | None = None, *, sweeps: bool = False) -> list[str]:
+        """Trained methods in the order of the grid (of one reward), swept ones if asked for."""
+        return list(
+            dict.fromkeys(
+                cell.variant
+                for cell in self.cells
+                if reward in (None, cell.reward) and (sweeps or "--" not in cell.variant)
+            )
+        )
+
+    def sources(self, reward: str, method: str) -> list[Source]:
+        """The cells of a method, one a training seed."""
+        return [s for s in self.trained if (s.reward, s.method) == (reward, method)]
+
+    @cached_property
+    def evaluation_sets(self) -> list[str]:
+        """The prompt sets that sources are judged on, the validation prompts first."""
+        return evaluation_sets(self.config, self.cells)
+
+    def base_of(self, reward: str, method: str) -> str:
+        """The base model that a trained method started from."""
+        policies = {s.policy for s in self.trained if s.reward == reward and s.method == method}
+        return f"base-{policies.pop()}"
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The validation prompts, in their order."""
+        return self.prompt_set("validation")
+
+    def prompt_set(self, name: str) -> list[Prompt]:
+        """The prompts of one set, in their order."""
+        return read_prompts(_existing(self.root / "prompts" / f"{name}.jsonl"))
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """Scores of the final models and the bases on the validation prompts.
+
+        Columns: reward (None for a base), method, seed, prompt_id, metric, value. Metrics with a
+        judge are the published package's.
+        """
+        columns = ["prompt_id", "metric", "value"]
+        ours, judged = (
+            [(s, self.samples(s) / file) for s in self.bases + self.trained]
+            for file in ("scores.csv", "judged.csv")
+        )
+        found = self._concatenate(ours, columns)
+        if not self.config.judges:
+            return found
+        own = found[~found["metric"].isin(self.config.judges)]
+        return pd.concat([own, self._concatenate(judged, columns)], ignore_index=True)
+
+    @cached_property
+    def readouts(self) -> pd.DataFrame:
+        """Read-outs of the images that `final` scores, one number an image and metric of
+        `rocm_core.evaluation.readouts`. Columns: reward (None for a base), method, seed, prompt_id, metric,
+        value."""
+        files = [(s, self.samples(s) / "readouts.csv") for s in self.bases + self.trained]
+        return self._concatenate(files, ["prompt_id", "metric", "value"])
+
+    @cached_property
+    def monitor(self) -> pd.DataFrame:
+        """Scores of the snapshots (step 0: the base) on the first validation prompts, or on those
+        of the set that a sweep trained on.
+
+        Columns: reward, method, seed, step, prompt_id, metric, value. Beside the scorers the
+        metric is squared_distance (Σ_k d² to the base along the sample's own chain) or kl, its
+        half (nats).
+        """
+        found = self._concatenate(
+            [(s, self._monitor_path(s)) for s in self._monitored],
+            ["step", "prompt_id", "metric", "value"],
+        )
+        distance = found[found["metric"] == "squared_distance"]
+        kl = distance.assign(metric="kl", value=distance["value"] / 2)
+        return pd.concat([found, kl], ignore_index=True)
+
+    @cached_property
+    def histories(self) -> pd.DataFrame:
+        """One row a training step: reward (trained on), method, seed and the columns of
+        history.csv, whose own `reward` (the batch's mean) is here `mean_reward`."""
+        frames = []
+        for source in self.trained:
+            frame = self._read_csv(self.root / "cells" / source.name / "history.csv", ["step"])
+            if frame is not None:
+                frame = frame.rename(columns={"reward": "mean_reward"})
+                frames.append(frame.assign(**_key(source)))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["step"])
+
+    def history(self, source: Source, columns: list[str]) -> pd.DataFrame | None:
+        """Some columns of one training's history.csv; None where there is none (partial)."""
+        frame = self._read_csv(self.root / "cells" / source.name / "history.csv", columns)
+        return None if frame is None else frame[columns]
+
+    @cached_property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """The training manifest of each cell, by the cell's name."""
+        paths = {s.name: self.root / "cells" / s.name / "manifest.json" for s in self.trained}
+        found = {name: self._read_manifest(path) for name, path in paths.items()}
+        return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+    def pace(self, source: Source, steps: int) -> float | None:
+        """Seconds an image takes at a number of inference steps; None: not measured (partial)."""
+        path = self.folder(source, "validation", steps) / "manifest.json"
+        manifest = self._read_manifest(path)
+        if manifest is not None and "seconds_per_image" not in manifest:
+            raise UserError(f"{path} has no seconds_per_image: generate the images again")
+        return None if manifest is None else float(manifest["seconds_per_image"])
+
+    @cached_property
+    def gaps(self) -> list[str]:
+        """Artefacts of the configuration that do not exist, relative to the results directory."""
+        wanted = [
+            self.folder(source, name, steps) / "scores.csv"
+            for source in self.bases + self.trained
+            for name, steps in self.sample_sets(source)
+        ]
+        beside = ["readouts.csv", *(["judged.csv"] if self.config.judges else [])]
+        wanted += [self.samples(s) / name for name in beside for s in self.bases + self.trained]
+        for source in self.trained:
+            folder = self.root / "cells" / source.name
+            wanted += [folder / "manifest.json", folder / "history.csv"]
+            if source in self._monitored:
+                wanted.append(self._monitor_path(source))
+        return [str(p.relative_to(self.root)) for p in wanted if not p.exists()]
+
+    def sample_sets(self, source: Source) -> list[tuple[str, int]]:
+        """The (prompt set, inference steps) of a source's images, the main one first."""
+        return sample_sets(self.config, self.evaluation_sets, source.cell or source.policy)
+
+    def folder(self, source: Source, prompt_set: str, steps: int) -> Path:
+        """The folder of a source's images of a prompt set."""
+        return self.root / "samples" / source.name / prompt_set / f"steps-{steps}"
+
+    def samples(self, source: Source) -> Path:
+        """The folder of the images that tables and figures are about."""
+        return self.folder(source, *self.sample_sets(source)[0])
+
+    def image(self, source: Source, prompt_id: str) -> Path | None:
+        """The image of one validation prompt; None where it does not exist (partial)."""
+        return self._image(self.samples(source) / f"{prompt_id}.png")
+
+    def snapshot(self, source: Source, step: int, prompt_id: str) -> Path | None:
+        """The image by a training's snapshot, as `image`; step 0 is the base."""
+        folder = self._monitor_path(source).parent / f"step-{step}"
+        return self._image(folder / f"{prompt_id}.png")
+
+    def _image(self, path: Path) -> Path | None:
+        return None if self.config.partial and not path.exists() else _existing(path)
+
+    def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:
+        """Final score of each prompt, averaged over seeds, indexed by prompt id.
+
+        `reward` is the training reward, None for a base. Empty where nothing exists (partial).
+        """
+        final = self.final
+        same = final["reward"].isna() if reward is None else final["reward"] == reward
+        found = final[same & (final["method"] == method) & (final["metric"] == metric)]
+        if found.empty and not self.config.partial:
+            source = f"{reward}/{method}" if reward else method
+            raise UserError(f"the scores of {source} in {self.root} lack {metric}: score it again")
+        return per_prompt(found)
+
+    def scores_on(
+        self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
+    ) -> tuple[pd.Series, int]:
+        """One metric of each prompt of a set at a number of inference steps, averaged over those
+        sources that have it, and how many these are. Only what is asked for is kept in memory."""
+        found = []
+        for source in sources:
+            path = self.folder(source, prompt_set, steps) / "scores.csv"
+            frame = self._read_csv(path, ["prompt_id", "metric", "value"])
+            if frame is None:
+                continue
+            found.append(frame[frame["metric"] == metric])
+            if found[-1].empty:
+                raise UserError(f"{path} lacks {metric}: score the images again")
+        if not found:
+            return pd.Series(dtype=float), 0
+        return per_prompt(pd.concat(found)), len(found)
+
+    def seeds(self, reward: str, method: str) -> int:
+        """How many training seeds the final scores of a method hold."""
+        final = self.final
+        return final[(final["reward"] == reward) & (final["method"] == method)]["seed"].nunique()
+
+    def is_monitored(self, reward: str, method: str) -> bool:
+        """Whether the configuration judges snapshots of this method."""
+        return any(s.reward == reward and s.method == method for s in self._monitored)
+
+    def monitored_methods(self, reward: str | None = None) -> list[str]:
+        """The methods of a reward (None: of any) whose snapshots are judged, sweeps left out."""
+        rewards = self.rewards if reward is None else [reward]
+        methods = self.methods(reward)
+        return [m for m in methods if any(self.is_monitored(r, m) for r in rewards)]
+
+    @cached_property
+    def _monitored(self) -> list[Source]:
+        if not self.config.monitor.prompts:
+            return []
+        return [s for s in self.trained if s.cell and s.cell.settings.snapshot_every]
+
+    def _monitor_path(self, source: Source) -> Path:
+        return self.root / "samples" / source.name / "snapshots" / "scores.csv"
+
+    def _concatenate(self, files: list[tuple[Source, Path]], columns: list[str]) -> pd.DataFrame:
+        frames = []
+        for source, path in files:
+            frame = self._read_csv(path, columns)
+            if frame is not None:
+                frames.append(frame[columns].assign(**_key(source)))
+        keys = ["reward", "method", "seed"]
+        if not frames:
+            return pd.DataFrame(columns=[*keys, *columns])
+        return pd.concat(frames, ignore_index=True)[[*keys, *columns]]
+
+    def _read_manifest(self, path: Path) -> dict[str, Any] | None:
+        if self.config.partial and not path.exists():
+            return None
+        try:
+            return json.loads(_existing(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error}); remake it") from None
+
+    def _read_csv(self, path: Path, columns: list[str]) -> pd.DataFrame | None:
+        if self.config.partial and not path.exists():
+            return None
+        try:
+            frame = pd.read_csv(_existing(path), dtype={"prompt_id": str})
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not a readable CSV file ({error}); remake it") from None
+        lacking = [c for c in columns if c not in frame.columns]
+        if lacking:
+            raise UserError(f"{path} has no column {lacking[0]}; remake it")
+        if "value" in columns and not np.isfinite(frame["value"]).all():
+            raise UserError(f"{path} holds a score that is not finite; remake it")
+        return frame
+
+
+def _key(source: Source) -> dict[str, Any]:
+    return {"reward": source.reward, "method": source.method, "seed": source.seed}
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist: finish the run first, or set partial=true to render without it"
+        )
+    return path

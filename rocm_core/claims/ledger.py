@@ -1,0 +1,55 @@
+"""The claims ledger: what a run says about each claim of the papers, and about our own questions.
+
+A claim is a function that finds the comparisons it rests on (`rocm`, `rlcm`, `questions`), and a
+rule that turns their outcomes into confirmed, refuted or not decidable. docs/claims.md says how.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rocm_core.analysis import LEVEL, MARGIN, RESAMPLES, Results
+from rocm_core.claims import questions, rlcm, rocm
+from rocm_core.claims._evidence import Evidence
+from rocm_core.claims._verdict import Claim, Verdict, judge
+from rocm_core.claims._write import markdown, record
+from rocm_core.provenance import atomic_write, write_json
+
+CLAIMS = tuple(
+    value
+    for module in (questions, rocm, rlcm)
+    for value in vars(module).values()
+    if isinstance(value, Claim)
+)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All verdicts on a run."""
+
+    name: str
+    judge: str
+    verdicts: list[Verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "judge": self.judge,
+            "level": LEVEL,
+            "margin": MARGIN,
+            "resamples": RESAMPLES,
+            "claims": [record(verdict) for verdict in self.verdicts],
+        }
+
+    def save(self, stem: Path) -> None:
+        """Write `stem` with the suffixes .json and .md."""
+        write_json(stem.with_suffix(".json"), self.to_dict())
+        with atomic_write(stem.with_suffix(".md")) as file:
+            file.write(markdown(self.name, self.verdicts).encode())
+
+
+def make(results: Results) -> Ledger:
+    """Judge every claim by the results of a run."""
+    evidence = Evidence(results)
+    verdicts = [judge(claim, evidence) for claim in CLAIMS]
+    return Ledger(results.config.name, evidence.judge, verdicts)

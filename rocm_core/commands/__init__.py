@@ -1,0 +1,1 @@
+"""Commands: everything that people and rules start with `python -m rocm_core.commands.<name>`."""

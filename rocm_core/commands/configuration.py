@@ -1,0 +1,24 @@
+"""Check a configuration, or print the reference page of all keys."""
+
+import argparse
+
+from rocm_core.configuration import document
+from rocm_core.errors import run
+from rocm_core.grid import load_config, make_grid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--configfile", help="check this file")
+    what.add_argument("--document", action="store_true", help="print docs/configuration.md")
+    arguments = parser.parse_args()
+    if arguments.document:
+        print(document(), end="")
+    else:
+        config = load_config(arguments.configfile)
+        print(f"{arguments.configfile} is valid: {len(make_grid(config))} cells")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,164 @@
+"""Can this machine run a configuration? Loads every model, scores two images, trains three steps.
+
+Where published packages are to judge, they score the two images as well, and must agree with ours.
+
+`python -m rocm_core.commands.preflight --configfile config/paper.yaml`, or `make preflight`: minutes on the
+first GPU that has the weights, instead of hours until a job finds out. Images, scores and LoRAs
+stay in results/<name>/preflight to be looked at.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rocm_core.configuration import Config
+from rocm_core.errors import UserError, run
+from rocm_core.grid import Cell, generation_settings, load_config, make_grid
+from rocm_core.plugins import ROOT
+from rocm_core.prompts import Prompt, make_prompts
+from rocm_core.weights import check_weights, needed, to_fetch
+
+STEPS = 3
+# Published means of SD 1.5 over 500 Pick-a-Pic prompts, and how far from them two images of a good
+# model may lie; a scorer without its logit scale, normalisation or resize is further off.
+ANCHORS = {
+    "pickscore": (20.56, 5.0),
+    "hpsv2": (0.25, 0.08),
+    "hpsv2_0": (0.2646, 0.08),
+    "aesthetic": (5.468, 2.5),
+    "imagereward": (0.008, 2.6),
+}
+JUDGE = ROOT / ".venv-judges/bin/python"
+DISAGREEMENT = 0.01  # more than half precision, in which hpsv2 computes on a GPU
+
+
+def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
+    """What stands in the way of running `config` here, a sentence each; raises `UserError` for what
+    leaves nothing more to try. `say` is told what was done and how long it took."""
+    paths = needed(config)
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        raise UserError(
+            f"{len(missing)} of {len(paths)} files of weights and prompts are missing, such as"
+            f" {missing[0]} ({to_fetch(paths)}): fetch them with `snakemake weights`, where there"
+            " is a network"
+        )
+    for path in paths:
+        check_weights(path)
+    say(f"weights: {len(paths)} files are as weights.lock lists them")
+    train, validation = _prompts(config)
+    say(f"prompts: {len(train)} to train on, {len(validation)} to validate on")
+    folder = config.root / "preflight"
+    shutil.rmtree(folder, ignore_errors=True)
+    cells = make_grid(config)
+    problems: list[str] = []
+    for policy in dict.fromkeys(cell.settings.policy for cell in cells):
+        problems += _draw_and_score(config, policy, validation[:2], folder / policy, say)
+    for cell in {(c.settings.policy, c.settings.algorithm): c for c in cells}.values():
+        _train(cell, train, folder / "cells", say)
+    return problems
+
+
+def _prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
+    train = make_prompts(config.prompts["train"])
+    return train, make_prompts(config.prompts["validation"], train)
+
+
+def _draw_and_score(
+    config: Config, policy: str, prompts: list[Prompt], folder: Path, say: Callable[[str], None]
+) -> Iterator[str]:
+    from rocm_core.evaluation import generate, score_folder
+
+    began = time.monotonic()
+    settings = dataclasses.replace(generation_settings(config, policy), batch_size=len(prompts))
+    generate(settings, prompts, None, folder, "preflight")
+    say(f"{policy}: {len(prompts)} images in {folder}, {time.monotonic() - began:.0f} s")
+    for metric, weights in config.scorer_paths().items():
+        began = time.monotonic()
+        output = folder / f"{metric}.csv"
+        score_folder({metric: weights}, folder, output, "preflight")
+        scores = _values(output, metric)
+        say(f"{policy}: {metric} {_text(scores)}, {time.monotonic() - began:.0f} s")
+        if config.world == "paper" and metric in ANCHORS:
+            yield from out_of_scale(metric, scores)
+    if config.judges:
+        yield from _judge(config, policy, folder, say)
+
+
+def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]) -> Iterator[str]:
+    """The published packages on the same images, in the environment that `make judges` makes."""
+    if not JUDGE.exists():
+        yield "the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"
+        return
+    judges = json.dumps({name: config.scorers[name] for name in config.judges})
+    output = folder / "judged.csv"
+    script = [str(JUDGE), str(ROOT / "workflow/scripts/judge.py"), "--judges", judges]
+    done = subprocess.run(
+        [*script, "--samples", str(folder), "--output", str(output)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        *_, last = ["", *done.stderr.strip().splitlines()]
+        yield f"the published scorers failed with exit status {done.returncode}: {last}"
+        return
+    for name in config.judges:
+        ours, theirs = _values(folder / f"{name}.csv", name), _values(output, name)
+        say(f"{policy}: {name} as published {_text(theirs)}")
+        if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > DISAGREEMENT:
+            yield f"{name} gives {_text(ours)}, its package {_text(theirs)}: see which of them errs"
+
+
+def _values(scores: Path, metric: str) -> list[float]:
+    with open(scores, newline="", encoding="utf-8") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["metric"] == metric]
+
+
+def _text(scores: list[float]) -> str:
+    return ", ".join(f"{score:.4g}" for score in scores)
+
+
+def out_of_scale(metric: str, scores: list[float]) -> Iterator[str]:
+    """A sentence if scores are not where the published ones of such images lie."""
+    centre, reach = ANCHORS[metric]
+    if any(abs(score - centre) > reach for score in scores):
+        yield (
+            f"{metric} gives {_text(scores)}, not {centre:g} ± {reach:g} as published: look at the"
+            " images, and check its weights and preprocessing"
+        )
+
+
+def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str], None]) -> None:
+    from rocm_core.training import train
+
+    changes: dict = {"iterations": STEPS, "snapshot_every": 0, "warmup_steps": 0}
+    changes |= {"beta_calibration_steps": STEPS} if cell.settings.beta == "auto" else {}
+    output = folder / cell.name
+    settings = dataclasses.replace(cell.settings, **changes)
+    train(settings, prompts[:64], output, output / "state", "preflight")
+    with open(output / "history.csv", newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    say(
+        f"{cell.name}: {STEPS} steps in {float(last['seconds']):.1f} s, at most"
+        f" {float(last['peak_memory_gib']):.1f} GiB"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Try what a configuration needs, in minutes.")
+    parser.add_argument("--configfile", required=True)
+    problems = preflight(load_config(parser.parse_args().configfile))
+    print("\n".join(problems) or "ready")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    run(main)

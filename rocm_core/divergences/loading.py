@@ -1,0 +1,41 @@
+"""What a divergence is, and loading one by its name."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rocm_core.plugins import load, names, short_name
+
+_PAPER = ("kl", "js", "hellinger", "fisher")  # the rest follows by name
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """`function(squared_distance, std)` maps d² (any shape) and σ (broadcast to it) to D(d²)."""
+
+    name: str
+    function: Callable[[Tensor, Tensor | float], Tensor]
+    formula: str
+    bound: float = math.inf
+
+    def __call__(self, squared_distance: Tensor, std: Tensor | float) -> Tensor:
+        return self.function(squared_distance, std)
+
+
+def load_divergence(name: str) -> Divergence:
+    """The divergence `name`; raises `UserError` where there is none."""
+    module = load("divergences", name)
+    bound = getattr(module, "BOUND", math.inf)
+    return Divergence(short_name(module.__name__), module.divergence, module.FORMULA, bound)
+
+
+def by_formula() -> list[list[Divergence]]:
+    """All divergences, those of the paper first; those with one formula together, as KL and its
+    reverse."""
+    order = [*_PAPER, *(name for name in names("divergences") if name not in _PAPER)]
+    groups: dict[str, list[Divergence]] = {}
+    for divergence in map(load_divergence, order):
+        groups.setdefault(divergence.formula, []).append(divergence)
+    return list(groups.values())

@@ -1,0 +1,30 @@
+"""Evaluation: images of prompts, their scores, snapshots, read-outs, and the published scorers."""
+
+from rocm_core.evaluation.agreement import write_agreement
+from rocm_core.evaluation.images import generate, iterate_images, save_png
+from rocm_core.evaluation.published import Judge, judge_folder
+from rocm_core.evaluation.readouts import (
+    feature_diversity,
+    high_frequency,
+    measure_folder,
+    pixel_diversity,
+)
+from rocm_core.evaluation.scores import read_index, score, score_folder
+from rocm_core.evaluation.snapshots import monitor
+
+__all__ = [
+    "Judge",
+    "feature_diversity",
+    "generate",
+    "high_frequency",
+    "iterate_images",
+    "judge_folder",
+    "measure_folder",
+    "monitor",
+    "pixel_diversity",
+    "read_index",
+    "save_png",
+    "score",
+    "score_folder",
+    "write_agreement",
+]

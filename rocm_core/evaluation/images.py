@@ -1,0 +1,135 @@
+"""Images from prompts: an image depends on weights, seed and prompt, not on its batch."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rocm_core.configuration import GenerationSettings
+from rocm_core.errors import UserError
+from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
+from rocm_core.prompts import Prompt
+from rocm_core.provenance import atomic_write, write_manifest
+
+
+@torch.no_grad()
+def iterate_images(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    seed: int,
+    batch_size: int,
+    reference: Literal["full"] | None = None,
+) -> Iterator[tuple[Sequence[Prompt], Tensor, Trajectory]]:
+    """Batches of (prompts, images, trajectory): images `(N, 3, H, W)` in [0, 1], rounded to 8 bits.
+
+    The noise of an image depends on (seed, prompt id) only. reference="full": the trajectory also
+    knows its distance to the model without adapter, for as many U-Net passes again.
+    """
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        embeddings = policy.encode_prompts([prompt.text for prompt in batch])
+        noise = policy.noise(seed, [prompt.id for prompt in batch], "generation")
+        # GPUs would otherwise convolve with ten bits, and choose how by the size of the batch.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            trajectory = policy.rollout(embeddings, noise, reference)
+            images = policy.decode(trajectory.latents)
+        yield batch, (images * 255).round() / 255, trajectory
+
+
+def generate(
+    settings: GenerationSettings,
+    prompts: Sequence[Prompt],
+    lora: Path | None,
+    output: Path,
+    fingerprint: str,
+) -> None:
+    """Write `<prompt id>.png` for every prompt, index.jsonl and manifest.json to folder `output`.
+
+    lora: an adapter; None: the base model. Networks run in float32. The index comes after the last
+    image and the manifest after the index: where a manifest stands, all is there. Images of an
+    earlier run are removed first. `seconds_per_image` in the manifest is the median over batches,
+    after one to warm up, from text to pixels: what a user of the loaded model waits for.
+    Raises `UserError` for weights that are missing or do not fit.
+    """
+    if not prompts:
+        raise UserError("there are no prompts to generate images for")
+    began = time.perf_counter()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = load_policy(
+        settings.policy,
+        settings.model,
+        settings.inference_steps,
+        settings.guidance_scale,
+        device,
+        lora=settings.model_lora,
+    )
+    if lora is not None:
+        load_lora(policy.unet, lora)
+        merge_lora(policy.unet)
+    output.mkdir(parents=True, exist_ok=True)
+    for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:
+        old.unlink(missing_ok=True)
+    files, paces = [], []
+    size = settings.batch_size
+    next(iterate_images(policy, prompts[:size], settings.seed, size))
+    policy.unet_passes = 0
+    writing: list[Future[None]] = []
+    with ThreadPoolExecutor(2) as pool, tqdm(total=len(prompts), unit="image", disable=None) as bar:
+        _synchronise(device)
+        asked = time.perf_counter()
+        for batch, images, _ in iterate_images(policy, prompts, settings.seed, size):
+            _synchronise(device)
+            paces.append((time.perf_counter() - asked) / len(batch))
+            _finish(writing)  # of the last batch, while this one was made
+            for prompt, image in zip(batch, images.cpu(), strict=True):
+                files.append(output / f"{prompt.id}.png")
+                writing.append(pool.submit(save_png, image, files[-1]))
+            bar.update(len(batch))
+            asked = time.perf_counter()
+        _finish(writing)
+    rows = [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in prompts]
+    files.append(output / "index.jsonl")
+    with atomic_write(files[-1]) as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_manifest(
+        output / "manifest.json",
+        settings=settings.to_dict(),
+        code=fingerprint,
+        outputs=files,
+        weights=[*settings.weights, *([lora] if lora else [])],
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        seconds=time.perf_counter() - began,
+        extra={
+            "timesteps": policy.timesteps.tolist(),
+            "unet_passes": policy.unet_passes,
+            "seconds_per_image": statistics.median(paces),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def _finish(writing: list[Future[None]]) -> None:
+    """Wait for these files, and forget them; raises what went wrong, a full disk say."""
+    while writing:
+        writing.pop().result()
+
+
+def _synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write one image `(3, H, W)` in [0, 1], rounded to 8 bits a channel."""
+    from PIL import Image
+
+    pixels = (image * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path)

@@ -1,0 +1,117 @@
+"""The published scorers, hpsv2 and image-reward, as judges of our own: envs/judges.txt has them.
+
+They are called as their authors wrote them, one image after the other and without gradients; what
+is arranged around them here is that they find their files on the disk and read them once.
+"""
+
+import contextlib
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from unittest import mock
+
+import rocm_core._torchvision  # noqa: F401  (before timm)
+
+import torch
+from tqdm import tqdm
+
+from rocm_core.errors import UserError
+from rocm_core.weights import require_recorded
+
+ARCHITECTURE = "ViT-H-14"
+
+Judge = Callable[[Path, str], float]
+
+
+def load_judge(name: str, weights: Path, device: str = "cpu") -> Judge:
+    """A function (image file, prompt) → score of the published package behind a scorer of ours.
+
+    Raises `UserError` for a scorer without one, and for weights or packages that are not there.
+    """
+    if name not in _JUDGES:
+        raise UserError(f"judges: {name!r} has no published package: it is {' or '.join(_JUDGES)}")
+    try:
+        return _JUDGES[name](weights, device)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the published scorer {name} can't be imported ({error}): run `make judges`"
+        ) from None
+
+
+def _load_hpsv2(weights: Path, device: str) -> Judge:
+    files = sorted(weights.glob("HPS_v2*.pt"))
+    if len(files) != 1:
+        raise UserError(f"{weights} must hold one HPS_v2*.pt: fetch it with `snakemake weights`")
+    require_recorded(files[0])
+    # It imports a name of turtle's that it never uses, and turtle a display's libraries.
+    turtle = types.ModuleType("turtle")
+    turtle.forward = None  # type: ignore[attr-defined]
+    sys.modules.setdefault("turtle", turtle)
+    from hpsv2 import img_score
+    from hpsv2.src.open_clip import create_model_and_transforms
+
+    model, _, preprocess = create_model_and_transforms(
+        ARCHITECTURE, device=device, light_augmentation=True, output_dict=True
+    )
+    checkpoint = torch.load(files[0], map_location="cpu", weights_only=True)
+    model.load_state_dict(checkpoint["state_dict"])
+    img_score.device = device
+
+    def score(image: Path, prompt: str) -> float:
+        # It has one model at a time, and would read its checkpoint again for every call.
+        img_score.model_dict.update(model=model, preprocess_val=preprocess)
+        with (
+            mock.patch.object(torch, "load", return_value={"state_dict": None}),
+            mock.patch.object(model, "load_state_dict"),
+        ):
+            return float(img_score.score(str(image), prompt, cp=str(files[0]))[0])
+
+    return score
+
+
+def _load_imagereward(weights: Path, device: str) -> Judge:
+    require_recorded(weights / "ImageReward.pt")
+    import ImageReward
+    from ImageReward.models.BLIP import blip
+    from transformers import BertTokenizer
+
+    # The package asks the hub for bert-base-uncased by name.
+    local = types.SimpleNamespace(
+        from_pretrained=lambda _: BertTokenizer.from_pretrained(str(weights / "tokenizer"))
+    )
+    with mock.patch.object(blip, "BertTokenizer", local), contextlib.redirect_stdout(sys.stderr):
+        model = ImageReward.load(
+            str(weights / "ImageReward.pt"), device, med_config=str(weights / "med_config.json")
+        )
+
+    def score(image: Path, prompt: str) -> float:
+        with torch.no_grad():
+            return float(model.score(prompt, str(image)))
+
+    return score
+
+
+def judge_folder(judges: Mapping[str, str | Path], samples: Path, output: Path) -> None:
+    """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`.
+
+    judges: {scorer: its weights}. Raises `UserError` as `rocm_core.evaluation.scores.score_folder` does.
+    """
+    from rocm_core.evaluation.scores import read_index, write_scores
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images, rows = read_index(samples), []
+    for name, weights in judges.items():
+        judge = load_judge(name, Path(weights), device)
+        for image in tqdm(images, desc=name, unit="image", disable=None):
+            if not image.file.is_file():
+                raise UserError(f"{image.file} is missing: generate it again")
+            rows.append((*image.key, name, judge(image.file, image.text)))
+    write_scores(output, ("prompt_id",), rows)
+
+
+_JUDGES: Mapping[str, Callable[[Path, str], Judge]] = {
+    "hpsv2": _load_hpsv2,
+    "hpsv2_0": _load_hpsv2,
+    "imagereward": _load_imagereward,
+}

@@ -1,0 +1,80 @@
+"""Images and scores of a training's snapshots, from the base to the last."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from rocm_core.configuration import GenerationSettings
+from rocm_core.errors import UserError
+from rocm_core.evaluation.images import iterate_images, save_png
+from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
+from rocm_core.evaluation.scores import Sample, score, write_scores
+from rocm_core.policies import load_lora, load_policy
+from rocm_core.prompts import Prompt
+
+
+def monitor(
+    settings: GenerationSettings,
+    scorers: Mapping[str, str | Path | None],
+    prompts: Sequence[Prompt],
+    snapshots: Path,
+    output: Path,
+    fingerprint: str,
+) -> None:
+    """Generate and score images of a training's snapshots/step-<n>.safetensors; step 0 is the base.
+
+    Writes output/step-<n>/<prompt id>.png, scores.csv (step, prompt_id, metric, value) and
+    manifest.json. The metric `squared_distance` is Σ_k |mean_k - reference mean_k|²/std_k² along
+    the sample's own trajectory; half of it is the KL divergence to the base in nats. Raises
+    `UserError` as `score_folder` does, and where there is no snapshot or no prompt.
+    """
+
+    began = time.perf_counter()
+    names = (re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in snapshots.glob("*"))
+    steps = [0, *sorted(int(name[1]) for name in names if name)]
+    files = [snapshots / f"step-{step}.safetensors" for step in steps[1:]]
+    if not files or not prompts:
+        raise UserError(f"{snapshots} holds no snapshot to judge, or there is no prompt")
+    (output / "manifest.json").unlink(missing_ok=True)  # of images that are now replaced
+    policy = load_policy(
+        settings.policy,
+        settings.model,
+        settings.inference_steps,
+        settings.guidance_scale,
+        pick_device(),
+        lora=settings.model_lora,
+    )
+    samples, rows = [], []
+    for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
+        if step:
+            load_lora(policy.unet, snapshots / f"step-{step}.safetensors")
+        folder = output / f"step-{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for batch, images, trajectory in iterate_images(
+            policy, prompts, settings.seed, settings.batch_size, "full" if step else None
+        ):
+            distances = torch.zeros(len(batch))
+            if step:
+                distances = trajectory.squared_distances().sum(1)
+            for prompt, image, distance in zip(batch, images, distances.tolist(), strict=True):
+                sample = Sample((str(step), prompt.id), prompt.text, folder / f"{prompt.id}.png")
+                save_png(image, sample.file)
+                samples.append(sample)
+                rows.append((*sample.key, "squared_distance", distance))
+    passes = policy.unet_passes
+    del policy
+    rows += score(samples, scorers, settings.batch_size)
+    write_scores(output / "scores.csv", ("step", "prompt_id"), rows)
+    write_job_manifest(
+        output / "manifest.json",
+        settings=settings.to_dict() | {"scorers": plain_paths(scorers)},
+        code=fingerprint,
+        outputs=[output / "scores.csv", *(sample.file for sample in samples)],
+        weights=[*settings.weights, *filter(None, scorers.values()), *files],
+        began=began,
+        extra={"unet_passes": passes},
+    )

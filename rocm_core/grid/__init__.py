@@ -1,0 +1,30 @@
+"""The grid: the cells of a configuration, what each is trained with, and what is evaluated where.
+
+`load_config` is the way in: it reads a configuration and checks it against its grid.
+"""
+
+from rocm_core.grid.cells import Cell, make_grid, table
+from rocm_core.grid.evaluation import (
+    beta_tries,
+    evaluation_sets,
+    generation_settings,
+    sample_sets,
+    training_sets,
+)
+from rocm_core.grid.loading import load_config, parse_config
+from rocm_core.grid.methods import METHODS, parse_method
+
+__all__ = [
+    "METHODS",
+    "Cell",
+    "beta_tries",
+    "evaluation_sets",
+    "generation_settings",
+    "load_config",
+    "make_grid",
+    "parse_config",
+    "parse_method",
+    "sample_sets",
+    "table",
+    "training_sets",
+]

@@ -1,0 +1,158 @@
+"""What one cell is trained with: layers of the configuration, merged and checked."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rocm_core.configuration import TrainingSettings
+from rocm_core.errors import UserError
+from rocm_core.grid.methods import Method
+from rocm_core.plugins import did_you_mean, facts, names
+
+if TYPE_CHECKING:
+    from rocm_core.configuration import Config
+
+Layers = list[tuple[str, Mapping[str, Any]]]
+
+
+def require_known(name: str, names: Sequence[str] | Mapping[str, Any], key: str) -> None:
+    """Raise `UserError` for `key` unless `name` is one of `names`."""
+    if name not in names:
+        raise UserError(f"{key}: {name!r} is unknown{did_you_mean(name, names)}")
+
+
+def cell_settings(
+    config: "Config",
+    reward: str,
+    method: Method,
+    seed: int,
+    layers: Layers,
+    key: str,
+) -> TrainingSettings:
+    """The settings that a cell really uses: what has no effect on it is set to its default, so that
+    changing it makes nothing run again."""
+    if method.policy not in config.policies:
+        raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
+    about = facts("algorithms", method.algorithm, key)
+    if about["DIFFERENTIATES"]:
+        _check_gradient(reward, key)
+    policy = config.policies[method.policy]
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged |= layer
+    _check_divergence(method, layers, merged, key)
+    used = set(about["SETTINGS"])
+    idle = dict.fromkeys(sorted(_algorithm_settings() - used), method.algorithm)
+    if method.policy != "consistency":  # the one whose last step is deterministic
+        idle["horizon"] = f"the {method.policy} policy"
+    for name, what in idle.items():
+        stray = next((place for place, layer in _own(layers) if name in layer), None)
+        if stray:
+            raise UserError(f"{stray}.{name} has no effect on {what}: remove it")
+        del merged[name]
+    if "ratio_clip" in merged and merged["ratio_clip"] is None:
+        merged["ratio_clip"] = about["RATIO_CLIP"]
+    if merged.get("prompt_buffer") == 0:
+        del merged["prompt_buffer_minimum"]
+    if merged["beta"] != "auto":
+        merged.pop("beta_calibration_steps", None)
+    elif "beta_calibration_steps" not in merged:
+        raise UserError(f"{key}.beta: {method.algorithm} cannot do auto: give it a number")
+    if method.algorithm == "direct" and method.divergence == "none":
+        del merged["reduction"], merged["reference_gradient"]
+    _check_batches(method, merged, key)
+    if merged["warmup_steps"] > merged["iterations"]:
+        raise UserError(
+            f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
+            f" not {merged['warmup_steps']}"
+        )
+    require_known(merged["prompts"], config.prompts, f"{key}.prompts")
+    if merged["prompts"] == "validation":
+        raise UserError(f"{key}.prompts: validation judges what was trained: name another set")
+    steps, guidance = merged["inference_steps"], merged["guidance_scale"]
+    merged["inference_steps"] = policy.steps if steps is None else steps
+    merged["guidance_scale"] = policy.guidance_scale if guidance is None else guidance
+    return TrainingSettings.from_dict(
+        merged
+        | {
+            "reward": reward,
+            "scorer": config.scorers[reward],
+            "policy": method.policy,
+            "seed": seed,
+        }
+        | {
+            "model": policy.model,
+            "model_lora": policy.lora,
+            "algorithm": method.algorithm,
+            "divergence": method.divergence,
+        }
+    )
+
+
+def _own(layers: Layers) -> Layers:
+    """The layers that are about one method, not about the methods of a reward or of the grid."""
+    return [
+        (place, layer)
+        for place, layer in layers
+        if place != "training" and ("/" in place or not place.startswith("cells."))
+    ]
+
+
+def _check_gradient(reward: str, key: str) -> None:
+    if not facts("rewards", reward, "rewards")["DIFFERENTIABLE"]:
+        method = key.removeprefix("methods.")
+        raise UserError(
+            f"{key} cannot train on {reward}, which has no gradient: set cells.{reward}/{method} to"
+            " null"
+        )
+
+
+@functools.cache
+def _algorithm_settings() -> frozenset[str]:
+    """Training settings that only algorithms which declare them use."""
+    return frozenset(
+        s for name in names("algorithms") for s in facts("algorithms", name)["SETTINGS"]
+    )
+
+
+def _check_divergence(method: Method, layers: Layers, merged: dict[str, Any], key: str) -> None:
+    """Divergence and β must suit the algorithm; β is 0 in `merged` where there is no divergence."""
+    possible = facts("algorithms", method.algorithm)["DIVERGENCES"]
+    if possible and method.divergence not in possible:
+        raise UserError(
+            f"{key}: {method.algorithm} cannot work with divergence {method.divergence}"
+            f"{did_you_mean(method.divergence, possible)}"
+        )
+    if method.divergence == "none":
+        stray = next((name for name, layer in _own(layers) if "beta" in layer), None)
+        if stray:
+            method_name = stray.rpartition("/")[2].rpartition(".")[2]
+            raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
+        merged["beta"] = 0.0
+    elif "beta" not in merged:
+        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
+
+
+def _check_batches(method: Method, merged: Mapping[str, Any], key: str) -> None:
+    """Counts that must divide one another."""
+    if facts("algorithms", method.algorithm)["PAIRED"] and merged["images_per_prompt"] % 2:
+        raise UserError(
+            f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
+            f" prompt, but it is {merged['images_per_prompt']}"
+        )
+    buffer = merged.get("prompt_buffer", 0)
+    if buffer and merged["prompt_buffer_minimum"] > buffer:
+        raise UserError(
+            f"{key}: prompt_buffer_minimum must be at most prompt_buffer, {buffer}, or no prompt "
+            f"ever has enough, but it is {merged['prompt_buffer_minimum']}"
+        )
+    defaults = TrainingSettings.__dataclass_fields__
+    for part, whole in (
+        ("images_per_prompt", "batch_size"),
+        ("updates_per_iteration", "accumulation_steps"),
+    ):
+        divisor = merged.get(part, defaults[part].default)
+        if merged[whole] % divisor:
+            raise UserError(
+                f"{key}: {part} must divide {whole}, {merged[whole]}, but it is {divisor}"
+            )

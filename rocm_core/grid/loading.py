@@ -1,0 +1,94 @@
+"""A configuration read and checked: its schema, its sections against one another, and its grid."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rocm_core.configuration import (
+    Config,
+    PromptSettings,
+    StudySettings,
+    read_yaml,
+    show,
+    type_config,
+)
+from rocm_core.errors import UserError
+from rocm_core.grid.cells import make_grid
+from rocm_core.grid.evaluation import training_sets
+from rocm_core.grid.methods import POLICIES
+from rocm_core.plugins import did_you_mean, module_of
+from rocm_core.prompts import check_sources
+
+# Prompt sources that a world offers, and its judges: scorers that know the truth of that world.
+_SOURCES = {"shapes": ("shapes",), "paper": ()}
+_JUDGES = {"gold": "shapes"}
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration in a YAML file, top-level keys replaced by `overrides`.
+
+    Raises `UserError`, one sentence with the file and the key or line.
+    """
+    values = read_yaml(path)
+    try:
+        return parse_config({**values, **(overrides or {})})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """The configuration in a mapping, such as Snakemake's; raises `UserError` naming the key."""
+    config = type_config(values)
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    """What the schema cannot say. Nothing is imported: names are resolved by their files."""
+    for name in config.policies:
+        if name not in POLICIES:
+            raise UserError(f"policies.{name} is not a policy{did_you_mean(name, POLICIES)}")
+    for name, weights in config.scorers.items():
+        module_of("rewards", name, f"scorers.{name}")
+        if name in _JUDGES and _JUDGES[name] != config.world:
+            raise UserError(f"scorers.{name} is the judge of another world: remove it")
+        if name in _JUDGES and weights is not None:
+            raise UserError(f"scorers.{name} is a judge without weights: set it to null")
+    for name in config.judges:
+        if name not in config.metrics:
+            raise UserError(f"judges: {name!r} is not among the metrics: add it or remove it here")
+    for key, names in (("rewards", config.rewards), ("metrics", config.metrics)):
+        for name in names:
+            if name not in config.scorers:
+                hint = did_you_mean(name, config.scorers)
+                raise UserError(f"{key}: {name!r} is not among the scorers{hint}")
+            if name in _JUDGES and key == "rewards":
+                raise UserError(f"rewards: {name!r} is a judge and never trains: remove it")
+    overlay = config.efficiency_overlay
+    if overlay and not Path(overlay).is_file():
+        raise UserError(f"efficiency_overlay: {show(overlay)} does not exist: correct the path")
+    if "snapshots" in config.prompts:
+        raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
+    cells = make_grid(config)
+    if config.study:
+        models = {cell.name for cell in cells} | {f"base-{policy}" for policy in config.policies}
+        _check_study(config.study, config.prompts, models)
+    check_sources(config.prompts, _SOURCES[config.world], training_sets(cells))
+
+
+def _check_study(
+    study: StudySettings, prompts: Mapping[str, PromptSettings], models: Collection[str]
+) -> None:
+    """The models and the prompts of a study must be the configuration's."""
+    for name in (name for comparison in study.comparisons for name in comparison):
+        if name not in models:
+            hint = did_you_mean(name, sorted(models))
+            raise UserError(f"study.comparisons: {name!r} is no cell or base of the grid{hint}")
+    if study.prompts not in prompts or study.prompts == "train":
+        hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
+        raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")
+    most = prompts[study.prompts].most
+    if most is not None and study.pairs > most:
+        raise UserError(
+            f"study.pairs must be at most {most}, the {study.prompts} prompts, not {study.pairs}"
+        )

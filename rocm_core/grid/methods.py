@@ -1,0 +1,70 @@
+"""Methods: an update rule on a policy, with a divergence, and the field's names for them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rocm_core.errors import UserError
+from rocm_core.plugins import did_you_mean, facts, module_of, names, short_name
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method's name stands for: an update rule on a policy, with a divergence or "none"."""
+
+    algorithm: str
+    policy: str
+    divergence: str
+
+
+# The field's names. Direct preference optimisation is KL-regularised by construction, at weight β.
+METHODS = {
+    "rlcm": Method("ppo", "consistency", "none"),
+    "ddpo": Method("ppo", "diffusion", "none"),
+    "dpok": Method("dpok", "diffusion", "kl"),
+    "d3po": Method("d3po", "diffusion", "kl"),
+}
+POLICIES = ("consistency", "diffusion")
+
+
+def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str, Method]:
+    """The canonical name of a method and what it stands for; raises `UserError` naming `key`.
+
+    `rocm-<divergence>`, one of `METHODS`, or `<algorithm>-<policy>[-<divergence>]`; `policies` are
+    names beside the two that the methods have.
+    """
+    if name in METHODS:
+        return name, METHODS[name]
+    spelled = f"direct-consistency-{name.removeprefix('rocm-')}" if name[:5] == "rocm-" else name
+    algorithm, policy, divergence = _split(spelled, [*POLICIES, *policies]) or (None, None, None)
+    if algorithm is None or policy is None:
+        known = ["rocm-none", *(f"rocm-{d.replace('_', '-')}" for d in names("divergences"))]
+        raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, [*known, *METHODS])}")
+    module = _divergence(divergence, key) if divergence else "none"
+    method = Method(algorithm, policy, module)
+    known_as = {meaning: known for known, meaning in METHODS.items()}
+    suffix = module.replace("_", "-")
+    if method in known_as:
+        return known_as[method], method
+    if (algorithm, policy) == ("direct", "consistency"):
+        return f"rocm-{suffix}", method
+    parts = [algorithm.replace("_", "-"), policy.replace("_", "-"), suffix]
+    return "-".join(parts if divergence else parts[:2]), method
+
+
+def _divergence(name: str, key: str) -> str:
+    """The divergence that is trained for a name: another, where that is an alias."""
+    module = short_name(module_of("divergences", name, key))
+    return facts("divergences", name, key)["ALIAS_OF"] or module
+
+
+def _split(name: str, policies: Iterable[str]) -> tuple[str, str, str] | None:
+    """Algorithm, policy and divergence ("" for none) that a spelled-out method names."""
+    for algorithm in names("algorithms"):
+        for policy in dict.fromkeys(policies):
+            pair = f"{algorithm}-{policy}".replace("_", "-")
+            rest = name.removeprefix(pair)
+            if rest in ("", "-none"):
+                return algorithm, policy, ""
+            if rest.startswith("-") and len(rest) > 1:
+                return algorithm, policy, rest[1:]
+    return None

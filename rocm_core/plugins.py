@@ -1,0 +1,178 @@
+"""Plug-ins: how a name in a configuration becomes a module, in one way for all seven kinds.
+
+A plug-in is one module that defines its kind's entry point. A plain name is a module of the kind's
+room: `hpsv2` is rocm_core/rewards/hpsv2.py, and `-` and `_` are the same letter. A name with a dot
+is a module of the user's own package on her Python path: `my_rewards.brightness`.
+
+What must be known of a plug-in before anything runs are its facts: literals at the top level of the
+module, which are read from its source. Only `load` imports a plug-in, so that a dry-run needs no
+torch.
+"""
+
+import ast
+import difflib
+import functools
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rocm_core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRED: Any = object()  # in place of a default: the module must declare the fact
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`entry`: the function or class that a plug-in defines. `facts`: their defaults."""
+
+    room: str
+    entry: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    # Does a gradient flow from the scores to the images? Another version of which scorer is it?
+    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": REQUIRED, "VERSION_OF": None}),
+    # Another name of the same divergence, which alone is ever trained.
+    "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": None}),
+    # DIVERGENCES: those it can work with, "none" among them; () is all. PAIRED: it compares images
+    # of one prompt. DIFFERENTIATES: it backpropagates through the reward.
+    "algorithms": Kind(
+        "rocm_core.algorithms",
+        "SETTINGS",
+        {
+            "DIVERGENCES": (),
+            "PAIRED": False,
+            "DIFFERENTIATES": False,
+            "SETTINGS": (),
+            "RATIO_CLIP": None,
+        },
+    ),
+    "chains": Kind("rocm_core.policies.chains", "make"),
+    "denoisers": Kind("rocm_core.policies.denoisers", "load"),
+    # NEEDS: what the configuration must have. READS: what the rule depends on.
+    "tables": Kind("rocm_core.tables", "make", {"NEEDS": (), "READS": REQUIRED}),
+    "figures": Kind("rocm_core.figures", "make", {"NEEDS": (), "READS": REQUIRED}),
+}
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """The end of a refusal: the nearest of `known` by spelling or by initials, else their list."""
+    names = list(known)
+    near = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
+    initials = {"".join(re.findall("(?:^|[-_])(.)", name)): name for name in reversed(names)}
+    nearest = near[0] if near else initials.get(str(word).lower())
+    if nearest:
+        return f"; did you mean {nearest}?"
+    return f"; it can be {', '.join(names)}" if 0 < len(names) <= 30 else ""
+
+
+@functools.cache
+def names(kind: str) -> list[str]:
+    """The plug-ins in the room of a kind, sorted, by the names of their modules."""
+    room = ROOT.joinpath(*KINDS[kind].room.split("."))
+    files = sorted(room.glob("[!_]*.py"))
+    return [file.stem for file in files if KINDS[kind].entry in _defined(file)]
+
+
+def module_of(kind: str, name: str, key: str) -> str:
+    """The dotted module that `name` stands for; raises `UserError` naming `key` without one."""
+    wanted = KINDS[kind]
+    if "." in name:
+        path = source_of(name)
+        if path is None:
+            raise UserError(f"{key}: there is no module {name} on the Python path (PYTHONPATH)")
+        if wanted.entry not in _defined(path):
+            raise UserError(
+                f"{key}: {path} does not define {wanted.entry}, so it is not one of the {kind}"
+            )
+        return name
+    module = name.replace("-", "_")
+    if module not in names(kind):
+        known = [known.replace("_", "-") for known in names(kind)]
+        raise UserError(
+            f"{key}: there is no {wanted.room.replace('.', '/')}/{module}.py for {name!r}"
+            f"{did_you_mean(name, known)}"
+        )
+    return f"{wanted.room}.{module}"
+
+
+def short_name(module: str) -> str:
+    """The name that a configuration gives a plug-in: its module's, without its room if it is ours."""
+    return module.rpartition(".")[2] if module.startswith("rocm_core.") else module
+
+
+def facts(kind: str, name: str, key: str = "") -> dict[str, Any]:
+    """The facts of a plug-in with the defaults of those that it leaves out.
+
+    Raises `UserError` where one that must be declared is missing, or is not a literal.
+    """
+    module = module_of(kind, name, key or kind)
+    declared = _literals(_existing(module))
+    for fact, default in KINDS[kind].facts.items():
+        if fact not in declared and default is REQUIRED:
+            raise UserError(
+                f"{_existing(module)} must declare {fact} as a literal at its top level"
+            )
+    return {fact: declared.get(fact, default) for fact, default in KINDS[kind].facts.items()}
+
+
+def load(kind: str, name: str, key: str = "") -> ModuleType:
+    """The imported module of a plug-in; raises `UserError` naming `key` where there is none."""
+    return importlib.import_module(module_of(kind, name, key or kind))
+
+
+def source_of(module: str) -> Path | None:
+    """The source file of a dotted module, ours or on the Python path; nothing is imported."""
+    parts = module.split(".")
+    for folder in [ROOT, *map(Path, sys.path)]:
+        path = folder.joinpath(*parts)
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                return candidate.resolve()
+    return None
+
+
+def _existing(module: str) -> Path:
+    path = source_of(module)
+    assert path is not None, module
+    return path
+
+
+@functools.cache
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno} is not valid Python: {error.msg}") from None
+
+
+@functools.cache
+def _defined(path: Path) -> frozenset[str]:
+    """Names that the top level of a file defines: functions, classes, literals, imported ones."""
+    found = set(_literals(path))
+    for node in _parse(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return frozenset(found)
+
+
+@functools.cache
+def _literals(path: Path) -> dict[str, Any]:
+    """Values of the assignments at the top level of a file that are literals."""
+    found = {}
+    for statement in _parse(path).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            try:
+                found[statement.targets[0].id] = ast.literal_eval(statement.value)
+            except ValueError:
+                continue  # computed, so not a fact
+    return found

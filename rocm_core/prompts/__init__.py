@@ -1,0 +1,7 @@
+"""Prompts: one prompt and its files, published lists, and the sets that a configuration describes."""
+
+from rocm_core.prompts.lists import normalise
+from rocm_core.prompts.prompt import Prompt, read_prompts, write_prompts
+from rocm_core.prompts.sets import check_sources, make_prompts
+
+__all__ = ["Prompt", "check_sources", "make_prompts", "normalise", "read_prompts", "write_prompts"]

@@ -1,0 +1,196 @@
+"""Making prompt sets: from a world, from lists, or from what the configuration itself says."""
+
+import itertools
+import random
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rocm_core.configuration import PromptSettings
+from rocm_core.errors import UserError
+from rocm_core.plugins import did_you_mean
+from rocm_core.prompts.lists import SUFFIXES, normalise, number, read_list
+from rocm_core.prompts.prompt import Prompt, clean
+from rocm_core.weights import table
+
+_FIELD = re.compile(r"\{(\w+)(:a)?\}")
+
+
+def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> list[Prompt]:
+    """The prompt set that `settings` describe, in the order of its sources; none of `exclude`, the
+    prompts that models are trained on, unless it may overlap.
+
+    A world avoids those. A list that shares one with them, whatever its case and punctuation,
+    raises `UserError`, or goes without it: a model must not be judged on what it was trained on.
+    """
+    exclude = () if settings.overlap == "allow" else exclude
+    if settings.source == "shapes":
+        from rocm_core.shapes.scenes import sample_captions
+
+        texts = sample_captions(
+            _world_count(settings),
+            settings.seed,
+            [p.text for p in exclude],
+            unseen=settings.held_out,
+            keep=lambda text: _is_wanted(text, settings),
+        )
+        return number(texts, "shapes")
+    learned = {normalise(prompt.text) for prompt in exclude}
+    parts = [
+        (name, [prompt for prompt in part if _is_wanted(prompt.text, settings)])
+        for name, part in _distinct(_read(settings), settings.duplicates == "normalised").items()
+    ]
+    if settings.overlap == "drop":
+        parts = [
+            (name, [p for p in part if normalise(p.text) not in learned]) for name, part in parts
+        ]
+    chosen = [prompt for name, part in parts for prompt in _sample(name, part, settings)]
+    shared = [prompt.text for prompt in chosen if normalise(prompt.text) in learned]
+    if shared:
+        raise UserError(
+            f"{settings.named} shares {len(shared)} prompts with the training prompts, the first is"
+            f" {shared[0][:80]!r}: leave them out by overlap: drop, or keep them by overlap: allow"
+        )
+    return chosen
+
+
+def check_sources(
+    prompts: Mapping[str, PromptSettings], worlds: Collection[str], trained: Collection[str]
+) -> None:
+    """Raise `UserError` for prompt sets that cannot be made, as far as can be told now: a file that
+    does not exist yet is left to the job that reads it. `trained`: sets that models train on."""
+    learned: list[Prompt] = []
+    for name, settings in sorted(prompts.items(), key=lambda item: item[0] not in trained):
+        key = f"prompts.{name}"
+        if shared := sorted(set(settings.containing) & set(settings.without)):
+            raise UserError(f"{key} wants the word {shared[0]} and does without it: remove one")
+        if settings.source in worlds:
+            _check_words(settings, key)
+            if settings.count is None:
+                raise UserError(f"{key}.count is missing: how many prompts to draw from the world")
+            continue
+        _check_lists(settings, key, worlds)
+        benchmark = next((f for f in settings.files if f in table() and table()[f].benchmark), None)
+        if benchmark and name in trained:
+            raise UserError(f"{key}.source: {benchmark} is a benchmark, never to be trained on")
+        if all(Path(file).is_file() for file in settings.files):
+            made = make_prompts(settings, () if name in trained else learned)
+            learned += made if name in trained else []
+
+
+def _check_lists(settings: PromptSettings, key: str, worlds: Collection[str]) -> None:
+    """That lists of prompts are of a known kind, and that what goes with them fits them."""
+    for file in settings.files:
+        if Path(file).suffix not in SUFFIXES:
+            kinds = ", ".join([*sorted(worlds), *(f"a {suffix} file" for suffix in SUFFIXES)])
+            raise UserError(f"{key}.source must be {kinds}, not {file!r}")
+    if settings.held_out:
+        raise UserError(f"{key}.held_out is for an embedded world's prompts: remove it")
+    names = settings.lists
+    if isinstance(settings.count, dict) and settings.template is None:
+        if settings.count.keys() != names.keys():
+            raise UserError(f"{key}.count must name the lists of source: {', '.join(names)}")
+    elif isinstance(settings.count, dict):
+        raise UserError(f"{key}.count must be one number, as template makes one list of all")
+    elif isinstance(settings.count, int) and len(names) > 1 and settings.template is None:
+        raise UserError(f"{key}.count must say how many of each list: {', '.join(names)}")
+    if settings.template is not None:
+        fields = {name for name, _ in _FIELD.findall(settings.template)}
+        if not fields or fields != names.keys():
+            raise UserError(
+                f"{key}.template must have a field for each list of source:"
+                f" {' '.join(f'{{{name}}}' for name in names)}"
+            )
+
+
+def _check_words(settings: PromptSettings, key: str) -> None:
+    from rocm_core.shapes.words import WORDS
+
+    for place in ("containing", "without"):
+        for word in getattr(settings, place):
+            if word not in WORDS:
+                raise UserError(
+                    f"{key}.{place}: no caption of the world {settings.source} has the word"
+                    f" {word!r}{did_you_mean(word, sorted(WORDS))}"
+                )
+
+
+def _is_wanted(text: str, settings: PromptSettings) -> bool:
+    """Has the prompt one of the words it is to contain, and none of those it must do without?"""
+    words = set(re.findall(r"\w+", text.casefold()))
+    wanted = {word.casefold() for word in settings.containing}
+    refused = {word.casefold() for word in settings.without}
+    return not words & refused and bool(not wanted or words & wanted)
+
+
+def _world_count(settings: PromptSettings) -> int:
+    if not isinstance(settings.count, int):
+        raise UserError(f"the source {settings.source!r} needs a count of prompts")
+    return settings.count
+
+
+def _read(settings: PromptSettings) -> dict[str, list[Prompt]]:
+    """The prompts of each list by its name; one list of combinations where there is a template."""
+    lists = {}
+    for name, source in settings.lists.items():
+        if settings.is_spelled_out:
+            entries = enumerate(source, 1)
+            texts = [clean(text, f"{settings.named}, entry {index}") for index, text in entries]
+            lists[name] = number(texts, "configuration")
+            continue
+        read = [prompt for file in source for prompt in read_list(file, settings.column)]
+        if len(source) > 1:  # their numbers would meet
+            read = number((prompt.text for prompt in read), name)
+        if name:
+            read = [Prompt(f"{name}-{p.id}", p.text, name) for p in read]
+        lists[name] = read[: settings.first]
+    if settings.template is None:
+        return lists
+    combined = (
+        _fill(settings.template, dict(zip(lists, texts, strict=True)))
+        for texts in itertools.product(*([p.text for p in part] for part in lists.values()))
+    )
+    return {"": number(combined, "+".join(lists))}
+
+
+def _fill(template: str, words: Mapping[str, str]) -> str:
+    """`template` with {name} replaced, and {name:a} preceded by its article."""
+
+    def replace(field: re.Match[str]) -> str:
+        word = words[field[1]]
+        article = "an " if word[0].lower() in "aeiou" else "a "
+        return (article if field[2] else "") + word
+
+    return _FIELD.sub(replace, template)
+
+
+def _distinct(lists: Mapping[str, Iterable[Prompt]], loosely: bool) -> dict[str, list[Prompt]]:
+    """The lists without prompts that came before; loosely: those equal when normalised, too."""
+    seen: set[Any] = set()
+    first: dict[str, list[Prompt]] = {}
+    for name, prompts in lists.items():
+        first[name] = []
+        for prompt in prompts:
+            key = normalise(prompt.text) if loosely else prompt.text
+            if key not in seen:
+                seen.add(key)
+                first[name].append(prompt)
+    return first
+
+
+def _sample(name: str, prompts: list[Prompt], settings: PromptSettings) -> list[Prompt]:
+    """As many as are asked for, drawn by the seed, in the order of their list."""
+    count = settings.count.get(name) if isinstance(settings.count, dict) else settings.count
+    count = len(prompts) if count is None else count
+    place = name or settings.named
+    if count > len(prompts):
+        raise UserError(
+            f"{place} has {len(prompts)} different prompts, not {count}: lower the count"
+        )
+    if not prompts:
+        raise UserError(f"{place} has no prompt with the words that are asked for")
+    chosen = random.Random(f"{settings.seed} {name}" if name else settings.seed).sample(
+        range(len(prompts)), count
+    )
+    return [prompts[i] for i in sorted(chosen)]

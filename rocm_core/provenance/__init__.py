@@ -1,0 +1,40 @@
+"""Provenance: code fingerprints, manifests, and files that are written whole or not at all."""
+
+from rocm_core.provenance.files import (
+    LOCK,
+    atomic_write,
+    digest_of,
+    files_in,
+    folder_digest,
+    listed_hashes,
+    read_listing,
+    record_of,
+    sha256_file,
+    write_json,
+)
+from rocm_core.provenance.fingerprint import (
+    SKIPPED,
+    code_fingerprint,
+    forget_code,
+    module_closure,
+)
+from rocm_core.provenance.manifests import package_versions, write_manifest
+
+__all__ = [
+    "LOCK",
+    "SKIPPED",
+    "atomic_write",
+    "code_fingerprint",
+    "digest_of",
+    "files_in",
+    "folder_digest",
+    "forget_code",
+    "listed_hashes",
+    "module_closure",
+    "package_versions",
+    "read_listing",
+    "record_of",
+    "sha256_file",
+    "write_json",
+    "write_manifest",
+]

@@ -1,0 +1,17 @@
+"""Training: the job around a run, the trainer in memory, its optimiser and its plan of memory."""
+
+from rocm_core.training.job import INTERRUPTED, train
+from rocm_core.training.memory import GIB, LiveBytes, choose_recomputation, predict_peak
+from rocm_core.training.optimiser import AdapterOptimiser
+from rocm_core.training.trainer import Trainer
+
+__all__ = [
+    "GIB",
+    "INTERRUPTED",
+    "AdapterOptimiser",
+    "LiveBytes",
+    "Trainer",
+    "choose_recomputation",
+    "predict_peak",
+    "train",
+]

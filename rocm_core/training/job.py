@@ -1,0 +1,153 @@
+"""The training job: runs a `Trainer`, keeps its state safe, writes what comes out."""
+
+import contextlib
+import csv
+import io
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from rocm_core.configuration import TrainingSettings
+from rocm_core.errors import UserError
+from rocm_core.jobs import Owner, StateFolder, StopRequest
+from rocm_core.prompts import Prompt
+from rocm_core.provenance import atomic_write, write_manifest
+from rocm_core.training.trainer import Trainer
+
+SAVE_SECONDS = 30.0
+INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
+
+
+def train(
+    settings: TrainingSettings,
+    prompts: Sequence[Prompt],
+    output: Path,
+    state: Path,
+    fingerprint: str,
+    stop_after: int | None = None,
+    keep_state: bool = False,
+) -> None:
+    """Train one cell: lora.safetensors, snapshots/, history.csv and manifest.json in `output`.
+
+    state: folder of the unfinished run; goes on from what is there. It is removed after success
+    unless `keep_state`: then the same call writes the same results again, without training.
+    fingerprint: of the code. On SIGTERM, SIGUSR1, an approaching time limit or after `stop_after`
+    iterations of this call it saves and raises SystemExit(3). Raises `UserError` for a reward,
+    divergence or gradient that is not finite, or while another process owns `state`; `output` and
+    the last state stay as they were.
+    """
+    from accelerate import Accelerator
+
+    if not prompts:
+        raise UserError("there are no prompts to train on")
+    if threads := os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK"):
+        torch.set_num_threads(int(threads))
+    accelerator = Accelerator()
+    main = accelerator.is_main_process
+    with StopRequest() as stop, contextlib.ExitStack() as stack:
+
+        def give_up() -> None:
+            if stop:
+                raise SystemExit(INTERRUPTED)
+
+        folder = StateFolder(state, give_up)
+        if main:
+            stack.enter_context(folder)
+        accelerator.wait_for_everyone()
+        trainer = Trainer(settings, prompts, fingerprint, accelerator)
+        snapshots = {
+            step: state / "snapshots" / f"step-{step}.safetensors"
+            for step in settings.snapshot_steps
+        }
+        if saved := folder.load():
+            trainer.load_state_dict(saved)
+            lost = [p for step, p in snapshots.items() if step <= trainer.step and not p.exists()]
+            if lost:
+                raise UserError(f"{lost[0]} is missing: remove {state} to train from the start")
+        elif settings.beta == "auto":
+            trainer.calibrate()
+            if main:
+                folder.save(0, trainer.state_dict())
+
+        if main:
+            folder.lock.note(step=trainer.step)
+            print(f"going on after step {trainer.step} of {settings.iterations}", file=sys.stderr)
+        first, saved_at = trainer.step + 1, time.monotonic()
+        steps = range(first, settings.iterations + 1)
+        bar = tqdm(steps, initial=trainer.step, total=settings.iterations, disable=None)
+        for step in bar:
+            row = trainer.iterate(step)
+            bar.set_postfix(reward=f"{row['reward']:.4g}", refresh=False)
+            done = step == settings.iterations
+            wish = torch.tensor(float(bool(stop) or step - first + 1 == stop_after))
+            leave = not done and bool(accelerator.reduce(wish.to(accelerator.device)))
+            if main and step in snapshots:
+                trainer.export(snapshots[step])
+            due = step in snapshots or time.monotonic() - saved_at > SAVE_SECONDS
+            if main and (done or leave or due):
+                folder.save(step, trainer.state_dict())
+                saved_at = time.monotonic()
+            if leave:
+                accelerator.wait_for_everyone()  # who leaves early takes the others with it
+                raise SystemExit(INTERRUPTED)
+        if main:
+            attempts = folder.lock.attempts()
+            with folder.lock.held():
+                _write_results(trainer, output, list(snapshots.values()), attempts)
+            if keep_state:
+                folder.keep()
+            else:
+                folder.clear()
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+
+def _write_results(
+    trainer: Trainer, output: Path, snapshots: Sequence[Path], attempts: Sequence[Owner]
+) -> None:
+    settings, last = trainer.settings, trainer.history[-1]
+    files = [output / "lora.safetensors", output / "history.csv"]
+    trainer.export(files[0])
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(last), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(trainer.history)
+    with atomic_write(files[1]) as file:
+        file.write(table.getvalue().encode())
+    shutil.rmtree(output / "snapshots", ignore_errors=True)
+    (output / "snapshots").mkdir()  # the workflow expects it, even empty
+    for snapshot in snapshots:
+        files.append(output / "snapshots" / snapshot.name)
+        with atomic_write(files[-1]) as file:
+            file.write(snapshot.read_bytes())
+    on_gpu = trainer.device.type == "cuda"
+    processes = trainer.accelerator.num_processes
+    write_manifest(
+        output / "manifest.json",
+        settings=settings.to_dict(),
+        code=trainer.identity["fingerprint"],
+        outputs=files,
+        weights=settings.weights,
+        device=torch.cuda.get_device_name(trainer.device) if on_gpu else "cpu",
+        seconds=processes * sum(attempt["seconds"] for attempt in attempts),
+        peak_memory_gib=last["peak_memory_gib"],
+        attempts=len(attempts),
+        extra={
+            "resumed_after": [attempt.get("step") for attempt in attempts],
+            "beta": trainer.beta,
+            "calibration": trainer.calibration,
+            "precision": str(trainer.precision).removeprefix("torch."),
+            "recomputation": trainer.recomputation,
+            "timesteps": trainer.policy.timesteps.tolist(),
+            "processes": processes,
+            "trainable_parameters": sum(value.numel() for value in trainer.lora.values()),
+            "reward_queries": last["reward_queries"],
+            "unet_passes": last["unet_passes"],
+        },
+    )

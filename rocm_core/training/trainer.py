@@ -1,0 +1,301 @@
+"""A training run in memory: policy, adapter, reward, optimiser, and what it has seen so far.
+
+All randomness is a pure function of (seed, position in the run), see `noise`: a resumed run needs
+no generator's state, and equals the uninterrupted one bit for bit on the CPU.
+"""
+
+import functools
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rocm_core.algorithms import Batch, Statistics, load_algorithm
+from rocm_core.configuration import TrainingSettings
+from rocm_core.divergences import load_divergence
+from rocm_core.errors import UserError
+from rocm_core.policies import (
+    Recomputation,
+    add_adapter,
+    integer,
+    load_policy,
+    lora_parameters,
+    permutation,
+    save_lora,
+)
+from rocm_core.prompts import Prompt
+from rocm_core.provenance import digest_of
+from rocm_core.rewards import load_reward
+from rocm_core.training.memory import plan_recomputation
+from rocm_core.training.optimiser import AdapterOptimiser
+
+SATURATED = 0.95  # of a divergence's bound: from there on its gradient is as good as gone
+
+Row = dict[str, float | None]
+
+
+class Trainer:
+    """`iterate` does one iteration of the algorithm; `state_dict` holds all that a resume needs.
+
+    fingerprint: of the code; a state is taken back only by a run of the same settings and code.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        prompts: Sequence[Prompt],
+        fingerprint: str,
+        accelerator: Any,
+    ) -> None:
+        self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
+        listed = digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)})
+        self.identity = {
+            **settings.to_dict(),
+            "fingerprint": fingerprint,
+            "prompts": listed,  # what they say, not the name of their set
+            "processes": accelerator.num_processes,
+        }
+        self.device: torch.device = accelerator.device
+        self.precision = _precision(settings.precision, self.device)
+        self.policy = load_policy(
+            settings.policy,
+            settings.model,
+            settings.inference_steps,
+            settings.guidance_scale,
+            self.device,
+            self.precision,
+            lora=settings.model_lora,
+        )
+        self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
+        self.policy.text_encoder = None
+        scorer = Path(settings.scorer) if settings.scorer else None
+        self.reward = load_reward(settings.reward, scorer, self.device)
+        unet, targets = self.policy.unet, settings.lora_targets
+        add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
+        self.lora = lora_parameters(unet)
+        if settings.compile:
+            self.policy.compile_unet()
+        self.step, self.seconds, self.reward_queries = 0, 0.0, 0
+        self.calibration: dict[str, float] | None = None
+        self.recomputation: Recomputation | None = None  # None: to be planned at the first batch
+        self.history: list[Row] = []
+        self._start(settings.beta)
+
+    def _start(self, beta: Any) -> None:
+        """A fresh optimiser, average and algorithm for the adapter as it is; "auto" counts as 0."""
+        self.beta = beta
+        parameters = list(self.lora.values())
+        self.optimiser = AdapterOptimiser(parameters, self.settings, self.accelerator)
+        self.algorithm = load_algorithm(
+            replace(self.settings, beta=0.0 if beta == "auto" else beta)
+        )
+        averaged = self.settings.ema_decay is not None
+        self.average = {k: v.detach().clone() for k, v in self.lora.items()} if averaged else None
+
+    def iterate(self, step: int) -> Row:
+        """Iteration `step` (from 1); returns its row of the history."""
+        row, _ = self._iterate(step, "training")
+        self.step = step
+        self.history.append(row)
+        return row
+
+    def _iterate(self, step: int, stream: str) -> tuple[Row, list[Statistics]]:
+        began = self._clock()
+        key = f"{step}/{self.accelerator.process_index}"
+        torch.manual_seed(integer(self.settings.seed, key, stream))  # for algorithms that draw
+        indices, batches = self.batches(step, stream)
+        learning_rate = self.optimiser.set_learning_rate(step)
+        if hasattr(self.reward, "progress"):
+            self.reward.progress = (step - 1) / self.settings.iterations
+        if self.recomputation is None:
+            self.recomputation = plan_recomputation(
+                self.settings, self.algorithm, self.policy, self.reward, batches[0]
+            )
+        self.policy.recomputation = self.recomputation
+        seen = self.algorithm.update(self.policy, self.reward, batches, self.optimiser)
+        if self.average is not None and self.settings.ema_decay is not None:
+            for name, value in self.average.items():
+                value.lerp_(self.lora[name].detach(), 1 - self.settings.ema_decay)
+        row = self._means(step, seen, indices)
+        processes = self.accelerator.num_processes
+        self.seconds += self._clock() - began
+        self.reward_queries += len(indices) * processes
+        row |= {
+            "learning_rate": learning_rate,
+            "seconds": round(self.seconds, 3),
+            "reward_queries": self.reward_queries,
+            "unet_passes": self.policy.unet_passes * processes,
+            "peak_memory_gib": round(_peak_memory_gib(self.device), 3),
+        }
+        return row, seen
+
+    def _clock(self) -> float:
+        """Seconds: of the wall beside a GPU; on the CPU those that the process had a core for, over
+        its threads, as other jobs share the machine."""
+        if self.device.type == "cuda":
+            return time.perf_counter()
+        return time.process_time() / torch.get_num_threads()
+
+    def batches(self, step: int, stream: str = "training") -> tuple[list[int], list[Batch]]:
+        """This process's prompts (as indices) and batches of an iteration.
+
+        The run is one long row of positions, with the prompts in a new order every epoch, dealt to
+        accumulation steps, processes and batch entries: how an iteration is split into batches
+        does not change what it is made of.
+        """
+        size, processes = self.settings.batch_size, self.accelerator.num_processes
+        all_indices, batches = [], []
+        for part in range(self.settings.accumulation_steps):
+            earlier = (step - 1) * self.settings.accumulation_steps + part
+            start = (earlier * processes + self.accelerator.process_index) * size
+            positions = range(start, start + size)
+            indices = [self._prompt_at(position) for position in positions]
+            noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], stream)
+            embeddings = self.embeddings[indices].to(self.device, non_blocking=True)
+            batches.append(Batch([self.prompts[i].text for i in indices], embeddings, noise))
+            all_indices += indices
+        return all_indices, batches
+
+    def _prompt_at(self, position: int) -> int:
+        epoch, place = divmod(position // self.settings.images_per_prompt, len(self.prompts))
+        return _order(self.settings.seed, epoch, len(self.prompts))[place]
+
+    def _means(self, step: int, seen: Sequence[Statistics], indices: Sequence[int]) -> Row:
+        """Means over the images of all processes; raises `UserError` if a number is not finite."""
+        reward, divergence = (
+            torch.cat([s.reward for s in seen]).float(),
+            torch.cat([s.divergence for s in seen]).float(),
+        )
+        parts = [s.squared_distances for s in seen if s.squared_distances is not None]
+        distances = torch.cat(parts).float().unbind(1) if parts else ()
+        loss = torch.stack([s.loss for s in seen]).float()
+        diagnostics = {
+            name: torch.stack([s.diagnostics[name] for s in seen]).float()
+            for name in seen[0].diagnostics
+        }
+        means = self._average(loss, reward, divergence, *distances, *diagnostics.values())
+        norm = float(self.optimiser.gradient_norm)
+        if not all(map(math.isfinite, [*means, norm])):
+            bad = [i for i, n in zip(indices, reward + divergence, strict=True) if not n.isfinite()]
+            bad, indices = (self.optimiser.gather(list(places)) for places in (bad, indices))
+            what = "reward or divergence" if bad else "gradient"
+            culprits = ", ".join(self.prompts[i].id for i in bad or indices)
+            raise UserError(
+                f"the {what} is not finite at step {step}, prompt {culprits}: "
+                "lower learning_rate, or check the reward on that prompt"
+            )
+        names = [f"squared_distance_{self.policy.steps - i}" for i in range(len(self.policy.stds))]
+        in_order = means[3 : 3 + len(distances)]
+        per_step: Sequence[float | None] = in_order if parts else [None] * len(names)
+        return {
+            "step": step,
+            "reward": means[1],
+            "loss": means[0],
+            "divergence": means[2],
+            "squared_distance": sum(in_order) if parts else None,
+            **dict(zip(names, per_step, strict=True)),
+            "gradient_norm": norm,
+            **dict(zip(diagnostics, means[3 + len(distances) :], strict=True)),
+        }
+
+    def _average(self, *columns: Tensor) -> list[float]:
+        """Means of columns over the images of all processes."""
+        means = torch.stack([column.mean() for column in columns])
+        return self.accelerator.reduce(means, "mean").tolist()
+
+    def calibrate(self) -> None:
+        """Set β so that the divergence weighs a tenth of the reward: the paper's own rule (§3).
+
+        Does `beta_calibration_steps` iterations at β = 0, takes β = 0.1·mean|R|/mean D of the last,
+        and starts again from the reference. What they cost stays in the counts of the run.
+        """
+        name, steps = self.settings.divergence, self.settings.beta_calibration_steps
+        if name == "none":
+            raise UserError("beta: auto needs a divergence, but divergence is none")
+        start = {key: value.detach().clone() for key, value in self.lora.items()}
+        for step in range(1, steps + 1):
+            _, seen = self._iterate(step, "calibration")
+        reward = torch.cat([s.reward for s in seen]).float().abs()
+        divergence = torch.cat([s.divergence for s in seen]).float()
+        mean_reward, mean_divergence = self._average(reward, divergence)
+        bound = load_divergence(name).bound * len(self.policy.stds)
+        if not 0 < mean_divergence < SATURATED * bound:
+            state = "has saturated" if mean_divergence > 0 else "is still zero"
+            raise UserError(
+                f"beta: auto cannot weigh divergence {name}, which {state} ({mean_divergence:.3g}, "
+                f"bound {bound:.3g}) after {steps} steps: give beta a number, or change "
+                "beta_calibration_steps, learning_rate or reduction"
+            )
+        with torch.no_grad():
+            for key, value in start.items():
+                self.lora[key].copy_(value)
+        self._start(0.1 * mean_reward / mean_divergence)
+        self.calibration = {
+            "steps": steps,
+            "mean_reward": mean_reward,
+            "mean_divergence": mean_divergence,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs: tensors and plain values."""
+        return {
+            "identity": self.identity,
+            "counts": [self.step, self.seconds, self.reward_queries],
+            "unet_passes": self.policy.unet_passes,
+            "history": self.history,
+            "beta": self.beta,
+            "calibration": self.calibration,
+            "recomputation": self.recomputation,
+            "lora": {name: value.detach() for name, value in self.lora.items()},
+            "adam": self.optimiser.adam.state_dict(),
+            "average": self.average,
+            "algorithm": self.algorithm.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; raises `UserError` if it belongs to other settings or other code."""
+        known = state["identity"]
+        other = [key for key, value in self.identity.items() if known.get(key) != value]
+        if other:
+            changed = ", ".join(other)
+            raise UserError(f"the unfinished state was made with other {changed}: remove it")
+        with torch.no_grad():
+            for name, value in state["lora"].items():
+                self.lora[name].copy_(value)
+        self._start(state["beta"])
+        self.optimiser.adam.load_state_dict(state["adam"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        if self.average is not None:
+            self.average = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.step, self.seconds, self.reward_queries = state["counts"]
+        self.policy.unet_passes = state["unet_passes"]
+        self.history, self.calibration = state["history"], state["calibration"]
+        self.recomputation = state["recomputation"]
+
+    def export(self, path: Path) -> None:
+        """Write the adapter, or its moving average where `ema_decay` is set."""
+        save_lora(path, self.policy.unet, self.average)
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where asked for or, under "auto", where a GPU computes in it; else float32."""
+    on_gpu = name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if name == "bfloat16" or on_gpu else torch.float32
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """Most memory in use so far: the GPU's tensors, or the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    return permutation(seed, str(epoch), count, "prompts")

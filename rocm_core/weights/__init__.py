@@ -1,0 +1,30 @@
+"""Weights: the table of published files, fetching them, and holding them to their sha256."""
+
+from rocm_core.weights.catalogue import (
+    describe,
+    files_of,
+    needed,
+    table,
+    to_fetch,
+    used,
+    weights_digest,
+)
+from rocm_core.weights.checks import check_all, check_weights, require_recorded
+from rocm_core.weights.fetching import fetch, record
+from rocm_core.weights.fit import require_fit
+
+__all__ = [
+    "check_all",
+    "check_weights",
+    "describe",
+    "fetch",
+    "files_of",
+    "needed",
+    "record",
+    "require_fit",
+    "require_recorded",
+    "table",
+    "to_fetch",
+    "used",
+    "weights_digest",
+]

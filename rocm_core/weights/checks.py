@@ -1,0 +1,114 @@
+"""Holding weights to what weights.lock or MANIFEST.json recorded of them."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rocm_core.errors import UserError
+from rocm_core.provenance import LOCK, files_in, listed_hashes, record_of, sha256_file, write_json
+from rocm_core.weights.catalogue import FOLDER, files_of
+
+_CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last found right}
+_FETCH = "fetch it with `snakemake weights`, where there is a network"
+
+
+def check_weights(path: str | Path, full: bool = False) -> None:
+    """Raise `UserError` unless the weights are all there and are those that were recorded.
+
+    Recorded is what weights.lock or MANIFEST.json, in the folder or above it, list; without either
+    they need only exist, unless the table names them. A file listed in weights.lock is hashed when
+    its size or time has changed since it was last found right; full: in any case.
+    """
+    path = Path(path)
+    for name in files_of(path):
+        if not Path(name).is_file():
+            raise UserError(f"{name} is missing: {_FETCH}")
+    if not path.exists():
+        raise UserError(f"the weights {path} do not exist: fetch them or correct the path")
+    folder = path if path.is_dir() else path.parent
+    record, listed = record_of(folder), listed_hashes(folder)
+    if not path.is_dir():
+        listed = {name: sha256 for name, sha256 in listed.items() if name == path.name}
+    if listed or files_of(path):
+        _refuse_strays(folder, files_in(folder) if path.is_dir() else [path.name], listed, record)
+    checked = Checked(record)
+    for name, sha256 in listed.items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing, which {_name(record)} lists: restore it")
+        if full or not checked.knows(file, sha256):
+            if sha256_file(file) != sha256:
+                raise UserError(
+                    f"{file} ({file.stat().st_size:,} bytes) is truncated or changed, its sha256"
+                    f" is not that of {_name(record)}: restore it"
+                )
+            checked.add(file, sha256)
+    checked.save()
+
+
+def require_recorded(path: Path) -> None:
+    """Raise `UserError` unless a file, which may hold code, is listed and is the one listed."""
+    if path.name not in listed_hashes(path.parent):
+        raise UserError(
+            f"{path} is a pickle that no {LOCK} or MANIFEST.json lists, so it is not opened: if you"
+            f" trust it, take it in with `python -m rocm_core.commands.weights --record {path}`"
+        )
+    check_weights(path)
+
+
+def _refuse_strays(
+    folder: Path, present: Iterable[str], listed: Mapping[str, str], record: Path | None
+) -> None:
+    for name in present:
+        if name not in listed:
+            raise UserError(
+                f"{folder / name} is not listed in {_name(record)}: remove it, or take it in with"
+                f" `python -m rocm_core.commands.weights --record {folder / name}`"
+            )
+
+
+def _name(record: Path | None) -> str:
+    return record.name if record else LOCK
+
+
+class Checked:
+    """Files found right before, as {path: stamp} beside the weights; nothing for a MANIFEST.json,
+    whose files are small. Lost, it costs a hash; a folder that can't be written goes without."""
+
+    def __init__(self, record: Path | None):
+        self.root = record.parent if record and record.name == LOCK else None
+        self.stamps: dict[str, str] = {}
+        self.changed = False
+        if self.root:
+            with contextlib.suppress(OSError, ValueError):
+                self.stamps = dict(json.loads((self.root / FOLDER / _CHECKED).read_text()))
+
+    def knows(self, file: Path, sha256: str) -> bool:
+        return self.stamps.get(self._key(file)) == _stamp(file, sha256)
+
+    def add(self, file: Path, sha256: str) -> None:
+        self.changed |= not self.knows(file, sha256)
+        self.stamps[self._key(file)] = _stamp(file, sha256)
+
+    def save(self) -> None:
+        if self.root and self.changed:
+            with contextlib.suppress(OSError):
+                write_json(self.root / FOLDER / _CHECKED, self.stamps)
+
+    def _key(self, file: Path) -> str:
+        return file.absolute().relative_to(self.root).as_posix() if self.root else str(file)
+
+
+def _stamp(file: Path, sha256: str) -> str:
+    status = file.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {sha256}"
+
+
+def check_all(paths: Iterable[str | Path]) -> Iterator[str]:
+    """What is wrong with files or folders, each hashed in full, a sentence each."""
+    for path in paths:
+        try:
+            check_weights(path, full=True)
+        except UserError as error:
+            yield str(error)

@@ -1,0 +1,169 @@
+"""Fetching the paper's weights through the hub or from a mirror, and keeping `weights.lock`."""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from rocm_core.errors import UserError
+from rocm_core.provenance import LOCK, digest_of, files_in, sha256_file, write_json
+from rocm_core.weights.catalogue import FOLDER, WeightsFile, read_lock, table
+from rocm_core.weights.checks import Checked
+
+_PARTIAL = ".partial"
+_TABLE = "resources/weights.yaml"
+
+
+def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = None) -> None:
+    """Fetch one file of the table to its place and record it in weights.lock.
+
+    An interrupted fetch goes on where it stopped; the file appears when it is whole and its sha256
+    is the one recorded in the lock, in the table or on the hub. endpoint: of the hub or a mirror of
+    it. mirror: a folder laid out as weights/, which is then read instead. Raises `UserError`.
+    """
+    file, locked = table()[path], read_lock().get(path, {})
+    with _exclusive(path):
+        if Path(path).is_file():
+            return record([path])
+        if mirror:
+            revision, published = file.revision, None
+            partial = _copy(Path(mirror) / Path(path).relative_to(FOLDER), _partial(path, mirror))
+        else:
+            revision = _pinned(file)
+            partial, revision, published = _download(file, revision, endpoint)
+        sha256 = sha256_file(partial)
+        for known, place in (
+            (locked.get("sha256"), LOCK),
+            (file.sha256, _TABLE),
+            (published, "the hub"),
+        ):
+            if known not in (None, sha256):
+                partial.unlink()
+                raise UserError(
+                    f"{path} was fetched from {mirror or file.repo}, but its sha256 {sha256[:12]}…"
+                    f" is not {known[:12]}… of {place}: fetch it again; the source may have changed"
+                )
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial, path)
+        _write_lock({path: _entry(path, sha256, revision)})
+
+
+def record(paths: Iterable[str | Path]) -> None:
+    """Take local files, and all in local folders, into weights.lock.
+
+    Raises `UserError` where the lock or the table know another sha256 of one.
+    """
+    entries, locked = {}, read_lock()
+    for path in paths:
+        path = Path(path)
+        if not path.exists() or path.is_absolute() or ".." in path.parts:
+            raise UserError(f"{path} must be a file or folder below the one {LOCK} lies in")
+        for file in [path] if path.is_file() else [path / name for name in files_in(path)]:
+            name, sha256 = file.as_posix(), sha256_file(file)
+            known = table()[name].sha256 if name in table() else None
+            if locked.get(name, {}).get("sha256", known or sha256) != sha256:
+                place = LOCK if name in locked else _TABLE
+                raise UserError(
+                    f"{name} is not the file of {place}: its sha256 is {sha256[:12]}…;"
+                    " remove it and fetch it again"
+                )
+            genuine = name in table() and table()[name].sha256 == sha256
+            entries[name] = _entry(name, sha256, table()[name].revision if genuine else None)
+    _write_lock(entries)
+
+
+def _download(
+    file: WeightsFile, revision: str | None, endpoint: str | None
+) -> tuple[Path, str | None, str | None]:
+    """The whole file under a temporary name, its revision, and its sha256 if the hub tells it."""
+    import httpx2
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+
+    try:
+        size, published = file.size, None
+        if file.host == "github":
+            url = f"https://raw.githubusercontent.com/{file.repo}/{revision}/{file.remote}"
+        else:
+            url = hf_hub_url(
+                file.repo, file.remote, repo_type=file.type, revision=revision, endpoint=endpoint
+            )
+            known = get_hf_file_metadata(url, endpoint=endpoint)
+            url, size, revision = known.location, known.size, known.commit_hash
+            published = known.etag if known.etag and len(known.etag) == 64 else None
+        partial = _partial(file.path, revision)
+        with open(partial, "ab") as output:
+            # hf_hub_download would start again after an interruption.
+            http_get(
+                url,
+                output,
+                resume_size=output.tell(),
+                expected_size=size,
+                displayed_filename=file.path,
+            )
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
+        raise UserError(
+            f"{file.repo} has no {file.remote} at revision {revision or 'main'}: correct {_TABLE}"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"{file.repo} is closed or gone: ask for access and set HF_TOKEN, or correct {_TABLE}"
+        ) from None
+    except (httpx2.HTTPError, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk
+            raise
+        raise UserError(
+            f"{file.path} can't be fetched from {file.repo} ({type(error).__name__}): run this"
+            " where there is a network, or set weights.endpoint or weights.mirror"
+        ) from None
+    return partial, revision, published
+
+
+def _pinned(file: WeightsFile) -> str | None:
+    """The revision that the table or the lock name for a file's repository, if either does."""
+    locked = (e["revision"] for e in read_lock().values() if e.get("repo") == file.repo)
+    return file.revision or next(filter(None, locked), None)
+
+
+def _copy(source: Path, partial: Path) -> Path:
+    try:
+        shutil.copyfile(source, partial)
+    except FileNotFoundError:
+        raise UserError(f"the mirror lacks {source}: put it there or unset the mirror") from None
+    return partial
+
+
+def _partial(path: str, revision: object) -> Path:
+    folder = Path(FOLDER) / _PARTIAL
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{Path(path).name}.{digest_of({path: str(revision)})[:16]}"
+
+
+def _exclusive(path: str) -> FileLock:
+    """One process at a time may work on a file."""
+    return FileLock(_partial(path, "lock"))
+
+
+def _entry(path: str, sha256: str, revision: str | None) -> dict[str, Any]:
+    repo = table()[path].repo if path in table() else None
+    return {
+        "repo": repo,
+        "revision": revision,
+        "size": Path(path).stat().st_size,
+        "sha256": sha256,
+    }
+
+
+def _write_lock(entries: Mapping[str, dict[str, Any]]) -> None:
+    """Add entries to the lock; those already there stay as they are."""
+    with _exclusive(LOCK):
+        old = read_lock()
+        if new := {path: entry for path, entry in entries.items() if path not in old}:
+            write_json(LOCK, dict(sorted((old | new).items())))
+    checked = Checked(Path(LOCK).absolute())
+    for path, entry in entries.items():
+        checked.add(Path(path), entry["sha256"])
+    checked.save()
