@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from synthetic import make_config, make_wide_config, write_results
 
-from rocm_core import comparison
-from rocm_core.analysis import Comparison, Estimate, Results, compare
+from rocm_core.analysis import Comparison, Estimate, Results, compare, comparison
 from rocm_core.claims import CLAIMS, make
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import (

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rocm_core import comparison
-from rocm_core.analysis import compare, compare_differences, compare_seeds, holm
+from rocm_core.analysis import compare, compare_differences, compare_seeds, comparison, holm
 
 # 97.5 % quantiles of Student's t, from the tables.
 STUDENT = {1: 12.706, 2: 4.303, 9: 2.262}

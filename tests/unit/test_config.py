@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from rocm_core import schema
-from rocm_core.configuration import TrainingSettings, read_yaml
+from rocm_core.configuration import TrainingSettings, read_yaml, schema
 from rocm_core.configuration.config import load_config, parse_config
 from rocm_core.errors import UserError
 from rocm_core.grid import make_grid

@@ -8,8 +8,7 @@ import torch
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, load_policy, lora_parameters, save_lora
-from rocm_core.training import MODES
+from rocm_core.policies import MODES, add_adapter, load_policy, lora_parameters, save_lora
 
 PROMPTS = ["a red cat", "two dogs", "x"]
 

@@ -9,11 +9,12 @@ import torch
 
 import rocm_core.algorithms
 from rocm_core.algorithms import Batch, load_algorithm
-from rocm_core.divergences import load_divergence, names
+from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, load_policy, lora_parameters
+from rocm_core.plugins import names
+from rocm_core.policies import MODES, add_adapter, load_policy, lora_parameters
 from rocm_core.policies import reference as adapter_off
-from rocm_core.training import MODES, AdapterOptimiser
+from rocm_core.training import AdapterOptimiser
 
 BETA = 0.02
 PROMPTS = ["a red cat", "two dogs"]
@@ -145,7 +146,7 @@ def test_recomputing_keeps_states_instead_of_activations(double):
 
 
 @pytest.mark.parametrize("reference", ["full", "stop"])
-@pytest.mark.parametrize("divergence", sorted(set(names()) - {"js_sampled"}))
+@pytest.mark.parametrize("divergence", sorted(set(names("divergences")) - {"js_sampled"}))
 def test_at_the_start_the_divergence_is_zero_and_its_gradient_finite(model, divergence, reference):
     policy = load_policy("consistency", model, 3, 4.0)
     add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)

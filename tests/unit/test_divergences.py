@@ -9,8 +9,9 @@ import tiny
 import torch
 
 import rocm_core.divergences
-from rocm_core.divergences import load_divergence, names
+from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
+from rocm_core.plugins import names
 
 STD = 0.7
 F_DIVERGENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # f in E_q[f(p/q)]
@@ -23,7 +24,7 @@ F_DIVERGENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # f in E_q[f(p
     "total_variation": lambda x: np.abs(x - 1) / 2,
     "alpha": lambda x: (1 - x**0.9) / (0.9 * 0.1),
 }
-EXACT = sorted(set(names()) - {"js_sampled"})
+EXACT = sorted(set(names("divergences")) - {"js_sampled"})
 BOUNDED = ["alpha", "hellinger", "js", "total_variation"]
 
 

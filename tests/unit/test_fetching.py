@@ -16,10 +16,9 @@ import pytest
 from checkout import ROOT
 from fake_hub import FakeHub, running_hub
 
-from rocm_core import fetching, provenance, weights
 from rocm_core.errors import UserError
 from rocm_core.grid import load_config
-from rocm_core.provenance import folder_digest
+from rocm_core.provenance import files, folder_digest
 from rocm_core.weights import check_weights, describe, fetch, needed, record, table, weights_digest
 
 BASE = "weights/dreamshaper-7"
@@ -111,7 +110,7 @@ def test_another_file_than_the_pinned_one_is_refused(hub: FakeHub):
 
 def test_the_newest_revision_is_recorded_and_kept(hub: FakeHub, monkeypatch):
     free = {p: replace(file, revision=None) for p, file in table().items() if p.startswith(BLIP)}
-    for module in (fetching, weights):
+    for module in (fetching, catalogue):
         monkeypatch.setattr(module, "table", lambda: free)
     for revision in ("1" * 40, "2" * 40):
         for name in ("config.json", "vocab.txt"):
@@ -196,7 +195,7 @@ def test_recorded_weights_are_hashed_again_only_when_touched(monkeypatch):
     Path(SMALL).write_text(SMALL[::-1])
     os.utime(SMALL, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     check_weights(BASE)  # of the same size and time: only a full check can tell
-    provenance._sha256.cache_clear()
+    files._sha256.cache_clear()
     assert f"{SMALL} (" in refusal(check_weights, BASE, True)
 
 

@@ -14,10 +14,10 @@ from synthetic import make_config, make_wide_config, write_results, write_votes
 
 from rocm_core.analysis import Results
 from rocm_core.commands.render import render
-from rocm_core.divergences import names
 from rocm_core.errors import UserError
 from rocm_core.figures import FIGURES, _style, figures
 from rocm_core.grid import make_grid
+from rocm_core.plugins import names
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import module_closure
 
@@ -296,7 +296,7 @@ def test_figure_6_prefers_models_trained_on_animals_and_shows_them_animals(tmp_p
 
 def test_divergences_are_drawn_with_their_true_values_and_slopes():
     data = draw("divergences", make_config(), "nowhere").data
-    assert set(data["divergence"]) == set(names())
+    assert set(data["divergence"]) == set(names("divergences"))
     kl, hellinger = (data[data["divergence"] == name] for name in ("kl", "hellinger"))
     assert np.allclose(kl["value"], kl["squared_distance"] / 2) and np.allclose(kl["slope"], 0.5)
     x = hellinger["squared_distance"]

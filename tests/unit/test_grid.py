@@ -218,9 +218,9 @@ def test_every_divergence_with_a_file_is_a_method():
 
 
 def grid_divergences():
-    from rocm_core.grid.methods import ALIASES, modules
+    from rocm_core.plugins import facts, names
 
-    return [name for name in modules("divergences") if name not in ALIASES]
+    return [name for name in names("divergences") if not facts("divergences", name)["ALIAS_OF"]]
 
 
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
@@ -324,16 +324,16 @@ def test_every_reward_says_in_its_file_whether_it_is_differentiable():
     import importlib
     import inspect
 
-    from rocm_core.grid.methods import is_differentiable, modules
+    from rocm_core.plugins import facts, names
 
-    for name in modules("rewards"):
+    for name in names("rewards"):
         module = importlib.import_module(f"rocm_core.rewards.{name}")
         (scorer,) = (
             value
             for _, value in inspect.getmembers(module, inspect.isclass)
             if value.__module__ == module.__name__ and hasattr(value, "differentiable")
         )
-        assert is_differentiable(name) == scorer.differentiable, name
+        assert facts("rewards", name)["DIFFERENTIABLE"] == scorer.differentiable, name
 
 
 def test_a_product_of_settings_is_swept_once_each():

@@ -13,7 +13,6 @@ import pytest
 import tiny
 
 import rocm_core.training.job
-from rocm_core.grid.methods import modules
 from rocm_core.training import train
 
 KILLS = int(os.environ.get("ROCM_KILLS", "5"))
@@ -35,7 +34,7 @@ parallel = multiprocessing.get_context("fork")  # a child need not import torch 
     if KILLS == FEW_KILLS
     else [KILLS],
 )
-@pytest.mark.parametrize("algorithm", modules("algorithms"))
+@pytest.mark.parametrize("algorithm", names("algorithms"))
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     model, reward, tmp_path, monkeypatch, algorithm, kills
 ):

@@ -6,8 +6,8 @@ import torch
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, load_policy, lora_parameters
-from rocm_core.training import GIB, MODES, LiveBytes, choose_recomputation
+from rocm_core.policies import MODES, add_adapter, load_policy, lora_parameters
+from rocm_core.training import GIB, LiveBytes, choose_recomputation
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_the_predicted_peak_is_the_measured_one(model, reference, mode, monkeypa
         predicted.append(predict(mode))
         return mode
 
-    monkeypatch.setattr("rocm_core.algorithms.direct.choose_recomputation", choose)
+    monkeypatch.setattr("rocm_core.training.memory.choose_recomputation", choose)
     batch = batch_for(policy)
     algorithm.loss(policy, tiny.Brightness(), batch)
     assert predicted[0] == pytest.approx(measured(policy, algorithm, batch), rel=0.1)

@@ -10,13 +10,13 @@ import torch
 
 from rocm_core.errors import UserError
 from rocm_core.policies import (
+    MODES,
     add_adapter,
     guidance_embedding,
     load_policy,
     lora_parameters,
     save_lora,
 )
-from rocm_core.training import MODES
 
 PROMPTS = ["a red cat", "two dogs", "x"]
 

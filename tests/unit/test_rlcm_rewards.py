@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
 from rocm_core.errors import UserError
-from rocm_core.grid.methods import find_module
+from rocm_core.plugins import module_of
 from rocm_core.rewards import _bertscore, alignment, load_reward
 
 WEIGHTLESS = (
@@ -40,7 +40,7 @@ def noise(count: int, size: int = 24, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", WEIGHTLESS)
 def test_rewards_without_weights_are_named_with_either_dash_and_refuse_a_folder(name, tmp_path):
-    assert find_module("rewards", name, "rewards") == name.replace("-", "_")
+    assert module_of("rewards", name, "rewards") == name.replace("-", "_")
     assert load_reward(name.replace("-", "_")).name == load_reward(name).name
     with pytest.raises(UserError, match=f"set scorers.{name} to null"):
         load_reward(name, tmp_path)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from tiny import TARGETS, perturb, write_pipeline
 
-from rocm_core import scoring
 from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
 from rocm_core.evaluation import generate
+from rocm_core.evaluation import scores as scoring
 from rocm_core.policies import add_adapter, load_lora, load_policy, save_lora
 from rocm_core.prompts import Prompt
 

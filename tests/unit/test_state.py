@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 HOLD = """\
 import sys, time
 from pathlib import Path
-from rocm_core import lock
+from rocm_core.jobs import lock
 
 lock.HEARTBEAT_SECONDS = 0.05
 with lock.Lock(Path(sys.argv[1])):

@@ -6,8 +6,9 @@ from synthetic import make_config, make_wide_config, write_results
 
 from rocm_core.analysis import Results, judges
 from rocm_core.commands.render import render
-from rocm_core.divergences import load_divergence, names
+from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
+from rocm_core.plugins import names
 from rocm_core.tables import TABLES, costs, sweep, table1, table2, table3, table4, tables
 from rocm_core.tables._table import Block, Cell, Table
 
@@ -276,7 +277,7 @@ def test_an_automatic_beta_is_shown_as_what_it_came_to(tmp_path):
 
 def test_table_3_holds_every_divergence_with_its_formula_and_true_values():
     table = table3.make(Results(make_config(), "nowhere"))
-    assert set(table.data["divergence"]) == set(names())
+    assert set(table.data["divergence"]) == set(names("divergences"))
     values = table.data.set_index(["divergence", "distance"])["value"]
     # Squared Hellinger and JS at d = 0.1, 1, 3 and 8, to ten digits.
     hellinger = (0.00124921908, 0.1175030974, 0.6753475326, 0.9996645374)
@@ -286,7 +287,7 @@ def test_table_3_holds_every_divergence_with_its_formula_and_true_values():
     assert values["kl"].tolist() == pytest.approx([0.005, 0.5, 4.5, 32])
     rows = table.blocks[0].rows
     assert rows[0][0].text == "KL, reverse KL" and rows[0][1].text == "d²/2"
-    for formula in (load_divergence(name).formula for name in names()):
+    for formula in (load_divergence(name).formula for name in names("divergences")):
         assert f"${formula}$" in table.markdown() and f"${formula}$" in table.latex("table3")
     assert not any(set(row[1].text) & set("\\{}$") for row in rows)
     assert table.html().count("<tr>") == 1 + len(rows)

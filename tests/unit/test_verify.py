@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from rocm_core import grid
 from rocm_core.commands.verify import DISTANCES, verify
+from rocm_core.grid import code as grid
 from rocm_core.grid import generation_settings, make_grid, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
