@@ -180,7 +180,9 @@ def draw_growth(record: Record) -> None:
     steps, limited, batch = (list(record[n].values()) for n in ("steps", "limited", "batch"))
     _line(axes[0], lengths, [c["cpu_seconds"] for c in steps], "steps K (2 images)", "s per step")
     images = [int(n) for n in record["batch"]]
-    _line(axes[1], images, [c["cpu_seconds"] for c in batch], "images per step (K = 4)", "s per step")
+    _line(
+        axes[1], images, [c["cpu_seconds"] for c in batch], "images per step (K = 4)", "s per step"
+    )
     cells = record["cells"]
     _line(
         axes[2],
