@@ -252,7 +252,7 @@ def test_a_set_can_be_restricted_by_words(tmp_path):
     texts = [p.text for p in make_prompts(PromptSettings(str(path), containing=("ring", "cross")))]
     assert texts == ["A Ring, of gold", "a cross"]
     nothing = PromptSettings(str(path), containing=("gold",), without=("ring",))
-    assert "has no prompt with the words" in refusal(make_prompts, nothing)
+    assert "has no prompt with the requested words" in refusal(make_prompts, nothing)
     few = PromptSettings(str(path), 2, without=("ring",), containing=("cross",))
     assert "has 1 different prompts, not 2" in refusal(make_prompts, few)
 
