@@ -40,10 +40,10 @@ def _clock(record: Record) -> str:
 
 
 def table(records: list[Record]) -> str:
-    """A row a contender: what a step costs it, and the ratio to ours."""
+    """One row per contender: what a step costs it, and the ratio to ours."""
     lines = [
-        "| where | compared | trainer | s a step | images/s | U-Net passes | MiB at most"
-        " | time over ours | gradient differs by |",
+        "| where | comparison | trainer | seconds per step | images/s | NFE | peak MiB"
+        " | time relative to ours | gradient differs by |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for record in records:
@@ -62,7 +62,7 @@ def table(records: list[Record]) -> str:
 def account(records: list[Record]) -> str:
     """The floor of each record's step and what the step takes."""
     lines = [
-        "| where | floor | a step takes | share of the matrix rate | reward queries/s |",
+        "| where | floor | one step takes | share of the matrix rate | reward queries/s |",
         "|---|---|--:|--:|--:|",
     ]
     for record in records:
@@ -87,11 +87,11 @@ def account(records: list[Record]) -> str:
 
 
 def other_stages(record: Record) -> str:
-    """A row for each stage but the step, and what stands beside it."""
+    """One row per stage other than the step, and what it is compared with."""
     scoring, start = record["scoring"], record["start-up"]
     job, imports, library = (statistics.median(taken) for taken in start["cpu_seconds"].values())
     rows = [
-        "| stage | ours | beside it | ratio |",
+        "| stage | ours | compared with | ratio |",
         "|---|--:|--:|--:|",
         *_paces("scoring", scoring),
         *_paces("generation", record["generation"]),
@@ -105,8 +105,8 @@ def other_stages(record: Record) -> str:
 
 
 def dry_runs(record: Record) -> str:
-    """A row for each number of cells."""
-    rows = ["| cells | s a dry-run | ms a cell |", "|--:|--:|--:|"]
+    """One row per number of cells."""
+    rows = ["| cells | seconds per dry-run | ms per cell |", "|--:|--:|--:|"]
     for cost in record["cells"]:
         each = 1000 * cost["cpu_seconds"] / cost["cells"]
         rows.append(f"| {cost['cells']} | {cost['cpu_seconds']:.1f} | {each:.1f} |")
@@ -142,7 +142,7 @@ def draw(records: list[Record]) -> None:
         text = f"{peer}\n{record['ratios'][peer]:.2f} ×"
         left.text(place + 0.2, 1000 * theirs[clock], text, ha="center", va="bottom", fontsize=8)
     left.set_xticks(range(len(peers)), [record["comparison"] for record in peers])
-    left.set_ylabel("ms a step")
+    left.set_ylabel("ms per step")
     left.set_title("ours (blue) beside its peers")
     left.margins(y=0.25)
     floor = {name: line["seconds"] for name, line in first["floor"]["lines"].items()}
@@ -178,16 +178,18 @@ def draw_growth(record: Record) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(2 * WIDTH, 0.5 * WIDTH), layout="constrained")
     lengths = [int(k) for k in record["steps"]]
     steps, limited, batch = (list(record[n].values()) for n in ("steps", "limited", "batch"))
-    _line(axes[0], lengths, [c["cpu_seconds"] for c in steps], "steps K (2 images)", "s a step")
+    _line(axes[0], lengths, [c["cpu_seconds"] for c in steps], "steps K (2 images)", "s per step")
     images = [int(n) for n in record["batch"]]
-    _line(axes[1], images, [c["cpu_seconds"] for c in batch], "images a step (K = 4)", "s a step")
+    _line(
+        axes[1], images, [c["cpu_seconds"] for c in batch], "images per step (K = 4)", "s per step"
+    )
     cells = record["cells"]
     _line(
         axes[2],
         [c["cells"] for c in cells],
         [c["cpu_seconds"] for c in cells],
         "cells",
-        "s a dry-run",
+        "s per dry-run",
     )
     for costs, label, colour in ((steps, "auto", "#0072b2"), (limited, "limited", "#d55e00")):
         axes[3].plot(lengths, [c["bytes"] / 2**20 for c in costs], "o-", color=colour, label=label)
@@ -198,7 +200,7 @@ def draw_growth(record: Record) -> None:
         axes[3].text(lengths[last], height, kind, fontsize=8, va="top", ha="center")
     axes[3].axhline(record["limit_gib"] * 1024, color="#999999", linestyle="--", label="limit")
     axes[3].set_xlabel("steps K (2 images)")
-    axes[3].set_ylabel("MiB at most")
+    axes[3].set_ylabel("peak MiB")
     axes[3].set_xlim(0)
     axes[3].set_ylim(0)
     axes[3].legend()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The published scorers. hpsv2's wheel lacks CLIP's vocabulary, without which it cannot be imported;
-# openai-clip, which image-reward imports without saying so, has the file.
+# Installs the published scorers. hpsv2's wheel lacks CLIP's vocabulary, without which it cannot be
+# imported; openai-clip, which image-reward imports without declaring it, contains the file.
 set -euo pipefail
 python -m pip install --quiet --no-deps hpsv2==1.2.0 image-reward==1.5
 python - <<'END'

@@ -8,7 +8,7 @@ A module of this package is one divergence. It has
     divergence(squared_distance, std) -> Tensor     D(d²) elementwise, ≥ 0, D(0) = 0, gradient in d²
     FORMULA                                         LaTeX, for tables and figures
     BOUND                                           its supremum, if it has one
-`none` is no module: it means training without a divergence.
+`none` is not a module: it means training without a divergence.
 """
 
 from rocm_core.divergences.loading import Divergence, by_formula, load_divergence

@@ -1,4 +1,4 @@
-"""Squared Hellinger distance ½∫(√p - √q)² = 1 - exp(-d²/8); saturates, and its gradient with it."""
+"""Squared Hellinger distance ½∫(√p - √q)² = 1 - exp(-d²/8); saturates, as does its slope."""
 
 import torch
 from torch import Tensor

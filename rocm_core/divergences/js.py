@@ -6,8 +6,9 @@ integrands even and decaying: with z ~ N(0, 1) and g(v) = cosh(v/2) ln(2cosh(v/2
     JS = ln2 - exp(-d²/8) E_z[g(dz)]
     dJS/d(d²) = exp(-d²/8)/8 E_z[sech(dz/2)]
 so that the trapezoidal rule converges exponentially: 64 intervals are exact to 1e-10 at every d,
-where 64 Gauss–Hermite nodes for the first form lose the slope above d = 5. The slope is given to
-autograd as it stands, because √d² has none at d = 0. The paper samples instead: see `js_sampled`.
+where 64 Gauss–Hermite nodes for the first form lose the slope above d = 5. The slope is
+passed to autograd explicitly, because √d² is not differentiable at d = 0. The paper samples
+instead: see `js_sampled`.
 """
 
 import functools

@@ -1,8 +1,8 @@
-"""Jensen–Shannon divergence estimated as the paper does (§3, equation 11): one random draw a step.
+"""Jensen–Shannon divergence as the paper estimates it (§3, equation 11): one random draw per step.
 
 A draw of the transition enters only through its projection on μ - μ_ref, so one standard normal
 number is enough. Value and gradient are unbiased. Draws come from torch's default generator, which
-the trainer seeds at every step. An estimate can be negative; `js` has no variance.
+the trainer seeds at every step. An estimate can be negative; `js` is exact and has no variance.
 """
 
 import torch

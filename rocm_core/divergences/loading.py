@@ -25,15 +25,14 @@ class Divergence:
 
 
 def load_divergence(name: str) -> Divergence:
-    """The divergence `name`; raises `UserError` where there is none."""
+    """The divergence `name`; raises `UserError` if there is none of that name."""
     module = load("divergences", name)
     bound = getattr(module, "BOUND", math.inf)
     return Divergence(short_name(module.__name__), module.divergence, module.FORMULA, bound)
 
 
 def by_formula() -> list[list[Divergence]]:
-    """All divergences, those of the paper first; those with one formula together, as KL and its
-    reverse."""
+    """All divergences, the paper's first, grouped by formula: KL and its reverse share one."""
     order = [*_PAPER, *(name for name in names("divergences") if name not in _PAPER)]
     groups: dict[str, list[Divergence]] = {}
     for divergence in map(load_divergence, order):

@@ -1,4 +1,4 @@
-"""Jobs: one owner of a folder at a time, state to resume from, GPUs of one's own, requests to stop."""
+"""Jobs: one owner per folder, state to resume from, GPUs claimed per job, requests to stop."""
 
 from rocm_core.jobs.gpus import claim_gpus
 from rocm_core.jobs.lock import Lock, Owner

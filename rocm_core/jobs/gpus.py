@@ -1,4 +1,4 @@
-"""GPUs of one's own: a job outside of Slurm, which does it itself, sees only those it claimed."""
+"""Claiming GPUs: outside of Slurm, which assigns them itself, a job sees only those it claimed."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ POLL_SECONDS = 1.0
 def claim_gpus(count: int) -> list[str]:
     """Names of `count` GPUs for CUDA_VISIBLE_DEVICES, waiting until as many are free.
 
-    They stay claimed while this process lives, also as another program. [] where there is none.
+    They stay claimed while this process lives, even after an exec. [] where there is no GPU.
     """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
@@ -37,14 +37,14 @@ def claim_gpus(count: int) -> list[str]:
                 claimed[device] = descriptor
         if len(claimed) == count:
             return list(claimed)
-        for descriptor in claimed.values():  # or two jobs could wait for each other's
+        for descriptor in claimed.values():  # otherwise two jobs could wait for each other's
             os.close(descriptor)
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
 
 
 def _claim(path: Path) -> int | None:
-    """Lock a file until it is closed or this process ends, however it does; None if another holds
-    it."""
+    """Lock a file until it is closed or this process ends, for whatever reason; None if another
+    process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
 """One owner of a folder at a time, across machines that share a file system, and a record of all.
 
-A killed owner leaves its lock behind; its last heartbeat tells how long it lived.
+A killed owner leaves its lock behind; its last heartbeat shows how long it lived.
 """
 
 import contextlib
@@ -31,11 +31,12 @@ class Lock:
     """Ownership of a folder by one process, while the `with` block lasts.
 
     `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its
-    owner is a dead process of this machine or, on another machine, has not beaten for STALE_SECONDS
-    by our own clock. A living owner is waited for, PATIENCE_SECONDS at most, then `UserError`;
-    `give_up` is called meanwhile and may raise. An owner that was thought dead finds out in `held`.
+    owner is a dead process of this machine or, on another machine, has sent no heartbeat for
+    STALE_SECONDS by our own clock. For a living owner we wait at most PATIENCE_SECONDS, then raise
+    `UserError`; meanwhile `give_up` is called and may raise. An owner wrongly taken for dead learns
+    of it in `held`.
 
-    `attempts.json` lists every owner so far, until somebody removes it.
+    `attempts.json` lists every owner so far, until it is removed.
     """
 
     def __init__(self, folder: Path, give_up: Callable[[], None] = lambda: None) -> None:
@@ -85,14 +86,14 @@ class Lock:
                 self.guard.unlink()
 
     def note(self, **facts: Any) -> None:
-        """Add to what is known of this owner, even if it is killed."""
+        """Add facts to this owner's record, which survives even if it is killed."""
         with self.held():
             self.me |= facts
             self._write()
 
     def attempts(self) -> list[Owner]:
-        """Every owner so far, this one last: host, pid, job of Slurm, seconds of ownership, and
-        what it noted."""
+        """Every owner so far, this one last: host, pid, Slurm job, seconds of ownership, and the
+        facts that it noted."""
         with self.held():
             return self._remember(self.me, time.time())
 
@@ -106,7 +107,7 @@ class Lock:
             yield
 
     def _take(self, from_the_silent: bool) -> tuple[Owner, float] | None:
-        """Own the lock, or return its owner and when it last beat."""
+        """Take the lock, or return its owner and the time of its last heartbeat."""
         with self._alone():
             found = self._read()
             if found:
@@ -147,9 +148,9 @@ class Lock:
             yield
 
     def _read(self) -> tuple[Owner, float] | None:
-        """The owner and when it last beat (seconds since the epoch), or None without a lock."""
+        """The owner and its last heartbeat (seconds since the epoch), or None without a lock."""
         try:
-            # Opening the file makes NFS ask the server for its time, which it else remembers.
+            # Opening the file makes NFS ask the server for its time instead of using a cached one.
             with open(self.path, encoding="utf-8") as file:
                 return json.loads(file.read()), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
@@ -162,7 +163,7 @@ class Lock:
         return found is not None and found[0].get("token") == self.me["token"]
 
     def _beat(self) -> None:
-        # Not `held`: a save of minutes keeps that, and must not look like death.
+        # Not `held`: a save that takes minutes holds it, and must not look like death.
         while not self._released.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
                 if self._is_mine():
@@ -170,7 +171,7 @@ class Lock:
 
 
 def _here() -> dict[str, str]:
-    """This machine, as far as process numbers go: containers of one host have their own."""
+    """The scope of process numbers: this machine, or a container on it with its own numbers."""
     namespace = Path("/proc/self/ns/pid")
     return {
         "host": socket.gethostname(),
@@ -184,7 +185,7 @@ def _name(owner: Owner) -> str:
 
 
 def _born(process: int) -> str | None:
-    """When a process of this machine began, in its kernel's words; None if it is not alive."""
+    """When a process of this machine began, as its kernel states it; None if it is not alive."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -193,8 +194,8 @@ def _born(process: int) -> str | None:
 
 
 def _lives(owner: Owner) -> bool | None:
-    """Whether the owner is alive, which it can be without a heartbeat when it is suspended; None
-    where only heartbeats tell: on another machine, and without /proc."""
+    """Whether the owner is alive, which a suspended one is without a heartbeat; None where only the
+    heartbeat can tell: on another machine, and without /proc."""
     if not owner.get("born") or any(owner.get(key) != value for key, value in _here().items()):
         return None
     return _born(owner["pid"]) == owner["born"]

@@ -1,4 +1,4 @@
-"""Stopping and going on: the state of an unfinished training, and the wish to stop.
+"""Stopping and resuming: the state of an unfinished training run, and the request to stop.
 
 A state is written atomically, by the one owner of its folder, and checked when read.
 """
@@ -20,13 +20,13 @@ from rocm_core.jobs.lock import Lock
 from rocm_core.provenance import atomic_write
 
 TIME_LIMIT_MARGIN_SECONDS = 120.0
-FINISHED = "finished"  # the mark of a state that is kept though its training has ended
+FINISHED = "finished"  # marks a state that is kept although its training run has ended
 
 
 class StateFolder:
     """A folder with the newest states of one training run, owned while the `with` block lasts.
 
-    give_up: called while another owner is waited for; may raise.
+    give_up: called while waiting for another owner; may raise.
     """
 
     def __init__(self, folder: Path, give_up: Callable[[], None] = lambda: None) -> None:
@@ -43,7 +43,7 @@ class StateFolder:
             self.folder.rmdir()  # if it was cleared
 
     def save(self, step: int, content: dict[str, Any]) -> None:
-        """Keep `content`, tensors and plain values, as the newest state; the one before stays."""
+        """Store `content`, tensors and plain values, as the newest state; keep the previous one."""
         import torch
 
         buffer = io.BytesIO()
@@ -55,7 +55,7 @@ class StateFolder:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None; says on stderr which files were damaged."""
+        """The newest intact state, or None; names corrupted files on stderr."""
         import torch
 
         for path in self._files():
@@ -66,11 +66,11 @@ class StateFolder:
         return None
 
     def keep(self) -> None:
-        """Mark the training as finished, for `remove_finished`."""
+        """Mark the training run as finished, for `remove_finished`."""
         (self.folder / FINISHED).touch()
 
     def clear(self) -> None:
-        """Remove every state and then whatever else was put here, but the lock."""
+        """Remove every state and then everything else in the folder except the lock."""
         for path in [*self._files(), *self.folder.iterdir()]:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -82,9 +82,9 @@ class StateFolder:
 
 
 def remove_finished(states: Path, cells: Path) -> None:
-    """Remove the kept states of the trainings whose results are in `cells`, but for those in use.
+    """Remove the kept states of training runs whose results are in `cells`, except those in use.
 
-    states: holds <cell>/<version>/ for each unfinished training, as `cells` holds <cell>/.
+    states: holds <cell>/<version>/ for each unfinished run, just as `cells` holds <cell>/.
     """
     for mark in list(states.rglob(FINISHED)):
         results = cells / mark.parents[1].relative_to(states)
@@ -94,7 +94,7 @@ def remove_finished(states: Path, cells: Path) -> None:
 
 
 class StopRequest:
-    """Whether to save and leave: after SIGTERM or SIGUSR1, or shortly before Slurm's time limit."""
+    """Whether to save and exit: after SIGTERM or SIGUSR1, or shortly before Slurm's time limit."""
 
     def __init__(self) -> None:
         self._signalled = False

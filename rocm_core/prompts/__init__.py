@@ -1,4 +1,4 @@
-"""Prompts: one prompt and its files, published lists, and the sets that a configuration describes."""
+"""Prompts: one prompt and its files, published lists, and the sets of a configuration."""
 
 from rocm_core.prompts.lists import normalise
 from rocm_core.prompts.prompt import Prompt, read_prompts, write_prompts

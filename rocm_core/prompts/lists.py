@@ -1,4 +1,4 @@
-"""Lists of prompts as they are published: text, JSON, JSON lines, CSV, TSV and Parquet."""
+"""Prompt lists as they are published: text, JSON, JSON lines, CSV, TSV and Parquet."""
 
 import csv
 import io
@@ -19,14 +19,14 @@ _TABLES = (".json", ".csv", ".tsv", ".parquet")
 
 
 def read_list(path: str, column: str | None = None) -> list[Prompt]:
-    """All prompts of a file, whatever its kind, cleaned; those without an id are numbered.
+    """All prompts of a file of any kind, cleaned; those without an id are numbered.
 
-    column: where a table or a list of objects has them; None: where it is called as in `COLUMNS`.
-    Raises `UserError` with the place in the file for what is no prompt.
+    column: which column of a table or key of an object holds them; None: the first of `COLUMNS`.
+    Raises `UserError` with the place in the file for anything that is not a prompt.
     """
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
-        raise UserError(f"{path} is no prompt list: it must end in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{path} is not a prompt list: it must end in {' or '.join(SUFFIXES)}")
     if column and suffix not in _TABLES:
         raise UserError(f"{path} has no columns: remove the key column ({column})")
     if suffix == ".jsonl":
@@ -40,19 +40,19 @@ def read_list(path: str, column: str | None = None) -> list[Prompt]:
 
 
 def number(texts: Iterable[str], source: str, prefix: str = "") -> list[Prompt]:
-    """Prompts whose ids count them."""
+    """Prompts with consecutive numbers as ids."""
     return [Prompt(f"{prefix}{index:05d}", text, source) for index, text in enumerate(texts)]
 
 
 def normalise(text: str) -> str:
-    """What prompts have in common that differ in case, punctuation, spacing and width only."""
+    """Key under which prompts that differ in case, punctuation, spacing or width compare equal."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded).split()
     return " ".join(words) or folded
 
 
 def _json(path: str, column: str | None) -> Iterator[tuple[str, Any]]:
-    """Of a list of texts or of objects, or of several such lists by name."""
+    """The prompts of a list of texts or objects, or of several such lists by name."""
     try:
         entries = json.loads(decode(path))
     except (ValueError, RecursionError) as error:
@@ -69,7 +69,7 @@ def _json(path: str, column: str | None) -> Iterator[tuple[str, Any]]:
 
 
 def _csv(path: str, column: str | None) -> Iterator[tuple[str, str]]:
-    """Quotes delimit a field of a CSV file; in TSV, as PartiPrompts has it, they are letters."""
+    """Quotes delimit a field in CSV; in TSV, as in PartiPrompts, they are part of the text."""
     kind: Mapping[str, Any] = (
         {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         if path.endswith(".tsv")
@@ -97,12 +97,12 @@ def _parquet(path: str, column: str | None) -> Iterator[tuple[str, Any]]:
         name = _choose(names, column, path)
         texts = parquet.read_table(path, columns=[name]).column(name).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} is no readable Parquet file: {error}") from None
+        raise UserError(f"{path} is not a readable Parquet file: {error}") from None
     yield from ((f"{path}: row {index}", text) for index, text in enumerate(texts, 1))
 
 
 def _choose(names: Iterable[str], column: str | None, place: str) -> str:
-    """The name of the column with the prompts."""
+    """The name of the column that holds the prompts."""
     names = list(names)
     known = [column] if column else COLUMNS
     for wanted in known:
@@ -111,5 +111,5 @@ def _choose(names: Iterable[str], column: str | None, place: str) -> str:
                 return name
     raise UserError(
         f"{place} has no column {' or '.join(known)}, but {', '.join(names)[:200] or 'none'}:"
-        " name the one with the prompts by the key column"
+        " name the one that holds the prompts in the key column"
     )

@@ -1,4 +1,4 @@
-"""Prompts and their files: one JSON object a line, which every stage reads."""
+"""Prompts and their files: one JSON object per line, read by every stage."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt. `id` names its image's file and seeds its noise; `source` says where it is from."""
+    """A prompt. `id` names its image's file and seeds its noise; `source`: where it comes from."""
 
     id: str
     text: str
@@ -24,9 +24,9 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a .jsonl file: objects with id, text and, if they like, source.
+    """The prompts of a .jsonl file: objects with id, text and, optionally, source.
 
-    Raises `UserError` with file and line for a line that is broken, empty or repeats an id.
+    Raises `UserError` with file and line for a line that is broken or empty or repeats an id.
     """
     prompts: dict[str, Prompt] = {}
     for place, line in lines_of(path):
@@ -40,17 +40,17 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
-    """Write prompts as `read_prompts` reads them, atomically."""
+    """Write prompts atomically, in the format of `read_prompts`."""
     lines = (json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts)
     with atomic_write(path) as file:
         file.write("".join(lines).encode())
 
 
 def clean(text: Any, place: str) -> str:
-    """A prompt in Unicode's composed form on one line, without control characters and spaces
-    around it. Raises `UserError` for what is no text, or none is left of."""
+    """A prompt in Unicode's composed form on one line, without control characters and surrounding
+    spaces. Raises `UserError` for anything that is not a text or is empty afterwards."""
     if not isinstance(text, str):
-        raise UserError(f"{place}: a prompt must be a text, not {text!r:.60}")
+        raise UserError(f"{place}: a prompt must be text, not {text!r:.60}")
     text = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
     cleaned = unicodedata.normalize("NFC", " ".join(text.split()))
     if not cleaned:
@@ -58,19 +58,21 @@ def clean(text: Any, place: str) -> str:
     try:
         cleaned.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{place}: the prompt holds half a surrogate pair: mend it") from None
+        raise UserError(
+            f"{place}: the prompt contains half of a surrogate pair: correct it"
+        ) from None
     return cleaned
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[str, str]]:
-    """("file:number", line) of each line of a text; blank lines at the end do not count."""
+    """("file:number", line) of each line of a text, without trailing blank lines."""
     lines = re.split("\r\n?|\n", decode(path).rstrip())
     if lines != [""]:
         yield from ((f"{path}:{number}", line) for number, line in enumerate(lines, 1))
 
 
 def decode(path: str | Path) -> str:
-    """The text of a file in UTF-8; raises `UserError` with the line where it is not."""
+    """The text of a UTF-8 file; raises `UserError` with the line that is not UTF-8."""
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -92,7 +94,7 @@ def _parse_line(line: str, place: str, source: str) -> Prompt:
     identity = entry.get("id")
     if not isinstance(identity, str) or not _ID.fullmatch(identity):
         raise UserError(
-            f"{place}: the id must be a text of letters, digits, . _ and -, not {identity!r:.60}"
+            f"{place}: the id must be text made of letters, digits, . _ and -, not {identity!r:.60}"
         )
     origin = entry.get("source", source)
     return Prompt(identity, clean(entry.get("text"), place), str(origin))

@@ -1,4 +1,4 @@
-"""Making prompt sets: from a world, from lists, or from what the configuration itself says."""
+"""Making prompt sets: from a world, from lists, or from the configuration itself."""
 
 import itertools
 import random
@@ -18,11 +18,11 @@ _FIELD = re.compile(r"\{(\w+)(:a)?\}")
 
 
 def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> list[Prompt]:
-    """The prompt set that `settings` describe, in the order of its sources; none of `exclude`, the
-    prompts that models are trained on, unless it may overlap.
+    """The prompt set that `settings` describe, in the order of its sources, without those of
+    `exclude`, the prompts that models are trained on, unless the set may overlap.
 
-    A world avoids those. A list that shares one with them, whatever its case and punctuation,
-    raises `UserError`, or goes without it: a model must not be judged on what it was trained on.
+    A world avoids them. A list that contains one, whatever its case and punctuation, raises
+    `UserError` or drops it: a model must not be evaluated on what it was trained on.
     """
     exclude = () if settings.overlap == "allow" else exclude
     if settings.source == "shapes":
@@ -50,7 +50,7 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
     if shared:
         raise UserError(
             f"{settings.named} shares {len(shared)} prompts with the training prompts, the first is"
-            f" {shared[0][:80]!r}: leave them out by overlap: drop, or keep them by overlap: allow"
+            f" {shared[0][:80]!r}: drop them with overlap: drop, or keep them with overlap: allow"
         )
     return chosen
 
@@ -58,13 +58,15 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
 def check_sources(
     prompts: Mapping[str, PromptSettings], worlds: Collection[str], trained: Collection[str]
 ) -> None:
-    """Raise `UserError` for prompt sets that cannot be made, as far as can be told now: a file that
-    does not exist yet is left to the job that reads it. `trained`: sets that models train on."""
+    """Raise `UserError` for prompt sets that cannot be made, as far as is known: a file that does
+    not exist yet is left to the job that reads it. `trained`: sets that models train on."""
     learned: list[Prompt] = []
     for name, settings in sorted(prompts.items(), key=lambda item: item[0] not in trained):
         key = f"prompts.{name}"
         if shared := sorted(set(settings.containing) & set(settings.without)):
-            raise UserError(f"{key} wants the word {shared[0]} and does without it: remove one")
+            raise UserError(
+                f"{key} has the word {shared[0]} in both containing and without: remove one"
+            )
         if settings.source in worlds:
             _check_words(settings, key)
             if settings.count is None:
@@ -73,14 +75,16 @@ def check_sources(
         _check_lists(settings, key, worlds)
         benchmark = next((f for f in settings.files if f in table() and table()[f].benchmark), None)
         if benchmark and name in trained:
-            raise UserError(f"{key}.source: {benchmark} is a benchmark, never to be trained on")
+            raise UserError(
+                f"{key}.source: {benchmark} is a benchmark, which must not be trained on"
+            )
         if all(Path(file).is_file() for file in settings.files):
             made = make_prompts(settings, () if name in trained else learned)
             learned += made if name in trained else []
 
 
 def _check_lists(settings: PromptSettings, key: str, worlds: Collection[str]) -> None:
-    """That lists of prompts are of a known kind, and that what goes with them fits them."""
+    """Check that prompt lists are of a known kind and that their other keys match them."""
     for file in settings.files:
         if Path(file).suffix not in SUFFIXES:
             kinds = ", ".join([*sorted(worlds), *(f"a {suffix} file" for suffix in SUFFIXES)])
@@ -92,7 +96,9 @@ def _check_lists(settings: PromptSettings, key: str, worlds: Collection[str]) ->
         if settings.count.keys() != names.keys():
             raise UserError(f"{key}.count must name the lists of source: {', '.join(names)}")
     elif isinstance(settings.count, dict):
-        raise UserError(f"{key}.count must be one number, as template makes one list of all")
+        raise UserError(
+            f"{key}.count must be one number, because template combines all lists into one"
+        )
     elif isinstance(settings.count, int) and len(names) > 1 and settings.template is None:
         raise UserError(f"{key}.count must say how many of each list: {', '.join(names)}")
     if settings.template is not None:
@@ -117,7 +123,7 @@ def _check_words(settings: PromptSettings, key: str) -> None:
 
 
 def _is_wanted(text: str, settings: PromptSettings) -> bool:
-    """Has the prompt one of the words it is to contain, and none of those it must do without?"""
+    """Does the prompt contain a wanted word, if any are wanted, and no refused one?"""
     words = set(re.findall(r"\w+", text.casefold()))
     wanted = {word.casefold() for word in settings.containing}
     refused = {word.casefold() for word in settings.without}
@@ -131,7 +137,7 @@ def _world_count(settings: PromptSettings) -> int:
 
 
 def _read(settings: PromptSettings) -> dict[str, list[Prompt]]:
-    """The prompts of each list by its name; one list of combinations where there is a template."""
+    """The prompts of each list by name; with a template, one list of all combinations."""
     lists = {}
     for name, source in settings.lists.items():
         if settings.is_spelled_out:
@@ -140,7 +146,7 @@ def _read(settings: PromptSettings) -> dict[str, list[Prompt]]:
             lists[name] = number(texts, "configuration")
             continue
         read = [prompt for file in source for prompt in read_list(file, settings.column)]
-        if len(source) > 1:  # their numbers would meet
+        if len(source) > 1:  # their numbers would collide
             read = number((prompt.text for prompt in read), name)
         if name:
             read = [Prompt(f"{name}-{p.id}", p.text, name) for p in read]
@@ -166,7 +172,7 @@ def _fill(template: str, words: Mapping[str, str]) -> str:
 
 
 def _distinct(lists: Mapping[str, Iterable[Prompt]], loosely: bool) -> dict[str, list[Prompt]]:
-    """The lists without prompts that came before; loosely: those equal when normalised, too."""
+    """The lists without repeated prompts; loosely: also without those equal when normalised."""
     seen: set[Any] = set()
     first: dict[str, list[Prompt]] = {}
     for name, prompts in lists.items():
@@ -180,7 +186,7 @@ def _distinct(lists: Mapping[str, Iterable[Prompt]], loosely: bool) -> dict[str,
 
 
 def _sample(name: str, prompts: list[Prompt], settings: PromptSettings) -> list[Prompt]:
-    """As many as are asked for, drawn by the seed, in the order of their list."""
+    """The requested number of prompts, drawn with the seed, in the order of their list."""
     count = settings.count.get(name) if isinstance(settings.count, dict) else settings.count
     count = len(prompts) if count is None else count
     place = name or settings.named
@@ -189,7 +195,7 @@ def _sample(name: str, prompts: list[Prompt], settings: PromptSettings) -> list[
             f"{place} has {len(prompts)} different prompts, not {count}: lower the count"
         )
     if not prompts:
-        raise UserError(f"{place} has no prompt with the words that are asked for")
+        raise UserError(f"{place} has no prompt with the requested words")
     chosen = random.Random(f"{settings.seed} {name}" if name else settings.seed).sample(
         range(len(prompts)), count
     )

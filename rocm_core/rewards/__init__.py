@@ -5,7 +5,7 @@ field's learned scorers, ``hpsv2_0`` and ``clipscore_hessel`` other versions of 
 ``gold`` is the judge of the shapes world. RLCM trains on ``aesthetic``,
 ``jpeg_compressibility``, ``jpeg_incompressibility`` and ``alignment``, which is called
 ``shapes_alignment`` in the shapes world; ``sparse_redness``, ``hinge_redness`` and ``drifting_hue``
-are for the questions it leaves open. A module ``rewards/<name>.py`` with a function
+are for questions that RLCM leaves open. A module ``rewards/<name>.py`` with a function
 ``load(weights, device, dtype) -> Reward`` is a scorer; a config names it, with - or _.
 """
 

@@ -1,4 +1,4 @@
-"""BERTScore's recall: how much of a reference a text says, by greedy matching of token embeddings.
+"""BERTScore's recall: how much of a reference a text covers, by greedy matching of embeddings.
 
 Zhang et al. 2020 (arXiv 1904.09675): R is the mean, over the reference's tokens, of the largest
 cosine with any of the candidate's tokens. As the package bert-score 0.3.13 computes it without idf
@@ -27,7 +27,7 @@ _UNUSED = ("pooler.", "classifier.", "lm_predictions.")
 
 
 class BertScore(nn.Module):
-    """Recall by the embeddings that an encoder ends with."""
+    """Recall by an encoder's final embeddings."""
 
     def __init__(self, encoder: DebertaModel, tokenizer: PreTrainedTokenizerBase):
         super().__init__()
@@ -35,7 +35,7 @@ class BertScore(nn.Module):
 
     @classmethod
     def read(cls, folder: Path) -> "BertScore":
-        """With microsoft/deberta-xlarge-mnli from its folder, cut behind :data:`LAYER`."""
+        """With microsoft/deberta-xlarge-mnli from its folder, truncated after :data:`LAYER`."""
         encoder = load_model(DebertaModel, folder, unused=_UNUSED)
         layers = encoder.encoder.layer
         if len(layers) < LAYER:

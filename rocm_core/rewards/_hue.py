@@ -1,4 +1,4 @@
-"""How much of a hue an image has, on average."""
+"""The average amount of a hue in an image."""
 
 import math
 

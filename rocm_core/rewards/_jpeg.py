@@ -1,4 +1,4 @@
-"""How many bytes an image takes as a JPEG, which JPEG (in)compressibility rewards."""
+"""The size of an image as a JPEG, which JPEG (in)compressibility rewards."""
 
 import io
 

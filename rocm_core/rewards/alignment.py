@@ -1,10 +1,11 @@
 """Prompt-image alignment by a vision-language model, as DDPO and RLCM train on it.
 
-Black et al. 2023 (arXiv 2305.13301): a LLaVA says what goes on in the image, and BERTScore's recall
-tells how much of the prompt that covers. Question, reference text, model of the BERTScore and
-recall rather than F1 are those of ddpo_pytorch/rewards.py (which RLCM's release repeats) and its
-LLaVA-server, which also gives the length of the answer and decodes greedily. Images reach the model
-as they are, not as JPEGs of quality 80, in which the two send them to their server.
+Black et al. 2023 (arXiv 2305.13301): LLaVA describes what happens in the image, and BERTScore's
+recall measures how much of the prompt the description covers. Question, reference text, the
+BERTScore's model and recall rather than F1 are those of ddpo_pytorch/rewards.py (which RLCM's
+release repeats) and its LLaVA-server, which also gives the length of the answer and decodes
+greedily. Images reach the model as they are, not as JPEGs of quality 80, in which the two send them
+to their server.
 
 A folder holds ``captioner/``, a model of transformers' LlavaForConditionalGeneration with its
 processor (``llava-hf/llava-1.5-7b-hf`` as it lies on the hub; DDPO's LLaVA is older), and
@@ -66,7 +67,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def caption(self, images: Tensor) -> list[str]:
-        """What the model says to images (N, 3, H, W) in [0, 1], rounded to 8 bits."""
+        """The model's descriptions of images (N, 3, H, W) in [0, 1], rounded to 8 bits."""
         pixels = (images.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
         pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
         inputs = self.processor(
@@ -93,7 +94,7 @@ def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | 
 
 
 def _require_type(folder: Path, model_type: str) -> None:
-    """Of another type, transformers would make a full-size random model before it complained."""
+    """For another type, transformers would build a full-size random model before failing."""
     path = folder / "config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["model_type"]

@@ -1,7 +1,7 @@
 """BLIPScore: the cosine of BLIP's contrastive embeddings, as in the image-reward package.
 
-Published weights: ``Salesforce/blip-itm-large-coco`` as it lies on the hub. Not the probability of
-BLIP's matching head, which is another number.
+Published weights: ``Salesforce/blip-itm-large-coco`` as it lies on the hub. It is not the
+probability of BLIP's matching head, which is a different number.
 """
 
 from collections.abc import Sequence

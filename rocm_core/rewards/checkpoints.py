@@ -46,7 +46,7 @@ def require_folder(weights: Path | None, scorer: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What a weights file holds, on the CPU.
+    """The contents of a weights file, on the CPU.
 
     A pickle is read only if a lock or manifest lists it, and then without running any code.
     """
@@ -63,8 +63,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def build(make: Callable[[], Module]) -> Module:
-    """The module that ``make`` builds, for :func:`fill`: without drawing its weights at random,
-    which takes a ViT-H three times as long as reading them from a disk."""
+    """The module that ``make`` builds, for :func:`fill`, without a random initialisation, which for
+    a ViT-H takes three times as long as reading its weights from disk."""
     with no_init_weights():
         return make()
 

@@ -1,7 +1,7 @@
 """CLIPScore as Hessel et al. 2021 define it (arXiv 2104.08718, equation 1): 2.5 · max(cos, 0).
 
 Published weights: ``openai/clip-vit-base-patch32``. Their code puts "A photo depicts" before each
-text. ``clipscore`` is what papers on text-to-image models call so.
+text. Papers on text-to-image models use the name for ``clipscore``.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""A reward that drifts: the hue it asks for turns from red over magenta to blue during a training.
+"""A reward that drifts: the hue it asks for turns from red through magenta to blue during training.
 
-Whether a drifting reward can be followed is one of the questions that RLCM leaves open. Red and
-blue are opposed enough that what was learned first costs later: a red image has 1 at the start and
--1/2 at the end. As a metric it measures the end.
+Whether training can follow a drifting reward is one of the questions that RLCM leaves open. Red and
+blue are far enough apart that what was learned first costs later: a red image scores 1 at the start
+and -1/2 at the end. As a metric it measures the final hue.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the learned scorers share: a frozen network, and text features computed once a prompt."""
+"""What the learned scorers share: a frozen network; text features computed once per prompt."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ class FrozenReward(nn.Module):
     """A scorer of the form compare(image features, text features).
 
     :meth:`score` differentiates with respect to the images only and never encodes a prompt twice;
-    the three parts carry gradients to the weights as well, for those who train a scorer.
+    the three parts carry gradients to the weights as well, for training a scorer.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The shapes world's judge as a scorer: the truth, of which the others are imperfect copies."""
+"""The gold judge of the shapes world as a scorer: the known truth that the others approximate."""
 
 from collections.abc import Sequence
 from pathlib import Path

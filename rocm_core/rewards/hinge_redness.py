@@ -1,4 +1,4 @@
-"""``sparse_redness`` with a slope above its threshold: what of it a gradient can know.
+"""``sparse_redness`` with a slope above its threshold, which makes it differentiable there.
 
 Below the threshold, where nearly all images of a base model are, score and gradient are 0.
 """
@@ -17,7 +17,7 @@ DIFFERENTIABLE = True
 
 
 class HingeRedness:
-    """max(0, redness - threshold) / (1 - threshold), in [0, 1]; a wholly red image has 1."""
+    """max(0, redness - threshold) / (1 - threshold), in [0, 1]; an entirely red image scores 1."""
 
     name = "hinge_redness"
     differentiable = DIFFERENTIABLE

@@ -95,7 +95,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         open_clip.CLIPTextCfg(**config["model_cfg"]["text_cfg"])
         return config
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no OpenCLIP configuration ({error}); fetch it again") from None
+        raise UserError(
+            f"{path} is not an OpenCLIP configuration ({error}); fetch it again"
+        ) from None
 
 
 def _published_file(folder: Path) -> Path:

@@ -99,4 +99,4 @@ def _text_config(path: Path, image_width: int) -> BlipTextConfig:
             is_decoder=True,  # or it has no cross-attention
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no configuration of MED ({error}); fetch it again") from None
+        raise UserError(f"{path} is not a configuration of MED ({error}); fetch it again") from None

@@ -1,4 +1,4 @@
-"""From images in [0, 1] to what a scorer's network expects, in two ways.
+"""From images in [0, 1] to the input of a scorer's network, in two ways.
 
 Training needs operations on tensors, which are differentiable. Most published scorers resize with
 PIL: by the same filter as antialiased bicubic interpolation of tensors, one direction after the
@@ -44,7 +44,7 @@ class Preprocessing:
         return self._normalise(self._fit(images, self._interpolate))
 
     def published(self, images: Tensor) -> Tensor:
-        """The same from images of 8 bits, resized as the published scorer does; no gradients."""
+        """The same from 8-bit images, resized as the published scorer does; no gradients."""
         return self._normalise(self._fit(images, _by_pil if self.clip else self._interpolate))
 
     def _normalise(self, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ DIFFERENTIABLE = False
 
 
 class ShapesAlignment:
-    """F1 of what prompt and image state, in [0, 1]: 1 where the image shows just its prompt."""
+    """F1 of what prompt and image state, in [0, 1]: 1 where the image shows exactly its prompt."""
 
     name = "shapes_alignment"
     differentiable = DIFFERENTIABLE
@@ -36,7 +36,7 @@ class ShapesAlignment:
 
 
 def agreement(first: Scenes, second: Scenes) -> Tensor:
-    """(N,) F1 of what the scenes state, their objects matched as is best."""
+    """(N,) F1 of what the scenes state, under the best matching of their objects."""
     common = torch.stack(
         [
             _common(first, second),
@@ -62,7 +62,7 @@ def _common(a: Scenes, b: Scenes) -> Tensor:
 
 
 def _turned(scenes: Scenes) -> Scenes:
-    """Pairs told from their second objects: "A left of B" as "B right of A"."""
+    """Pairs described from their second objects: "A left of B" as "B right of A"."""
     pair = scenes.pair[:, None]
 
     def turned(values: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A sparse reward: 1 for an image that is red enough, 0 for all others.
 
 Whether sparse rewards can be learned is one of the questions that RLCM leaves open. A step has no
-gradient, so only methods that take rewards as numbers can try; ``hinge_redness`` is its counterpart
-for those that differentiate. Of 2,000 images of the shapes world's base model (250 training
+gradient, so only policy-gradient methods can try; ``hinge_redness`` is its counterpart for methods
+that differentiate the reward. Of 2,000 images of the shapes world's base model (250 training
 captions, 8 images each) 5.3 % earn it. Their redness is the caption's rather than the noise's: 93 %
 of the captions never earn it, 3 % sometimes, 4 % always.
 """

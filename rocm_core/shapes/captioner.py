@@ -1,12 +1,12 @@
 """The shapes world's captioner: the caption that explains an image best, by synthesis.
 
-First the background: of the nine there are, the one that the most pixels agree with. Then the
-object whose drawing takes the most squared error away, over all shapes, colours, sizes, places and
-radii; then, with that one drawn, the second among those that a caption could relate to it. It is
-there if drawing it takes away at least half of the squared error that its absence would cause.
+First the background: of the nine, the one with which most pixels agree. Then the object whose
+drawing removes the most squared error, over all shapes, colours, sizes, places and radii; then,
+with that one drawn, the second among those that a caption could relate to it. The second counts as
+present if drawing it removes at least half of the squared error that its absence would cause.
 
 "A left of B" and "B right of A" describe the same images: the captioner only ever says "left of"
-and "above". Up to that it gives the renderer's images their own captions back.
+and "above". Up to that, it recovers the captions of the renderer's images.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ _OFF_CENTRE = 3.75  # pixels; what is in the centre is off by at most 2, all els
 
 @dataclass(frozen=True)
 class _Objects:
-    """One object an image: indices and numbers (N,), `position` (N, 2) as x, y in pixels."""
+    """One object per image: indices and numbers (N,), `position` (N, 2) as x, y in pixels."""
 
     shape: Tensor
     color: Tensor

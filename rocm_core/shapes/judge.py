@@ -8,9 +8,9 @@ and radius the caption allows, and measures what is left unexplained, part by pa
 * the background's error is its mean squared error over everything else, in units of
   ``BACKGROUND_SCALE``.
 
-The verdict is ``exp(-worst part / TEMPERATURE)``: an image is as good as its worst part. Noise
-cannot please it, since no rendering explains noise. It is the known truth of this world and plays
-the human; it is never trained on and has no gradient.
+The gold score is ``exp(-worst part / TEMPERATURE)``: an image is as good as its worst part. Noise
+scores near 0, since no rendering explains noise. The judge is the known truth of this world and
+plays the human; nothing is trained on it directly, and it has no gradient.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ _CHUNK = 64
 
 
 def judge(images: Tensor, captions: Sequence[str] | Scenes) -> Tensor:
-    """Verdicts (N,) in (0, 1], 1 = a perfect rendering, :data:`PASS` and above = passes.
+    """Gold scores (N,) in (0, 1], 1 = a perfect rendering, :data:`PASS` and above = passes.
 
     ``images`` is (N, 3, 32, 32) in [0, 1]; raises ``UserError`` for a caption of another world.
     """
@@ -199,7 +199,7 @@ def _error(
 def _parts(
     images: Tensor, scenes: Scenes, canvas: Tensor, position: Tensor, radius: Tensor
 ) -> Tensor:
-    """(N, 3) error of the background and of the two objects (0 where there is no second one)."""
+    """(N, 3) errors of the background and of both objects (0 without a second object)."""
     error = ((draw(scenes, position, radius, canvas) - images) ** 2).mean(1)
     rest = torch.ones_like(error)
     objects = []

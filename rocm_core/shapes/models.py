@@ -77,8 +77,8 @@ def make_unet(guidance_embedding: bool) -> UNet2DConditionModel:
 def make_diffusion_scheduler() -> DDIMScheduler:
     """DDIM from pure noise to no noise: its last step is deterministic.
 
-    Stable Diffusion's folders end with stochastic steps of σ = 0.04 and 0.02 instead. They change
-    nothing that a reward sees, but a policy gradient grows with 1/σ: they drown the other steps.
+    Stable Diffusion's folders end with stochastic steps of σ = 0.04 and 0.02 instead. These do not
+    change what a reward sees, but the policy gradient grows with 1/σ: they would dominate it.
     """
     return DDIMScheduler(
         **NOISE_SCHEDULE, clip_sample=False, steps_offset=1, timestep_spacing="trailing"

@@ -43,7 +43,7 @@ _Y, _X = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, inde
 class Scenes:
     """A batch of N captions as indices into the tables above.
 
-    ``shape``, ``color``, ``size`` are (N, 2), one column an object; ``count`` is 1 or 2;
+    ``shape``, ``color``, ``size`` are (N, 2), one column per object; ``count`` is 1 or 2;
     ``relation`` (of the first object to the second) matters for pairs, ``place`` for single ones.
     """
 
@@ -167,7 +167,7 @@ def sample_captions(
 
     ``unseen=True`` draws from the held-out fifth of the world, ``False`` from the rest; ``keep``
     says which captions may be chosen.
-    Raises :class:`UserError` where the world has too few captions.
+    Raises :class:`UserError` if the world has too few captions.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""What captions of the shapes world are made of; a light module, for the configuration's checks."""
+"""The words of the shapes world's captions, in a module light enough for configuration checks."""
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLORS = {

@@ -1,10 +1,10 @@
-"""What the votes say: win rates, agreement of the raters, and whether a side was favoured.
+"""Results of the votes: win rates, agreement of the raters, and whether a side was favoured.
 
-Raters and pairs are crossed, and a preference is to hold for other people and other prompts. So the
-intervals come from the pigeonhole bootstrap (Owen 2007, Ann. Appl. Stat. 1:386), which draws raters
-and pairs with replacement, each on its own; treating 3,000 votes of ten people as independent would
-make them several times too narrow. It errs on the wide side where raters differ by chance alone.
-With one rater only pairs are drawn, and the interval speaks of that rater.
+Raters and pairs are crossed, and a preference should hold for other people and prompts. Therefore
+the intervals come from the pigeonhole bootstrap (Owen 2007, Ann. Appl. Stat. 1:386), which
+resamples raters and pairs independently, with replacement; treating 3,000 votes of ten people as
+independent would make them several times too narrow. They are too wide where raters differ only by
+chance. With one rater only pairs are resampled, and the interval applies to that rater.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class Outcome:
 def aggregate(folder: Path) -> list[Outcome]:
     """Write `results.json` and `results.csv` of the study in `folder` from its votes.
 
-    Raises `UserError` for a study without votes and for votes that are not its own.
+    Raises `UserError` for a study without votes and for votes of another study.
     """
     key = Key.read(folder)
     votes = tabulate(key, folder / FILE)
@@ -81,7 +81,7 @@ def aggregate(folder: Path) -> list[Outcome]:
 
 
 def tabulate(key: Key, path: Path) -> pd.DataFrame:
-    """One row an answer: comparison, question, rater, pair, for_first and for_left in {0, ½, 1}."""
+    """One row per answer: comparison, question, rater, pair, for_first, for_left in {0, ½, 1}."""
     if not path.exists():
         raise UserError(f"{path} does not exist: nobody has voted yet")
     rows, seen = [], set()
@@ -96,7 +96,9 @@ def tabulate(key: Key, path: Path) -> pd.DataFrame:
             or not allowed.issuperset(vote.answers.values())
             or cast in seen
         ):
-            raise UserError(f"{path}:{number} is no vote of this study, or its second: remove it")
+            raise UserError(
+                f"{path}:{number} is not a vote of this study, or a repeated one: remove it"
+            )
         seen.add(cast)
         for question in QUESTIONS:
             answer = vote.answers[question]
@@ -116,7 +118,7 @@ def tabulate(key: Key, path: Path) -> pd.DataFrame:
 
 
 def outcome(votes: pd.DataFrame, first: str, second: str, question: str) -> Outcome:
-    """What one question's answers on one comparison say (rows of `tabulate`)."""
+    """The result of one question on one comparison, from its answers (rows of `tabulate`)."""
     scores, lefts = (
         votes.pivot(index="rater", columns="pair", values=name).to_numpy()
         for name in ("for_first", "for_left")
@@ -159,9 +161,9 @@ def crossed_mean(
 
 
 def krippendorff_alpha(scores: NDArray[np.float64]) -> float | None:
-    """Agreement on scores (raters, pairs) beyond chance: 1 perfect, 0 none; NaN is no vote.
+    """Agreement on scores (raters, pairs) beyond chance: 1 perfect, 0 none; NaN: no vote.
 
-    The interval metric, so that a win against a tie is a lesser disagreement than against a loss;
+    The interval metric, so that a win and a tie disagree less than a win and a loss;
     without ties it is the nominal one (Krippendorff 2011, Computing Krippendorff's
     Alpha-Reliability). None where no pair has two raters or all votes are alike.
     """

@@ -23,11 +23,11 @@ PAGE, SECRET = "page", "secret"
 def build(
     settings: StudySettings, samples: Mapping[str, Path], prompts: Sequence[Prompt], output: Path
 ) -> Key:
-    """Write `page/`, which can be opened or served as it is, and then `key.json` to `output`.
+    """Write `page/`, ready to be opened or served, and then `key.json` to `output`.
 
     samples: {compared name: folder with <prompt id>.png and index.jsonl}, all made from `prompts`.
-    A file `secret` in `output` is kept from an earlier build. Images get random names and are
-    encoded anew, without their metadata. Raises `UserError` for samples that do not fit.
+    A file `secret` of an earlier build in `output` is kept. Images get random names and are
+    re-encoded without their metadata. Raises `UserError` for samples that do not match.
     """
     for name in (name for names in settings.comparisons for name in names):
         if name not in samples:
@@ -95,7 +95,9 @@ def _images(folder: Path, prompts: Sequence[Prompt]) -> list[Path]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: generate the images first") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is not an index of images ({error}): generate again") from None
+        raise UserError(
+            f"{path} is not an index of images ({error}): generate the images again"
+        ) from None
     for prompt in prompts:
         text, file = index.get(prompt.id, (None, folder))
         if text != prompt.text or not file.is_file():
@@ -112,5 +114,5 @@ def _digest(path: Path) -> str:
         with Image.open(path) as image:
             pixels = image.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path} is no readable image ({error}): generate it again") from None
+        raise UserError(f"{path} is not a readable image ({error}): generate it again") from None
     return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()

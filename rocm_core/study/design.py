@@ -1,8 +1,8 @@
 """Which pairs a study shows, to whom, in which order and on which side.
 
-Everything that must not be guessed comes from a secret, drawn once a study: a public seed would let
-a rater with this code work out which model is which. The same secret gives the same study again, so
-a page that is built anew keeps the votes on the pairs whose images have not changed.
+Everything that must not be guessed comes from a secret, drawn once per study: a public seed would
+let a rater with this code work out which model is which. The same secret gives the same study, so
+a rebuilt page keeps the votes on the pairs whose images have not changed.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Rater:
 
 
 def identify(secret: str, *parts: str) -> str:
-    """32 hexadecimal digits that tell nothing about `parts` to who lacks the secret."""
+    """32 hexadecimal digits that reveal nothing about `parts` without the secret."""
     return hmac.new(secret.encode(), "\n".join(parts).encode(), hashlib.sha256).hexdigest()[:32]
 
 
@@ -53,7 +53,7 @@ def choose_prompts(
 ) -> list[Prompt]:
     """`count` prompts drawn without replacement, from each source in proportion to its share.
 
-    Without shares, from all. Raises `UserError` where a source has too few.
+    Without shares, drawn from all. Raises `UserError` if a source has too few.
     """
     generator = random.Random(seed)
     chosen = []
@@ -87,7 +87,7 @@ def make_pairs(
 ) -> list[Pair]:
     """The pairs of one comparison; the first model is on the left in half of them.
 
-    images: for each prompt what identifies the image of the first and of the second model.
+    images: for each prompt, identifiers of the first and of the second model's image.
     """
     generator = random.Random(identify(secret, "sides", str(comparison)))
     left = [index % 2 == 0 for index in range(len(prompts))]
@@ -105,7 +105,7 @@ def make_pairs(
 
 
 def make_raters(count: int, secret: str) -> list[Rater]:
-    """Raters, every other one mirrored: over two of them each pair is seen both ways."""
+    """Raters, every other one mirrored, so that two of them see each pair both ways."""
     codes = [identify(secret, "rater", str(index))[:16] for index in range(count)]
     return [Rater(code, index % 2 == 1) for index, code in enumerate(codes)]
 

@@ -1,4 +1,4 @@
-"""The key of a study: what its ids mean. It is for the server and the analysis, never served."""
+"""The key of a study: what its ids mean. For server and analysis only; it is never served."""
 
 import json
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ class Key:
     files: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
-        """Write the key of the study in `folder`, for its owner's eyes only."""
+        """Write the key of the study in `folder`, readable by its owner only."""
         with atomic_write(folder / FILE) as file:
             Path(file.name).chmod(0o600)
             file.write((json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Key":
-        """The key of the study in `folder`; raises `UserError` where there is none."""
+        """The key of the study in `folder`; raises `UserError` if there is none."""
         path = folder / FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ _HEADERS = {
 class StudyServer(ThreadingHTTPServer):
     """Serves the study built in `folder` at (host, port), and appends to its votes.jsonl.
 
-    Raises `UserError` for a page that is not as it was built and for an address not to be had.
+    Raises `UserError` if the page is incomplete or the address cannot be used.
     """
 
     daemon_threads = True
@@ -51,7 +51,7 @@ class StudyServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}/"
 
@@ -60,7 +60,7 @@ class StudyServer(ThreadingHTTPServer):
         self.votes.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nobody's error."""
+        """A client that disconnects is not an error."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -130,4 +130,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a request's address holds the rater's code."""
+        """Logs nothing, because a request's address contains the rater's code."""

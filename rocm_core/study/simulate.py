@@ -1,7 +1,7 @@
-"""Simulated raters in a real browser: what people would do, where the true preference is known.
+"""Simulated raters in a real browser, in a world where the true preference is known.
 
-They read the prompt and the pixels off the page, ask the shapes world's judge, add noise of their
-own, and press keys. Needs playwright (envs/requirements-dev.txt) and an installed Chromium.
+They read the prompt and the pixels off the page, ask the gold judge, add noise of their own, and
+press keys. Needs playwright (envs/requirements-dev.txt) and an installed Chromium.
 """
 
 import base64
@@ -39,13 +39,13 @@ _PIXELS = """(image) => {
 
 
 def expected_score(difference: float, question: str) -> float:
-    """P(win) + ½ P(tie) of an image whose verdict is better by `difference`."""
+    """P(win) + ½ P(tie) of an image whose gold score is higher by `difference`."""
     noise = NormalDist(difference, NOISE[question])
     return 1 - (noise.cdf(INDIFFERENT) + noise.cdf(-INDIFFERENT)) / 2
 
 
 class SimulatedRater:
-    """The shapes world's judge with a rater's own noise."""
+    """The gold judge with a rater's own noise."""
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def _image(pixels: str) -> torch.Tensor:
 
 
 def simulate(folder: Path, browser: "Browser", raters: int, seed: int) -> None:
-    """Let the first `raters` raters of the study in `folder` answer every pair in the page."""
+    """Let the first `raters` raters of the study in `folder` answer every pair on its page."""
     with StudyServer(folder, port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for number, code in enumerate(server.raters[:raters]):

@@ -1,4 +1,4 @@
-"""Votes: checked, counted once, and on the disk before they are acknowledged."""
+"""Votes: checked, counted once, and written to disk before they are acknowledged."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ class Vote:
 
 
 class VoteBook:
-    """The votes of one study, in a file of one JSON object a line that only one book may hold."""
+    """The votes of one study, in a file of one JSON object per line; only one book may open it."""
 
     def __init__(self, key: Key, path: Path) -> None:
         self._key = key
@@ -83,8 +83,8 @@ class VoteBook:
     def record(self, body: bytes) -> bool:
         """Store a vote as the page sends it; False: it was stored before.
 
-        The vote is on the disk when this returns. Raises `Refused` for anything but an answer of
-        the study's raters on one of its pairs, and for a second opinion on the same pair.
+        The vote is on disk when this returns. Raises `Refused` for anything but an answer of the
+        study's raters on one of its pairs, and for a different answer on an answered pair.
         """
         rater, pair, answers = _parse(body)
         order = self._plan(rater)
@@ -114,7 +114,7 @@ class VoteBook:
         return self._plans[code]
 
     def _append(self, line: bytes) -> None:
-        """All of the line or nothing."""
+        """Write all of the line or nothing."""
         size = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) < len(line):
@@ -126,9 +126,9 @@ class VoteBook:
 
 
 def read_votes(path: Path) -> list[Vote]:
-    """The votes in a file; a last line that a crash cut off is left out.
+    """The votes in a file, without a last line that a crash truncated.
 
-    Raises `UserError` with the line for one that is broken.
+    Raises `UserError` with the number of a broken line.
     """
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return list(_read_lines(path, lines))
@@ -146,7 +146,7 @@ def _read_lines(path: Path, lines: list[str]) -> Iterator[Vote]:
 
 
 def _parse(body: bytes) -> tuple[str, str, dict[str, str]]:
-    """(rater, pair, answers) of a vote's JSON, which has exactly these keys, none twice."""
+    """(rater, pair, answers) of a vote's JSON, which has exactly these keys, each once."""
 
     def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(items)) < len(items):

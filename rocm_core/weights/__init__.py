@@ -1,4 +1,4 @@
-"""Weights: the table of published files, fetching them, and holding them to their sha256."""
+"""Weights: the table of published files, fetching them, and checking their sha256."""
 
 from rocm_core.weights.catalogue import (
     describe,

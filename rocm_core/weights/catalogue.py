@@ -1,4 +1,4 @@
-"""The table of published files: what each is, where it is from, and what is still to be fetched."""
+"""The table of published files: what each is, where it is from, and what remains to be fetched."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -21,8 +21,8 @@ FOLDER = "weights"
 class WeightsFile:
     """One file of the table: `path` here, `remote` in `repo`; None where it is not known.
 
-    host: hub or github. type: of the repository on the hub, model or dataset. size: in bytes, and
-    about: the same, reckoned. benchmark: prompts to judge on, never to be trained on.
+    host: hub or github. type: of the repository on the hub, model or dataset. size: in bytes.
+    about: the same, estimated. benchmark: prompts for evaluation, never to be trained on.
     """
 
     path: str
@@ -77,15 +77,15 @@ def used(config: "Config") -> list[str]:
 
 
 def needed(config: "Config") -> list[str]:
-    """The table's files that a configuration's models, scorers and prompts are made of."""
+    """The table's files that a configuration's models, scorers and prompts need."""
     return list(dict.fromkeys(name for path in used(config) for name in files_of(path)))
 
 
 def weights_digest(path: str | Path) -> str:
-    """What a job's params show of its weights: the same before and after they are fetched.
+    """What a job's params record of its weights: the same before and after they are fetched.
 
-    For the table's files it is their origin, to whose first content `weights.lock` holds them; for
-    any others a digest of their content.
+    For the table's files it is their origin, whose first content `weights.lock` pins; for all other
+    files it is a digest of their content.
     """
     files = [table()[name] for name in files_of(path)]
     if not files:
@@ -98,7 +98,7 @@ def read_lock() -> dict[str, dict[str, Any]]:
 
 
 def describe(paths: Iterable[str]) -> str:
-    """The table as text: one line a file, then what there is to fetch."""
+    """The table as text: one line per file, then what remains to be fetched."""
     paths, locked = list(paths), read_lock()
     rows = [("file", "size", "", "from", "revision", "licence")]
     for path in paths:
@@ -113,7 +113,7 @@ def describe(paths: Iterable[str]) -> str:
 
 
 def to_fetch(paths: Iterable[str]) -> str:
-    """How much of the table's files is not here yet, as far as sizes are known or reckoned."""
+    """How much of the table's files is still missing, as far as sizes are known or estimated."""
     locked = read_lock()
     missing = [path for path in paths if not Path(path).is_file()]
     sizes = [_size(path, locked) for path in missing]
@@ -131,7 +131,7 @@ def _size(path: str, locked: Mapping[str, dict[str, Any]]) -> int | None:
 
 
 def _human(size: int | None) -> str:
-    """A size as people write it: 1.97 GB."""
+    """A size in human-readable form: 1.97 GB."""
     if size is None:
         return "?"
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

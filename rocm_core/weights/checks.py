@@ -1,4 +1,4 @@
-"""Holding weights to what weights.lock or MANIFEST.json recorded of them."""
+"""Checking weights against what weights.lock or MANIFEST.json recorded."""
 
 import contextlib
 import json
@@ -14,11 +14,11 @@ _FETCH = "fetch it with `snakemake weights`, where there is a network"
 
 
 def check_weights(path: str | Path, full: bool = False) -> None:
-    """Raise `UserError` unless the weights are all there and are those that were recorded.
+    """Raise `UserError` unless the weights are complete and match the record of them.
 
-    Recorded is what weights.lock or MANIFEST.json, in the folder or above it, list; without either
-    they need only exist, unless the table names them. A file listed in weights.lock is hashed when
-    its size or time has changed since it was last found right; full: in any case.
+    The record is weights.lock or MANIFEST.json, in the folder or above it; without one, the weights
+    need only exist, unless the table names them. A file listed in weights.lock is hashed only if
+    its size or time has changed since it was last verified; full: always.
     """
     path = Path(path)
     for name in files_of(path):
@@ -48,7 +48,7 @@ def check_weights(path: str | Path, full: bool = False) -> None:
 
 
 def require_recorded(path: Path) -> None:
-    """Raise `UserError` unless a file, which may hold code, is listed and is the one listed."""
+    """Raise `UserError` unless a file, which may contain code, is listed and matches its hash."""
     if path.name not in listed_hashes(path.parent):
         raise UserError(
             f"{path} is a pickle that no {LOCK} or MANIFEST.json lists, so it is not opened: if you"
@@ -73,8 +73,8 @@ def _name(record: Path | None) -> str:
 
 
 class Checked:
-    """Files found right before, as {path: stamp} beside the weights; nothing for a MANIFEST.json,
-    whose files are small. Lost, it costs a hash; a folder that can't be written goes without."""
+    """Files verified before, as {path: stamp} beside the weights; none for a MANIFEST.json, whose
+    files are small. Losing it costs one hash per file; a read-only folder does without it."""
 
     def __init__(self, record: Path | None):
         self.root = record.parent if record and record.name == LOCK else None
@@ -106,7 +106,7 @@ def _stamp(file: Path, sha256: str) -> str:
 
 
 def check_all(paths: Iterable[str | Path]) -> Iterator[str]:
-    """What is wrong with files or folders, each hashed in full, a sentence each."""
+    """What is wrong with files or folders, each hashed in full: one sentence per problem."""
     for path in paths:
         try:
             check_weights(path, full=True)

@@ -1,4 +1,4 @@
-"""Fetching the paper's weights through the hub or from a mirror, and keeping `weights.lock`."""
+"""Fetching the paper's weights from the hub or a mirror, and maintaining `weights.lock`."""
 
 import os
 import shutil
@@ -20,9 +20,9 @@ _TABLE = "resources/weights.yaml"
 def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = None) -> None:
     """Fetch one file of the table to its place and record it in weights.lock.
 
-    An interrupted fetch goes on where it stopped; the file appears when it is whole and its sha256
-    is the one recorded in the lock, in the table or on the hub. endpoint: of the hub or a mirror of
-    it. mirror: a folder laid out as weights/, which is then read instead. Raises `UserError`.
+    An interrupted fetch resumes where it stopped; the file appears once it is complete and its
+    sha256 is the one recorded in the lock, in the table or on the hub. endpoint: of the hub or of a
+    mirror of it. mirror: a folder with the layout of weights/ to read instead. Raises `UserError`.
     """
     file, locked = table()[path], read_lock().get(path, {})
     with _exclusive(path):
@@ -52,9 +52,9 @@ def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = No
 
 
 def record(paths: Iterable[str | Path]) -> None:
-    """Take local files, and all in local folders, into weights.lock.
+    """Add local files, and all files in local folders, to weights.lock.
 
-    Raises `UserError` where the lock or the table know another sha256 of one.
+    Raises `UserError` if the lock or the table has a different sha256 for one of them.
     """
     entries, locked = {}, read_lock()
     for path in paths:
@@ -78,7 +78,7 @@ def record(paths: Iterable[str | Path]) -> None:
 def _download(
     file: WeightsFile, revision: str | None, endpoint: str | None
 ) -> tuple[Path, str | None, str | None]:
-    """The whole file under a temporary name, its revision, and its sha256 if the hub tells it."""
+    """The complete file under a temporary name, its revision, and its sha256 if the hub has it."""
     import httpx2
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -158,7 +158,7 @@ def _entry(path: str, sha256: str, revision: str | None) -> dict[str, Any]:
 
 
 def _write_lock(entries: Mapping[str, dict[str, Any]]) -> None:
-    """Add entries to the lock; those already there stay as they are."""
+    """Add entries to the lock; existing entries stay as they are."""
     with _exclusive(LOCK):
         old = read_lock()
         if new := {path: entry for path, entry in entries.items() if path not in old}:

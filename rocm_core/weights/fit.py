@@ -1,4 +1,4 @@
-"""Weights must fit the network they are for: no tensor missing, none left over, none reshaped."""
+"""Weights must match their network: no tensor missing, none left over, none reshaped."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +14,11 @@ def require_fit(
     unknown: Iterable[str] = (),
     reshaped: Iterable[Reshaped] = (),
 ) -> None:
-    """Raise `UserError` for `path` unless its tensors are all that the network has and no others.
+    """Raise `UserError` for `path` unless its tensors are exactly those of the network.
 
-    The libraries would draw a missing one at random and leave an unknown one out. `reshaped`: name,
-    shape found and shape wanted. Token positions, which older files hold, are no weights.
+    The libraries would initialise a missing one at random and ignore an unknown one. `reshaped`:
+    name, actual shape and expected shape. Token positions, which older files contain, are not
+    weights.
     """
     problems = [f"{key} is missing" for key in missing]
     problems += [f"{key} is unknown" for key in unknown if not key.endswith("position_ids")]

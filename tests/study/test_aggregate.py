@@ -175,7 +175,7 @@ def test_votes_that_are_not_the_studys_are_refused_with_their_line(tmp_path):
     ]
     for forgery in forged:
         path.write_text("\n".join([*lines[:-1], json.dumps(forgery)]) + "\n")
-        with pytest.raises(UserError, match=r"votes\.jsonl:8 is no vote of this study"):
+        with pytest.raises(UserError, match=r"votes\.jsonl:8 is not a vote of this study"):
             tabulate(key, path)
     path.write_text("")
     with pytest.raises(UserError, match="is empty: nobody has voted yet"):

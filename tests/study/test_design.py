@@ -135,7 +135,7 @@ def test_a_page_built_again_keeps_the_votes_of_unchanged_images(tmp_path):
         (lambda f: (f / "index.jsonl").unlink(), "index.jsonl does not exist: generate"),
         (lambda f: (f / "index.jsonl").write_text("[]\n"), "is not an index of images"),
         (lambda f: (f / "00003.png").unlink(), "has no image of the prompt 00003"),
-        (lambda f: (f / "00003.png").write_text("x"), "00003.png is no readable image"),
+        (lambda f: (f / "00003.png").write_text("x"), "00003.png is not a readable image"),
         (lambda f: (f / "index.jsonl").write_text('{"prompt_id": "00003", "text": "?",'
          ' "file": "00003.png"}'), "has no image of the prompt"),
     ],

@@ -35,14 +35,17 @@ BROKEN = {
     "not JSON": ('{"id": "2", "text": "a cat"', ":2: not a JSON object"),
     "not an object": ('["a cat"]', ":2: not a JSON object"),
     "blank line": ("", ":2: not a JSON object"),
-    "no id": ('{"text": "a cat"}', ":2: the id must be a text of letters"),
-    "number as id": ('{"id": 2, "text": "a cat"}', ":2: the id must be a text of letters"),
-    "id leaves the folder": ('{"id": "../x", "text": "a cat"}', ":2: the id must be a text"),
+    "no id": ('{"text": "a cat"}', ":2: the id must be text made of letters"),
+    "number as id": ('{"id": 2, "text": "a cat"}', ":2: the id must be text made of letters"),
+    "id leaves the folder": ('{"id": "../x", "text": "a cat"}', ":2: the id must be text"),
     "id twice": ('{"id": "1", "text": "a cat"}', ":2: the id '1' is given twice"),
-    "no text": ('{"id": "2"}', ":2: a prompt must be a text, not None"),
+    "no text": ('{"id": "2"}', ":2: a prompt must be text, not None"),
     "empty text": ('{"id": "2", "text": ""}', ":2: the prompt is empty"),
     "only spaces": ('{"id": "2", "text": " \\n\\t "}', ":2: the prompt is empty"),
-    "half a character": ('{"id": "2", "text": "\\ud83e"}', ":2: the prompt holds half a surrogate"),
+    "half a character": (
+        '{"id": "2", "text": "\\ud83e"}',
+        ":2: the prompt contains half of a surrogate",
+    ),
     "endless": ("[" * 100_000, ":2: not a JSON object"),
 }
 
@@ -64,12 +67,12 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
     assert "cannot be read: Is a directory" in refusal(read_prompts, tmp_path)
     for name, text, said in [
         ("a.json", '{"a": 1}', "must be a list of prompts, or several by name"),
-        ("b.json", '["a", 7]', "entry 2: a prompt must be a text, not 7"),
+        ("b.json", '["a", 7]', "entry 2: a prompt must be text, not 7"),
         ("c.json", '["a"', "not valid JSON"),
         ("d.txt", "a\n\nb\n", "d.txt:2: the prompt is empty"),
         ("e.txt", "", "holds no prompts"),
         ("f.docx", "", "must end in .txt or .json or .jsonl or .csv or .tsv or .parquet"),
-        ("g.parquet", "", "g.parquet is no readable Parquet file"),
+        ("g.parquet", "", "g.parquet is not a readable Parquet file"),
         ("h.json", '[{"a": "b", "c": 1}]', "entry 1 has no column caption or prompt or text, but"),
         ("i.csv", "a,b\n1,2\n", "has no column caption or prompt or text, but a, b: name the one"),
         ("j.csv", "", "has no column caption or prompt or text, but none"),
@@ -249,7 +252,7 @@ def test_a_set_can_be_restricted_by_words(tmp_path):
     texts = [p.text for p in make_prompts(PromptSettings(str(path), containing=("ring", "cross")))]
     assert texts == ["A Ring, of gold", "a cross"]
     nothing = PromptSettings(str(path), containing=("gold",), without=("ring",))
-    assert "has no prompt with the words" in refusal(make_prompts, nothing)
+    assert "has no prompt with the requested words" in refusal(make_prompts, nothing)
     few = PromptSettings(str(path), 2, without=("ring",), containing=("cross",))
     assert "has 1 different prompts, not 2" in refusal(make_prompts, few)
 
@@ -264,7 +267,10 @@ def test_a_set_may_overlap_where_that_is_its_purpose():
     [
         ({"without": ("rings",)}, "prompts.test.without: no caption .* 'rings'; did you mean ring"),
         ({"containing": ("a",)}, "prompts.test.containing: no caption of the world shapes"),
-        ({"containing": ("ring",), "without": ("ring",)}, "wants the word ring and does without"),
+        (
+            {"containing": ("ring",), "without": ("ring",)},
+            "has the word ring in both containing and without",
+        ),
     ],
 )
 def test_words_that_cannot_be_meant_are_refused(settings, said):
@@ -281,7 +287,9 @@ def test_only_sets_to_judge_on_must_keep_clear_of_those_trained_on(tmp_path):
     check_sources(
         {"x": PromptSettings(second.source, overlap="allow"), "train": first}, (), ["train"]
     )
-    with pytest.raises(UserError, match="b.txt shares 1 prompts .* or keep them by overlap: allow"):
+    with pytest.raises(
+        UserError, match="b.txt shares 1 prompts .* or keep them with overlap: allow"
+    ):
         check_sources({"x": second, "train": first}, (), ["train"])
 
 
@@ -300,7 +308,7 @@ def test_only_sets_to_judge_on_must_keep_clear_of_those_trained_on(tmp_path):
         ({"source": "a.txt", "template": "{a}"}, "template must have a field for each"),
         (
             {"source": {"a": "a.txt"}, "template": "{a}", "count": {"a": 2}},
-            "count must be one number, as template makes one list",
+            "count must be one number, because template combines",
         ),
     ],
 )
@@ -315,6 +323,6 @@ def test_no_model_is_trained_on_a_benchmark():
     assert {Path(path).name for path in benchmarks} >= {"PartiPrompts.tsv", "anime.json"}
     for path in benchmarks:
         sets = {"train": PromptSettings({"own": "own.txt", "more": path})}
-        with pytest.raises(UserError, match="is a benchmark, never to be trained on"):
+        with pytest.raises(UserError, match="is a benchmark, which must not be trained on"):
             check_sources(sets, (), ["train"])
         check_sources({"test": sets["train"], "train": PromptSettings("own.txt")}, (), ["train"])

@@ -313,4 +313,4 @@ def test_a_missing_or_broken_med_config_is_named(text: str | None) -> None:
     if text is not None:
         path.write_text(text)
     record([twins.ROOT])
-    assert f"{path} is no configuration of MED" in refusal("imagereward")
+    assert f"{path} is not a configuration of MED" in refusal("imagereward")

@@ -1,8 +1,9 @@
 """Train the shapes world's autoencoder: ``python -m rocm_core.shapes.recipes.autoencoder``.
 
 A KL weight of 1e-4 keeps all latent channels alive (2e-3 collapsed most of four). Afterwards
-the per-channel mean and deviation of the latents are folded into ``quant_conv`` and
-``post_quant_conv``, so that ``scaling_factor`` is 1 and every channel has mean 0, deviation 1.
+the mean and standard deviation per latent channel are folded into ``quant_conv`` and
+``post_quant_conv``, so that ``scaling_factor`` is 1 and every channel has mean 0 and standard
+deviation 1.
 """
 
 import argparse

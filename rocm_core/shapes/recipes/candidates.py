@@ -19,7 +19,7 @@ DIFFERENT = 0.05  # gold difference from which a pair counts in the accuracy
 
 @dataclass(frozen=True)
 class Candidates:
-    """Images (N, C, 3, 32, 32) of N captions with their verdicts (N, C)."""
+    """Images (N, C, 3, 32, 32) of N captions with their gold scores (N, C)."""
 
     captions: list[str]
     images: Tensor

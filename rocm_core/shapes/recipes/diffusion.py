@@ -1,8 +1,8 @@
 """Train the shapes world's diffusion base: ``python -m rocm_core.shapes.recipes.diffusion``.
 
 Noise prediction with min-SNR weighting (Hang et al. 2023, γ = 5), captions dropped for one image in
-ten (classifier-free guidance), the text encoder trained along, a moving average of both. When it
-was interrupted, it goes on from ``state.pt`` in the output folder.
+ten (classifier-free guidance), the text encoder trained jointly, a moving average of both. An
+interrupted run resumes from ``state.pt`` in the output folder.
 """
 
 import argparse
@@ -83,9 +83,9 @@ def train(
     images: int,
     learning_rate: float = 1e-3,
 ) -> Denoiser:
-    """The moving average of a denoiser after one-cycle schedules of so many steps each.
+    """The moving average of a denoiser after one-cycle schedules of the given numbers of steps.
 
-    Every cycle starts from the average the last one ended with. Resumes from ``state``.
+    Every cycle starts from the average with which the previous one ended. Resumes from ``state``.
     """
     torch.manual_seed(0)
     average = Denoiser(tokenizer)

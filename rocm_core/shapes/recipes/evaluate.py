@@ -1,7 +1,7 @@
 """Measure the shapes world's base models: ``python -m rocm_core.shapes.recipes.evaluate``.
 
-Writes ``quality.json`` (the judge's verdicts for held-out captions), ``samples.png`` (a row of
-renders, a row a number of steps) and the folder's ``MANIFEST.json``.
+Writes ``quality.json`` (gold scores for held-out captions), ``samples.png`` (one row of renderings
+and one row per number of steps) and the folder's ``MANIFEST.json``.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SEED = 1234
 
 
 def verdicts(images: Tensor, captions: list[str]) -> dict[str, float]:
-    """Mean verdict, its standard error, and the share of images that pass."""
+    """Mean gold score, its standard error, and the share of images that pass."""
     scores = judge(images, captions)
     return {
         "mean": round(scores.mean().item(), 4),

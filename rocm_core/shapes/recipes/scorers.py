@@ -1,11 +1,11 @@
 """Train the shapes world's six scorers: ``python -m rocm_core.shapes.recipes.scorers``.
 
-Each relives its model's own history at a tiny size, on renderings, images, noise and a seed of its
-own: contrastive learning on captioned renderings (``clipscore``, ``blipscore``), and from there,
-for ``hpsv2``, ``pickscore``, ``imagereward`` and ``aesthetic`` (which sees no prompt),
+Each repeats its published model's training at a tiny size, on renderings, images, noise and a seed
+of its own: contrastive learning on captioned renderings (``clipscore``, ``blipscore``), and from
+there, for ``hpsv2``, ``pickscore``, ``imagereward`` and ``aesthetic`` (which sees no prompt),
 Bradley–Terry learning of noisy choices between two images, made by the gold judge. Nothing is done
-for or against their robustness: they are as imperfect as small networks on few noisy choices are,
-and ``metrics.json`` in each folder says how imperfect.
+to make them more or less robust: they are as imperfect as small networks trained on few noisy
+choices, and ``metrics.json`` in each folder records their accuracy.
 """
 
 import argparse
@@ -48,8 +48,8 @@ from rocm_core.shapes.scorers import make_clip, make_scorer, save_scorer
 class Recipe:
     """How one scorer learns.
 
-    A chooser prefers an image with odds exp(gold difference / ``temperature``) : 1, and chooses at
-    random in a share ``slips`` of all cases.
+    A simulated rater prefers an image with odds exp(gold difference / ``temperature``) : 1, and
+    chooses at random in a share ``slips`` of all cases.
     """
 
     seed: int
@@ -156,7 +156,7 @@ def train(
 
 @torch.no_grad()
 def standardise(reward: FrozenReward, data: Candidates) -> None:
-    """Give a head's scores of its training images the published scorer's level and spread."""
+    """Give a head's scores on its training images the published scorer's mean and deviation."""
     if isinstance(reward, Aesthetic | ImageReward):
         aesthetic = isinstance(reward, Aesthetic)
         raw = score_all(reward, data) * (1 if aesthetic else STD) + (0 if aesthetic else MEAN)
