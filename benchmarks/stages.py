@@ -32,7 +32,12 @@ from rocm_core.provenance import atomic_write
 
 SHAPES = ROOT / "resources/shapes"
 STEPS, GUIDANCE = 4, 3.0
-SETTINGS = GenerationSettings("consistency", str(SHAPES / "consistency"), STEPS, GUIDANCE)
+SETTINGS = GenerationSettings(
+    policy="consistency",
+    model=str(SHAPES / "consistency"),
+    inference_steps=STEPS,
+    guidance_scale=GUIDANCE,
+)
 
 # What a job needs until its first step, and the modules that it has imported by then.
 JOB = """

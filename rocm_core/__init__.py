@@ -14,6 +14,7 @@ _ROOMS = {
     "load_divergence": "divergences",
     "load_reward": "rewards",
     "load_algorithm": "algorithms",
+    "load_settings": "algorithms",
     "TrainingSettings": "configuration",
     "GenerationSettings": "configuration",
     "Prompt": "prompts",

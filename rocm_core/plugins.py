@@ -45,14 +45,8 @@ KINDS = {
     # of one prompt. DIFFERENTIATES: it backpropagates through the reward.
     "algorithms": Kind(
         "rocm_core.algorithms",
-        "SETTINGS",
-        {
-            "DIVERGENCES": (),
-            "PAIRED": False,
-            "DIFFERENTIATES": False,
-            "SETTINGS": (),
-            "RATIO_CLIP": None,
-        },
+        "Settings",
+        {"DIVERGENCES": (), "PAIRED": False, "DIFFERENTIATES": False},
     ),
     "chains": Kind("rocm_core.policies.chains", "make"),
     "denoisers": Kind("rocm_core.policies.denoisers", "load"),

@@ -123,7 +123,7 @@ def perturb(unet: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
 
 def settings(**changes: object):
     """Training settings for the tiny model; `model` and what else matters is to be given."""
-    from rocm_core.configuration import TrainingSettings
+    from rocm_core.configuration import settings_class
 
     values = {
         "reward": "brightness",
@@ -144,7 +144,8 @@ def settings(**changes: object):
         "snapshot_every": 0,
         "seed": 0,
     }
-    return TrainingSettings(**(values | changes))
+    values |= changes
+    return settings_class(str(values["algorithm"]), "algorithm")(**values)
 
 
 def documented(module: str) -> str:

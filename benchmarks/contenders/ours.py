@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.contenders.plain import perturb
 from benchmarks.contenders.worker import count_passes, serve, synchronise
 from rocm_core.algorithms import Batch
-from rocm_core.configuration import TrainingSettings
+from rocm_core.configuration import settings_class
 from rocm_core.prompts import Prompt
 from rocm_core.training import Recomputation, Trainer, predict_peak
 
@@ -26,7 +26,7 @@ class Ours:
     """A training run of the setup's algorithm, as a job of the workflow does it."""
 
     def __init__(self, setup: dict[str, Any], device: torch.device) -> None:
-        settings = TrainingSettings(
+        settings = settings_class(setup["algorithm"], "algorithm")(
             reward=setup["reward"],
             scorer=setup["scorer"],
             policy=setup["policy"],
@@ -45,7 +45,7 @@ class Ours:
             snapshot_every=0,
             seed=0,
             precision=setup["precision"],
-            prompt_buffer=0,
+            **({"prompt_buffer": 0} if setup["algorithm"] == "ppo" else {}),
             **setup.get("switches", {}),
         )
         prompts = [Prompt(str(i), text, "benchmark") for i, text in enumerate(setup["prompts"])]

@@ -5,6 +5,23 @@ as it likes: one for direct optimisation, one for each inner epoch and timestep 
 gradients. It knows nothing of files, processes, schedules or precision.
 """
 
-from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics, load_algorithm
+from rocm_core.algorithms.base import (
+    Algorithm,
+    Batch,
+    Optimiser,
+    Statistics,
+    load_algorithm,
+    load_settings,
+)
+from rocm_core.algorithms.settings import BackpropagationSettings, CalibratedSettings
 
-__all__ = ["Algorithm", "Batch", "Optimiser", "Statistics", "load_algorithm"]
+__all__ = [
+    "Algorithm",
+    "BackpropagationSettings",
+    "Batch",
+    "CalibratedSettings",
+    "Optimiser",
+    "Statistics",
+    "load_algorithm",
+    "load_settings",
+]

@@ -4,21 +4,39 @@ An iteration samples all its batches without gradient, turns their rewards into 
 visits every transition again, with gradient, `inner_epochs` times.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated
 
 from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics
-from rocm_core.configuration import TrainingSettings
-from rocm_core.divergences import load_divergence
+from rocm_core.algorithms.settings import ReducedSettings
+from rocm_core.configuration import Whole, number
 from rocm_core.errors import UserError
-from rocm_core.policies import Policy, Transition
-from rocm_core.rewards import Reward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rocm_core.policies import Policy, Trajectory, Transition
+    from rocm_core.rewards import Reward
 
 _MOST = 20.0  # nats of a log-ratio: clipped long before, and a finite number times 0 stays 0
+
+
+class PolicyGradientSettings(ReducedSettings):
+    """What every policy-gradient algorithm has."""
+
+    updates_per_iteration: Annotated[Whole, number(1, 100_000, "steps")] = 1
+    """Policy gradients: optimiser steps into which the batches of an iteration are dealt; it must
+    divide `accumulation_steps`."""
+    inner_epochs: Annotated[Whole, number(1, 10_000, "epochs")] = 1
+    """Policy gradients: how often an iteration learns from the same images."""
+    ratio_clip: Annotated[float, number(0, 1e9)] = 1e-4
+    """Policy gradients: importance ratios beyond 1 ± this have no gradient. D3PO: ratios to the
+    reference are kept within 1 ± this. null takes the algorithm's own, 1.0e-4 for PPO and DPOK and
+    0.1 for D3PO."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,11 @@ class PolicyGradient(Algorithm):
     Both are averaged over the T steps instead of summed, which Adam does not see.
     """
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    settings: PolicyGradientSettings
+
+    def __init__(self, settings: PolicyGradientSettings) -> None:
+        from rocm_core.divergences import load_divergence
+
         super().__init__(settings)
         self.penalty = float(settings.beta)
         regularised = settings.divergence != "none"
@@ -73,20 +95,27 @@ class PolicyGradient(Algorithm):
                     optimiser.step()
         return [replace(s, diagnostics={**s.diagnostics, **diagnostics}) for s in seen]
 
-    @torch.no_grad()
     def sample(self, policy: Policy, reward: Reward, batch: Batch) -> Sample:
         """Roll out and score; raises `UserError` for a chain that never draws."""
-        trajectory = policy.rollout(batch.embeddings, batch.noise)
-        transitions = list(trajectory.transitions)
-        if self.settings.horizon == "released":
-            transitions += released_step(policy, transitions, batch.noise, trajectory.latents)
-        if not transitions:
-            raise UserError(
-                f"{self.settings.algorithm} learns from the steps that draw noise, and this chain "
-                "has none: raise inference_steps"
-            )
-        scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
-        return Sample(batch, transitions, scores)
+        import torch
+
+        with torch.no_grad():
+            trajectory = policy.rollout(batch.embeddings, batch.noise)
+            transitions = list(trajectory.transitions)
+            transitions += self.further_steps(policy, batch, trajectory)
+            if not transitions:
+                raise UserError(
+                    f"{self.settings.algorithm} learns from the steps that draw noise, and this "
+                    "chain has none: raise inference_steps"
+                )
+            scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
+            return Sample(batch, transitions, scores)
+
+    def further_steps(
+        self, policy: Policy, batch: Batch, trajectory: Trajectory
+    ) -> list[Transition]:
+        """Transitions to learn from beside those that the trajectory drew: none."""
+        return []
 
     def ratio(self, now: Transition, past: Transition) -> Tensor:
         """Importance ratio `(N,)` of the policy to the one that sampled; 1 before any update."""
@@ -96,6 +125,8 @@ class PolicyGradient(Algorithm):
         self, policy: Policy, sample: Sample, advantages: Tensor, group: int, optimiser: Optimiser
     ) -> Statistics:
         """Gather the gradient of one sample of a group, one transition at a time."""
+        import torch
+
         steps, reduction = len(sample.transitions), self.settings.reduction
         losses, clipped, distances, divergences = [], [], [], []
         for index, past in enumerate(sample.transitions):
@@ -124,27 +155,10 @@ def beyond(ratio: Tensor, clip: float) -> Tensor:
     return ((ratio.detach() - 1).abs() > clip).float().mean()
 
 
-def released_step(
-    policy: Policy, transitions: Sequence[Transition], noise: Tensor, latents: Tensor
-) -> list[Transition]:
-    """The last step as RLCM's release takes it: x_0 put back to the noise level of x_1.
-
-    Its noise never reaches the image. None for a policy whose last step is stochastic anyway.
-    """
-    if policy.last_step is None:
-        return []
-    signal, std = policy.last_step
-    state = transitions[-1].next_state if transitions else noise[:, 0]
-    mean, level = signal * latents, policy.stds.new_tensor(std)
-    next_state = mean + level * torch.randn(mean.shape).to(mean)
-    timestep = int(policy.timesteps[-1])
-    return [Transition(timestep, state, mean, level, next_state, None)]
-
-
 def revisit(
     policy: Policy, index: int, past: Transition, embeddings: Tensor, reference: bool
 ) -> Transition:
-    """`Policy.revisit`, which also knows a `released_step`."""
+    """`Policy.revisit`, which also knows the last step as RLCM's release takes it."""
     now = policy.revisit(index, past, embeddings, reference)
     if index < len(policy.stds) or policy.last_step is None:
         return now

@@ -1,16 +1,24 @@
-"""What an algorithm is, what it is given, and loading one by its name."""
+"""What an algorithm is, what it is given, and loading one by its name.
+
+The modules of algorithms are imported for their settings alone, too, so torch waits in functions.
+"""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor, nn
-
-from rocm_core.configuration import TrainingSettings
+from rocm_core.configuration import TrainingSettings, settings_class
+from rocm_core.errors import UserError
 from rocm_core.plugins import load
-from rocm_core.policies import Policy
-from rocm_core.rewards import Reward
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rocm_core.policies import Policy
+    from rocm_core.rewards import Reward
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,17 @@ class Algorithm(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing by default
         """Take back what `state_dict` gave."""
+
+
+def load_settings(values: Mapping[str, Any]) -> TrainingSettings:
+    """The settings in a mapping, of the class of the algorithm that it names.
+
+    Raises `UserError` for an unknown algorithm and an unknown, missing or ill-typed key.
+    """
+    algorithm = values.get("algorithm")
+    if not isinstance(algorithm, str):
+        raise UserError(f"algorithm must be the name of an algorithm, not {algorithm!r}")
+    return settings_class(algorithm, "algorithm").from_dict(values)
 
 
 def load_algorithm(settings: TrainingSettings) -> Algorithm:

@@ -6,31 +6,43 @@ for two images of one prompt from the same x_K, ⁺ the one of higher reward. Ra
 1 ± ε as in the authors' release, where an image that has left that range has no gradient.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
+from rocm_core.algorithms._policy_gradient import (
+    PolicyGradient,
+    PolicyGradientSettings,
+    Sample,
+    beyond,
+)
 from rocm_core.algorithms.base import Batch, Optimiser
-from rocm_core.configuration import TrainingSettings
-from rocm_core.policies import Policy, Transition
-from rocm_core.rewards import Reward
+from rocm_core.configuration import number
 
-SETTINGS = ("reduction", "updates_per_iteration", "inner_epochs", "ratio_clip")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rocm_core.policies import Policy, Transition
+    from rocm_core.rewards import Reward
+
 DIVERGENCES = ("kl",)  # which preferences of this form regularise by
 PAIRED = True
-RATIO_CLIP = 0.1
 _TINY = 1e-30
+
+
+class Settings(PolicyGradientSettings):
+    """Those of every policy gradient, with a clip that suits ratios to the reference."""
+
+    ratio_clip: Annotated[float, number(0, 1e9)] = 0.1
 
 
 class D3PO(PolicyGradient):
     """Images 2i and 2i+1 of a batch are a pair. A tie costs ln 2 and teaches nothing."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.penalty = 0.0  # β is the loss's own; the KL is observed
 
@@ -43,6 +55,8 @@ class D3PO(PolicyGradient):
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """+1 for the better image of a pair, -1 for the other, 0 for a tie."""
+        import torch
+
         advantages = []
         for sample in samples:
             first = (sample.reward[::2] - sample.reward[1::2]).sign()
@@ -51,8 +65,10 @@ class D3PO(PolicyGradient):
         return advantages, {}
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        from torch.nn import functional
+
         clip, beta = self.settings.ratio_clip, float(self.settings.beta)
         log_ratio = now.log_ratio(self.settings.reduction)
         kept = log_ratio.clamp(math.log(max(1 - clip, _TINY)), math.log1p(clip))
         margin = beta * advantage[::2] * (kept[::2] - kept[1::2])
-        return -F.logsigmoid(margin).mean(), beyond(log_ratio.exp(), clip)
+        return -functional.logsigmoid(margin).mean(), beyond(log_ratio.exp(), clip)

@@ -5,25 +5,45 @@
 by backpropagation through the whole trajectory. Equation 10 prints +β; algorithm 2 has the minus.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics
-from rocm_core.configuration import TrainingSettings
-from rocm_core.divergences import load_divergence
+from rocm_core.algorithms.settings import (
+    BackpropagationSettings,
+    CalibratedSettings,
+    ReducedSettings,
+)
 from rocm_core.errors import UserError
-from rocm_core.policies import Policy
-from rocm_core.rewards import Reward
 
-SETTINGS = ("reduction", "reference_gradient", "beta_calibration_steps", "memory", "compile")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rocm_core.policies import Policy
+    from rocm_core.rewards import Reward
+
 DIFFERENTIATES = True
+
+
+class Settings(BackpropagationSettings, ReducedSettings, CalibratedSettings):
+    """What ROCM has beside the settings of every training."""
+
+    reference_gradient: Literal["full", "stop"] = "full"
+    """`full`: the gradient of equation 10, also through the reference's view of the trajectory.
+    `stop`: the state is detached for both passes of the divergence, which keeps fewer
+    activations."""
 
 
 class Direct(Algorithm):
     """ROCM. With divergence `none` the reference is never evaluated."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    settings: Settings
+
+    def __init__(self, settings: Settings) -> None:
+        from rocm_core.divergences import load_divergence
+
         super().__init__(settings)
         self.beta = float(settings.beta)
         regularised = settings.divergence != "none"

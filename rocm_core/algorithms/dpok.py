@@ -11,43 +11,53 @@ has seen them, as in the release, knows some dozens of them by heart, and explai
 policy should learn from.
 """
 
-import math
+from __future__ import annotations
+
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from torch import Tensor, nn
-
-from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
-from rocm_core.algorithms.base import Optimiser
-from rocm_core.configuration import TrainingSettings
-from rocm_core.policies import Policy, Transition
-
-SETTINGS = (
-    "reduction",
-    "beta_calibration_steps",
-    "updates_per_iteration",
-    "inner_epochs",
-    "ratio_clip",
-    "value_learning_rate",
-    "value_updates",
+from rocm_core.algorithms._policy_gradient import (
+    PolicyGradient,
+    PolicyGradientSettings,
+    Sample,
+    beyond,
 )
-RATIO_CLIP = 1e-4
+from rocm_core.algorithms.base import Optimiser
+from rocm_core.algorithms.settings import CalibratedSettings
+from rocm_core.configuration import Whole, number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rocm_core.algorithms._value_function import ValueFunction
+    from rocm_core.policies import Policy, Transition
+
+
+class Settings(PolicyGradientSettings, CalibratedSettings):
+    """What DPOK has beside the settings of every policy gradient."""
+
+    value_learning_rate: Annotated[float, number(0, 1000)] = 1e-4
+    """DPOK: AdamW's learning rate of the value function."""
+    value_updates: Annotated[Whole, number(1, 1_000_000, "steps")] = 5
+    """DPOK: steps of the value function's optimiser per iteration."""
 
 
 class DPOK(PolicyGradient):
     """The value function and its optimiser are part of its state."""
 
-    value: "ValueFunction | None" = None  # made when the first samples show its sizes
+    settings: Settings
+    value: ValueFunction | None = None  # made when the first samples show its sizes
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._saved: dict[str, Any] = {}
 
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        import torch
+
         value = self.value = self.value or self._make(samples, optimiser)
         with torch.no_grad():
             advantages = [sample.reward[:, None] - value(sample) for sample in samples]
@@ -66,8 +76,12 @@ class DPOK(PolicyGradient):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._saved, self.value = state, None
 
-    def _make(self, samples: Sequence[Sample], optimiser: Optimiser) -> "ValueFunction":
+    def _make(self, samples: Sequence[Sample], optimiser: Optimiser) -> ValueFunction:
         """The value function as it was saved, or a new one, alike in all processes."""
+        import torch
+
+        from rocm_core.algorithms._value_function import ValueFunction
+
         sample = samples[0]
         latent, width = sample.batch.noise[0, 0], sample.batch.embeddings.shape[2]
         with torch.random.fork_rng(devices=[]):
@@ -83,10 +97,10 @@ class DPOK(PolicyGradient):
             self.adam.load_state_dict(self._saved["adam"])
         return value
 
-    def _fit(
-        self, value: "ValueFunction", samples: Sequence[Sample], optimiser: Optimiser
-    ) -> Tensor:
+    def _fit(self, value: ValueFunction, samples: Sequence[Sample], optimiser: Optimiser) -> Tensor:
         """Regress rewards on the states; returns the mean squared error before that."""
+        import torch
+
         before = torch.zeros(())
         for update in range(self.settings.value_updates):
             total = torch.zeros_like(samples[0].reward[0])
@@ -99,37 +113,3 @@ class DPOK(PolicyGradient):
             self.adam.zero_grad()
             before = total if update == 0 else before
         return before
-
-
-class ValueFunction(nn.Module):
-    """V(x_k, c, k): a perceptron of the latents, the mean token of the prompt and the step.
-
-    It says how many `std` above `mean` the reward will be, and nothing but `mean` at first. Latents
-    are divided by the root of their size: what is mostly noise must not drown the prompt.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, latent_size: int, text_width: int, steps: int) -> None:
-        super().__init__()
-        inputs = latent_size + text_width + steps
-        last = nn.Linear(256, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), last
-        )
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
-
-    def forward(self, sample: Sample) -> Tensor:
-        """Values `(N, T)` of the states visited, in single precision."""
-        states = torch.stack([t.state for t in sample.transitions], 1).float().flatten(2)
-        embeddings = sample.batch.embeddings.float()
-        count, steps = states.shape[:2]
-        text = embeddings.mean(1)[:, None].expand(-1, steps, -1)
-        step = torch.eye(steps, device=states.device).expand(count, -1, -1)
-        inputs = [states / math.sqrt(states.shape[2]), text, step]
-        values = self.layers(torch.cat(inputs, 2))[..., 0]
-        return self.mean + self.std * values

@@ -6,44 +6,59 @@ with rewards normalised per prompt (Black et al. 2023, section 4.2 and appendix;
 2024, algorithm 1). A divergence to the reference, which neither has, can be added to either.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from rocm_core.algorithms._policy_gradient import PolicyGradient, Sample, beyond
-from rocm_core.algorithms.base import Optimiser
-from rocm_core.configuration import TrainingSettings
-from rocm_core.policies import Policy, Transition
-
-SETTINGS = (
-    "reduction",
-    "beta_calibration_steps",
-    "updates_per_iteration",
-    "inner_epochs",
-    "ratio_clip",
-    "advantage_clip",
-    "prompt_buffer",
-    "prompt_buffer_minimum",
-    "horizon",
+from rocm_core.algorithms._policy_gradient import (
+    PolicyGradient,
+    PolicyGradientSettings,
+    Sample,
+    beyond,
 )
-RATIO_CLIP = 1e-4
+from rocm_core.algorithms.base import Batch, Optimiser
+from rocm_core.algorithms.settings import CalibratedSettings
+from rocm_core.configuration import Whole, number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rocm_core.policies import Policy, Trajectory, Transition
+
 _TINY = 1e-6
+
+
+class Settings(PolicyGradientSettings, CalibratedSettings):
+    """What PPO has beside the settings of every policy gradient."""
+
+    advantage_clip: Annotated[float, number(0, 1e9)] = 10.0
+    """PPO: largest absolute value of a normalised advantage."""
+    prompt_buffer: Annotated[Whole, number(0, 1_000_000, "rewards")] = 32
+    """PPO: a prompt's last rewards by which its next ones are normalised; 0 normalises by the
+    iteration's rewards."""
+    prompt_buffer_minimum: Annotated[Whole, number(1, 1_000_000, "rewards")] = 16
+    """PPO: with fewer rewards of a prompt than this, the iteration's rewards normalise."""
+    horizon: Literal["stochastic", "released"] = "stochastic"
+    """PPO: `stochastic` learns from the steps that draw noise. `released` also from a consistency
+    model's last one, as if the noise that RLCM's release draws there had reached the image."""
 
 
 class PPO(PolicyGradient):
     """The statistics of all prompts are part of its state."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    settings: Settings
+
+    def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.statistics = PromptStatistics(settings.prompt_buffer, settings.prompt_buffer_minimum)
 
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        import torch
+
         own = [list(zip(s.batch.prompts, s.reward.tolist(), strict=True)) for s in samples]
         everyone = optimiser.gather(own)
         # In the order of the run, which does not depend on how it is split over processes.
@@ -57,10 +72,16 @@ class PPO(PolicyGradient):
             advantages.append(advantage[:, None].expand(-1, len(sample.transitions)))
         return advantages, {}
 
+    def further_steps(
+        self, policy: Policy, batch: Batch, trajectory: Trajectory
+    ) -> list[Transition]:
+        released = self.settings.horizon == "released"
+        return released_step(policy, trajectory, batch.noise) if released else []
+
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
         clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
         kept = ratio.clamp(1 - clip, 1 + clip)
-        gain = torch.minimum(ratio * advantage, kept * advantage)
+        gain = (ratio * advantage).minimum(kept * advantage)
         return -gain.mean(), beyond(ratio, clip)
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,6 +90,26 @@ class PPO(PolicyGradient):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for prompt, rewards in state["rewards"].items():
             self.statistics.rewards[prompt].extend(rewards)
+
+
+def released_step(policy: Policy, trajectory: Trajectory, noise: Tensor) -> list[Transition]:
+    """The last step as RLCM's release takes it: x_0 put back to the noise level of x_1.
+
+    Its noise never reaches the image. None for a policy whose last step is stochastic anyway.
+    """
+    import torch
+
+    from rocm_core.policies import Transition
+
+    if policy.last_step is None:
+        return []
+    transitions, latents = trajectory.transitions, trajectory.latents
+    signal, std = policy.last_step
+    state = transitions[-1].next_state if transitions else noise[:, 0]
+    mean, level = signal * latents, policy.stds.new_tensor(std)
+    next_state = mean + level * torch.randn(mean.shape).to(mean)
+    timestep = int(policy.timesteps[-1])
+    return [Transition(timestep, state, mean, level, next_state, None)]
 
 
 class PromptStatistics:
@@ -98,5 +139,7 @@ class PromptStatistics:
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation, of the values and not of what they are drawn from."""
+    import numpy as np
+
     array = np.array(values)
     return float(array.mean()), float(array.std())

@@ -6,6 +6,7 @@ from rocm_core.analysis import Comparison, metric_label
 from rocm_core.claims._costs import saving
 from rocm_core.claims._evidence import Evidence, compared
 from rocm_core.claims._verdict import EFFECT, FACTOR, LITTLE, MORE, Part, claim, every, part
+from rocm_core.grid import inference_steps
 
 _BOTH = "rlcm and ddpo"
 
@@ -36,7 +37,7 @@ def faster(e: Evidence) -> Iterator[Part]:
     rule=every,
 )
 def fewer_steps(e: Evidence) -> Iterator[Part]:
-    for reward in _rewards(e) if {2, 16} <= set(e.config.generation.steps) else []:
+    for reward in _rewards(e) if {2, 16} <= set(inference_steps(e.config)) else []:
         label = f"{metric_label(reward)}: RLCM, 2 steps − DDPO, 16 steps"
         yield part(label, MORE, _steps, e, reward, unit=EFFECT)
 

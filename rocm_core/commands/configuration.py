@@ -1,8 +1,8 @@
-"""Check a configuration, or print the reference page of all keys."""
+"""Check a configuration, or print the schema or the reference page of all keys."""
 
 import argparse
 
-from rocm_core.configuration import document
+from rocm_core.configuration import document, schema_text
 from rocm_core.errors import run
 from rocm_core.grid import load_config, make_grid
 
@@ -12,9 +12,12 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--configfile", help="check this file")
     what.add_argument("--document", action="store_true", help="print docs/configuration.md")
+    what.add_argument("--schema", action="store_true", help="print the JSON schema of the keys")
     arguments = parser.parse_args()
     if arguments.document:
         print(document(), end="")
+    elif arguments.schema:
+        print(schema_text(), end="")
     else:
         config = load_config(arguments.configfile)
         print(f"{arguments.configfile} is valid: {len(make_grid(config))} cells")

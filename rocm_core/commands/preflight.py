@@ -9,7 +9,6 @@ stay in results/<name>/preflight to be looked at.
 
 import argparse
 import csv
-import dataclasses
 import json
 import os
 import shutil
@@ -20,10 +19,10 @@ from pathlib import Path
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Cell, generation_settings, load_config, make_grid
+from rocm_core.grid import Cell, generation_settings, load_config, make_grid, needed
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, make_prompts
-from rocm_core.weights import check_weights, needed, to_fetch
+from rocm_core.weights import check_weights, to_fetch
 
 STEPS = 3
 # Published means of SD 1.5 over 500 Pick-a-Pic prompts, and how far from them two images of a good
@@ -76,7 +75,8 @@ def _draw_and_score(
     from rocm_core.evaluation import generate, score_folder
 
     began = time.monotonic()
-    settings = dataclasses.replace(generation_settings(config, policy), batch_size=len(prompts))
+    settings = generation_settings(config, policy)
+    settings = settings.model_copy(update={"batch_size": len(prompts)})
     generate(settings, prompts, None, folder, "preflight")
     say(f"{policy}: {len(prompts)} images in {folder}, {time.monotonic() - began:.0f} s")
     for metric, weights in config.scorer_paths().items():
@@ -142,7 +142,7 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
     changes: dict = {"iterations": STEPS, "snapshot_every": 0, "warmup_steps": 0}
     changes |= {"beta_calibration_steps": STEPS} if cell.settings.beta == "auto" else {}
     output = folder / cell.name
-    settings = dataclasses.replace(cell.settings, **changes)
+    settings = cell.settings.model_copy(update=changes)
     train(settings, prompts[:64], output, output / "state", "preflight")
     with open(output / "history.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]

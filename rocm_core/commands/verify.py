@@ -20,13 +20,16 @@ from rocm_core.grid import (
     generation_settings,
     load_config,
     make_grid,
+    monitor_prompts,
     sample_sets,
+    snapshot_steps,
     training_sets,
+    used,
 )
 from rocm_core.grid import code as fingerprints
-from rocm_core.prompts import Prompt, normalise, read_prompts
+from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
 from rocm_core.provenance import folder_digest, sha256_file
-from rocm_core.weights import check_all, used
+from rocm_core.weights import check_all
 
 # What monitor scores hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
@@ -63,7 +66,7 @@ def verify(config: Config, root: str | Path | None = None) -> list[str]:
     for cell in cells:
         if config.monitor.prompts and cell.settings.snapshot_every and cell.monitored_on in prompts:
             folder = _samples(root, cell) / "snapshots"
-            judged = prompts[cell.monitored_on][: config.monitor.prompts]
+            judged = prompts[cell.monitored_on][: monitor_prompts(config)]
             problems += _check_monitor(config, cell, judged, folder)
     return problems
 
@@ -82,8 +85,8 @@ def _check_prompts(config: Config, root: Path) -> Iterator[str]:
             yield str(error)
             continue
         texts[name] = {normalise(prompt.text) for prompt in prompts}
-        if settings.most not in (None, len(prompts)):
-            yield f"{path} holds {len(prompts)} prompts, not {settings.most}"
+        if prompt_count(settings) not in (None, len(prompts)):
+            yield f"{path} holds {len(prompts)} prompts, not {prompt_count(settings)}"
     learned = training_sets(make_grid(config))
     for name in sorted(texts.keys() - learned):
         for other in learned:
@@ -94,7 +97,7 @@ def _check_prompts(config: Config, root: Path) -> Iterator[str]:
 
 
 def _check_cell(cell: Cell, folder: Path) -> Iterator[str]:
-    snapshots = [f"snapshots/step-{step}.safetensors" for step in cell.settings.snapshot_steps]
+    snapshots = [f"snapshots/step-{step}.safetensors" for step in snapshot_steps(cell.settings)]
     outputs = ["lora.safetensors", "history.csv", *snapshots]
     code = fingerprints.train_code(cell.settings)
     yield from _check_manifest(folder / "manifest.json", cell.settings.to_dict(), code, outputs)
@@ -142,7 +145,7 @@ def _check_monitor(
     config: Config, cell: Cell, prompts: list[Prompt], folder: Path
 ) -> Iterator[str]:
     settings = generation_settings(config, cell)
-    steps = cell.settings.snapshot_steps
+    steps = snapshot_steps(cell.settings)
     outputs = ["scores.csv", *(f"step-{step}/{p.id}.png" for step in steps for p in prompts)]
     code = fingerprints.monitor_code(settings, config.metrics)
     made = settings.to_dict() | {"scorers": config.scorer_paths()}

@@ -7,9 +7,9 @@
 import argparse
 
 from rocm_core.errors import run
-from rocm_core.grid import load_config
+from rocm_core.grid import load_config, needed
 from rocm_core.provenance import LOCK
-from rocm_core.weights import check_all, describe, fetch, needed, record, table
+from rocm_core.weights import check_all, describe, fetch, record, table
 
 
 def main() -> int:

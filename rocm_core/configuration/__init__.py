@@ -3,9 +3,11 @@
 Nothing here is computed with: jobs get what they need in `params`.
 """
 
-from rocm_core.configuration.config import Config, type_config
-from rocm_core.configuration.reading import read_yaml
-from rocm_core.configuration.schema import document, load_schema, show, validate
+from rocm_core.configuration.config import Config
+from rocm_core.configuration.fields import Whole, items, number, text
+from rocm_core.configuration.reading import read_yaml, type_config
+from rocm_core.configuration.refusals import show, validate
+from rocm_core.configuration.schema import document, load_schema, schema_text, settings_class
 from rocm_core.configuration.settings import GenerationSettings, PromptSettings, TrainingSettings
 from rocm_core.configuration.study import StudySettings
 
@@ -15,10 +17,16 @@ __all__ = [
     "PromptSettings",
     "StudySettings",
     "TrainingSettings",
+    "Whole",
     "document",
+    "items",
     "load_schema",
+    "number",
     "read_yaml",
+    "schema_text",
+    "settings_class",
     "show",
+    "text",
     "type_config",
     "validate",
 ]

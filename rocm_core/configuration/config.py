@@ -1,147 +1,202 @@
-"""The configuration of a grid, typed: what a valid one holds, with every default filled in."""
+"""The configuration of a grid, section by section: what a valid one holds."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import functools
+import json
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
 
-from rocm_core.configuration.schema import validate, with_defaults
-from rocm_core.configuration.settings import GenerationSettings as GenerationSettings
+from pydantic import WithJsonSchema
+
+from rocm_core.configuration.fields import (
+    FILLED,
+    Guidance,
+    Name,
+    OrNull,
+    Path,
+    PluginName,
+    Seed,
+    Steps,
+    Whole,
+    having,
+    items,
+    number,
+    text,
+)
 from rocm_core.configuration.settings import PromptSettings, Settings
-from rocm_core.configuration.settings import TrainingSettings as TrainingSettings
 from rocm_core.configuration.study import StudySettings
 
+# Settings of training; `rocm_core.configuration.schema` says which there are.
+_Layer = Annotated[dict[str, Any], WithJsonSchema({"type": "training"})]
+_Value = Annotated[Any, WithJsonSchema({"type": ["number", "string", "boolean", "null"]})]
+_Names = Annotated[tuple[PluginName, ...], items(1)]
 
-@dataclass(frozen=True)
+
 class PolicySettings(Settings):
-    """A base model: local folder, steps of its chain, guidance scale, a LoRA merged into it."""
+    """A base model."""
 
-    model: str
-    steps: int
-    guidance_scale: float
-    lora: str | None = None
+    model: Path
+    """Local folder of the base model in diffusers' layout."""
+    steps: Steps
+    """Steps K of its chain."""
+    guidance_scale: Guidance
+    """Guidance scale as diffusers counts it: a consistency model gets it less 1 through its
+    embedding. The paper's equation 4 guides with 1 + ω."""
+    lora: Path | None = None
+    """Folder of a LoRA, `pytorch_lora_weights.safetensors`, to be merged into the U-Net: LCM-LoRA
+    makes a diffusion model a consistency model, whose scheduler is then diffusers' LCMScheduler and
+    whose guidance is classifier-free; it is made for a `guidance_scale` of 1, which is none."""
 
 
-@dataclass(frozen=True)
 class Sweep(Settings):
-    """Cells in which `setting` takes each of `values`, combined with those of each setting in
-    `cross`; rewards None: all."""
+    """Cells in which `setting` takes each of `values`."""
 
-    methods: tuple[str, ...]
+    rewards: _Names | None = None
+    """Rewards to sweep; null: all."""
+    methods: _Names
+    """Methods to sweep."""
     setting: str
-    values: tuple[Any, ...]
-    rewards: tuple[str, ...] | None = None
-    cross: Any = None
+    """A key of `training`."""
+    values: Annotated[tuple[_Value, ...], items(1)]
+    """Its values."""
+    cross: dict[str, Annotated[tuple[_Value, ...], items(1)]] | None = None
+    """Further settings of `training` and their values: every combination is a cell."""
 
 
-@dataclass(frozen=True)
 class Generation(Settings):
-    """How scored images are made; `inference_steps` None, alone or in the list: the policy's."""
+    """How the images that are scored are made."""
 
-    seed: int
-    batch_size: int
-    inference_steps: int | tuple[int | None, ...] | None
+    seed: Seed = 1000
+    """Seed of the images' noise, which depends on the seed and the prompt's id only."""
+    batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
+    """Images made at once; it does not change them."""
+    inference_steps: Steps | Annotated[tuple[Steps | None, ...], items(1)] | None = None
+    """Steps of the policy's chain; null takes the policy's. Of a list the first makes the images
+    that tables and figures use; at the others the validation prompts are drawn too, for reward
+    against inference time."""
 
-    @property
-    def steps(self) -> tuple[int | None, ...]:
-        """`inference_steps` as a list."""
-        given = self.inference_steps
-        return given if isinstance(given, tuple) else (given,)
 
-
-@dataclass(frozen=True)
 class Monitor(Settings):
-    """The first `prompts` validation prompts judge each snapshot; 0: none."""
+    """Evaluating snapshots, to see reward and judge over training."""
 
-    prompts: int
+    prompts: Annotated[Whole, number(0, 1_000_000_000, "prompts")] = 64
+    """The first validation prompts on which each snapshot is judged; all if there are fewer; 0
+    judges none."""
 
 
-@dataclass(frozen=True)
 class Resources(Settings):
     """What a job asks of the machine; no result depends on it."""
 
-    threads: int
-    gpus: int
-    memory_gib: float
-    runtime_minutes: int
+    threads: Annotated[Whole, number(1, 1024, "threads")] = 1
+    """CPU threads of a job."""
+    gpus: Annotated[Whole, number(0, 64, "GPUs")] = 0
+    """GPUs of a training, with a process and a `batch_size` for each; images and scores use one at
+    most."""
+    memory_gib: Annotated[float, number(0.5, 100_000, "GiB")] = 4.0
+    """Memory of a job."""
+    runtime_minutes: Annotated[Whole, number(1, 1_000_000, "minutes")] = 60
+    """Time limit of a job."""
 
 
-@dataclass(frozen=True)
 class Weights(Settings):
-    """Where weights are fetched from: an endpoint of the hub, or a folder laid out as weights/."""
+    """Where weights are fetched from."""
 
-    endpoint: str | None
-    mirror: str | None
+    endpoint: Annotated[str, text("a URL", None, "^https?://[^ ]+$")] | None = None
+    """Another endpoint of the Hugging Face hub, such as a mirror's; null: the hub's own, or
+    `HF_ENDPOINT`."""
+    mirror: Annotated[str, text("a path", None)] | None = None
+    """A folder laid out as `weights/`, from which files are copied instead; null: none."""
 
 
-@dataclass(frozen=True, eq=False)
-class Config:
-    """A checked configuration with every default filled in; the schema documents the keys.
+class Config(Settings):
+    """A checked configuration with every default filled in.
 
     `training` holds every training setting but those without a default that was not given (`beta`).
     """
 
-    name: str
-    world: str
-    policies: Mapping[str, PolicySettings]
-    scorers: Mapping[str, str | None]
-    prompts: Mapping[str, PromptSettings]
-    rewards: tuple[str, ...]
-    methods: Mapping[str, Mapping[str, Any]]
-    seeds: tuple[int, ...]
-    training: Mapping[str, Any]
-    cells: Mapping[str, Mapping[str, Any] | None]
-    sweeps: tuple[Sweep, ...]
-    generation: Generation
-    monitor: Monitor
-    metrics: tuple[str, ...]
-    efficiency_overlay: str | None
-    study: StudySettings | None
-    judges: tuple[str, ...]
-    resources: Resources
-    weights: Weights
-    partial: bool
+    name: Name
+    """Name of the grid: everything it produces goes to `results/<name>/`."""
+    world: Literal["shapes", "paper"] = "shapes"
+    """`shapes`, the embedded world with its prompts and its gold judge, or `paper`, the published
+    models and prompts."""
+    policies: Annotated[dict[Name, PolicySettings], FILLED]
+    """The base models: `consistency` and `diffusion`, named after their modules in
+    `rocm_core/policies/`."""
+    scorers: Annotated[dict[PluginName, Path | None], FILLED]
+    """Scorers, named after their modules in `rocm_core/rewards/` or a module of your own package,
+    `package.module`, and the local folder or file of their weights; null for one that needs
+    none."""
+    prompts: Annotated[
+        dict[Name, PromptSettings],
+        having(train="Training prompts.", validation="Validation prompts."),
+    ]
+    """Prompt sets: those to train on, and any number to judge on. Images of the validation prompts
+    fill the tables; those of further sets show what holds on other prompts."""
+    rewards: _Names
+    """Training rewards: names of scorers."""
+    methods: Annotated[dict[PluginName, _Layer], FILLED]
+    """Training methods and, for each, settings that differ from `training`. `rocm-<divergence>` is
+    ROCM with a module of `rocm_core/divergences/`, `rocm-none` without one; `rlcm`, `ddpo`, `dpok`
+    and `d3po` are the baselines. Any other pairing is `<algorithm>-<policy>-<divergence>`, modules
+    of `rocm_core/` or, as `package.module`, of your own package, `-none` left out. `reverse-kl` is
+    another name of `kl`."""
+    seeds: Annotated[tuple[Seed, ...], items(1)] = (0,)
+    """Seeds of training: each is a cell of its own."""
+    training: _Layer = {}
+    """Settings of training shared by all cells. A method uses those that its algorithm has."""
+    cells: Annotated[
+        dict[str, _Layer | None],
+        WithJsonSchema({"type": "object", "additionalProperties": {"type": "training"}}),
+    ] = {}
+    """Settings of single cells, `<reward>/<method>`, over those of the method; null: there is no
+    such cell. `<reward>` alone holds settings of all its cells: one without effect on a method is
+    ignored there."""
+    sweeps: Annotated[tuple[Sweep, ...], items(distinct=False)] = ()
+    """Further cells, in which one setting takes each of several values. Their method is
+    `<method>--<setting>-<value>`. They are judged on the validation prompts, at the first number of
+    inference steps."""
+    generation: Generation = Generation()
+    """How the images that are scored are made."""
+    monitor: Monitor = Monitor()
+    """Judging snapshots, to see reward and judge over training."""
+    metrics: Annotated[_Names, OrNull]
+    """Scorers that measure the images; null: all of `scorers`."""
+    efficiency_overlay: Path | None = None
+    """Published training curves to draw beside ours in the efficiency figure: a CSV file with the
+    header `x_axis,task,method,x,y`, of which the rows with x_axis `reward_queries` are drawn; a
+    task is a reward's name, or RLCM's `compression_neg_kb`, `incompression_kb`, `laion_aesthetic`
+    or `llava13b_alignment`. Null: none."""
+    study: StudySettings | None = None
+    """The user study that `snakemake study` builds: people compare the images of pairs of models,
+    blind. null: there is none."""
+    judges: Annotated[tuple[Literal["hpsv2", "hpsv2_0", "imagereward"], ...], items()] = ()
+    """Metrics whose published package scores the final images beside our own scorer: `hpsv2`,
+    `hpsv2_0` and `imagereward`, in the environment that `make judges` makes. Tables and figures
+    then show the package's scores; training and snapshots use ours."""
+    resources: Resources = Resources()
+    """What a job asks of the machine. Nothing here changes a result or makes a job run again, but
+    for several GPUs."""
+    weights: Weights = Weights()
+    """Where `snakemake weights` fetches from. Nothing here changes a result or makes a job run
+    again."""
+    partial: bool = False
+    """Render tables and figures from the cells that exist and mark the gaps, instead of making the
+    missing cells."""
 
     @property
-    def root(self) -> Path:
+    def root(self) -> FilePath:
         """Where the results go."""
-        return Path("results") / self.name
+        return FilePath("results") / self.name
 
     def scorer_paths(self) -> dict[str, str | None]:
         """{metric: local weights} of the scorers that measure images."""
         return {metric: self.scorers[metric] for metric in self.metrics}
 
+    @functools.cached_property
+    def _text(self) -> str:
+        return json.dumps(self.to_dict())  # in the order of the file, which is that of the methods
 
-def type_config(values: Mapping[str, Any]) -> Config:
-    """A mapping as a `Config`; raises `UserError` naming the key where the schema forbids it.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self._text == other._text
 
-    What the sections say of one another is checked by `rocm_core.grid`.
-    """
-    values = dict(values)
-    if values.get("partial") in ("true", "false"):  # as `--config partial=true` hands it over
-        values["partial"] = values["partial"] == "true"
-    absent: list[Any] = []
-    for key in ("methods", "cells"):
-        if isinstance(given := values.get(key), dict):
-            absent = [name for name, value in given.items() if value is None]
-            values[key] = {k: {} if v is None else v for k, v in given.items()}
-    validate(values)
-    filled = with_defaults(values)
-    filled["cells"] |= dict.fromkeys(absent if "cells" in values else ())
-    prompts = {name: PromptSettings.from_dict(v) for name, v in filled["prompts"].items()}
-    monitor, most = Monitor.from_dict(filled["monitor"]), prompts["validation"].most
-    typed = {
-        "policies": {k: PolicySettings.from_dict(v) for k, v in filled["policies"].items()},
-        "prompts": prompts,
-        "rewards": tuple(filled["rewards"]),
-        "seeds": tuple(map(int, filled["seeds"])),
-        "sweeps": tuple(map(Sweep.from_dict, filled["sweeps"])),
-        "generation": Generation.from_dict(filled["generation"]),
-        "monitor": monitor if most is None else Monitor(min(monitor.prompts, most)),
-        "metrics": tuple(filled["metrics"] or filled["scorers"]),
-        "study": StudySettings.from_dict(filled["study"]) if filled["study"] else None,
-        "judges": tuple(filled["judges"]),
-        "resources": Resources.from_dict(filled["resources"]),
-        "weights": Weights.from_dict(filled["weights"]),
-    }
-    return Config(**(filled | typed))
+    def __hash__(self) -> int:
+        return hash(self._text)

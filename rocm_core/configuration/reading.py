@@ -1,12 +1,14 @@
-"""Reading YAML as people expect it: one mapping, no key twice, errors with file and line."""
+"""Reading a configuration: YAML as people expect it, then its sections with their types."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rocm_core.configuration.schema import show
+from rocm_core.configuration.config import Config
+from rocm_core.configuration.refusals import show, validate
+from rocm_core.configuration.schema import load_schema
 from rocm_core.errors import UserError
 
 
@@ -43,3 +45,28 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a mapping of keys to values, not {show(values)}")
     return values
+
+
+def type_config(values: Mapping[str, Any]) -> Config:
+    """A mapping as a `Config`; raises `UserError` naming the key where the schema forbids it.
+
+    What the sections say of one another is checked by `rocm_core.grid`.
+    """
+    values = dict(values)
+    if values.get("partial") in ("true", "false"):  # as `--config partial=true` hands it over
+        values["partial"] = values["partial"] == "true"
+    absent: list[Any] = []
+    for key in ("methods", "cells"):
+        if isinstance(given := values.get(key), dict):
+            absent = [name for name, value in given.items() if value is None]
+            values[key] = {k: {} if v is None else v for k, v in given.items()}
+    methods = values.get("methods")
+    schema = load_schema(methods if isinstance(methods, dict) else ())
+    validate(values, schema)
+    training = schema["properties"]["training"]["properties"].items()
+    defaults = {key: part["default"] for key, part in training if "default" in part}
+    values["training"] = defaults | values.get("training", {})
+    values["metrics"] = values.get("metrics") or list(values["scorers"])
+    if "cells" in values:
+        values["cells"] |= dict.fromkeys(absent)
+    return Config.model_validate(values)

@@ -1,170 +1,108 @@
-"""The configuration's JSON schema at work: one-sentence refusals, defaults, the reference page."""
+"""The schema of the whole configuration, made of its typed sections, and the page about it."""
 
 import functools
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rocm_core.configuration.config import Config
+from rocm_core.configuration.fields import DOTTED
+from rocm_core.configuration.json_schema import (
+    allow_null,
+    generate,
+    inline,
+    nullable_keys,
+    schema_of,
+)
+from rocm_core.configuration.refusals import allowed
+from rocm_core.configuration.settings import CellSettings, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.plugins import ROOT, did_you_mean
+from rocm_core.plugins import ROOT, load, names
 
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
-_DEEPEST = 20
+FILE = ROOT / "workflow" / "schemas" / "config.schema.json"
+
+
+def settings_class(algorithm: str, key: str) -> type[TrainingSettings]:
+    """The settings that an algorithm has; raises `UserError` naming `key` where there are none."""
+    found = load("algorithms", algorithm, key).Settings
+    if not (isinstance(found, type) and issubclass(found, TrainingSettings)):
+        raise UserError(f"{key}: Settings of {algorithm} must be a class of TrainingSettings")
+    return found
+
+
+def load_schema(methods: Iterable[Any] = ()) -> dict[str, Any]:
+    """The schema without references; what `methods` name adds the algorithms of other packages."""
+    return _inlined(_guests(methods))
 
 
 @functools.cache
-def load_schema() -> dict[str, Any]:
-    """The schema as written."""
-    return json.loads(SCHEMA.read_text(encoding="utf-8"))
+def _inlined(guests: tuple[str, ...]) -> dict[str, Any]:
+    return inline(_generate(guests))
 
 
-def resolve(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """`schema` with its `$ref`, if any, spelled out beneath its own keys."""
-    reference = schema.get("$ref", "").removeprefix("#/$defs/")
-    own = {key: value for key, value in schema.items() if key != "$ref"}
-    return resolve(load_schema()["$defs"][reference]) | own if reference else own
+def _guests(methods: Iterable[Any]) -> tuple[str, ...]:
+    """The algorithms of other packages that methods name: what stands before their first `-`."""
+    spelled = (name for name in methods if isinstance(name, str) and re.fullmatch(DOTTED, name))
+    heads = {name.split("-")[0] for name in spelled}
+    return tuple(sorted(head for head in heads if "." in head))
 
 
-def join(path: Iterable[Any]) -> str:
-    """A key path for people: ["sweeps", 0, "setting"] is `sweeps[0].setting`."""
-    text = ""
-    for key in path:
-        if isinstance(key, int):
-            text += f"[{key}]"
-        else:
-            plain = re.fullmatch(r"[\w/-]{1,80}", key)
-            text += ("." if text else "") + (key if plain else show(key))
-    return text
+def _generate(guests: tuple[str, ...]) -> dict[str, Any]:
+    whole = generate(Config)
+    nullable = nullable_keys(Config)
+    allow_null(whole["properties"], nullable)
+    whole["required"] = [key for key in whole["required"] if key not in nullable]
+    training = _training([*names("algorithms"), *guests])
+    whole["$defs"]["training"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": training,
+    }
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of one grid of experiments",
+        **whole,
+    }
+    return json.loads(json.dumps(whole).replace('"type": "training"', '"$ref": "#/$defs/training"'))
 
 
-def show(value: Any) -> str:
-    """A value for people, short and on one line."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else None
-    if text is None:
-        try:
-            text = repr(value)
-        except ValueError:  # an integer of more digits than Python prints
-            text = "a huge integer"
-    return text if len(text) <= 60 else text[:57] + "..."
+def _training(algorithms: Iterable[str]) -> dict[str, Any]:
+    """The settings of all algorithms, each once. Where their defaults differ it is null, which
+    stands for each algorithm's own."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    for algorithm in algorithms:
+        model = settings_class(algorithm, "methods")
+        properties = dict(schema_of(model)["properties"])
+        allow_null(properties, nullable_keys(model))
+        for key in [k for k in properties if k not in CellSettings.model_fields]:
+            known.setdefault(key, []).append(properties[key])
+            if _meaning(known[key][0]) != _meaning(properties[key]):
+                raise UserError(
+                    f"methods: {algorithm} means something else by {key} than other algorithms do:"
+                    " give its setting another name"
+                )
+    found = {key: _first_described(parts) for key, parts in known.items()}
+    own = [
+        k
+        for k, parts in known.items()
+        if any(p.get("default") != parts[0].get("default") for p in parts)
+    ]
+    allow_null(found, own)
+    return found
 
 
-def validate(
-    value: Any, schema: Mapping[str, Any] | None = None, path: tuple[Any, ...] = ()
-) -> None:
-    """Raise `UserError`, one sentence that names the key, unless `value` obeys the schema.
-
-    schema: a part of the schema; the whole one if None. path: of the value, for the sentence.
-    """
-    from jsonschema import Draft202012Validator
-
-    _check_plain(value, path)
-    part = load_schema() if schema is None else {**schema, "$defs": load_schema()["$defs"]}
-    errors = list(Draft202012Validator(part).iter_errors(value))
-    if errors:  # an unknown key is the likeliest cause of whatever else is wrong
-        error = min(errors, key=lambda e: e.validator != "additionalProperties")
-        raise UserError(_sentence(error, path))
+def _first_described(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return next((part for part in parts if "description" in part), parts[0])
 
 
-def _check_plain(value: Any, path: tuple[Any, ...]) -> None:
-    """Only what JSON can say: finite numbers, string keys, text of one line, no deep nesting."""
-    where = join(path) or "the configuration"
-    if len(path) > _DEEPEST:
-        raise UserError(f"{join(path[:3])} is nested too deeply")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str) or not key.isprintable():
-                raise UserError(f"{where} has the key {show(key)}, which must be a word: quote it")
-            _check_plain(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_plain(item, (*path, index))
-    elif isinstance(value, str):
-        if not value.isprintable():
-            raise UserError(f"{where} must be one line of printable text, not {show(value)}")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise UserError(f"{where} must be a finite number, not {value}")
-    elif not isinstance(value, int | None):
-        raise UserError(f"{where} is {show(value)}, a {type(value).__name__}: put it in quotes")
+def _meaning(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key not in ("default", "description")}
 
 
-def _sentence(error: Any, path: tuple[Any, ...]) -> str:
-    full = (*path, *error.absolute_path)
-    where = join(full) or "the configuration"
-    value, schema = error.instance, resolve(error.schema)
-    if error.validator == "additionalProperties":
-        known = list(schema["properties"])
-        key = next(key for key in value if key not in known)
-        return f"{join((*full, key))} is not a key of the configuration{did_you_mean(key, known)}"
-    if error.validator == "required":
-        key = next(key for key in schema["required"] if key not in value)
-        return f"{join((*full, key))} is missing: {describe(schema['properties'][key])}"
-    if "propertyNames" in error.absolute_schema_path:
-        return f"{where} has the key {show(value)}, which must be {allowed(schema)}"
-    return f"{where} must be {allowed(schema)}, not {show(value)}{_number_hint(value, schema)}"
-
-
-def describe(schema: Mapping[str, Any]) -> str:
-    """The first sentence of a key's description."""
-    return resolve(schema)["description"].split(". ")[0].rstrip(".")
-
-
-def allowed(schema: Mapping[str, Any]) -> str:
-    """What a part of the schema allows, in words."""
-    schema = resolve(schema)
-    if "anyOf" in schema:
-        return " or ".join(allowed(part) for part in schema["anyOf"])
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return " or ".join(schema["enum"])
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return " or ".join(_kind(kind, schema) for kind in kinds)
-
-
-def _kind(kind: str, schema: Mapping[str, Any]) -> str:
-    if kind in ("integer", "number"):
-        noun = "a whole number" if kind == "integer" else "a number"
-        bounds = [schema.get("minimum"), schema.get("maximum")]
-        return noun if None in bounds else f"{noun} from {bounds[0]:.10g} to {bounds[1]:.10g}"
-    if kind == "array":
-        return schema.get("allowed") or (
-            "a list of "
-            + ("at least one, " if schema.get("minItems") else "")
-            + ("none twice, each " if schema.get("uniqueItems") else "items that are each ")
-            + allowed(schema["items"])
-        )
-    nouns = {"null": "null", "boolean": "true or false", "object": "a mapping of keys to values"}
-    if kind == "object" and schema.get("minProperties"):
-        return "a mapping of at least one key to its value"
-    return nouns.get(kind) or schema.get("allowed", "text")
-
-
-def _number_hint(value: Any, schema: Mapping[str, Any]) -> str:
-    """YAML reads 1e-4 as text; say how to write the number."""
-    if not isinstance(value, str) or "number" not in allowed(schema):
-        return ""
-    match = re.fullmatch(r"([+-]?\d+)(\.\d*)?(?:[eE]([+-]?)(\d+))?", value.strip())
-    if not match:
-        return ""
-    whole, fraction, sign, exponent = match.groups()
-    text = whole + (fraction or ".0") + f"e{sign or '+'}{exponent}" if exponent else value.strip()
-    return f", which YAML reads as text: write {text}" + ("" if exponent else " without quotes")
-
-
-def with_defaults(value: Any, schema: Mapping[str, Any] | None = None) -> Any:
-    """A copy of a valid `value` in which every named key has its value or its default."""
-    part = resolve(load_schema() if schema is None else schema)
-    if not isinstance(value, dict) or "properties" not in part:
-        return value
-    filled = dict(value)
-    for key, below in part["properties"].items():
-        below = resolve(below)
-        if key in value or "default" in below:
-            filled[key] = with_defaults(value.get(key, below.get("default")), below)
-    return filled
+def schema_text() -> str:
+    """workflow/schemas/config.schema.json: the schema with the algorithms of this package."""
+    return json.dumps(_generate(()), indent=2, ensure_ascii=False) + "\n"
 
 
 def document() -> str:
@@ -172,13 +110,13 @@ def document() -> str:
     lines = [
         "# Configuration",
         "",
-        "Written by `python -m rocm_core.commands.configuration --document > docs/configuration.md` from",
-        "`workflow/schemas/config.schema.json`. A key without a default must be given; `beta` only",
-        "where there is a divergence. Write exponents with a dot and a sign, `1.0e-4`: YAML reads",
-        "`1e-4` as text.",
+        "Written by `python -m rocm_core.commands.configuration --document` from the typed",
+        "sections in `rocm_core/configuration/` and the `Settings` of each algorithm. A key without",
+        "a default must be given; `beta` only where there is a divergence. Write exponents with a",
+        "dot and a sign, `1.0e-4`: YAML reads `1e-4` as text.",
     ]
-    for names, part in _sections(load_schema()).items():
-        title = ", ".join(f"`{name}`" for name in names.split()) or "The file"
+    for keys, part in _sections(load_schema()).items():
+        title = ", ".join(f"`{key}`" for key in keys.split()) or "The file"
         lines += [
             "",
             f"## {title}",
@@ -187,20 +125,22 @@ def document() -> str:
             "|---|---|---|---|---|",
         ]
         for key, below in part.items():
-            below = resolve(below)
             default = f"`{json.dumps(below['default'])}`" if "default" in below else ""
             kind = "keys, see below" if "properties" in below else allowed(below)
-            cells = [f"`{key}`", below["description"], kind, default, below.get("unit", "")]
+            cells = [f"`{key}`", below["description"], kind, default, _unit(below)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def _unit(part: Mapping[str, Any]) -> str:
+    return part.get("unit") or next(map(_unit, part.get("anyOf", ())), "")
+
+
 def _sections(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{space-separated paths: properties} of all parts with keys; equal ones share an entry."""
+    """Each set of keys by the paths at which it stands, separated by spaces."""
     paths: dict[str, list[str]] = {}
 
     def visit(part: Mapping[str, Any], path: str) -> None:
-        part = resolve(part)
         if "properties" in part:
             paths.setdefault(json.dumps(part["properties"]), []).append(path)
             for key, below in part["properties"].items():

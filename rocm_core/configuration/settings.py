@@ -1,150 +1,117 @@
 """Typed settings of one job. They travel as JSON in `params:`, and hold all that the job uses."""
 
-import contextlib
-import dataclasses
-import functools
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rocm_core.configuration.fields import (
+    FILLED,
+    Guidance,
+    Name,
+    OrNull,
+    Path,
+    Seed,
+    Steps,
+    Whole,
+    items,
+    number,
+    text,
+)
+from rocm_core.configuration.json_schema import schema_of
+from rocm_core.configuration.refusals import validate
 from rocm_core.errors import UserError
 
 
-class Settings:
-    """What the frozen dataclasses below share: strict, lossless conversion from and to JSON."""
+class Settings(BaseModel):
+    """A frozen part of the configuration or of a job: each field with type, bounds and description.
+
+    Types are strict: no text stands for a number, no truth for a count, but 1 is a float too.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values (tuples become lists)."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        values = {field.name: getattr(self, field.name) for field in fields}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The settings in `values`; raises `UserError` on an unknown, missing or ill-typed key."""
-        hints, needed = _fields(cls)  # type: ignore[arg-type]
-        for key in values:
-            if key not in hints:
-                raise UserError(f"{cls.__name__} has no key {key!r}: it has {', '.join(hints)}")
-        for key in needed:
-            if key not in values:
-                raise UserError(f"{cls.__name__} needs the key {key!r}")
-        return cls(**{k: _convert(f"{cls.__name__}.{k}", v, hints[k]) for k, v in values.items()})
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            validate(plain, schema_of(cls))
+            raise UserError(f"{cls.__name__}: {error}") from None
 
 
-@functools.cache
-def _fields(cls: type) -> tuple[dict[str, Any], list[str]]:
-    """Annotations of a dataclass, and the fields without a default."""
-    needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    return typing.get_type_hints(cls), needed
+_Count = Annotated[Whole, number(1, 10_000_000, "prompts")]
+_Files = Annotated[tuple[Path, ...], items(1)]
+_Prompts = Annotated[tuple[Annotated[str, text("a prompt", 10_000)], ...], items(1)]
+_Words = Annotated[tuple[Annotated[str, text("a word", 60, r"^\w+$")], ...], items()]
 
 
-def _convert(where: str, value: Any, hint: Any) -> Any:
-    """`value` as the annotated type: 1 becomes 1.0 for a float, a list a tuple."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        for argument in arguments:
-            try:
-                return _convert(where, value, argument)
-            except UserError:
-                continue
-    elif origin is Literal:
-        if isinstance(value, str) and value in arguments:
-            return value
-    elif origin is tuple:
-        if isinstance(value, list | tuple) and (
-            arguments[-1] is ... or len(value) == len(arguments)
-        ):
-            return tuple(_convert(where, item, arguments[0]) for item in value)
-    elif hint is float or hint is int:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError, ValueError):  # inf, nan, 10**400
-                if hint is float or value == int(value):
-                    return hint(value)
-    elif isinstance(value, hint):
-        return value
-    allowed = (
-        getattr(hint, "__name__", None) if origin is None else str(hint).replace("typing.", "")
-    )
-    raise UserError(f"{where} must be {allowed}, not {value!r}")
-
-
-@dataclass(frozen=True)
 class PromptSettings(Settings):
-    """Where one prompt set comes from.
+    """A prompt set."""
 
-    source: the name of an embedded world, a file, lists of files by name, or the prompts themselves
-    as a list. count: number of prompts, of each list by name; None: all there are.
-    seed: of the sampling.
-    column: of the prompts in a table; None: as `rocm_core.prompts.lists.COLUMNS` has it.
-    first: of each list only so many.
-    template: every combination of lists: "{animal:a} {activity}", `:a` for the article.
-    duplicates: what counts as one prompt: equal texts, or those that differ in form only.
-    held_out: embedded world only: captions that none of its models was trained on.
-    containing, without: only prompts with one of these words, or with none of them.
-    overlap: prompts shared with the training prompts are refused, dropped or allowed.
-    """
-
-    source: str | dict | tuple[str, ...]
-    count: int | dict | None = None
-    seed: int = 0
-    column: str | None = None
-    first: int | None = None
-    template: str | None = None
+    source: Path | _Prompts | Annotated[dict[Name, Path | _Files], FILLED]
+    """`shapes`; a file: .txt (one a line), .json (a list of texts or objects), .csv, .tsv (without
+    quotes), .parquet or .jsonl (objects with id and text); files, or lists of files, by a name that
+    becomes the prompts' `source`; or the prompts themselves as a list."""
+    count: _Count | Annotated[dict[Name, _Count], FILLED] | None = None
+    """Number of prompts, sampled from a file without replacement; of lists with names, the number
+    of each by its name; null takes all there are."""
+    seed: Seed = 0
+    """Seed of the sampling."""
+    column: Annotated[str, text("a column's name", 200)] | None = None
+    """The column of a table, or the key of a list's objects, that holds the prompts; null: caption,
+    prompt or text, whichever comes first."""
+    first: _Count | None = None
+    """Only so many of each list, from its beginning; null: all."""
+    template: Annotated[str, text("a text with a field in braces for each list")] | None = None
+    """Makes a prompt of every combination of the named lists: `{animal:a} {activity}`, where `:a`
+    stands for the article. null: the lists follow one another."""
     duplicates: Literal["exact", "normalised"] = "exact"
+    """What is left out as a duplicate of an earlier prompt: `exact`, an equal text; `normalised`,
+    one that differs in case, punctuation, spacing and width only."""
     held_out: bool = False
-    containing: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
+    """Shapes world: draw captions that none of its models was trained on."""
+    containing: _Words = ()
+    """Only prompts with at least one of these words; empty: any."""
+    without: _Words = ()
+    """Only prompts with none of these words."""
     overlap: Literal["refuse", "drop", "allow"] = "refuse"
-
-    @property
-    def is_spelled_out(self) -> bool:
-        """Are the prompts in the configuration itself?"""
-        return isinstance(self.source, tuple)
-
-    @property
-    def lists(self) -> dict[str, tuple[str, ...]]:
-        """The files of each list by its name, which is empty where there is only one."""
-        if isinstance(self.source, dict):
-            given = self.source.items()
-            return {k: (v,) if isinstance(v, str) else tuple(v) for k, v in given}
-        return {"": self.source if isinstance(self.source, tuple) else (self.source,)}
-
-    @property
-    def files(self) -> list[str]:
-        """All files of the lists; the name of an embedded world is among them."""
-        return [] if self.is_spelled_out else [f for part in self.lists.values() for f in part]
-
-    @property
-    def named(self) -> str:
-        """The source in a sentence."""
-        return ", ".join(self.files) or "prompts"
-
-    @property
-    def most(self) -> int | None:
-        """The number of prompts, if the settings tell."""
-        return sum(self.count.values()) if isinstance(self.count, dict) else self.count
+    """What becomes of prompts of a set to judge on that are among those trained on, whatever their
+    case and punctuation: `refuse` ends the run with a sentence, `drop` leaves them out, `allow`
+    keeps them, to see a model where it was trained. A world avoids them anyway, unless they are
+    allowed."""
 
 
-@dataclass(frozen=True)
 class GenerationSettings(Settings):
-    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only.
-
-    `model` is a local folder of weights; the LoRA in the folder `model_lora`, if any, is merged
-    into it.
-    """
+    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
 
     policy: str
+    """Name of the policy."""
     model: str
-    inference_steps: int
-    guidance_scale: float
-    seed: int = 1000
-    batch_size: int = 50
+    """Local folder of its weights."""
+    inference_steps: Steps
+    """Steps of its chain."""
+    guidance_scale: Guidance
+    """Guidance scale."""
+    seed: Seed = 1000
+    """Seed of the noise."""
+    batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
+    """Images made at once."""
     model_lora: str | None = None
+    """Folder of a LoRA that is merged into the model."""
 
     @property
     def weights(self) -> list[str]:
@@ -152,69 +119,93 @@ class GenerationSettings(Settings):
         return [path for path in (self.model, self.model_lora) if path]
 
 
-@dataclass(frozen=True)
-class TrainingSettings(Settings):
-    """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
-
-    `scorer` is the local weights path of the reward, or None; a LoRA in `model_lora` is merged into
-    `model`; `prompts` names the prompt set that is trained on; `batch_size` is per process; `beta`
-    weighs the divergence in equation 10 of the paper; the optimiser is AdamW. Settings that an
-    algorithm does not use keep their defaults.
-    """
+class CellSettings(Settings):
+    """What a cell is: its place in the grid decides these settings, no section names them."""
 
     reward: str
+    """Name of the reward."""
     scorer: str | None
+    """Local weights of the reward."""
     policy: str
+    """Name of the policy."""
     model: str
-    inference_steps: int
-    guidance_scale: float
-    algorithm: str
-    divergence: str
-    beta: float | Literal["auto"]
-    learning_rate: float
-    batch_size: int
-    iterations: int
-    lora_targets: tuple[str, ...]
-    snapshot_every: int
-    seed: int
+    """Local folder of the base model, the reference."""
     model_lora: str | None = None
-    prompts: str = "train"
-    beta_calibration_steps: int = 20
-    reduction: Literal["sum", "mean"] = "sum"
-    reference_gradient: Literal["full", "stop"] = "full"
-    warmup_steps: int = 0
+    """Folder of a LoRA that is merged into the base model."""
+    algorithm: str
+    """Name of the update rule."""
+    divergence: str
+    """Name of the divergence to the reference, or `none`."""
+    seed: Seed
+    """Seed of the run."""
+
+
+class TrainingSettings(CellSettings):
+    """What every algorithm's training uses; an algorithm adds its own in `Settings` beside it."""
+
+    prompts: Name = "train"
+    """Prompt set to train on."""
+    beta: Annotated[float, number(0, 1e9, "reward per nat")] | Literal["auto"]
+    """Weight of the divergence in equation 10. `auto` sets it after a few steps, so that the
+    divergence is a tenth of the reward, as the paper advises. A method with a divergence needs it;
+    without one there is none. For D3PO it is the β of its preference loss."""
+    learning_rate: Annotated[float, number(0, 1000)] = 6e-5
+    """AdamW's learning rate."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    gradient_clip: float | None = 1.0
-    accumulation_steps: int = 1
-    images_per_prompt: int = 1
-    updates_per_iteration: int = 1
-    inner_epochs: int = 1
-    ratio_clip: float = 1e-4
-    advantage_clip: float = 10.0
-    prompt_buffer: int = 32
-    prompt_buffer_minimum: int = 16
-    horizon: Literal["stochastic", "released"] = "stochastic"
-    value_learning_rate: float = 1e-4
-    value_updates: int = 5
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    ema_decay: float | None = None
-    memory: float | Literal["auto"] = "auto"
+    """What follows the warm-up: `linear` falls to 0 at the last step."""
+    warmup_steps: Annotated[Whole, number(0, 1_000_000_000, "steps")] = 0
+    """Steps over which the learning rate rises from 0."""
+    adam_betas: Annotated[
+        tuple[
+            Annotated[float, number(0, 0.999999999)],
+            Annotated[float, number(0, 0.999999999)],
+        ],
+        items(0, "a list of two numbers from 0 to below 1", distinct=False),
+    ] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    adam_epsilon: Annotated[float, number(0, 1)] = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Annotated[float, number(0, 1000)] = 0.0
+    """AdamW's weight decay."""
+    gradient_clip: Annotated[float, number(0, 1e9)] | None = 1.0
+    """Largest norm of the LoRA's gradient; null does not clip."""
+    batch_size: Annotated[Whole, number(1, 100_000, "images")] = 1
+    """Images per batch and process."""
+    accumulation_steps: Annotated[Whole, number(1, 100_000, "batches")] = 1
+    """Batches of an iteration. ROCM adds up their gradients; policy gradients also normalise
+    rewards over them."""
+    images_per_prompt: Annotated[Whole, number(1, 100_000, "images")] = 1
+    """Images of the same prompt in a row, each from its own noise; it must divide `batch_size`.
+    D3PO needs an even number."""
+    iterations: Annotated[Whole, number(1, 100_000_000, "steps")] = 10_000
+    """Iterations: each samples `accumulation_steps` batches and learns from them. For ROCM an
+    iteration is one step of the optimiser."""
+    inference_steps: Annotated[Steps, OrNull]
+    """Steps K of the policy's chain in training; null takes the policy's."""
+    guidance_scale: Annotated[Guidance, OrNull]
+    """Guidance scale in training and in the samples of the trained model; null takes the
+    policy's."""
+    lora_rank: Annotated[Whole, number(1, 10_000)] = 16
+    """Rank of the LoRA."""
+    lora_alpha: Annotated[float, number(1e-9, 1e6)] = 32.0
+    """Scale of the LoRA, which counts alpha / rank."""
+    lora_targets: Annotated[
+        tuple[
+            Annotated[str, text("the name of a module, such as to_q", None, r"^[A-Za-z0-9_.]+$")],
+            ...,
+        ],
+        items(1),
+    ] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Names, or endings of names, of the U-Net's modules that get a LoRA."""
+    ema_decay: Annotated[float, number(0, 1, "per step")] | None = None
+    """Decay of the exponential moving average of the LoRA that is saved; null keeps none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
+    """Precision of the passes; `auto` is bfloat16 on a device that has it. The LoRA is always
+    float32."""
+    snapshot_every: Annotated[Whole, number(0, 1_000_000_000, "steps")] = 0
+    """Steps between snapshots of the LoRA, the last step included; 0 keeps none."""
 
     @property
     def weights(self) -> list[str]:
         """The local weights that are loaded."""
         return [path for path in (self.model, self.model_lora, self.scorer) if path]
-
-    @property
-    def snapshot_steps(self) -> list[int]:
-        """Steps after which a snapshot is kept: multiples of `snapshot_every`, and the last one."""
-        if not self.snapshot_every:
-            return []
-        steps = range(self.snapshot_every, self.iterations, self.snapshot_every)
-        return [*steps, self.iterations]

@@ -5,7 +5,7 @@ fingerprints of the others alone.
 """
 
 from rocm_core.configuration import Config
-from rocm_core.grid import beta_tries, evaluation_sets, make_grid
+from rocm_core.grid import beta_tries, evaluation_sets, inference_steps, make_grid
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "figure1": ("regularised",),
@@ -45,7 +45,7 @@ def figures(config: Config) -> list[str]:
         "gold": "gold" in config.metrics,
         "divergence": any(s.divergence != "none" for s in settings),
         "algorithms": len({(s.algorithm, s.policy) for s in settings}) > 1,
-        "steps": len(set(config.generation.steps)) > 1,
+        "steps": len(set(inference_steps(config))) > 1,
         "horizons": any("--inference_steps-" in cell.variant for cell in cells),
         "sets": len(evaluation_sets(config, cells)) > 1,
     }

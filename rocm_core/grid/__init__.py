@@ -8,11 +8,15 @@ from rocm_core.grid.evaluation import (
     beta_tries,
     evaluation_sets,
     generation_settings,
+    inference_steps,
+    monitor_prompts,
     sample_sets,
     training_sets,
 )
 from rocm_core.grid.loading import load_config, parse_config
 from rocm_core.grid.methods import METHODS, parse_method
+from rocm_core.grid.needs import needed, used
+from rocm_core.grid.snapshots import snapshot_steps
 
 __all__ = [
     "METHODS",
@@ -20,11 +24,16 @@ __all__ = [
     "beta_tries",
     "evaluation_sets",
     "generation_settings",
+    "inference_steps",
     "load_config",
     "make_grid",
+    "monitor_prompts",
+    "needed",
     "parse_config",
     "parse_method",
     "sample_sets",
+    "snapshot_steps",
     "table",
     "training_sets",
+    "used",
 ]

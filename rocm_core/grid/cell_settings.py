@@ -1,13 +1,12 @@
 """What one cell is trained with: layers of the configuration, merged and checked."""
 
-import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from rocm_core.configuration import TrainingSettings
+from rocm_core.configuration import TrainingSettings, settings_class
 from rocm_core.errors import UserError
 from rocm_core.grid.methods import Method
-from rocm_core.plugins import did_you_mean, facts, names
+from rocm_core.plugins import did_you_mean, facts
 
 if TYPE_CHECKING:
     from rocm_core.configuration import Config
@@ -29,8 +28,8 @@ def cell_settings(
     layers: Layers,
     key: str,
 ) -> TrainingSettings:
-    """The settings that a cell really uses: what has no effect on it is set to its default, so that
-    changing it makes nothing run again."""
+    """The settings that a cell really uses, of its algorithm's class: what has no effect on it is
+    not there, or has its default, so that changing it makes nothing run again."""
     if method.policy not in config.policies:
         raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
     about = facts("algorithms", method.algorithm, key)
@@ -41,17 +40,18 @@ def cell_settings(
     for _, layer in layers:
         merged |= layer
     _check_divergence(method, layers, merged, key)
-    used = set(about["SETTINGS"])
-    idle = dict.fromkeys(sorted(_algorithm_settings() - used), method.algorithm)
+    own = settings_class(method.algorithm, key)
+    idle = dict.fromkeys(sorted(merged.keys() - own.model_fields), method.algorithm)
     if method.policy != "consistency":  # the one whose last step is deterministic
-        idle["horizon"] = f"the {method.policy} policy"
+        idle |= {"horizon": f"the {method.policy} policy"} if "horizon" in merged else {}
     for name, what in idle.items():
         stray = next((place for place, layer in _own(layers) if name in layer), None)
         if stray:
             raise UserError(f"{stray}.{name} has no effect on {what}: remove it")
         del merged[name]
-    if "ratio_clip" in merged and merged["ratio_clip"] is None:
-        merged["ratio_clip"] = about["RATIO_CLIP"]
+    for name in [name for name, value in merged.items() if value is None]:
+        if type(None) not in get_args(own.model_fields[name].annotation):
+            del merged[name]  # null stands for the policy's or the algorithm's own
     if merged.get("prompt_buffer") == 0:
         del merged["prompt_buffer_minimum"]
     if merged["beta"] != "auto":
@@ -69,22 +69,18 @@ def cell_settings(
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
         raise UserError(f"{key}.prompts: validation judges what was trained: name another set")
-    steps, guidance = merged["inference_steps"], merged["guidance_scale"]
-    merged["inference_steps"] = policy.steps if steps is None else steps
-    merged["guidance_scale"] = policy.guidance_scale if guidance is None else guidance
-    return TrainingSettings.from_dict(
-        merged
+    return own.from_dict(
+        {"inference_steps": policy.steps, "guidance_scale": policy.guidance_scale}
+        | merged
         | {
             "reward": reward,
             "scorer": config.scorers[reward],
             "policy": method.policy,
-            "seed": seed,
-        }
-        | {
             "model": policy.model,
             "model_lora": policy.lora,
             "algorithm": method.algorithm,
             "divergence": method.divergence,
+            "seed": seed,
         }
     )
 
@@ -105,14 +101,6 @@ def _check_gradient(reward: str, key: str) -> None:
             f"{key} cannot train on {reward}, which has no gradient: set cells.{reward}/{method} to"
             " null"
         )
-
-
-@functools.cache
-def _algorithm_settings() -> frozenset[str]:
-    """Training settings that only algorithms which declare them use."""
-    return frozenset(
-        s for name in names("algorithms") for s in facts("algorithms", name)["SETTINGS"]
-    )
 
 
 def _check_divergence(method: Method, layers: Layers, merged: dict[str, Any], key: str) -> None:
@@ -146,12 +134,11 @@ def _check_batches(method: Method, merged: Mapping[str, Any], key: str) -> None:
             f"{key}: prompt_buffer_minimum must be at most prompt_buffer, {buffer}, or no prompt "
             f"ever has enough, but it is {merged['prompt_buffer_minimum']}"
         )
-    defaults = TrainingSettings.__dataclass_fields__
     for part, whole in (
         ("images_per_prompt", "batch_size"),
         ("updates_per_iteration", "accumulation_steps"),
     ):
-        divisor = merged.get(part, defaults[part].default)
+        divisor = merged.get(part, 1)
         if merged[whole] % divisor:
             raise UserError(
                 f"{key}: {part} must divide {whole}, {merged[whole]}, but it is {divisor}"

@@ -53,7 +53,10 @@ def make_grid(config: "Config") -> tuple[Cell, ...]:
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
     names: dict[str, str] = {}
-    methods = {method: parse_method(method, f"methods.{method}") for method in config.methods}
+    methods = {
+        method: parse_method(method, f"methods.{method}", config.policies)
+        for method in config.methods
+    }
     plan = list(_plan(config))
     known = [f"{reward}/{method}" for reward in config.rewards for method in config.methods]
     for place, given in config.cells.items():
@@ -99,7 +102,7 @@ def _plan(config: "Config") -> Iterator[tuple[str, str, str, Layers, tuple[tuple
             yield reward, method, f"methods.{method}", layers(reward, method), ()
     for index, sweep in enumerate(config.sweeps):
         key = f"sweeps[{index}]"
-        properties = load_schema()["$defs"]["training"]["properties"]
+        properties = load_schema(config.methods)["properties"]["training"]["properties"]
         swept = {sweep.setting: sweep.values} | (sweep.cross or {})
         for setting, values in swept.items():
             place = "setting" if setting == sweep.setting else "cross"
@@ -137,13 +140,10 @@ def table(cells: Sequence[Cell]) -> str:
     rows = [cell.settings.to_dict() for cell in cells]
     hidden = {"reward", "scorer", "policy", "model", "algorithm", "divergence", "seed"}
     keys = ["beta", "learning_rate", "batch_size", "iterations"]
-    keys += [
-        k
-        for k in (rows[0] if rows else {})
-        if k not in hidden | set(keys) and len({str(r[k]) for r in rows}) > 1
-    ]
+    others = dict.fromkeys(key for row in rows for key in row if key not in hidden | set(keys))
+    keys += [key for key in others if len({str(row[key]) for row in rows if key in row}) > 1]
     lines = [["cell", *keys]] + [
-        [c.name, *(str(r[k]) for k in keys)] for c, r in zip(cells, rows, strict=True)
+        [c.name, *(str(r.get(k, "")) for k in keys)] for c, r in zip(cells, rows, strict=True)
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [

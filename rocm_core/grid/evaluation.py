@@ -1,10 +1,11 @@
-"""What is evaluated where: prompt sets, numbers of inference steps, and sweeps of β."""
+"""What is evaluated where: prompt sets and their sizes, numbers of inference steps, sweeps of β."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rocm_core.configuration import GenerationSettings
 from rocm_core.grid.cells import Cell
+from rocm_core.prompts import prompt_count
 
 if TYPE_CHECKING:
     from rocm_core.configuration import Config
@@ -21,6 +22,18 @@ def evaluation_sets(config: "Config", cells: Sequence[Cell]) -> list[str]:
     return ["validation", *(name for name in config.prompts if name not in others)]
 
 
+def monitor_prompts(config: "Config") -> int:
+    """How many of the first validation prompts each snapshot is evaluated on; 0: none."""
+    most = prompt_count(config.prompts["validation"])
+    return config.monitor.prompts if most is None else min(config.monitor.prompts, most)
+
+
+def inference_steps(config: "Config") -> tuple[int | None, ...]:
+    """The numbers of inference steps at which images are made, None for the policy's own."""
+    given = config.generation.inference_steps
+    return given if isinstance(given, tuple) else (given,)
+
+
 def sample_sets(
     config: "Config", judged: Sequence[str], source: Cell | str
 ) -> list[tuple[str, int]]:
@@ -31,7 +44,7 @@ def sample_sets(
     """
     policy = source.settings.policy if isinstance(source, Cell) else source
     own = config.policies[policy].steps
-    steps = list(dict.fromkeys(given or own for given in config.generation.steps))
+    steps = list(dict.fromkeys(given or own for given in inference_steps(config)))
     if isinstance(source, Cell) and source.swept:
         return [("validation", steps[0])]
     sets = [(name, steps[0]) for name in judged]
@@ -64,7 +77,7 @@ def generation_settings(
         policy=name,
         model=policy.model,
         model_lora=policy.lora,
-        inference_steps=steps or config.generation.steps[0] or policy.steps,
+        inference_steps=steps or inference_steps(config)[0] or policy.steps,
         guidance_scale=guidance,
         seed=config.generation.seed,
         batch_size=config.generation.batch_size,

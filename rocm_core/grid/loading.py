@@ -17,7 +17,7 @@ from rocm_core.grid.cells import make_grid
 from rocm_core.grid.evaluation import training_sets
 from rocm_core.grid.methods import POLICIES
 from rocm_core.plugins import did_you_mean, module_of
-from rocm_core.prompts import check_sources
+from rocm_core.prompts import check_sources, prompt_count
 
 # Prompt sources that a world offers, and its judges: scorers that know the truth of that world.
 _SOURCES = {"shapes": ("shapes",), "paper": ()}
@@ -87,7 +87,7 @@ def _check_study(
     if study.prompts not in prompts or study.prompts == "train":
         hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
         raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")
-    most = prompts[study.prompts].most
+    most = prompt_count(prompts[study.prompts])
     if most is not None and study.pairs > most:
         raise UserError(
             f"study.pairs must be at most {most}, the {study.prompts} prompts, not {study.pairs}"

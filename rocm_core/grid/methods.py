@@ -29,8 +29,9 @@ POLICIES = ("consistency", "diffusion")
 def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str, Method]:
     """The canonical name of a method and what it stands for; raises `UserError` naming `key`.
 
-    `rocm-<divergence>`, one of `METHODS`, or `<algorithm>-<policy>[-<divergence>]`; `policies` are
-    names beside the two that the methods have.
+    `rocm-<divergence>`, one of `METHODS`, or `<algorithm>-<policy>[-<divergence>]`, where a name
+    with a dot is a module of another package; `policies` are names beside the two that the methods
+    have.
     """
     if name in METHODS:
         return name, METHODS[name]
@@ -39,15 +40,16 @@ def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str
     if algorithm is None or policy is None:
         known = ["rocm-none", *(f"rocm-{d.replace('_', '-')}" for d in names("divergences"))]
         raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, [*known, *METHODS])}")
+    module_of("algorithms", algorithm, key)
     module = _divergence(divergence, key) if divergence else "none"
     method = Method(algorithm, policy, module)
     known_as = {meaning: known for known, meaning in METHODS.items()}
-    suffix = module.replace("_", "-")
+    suffix = _spell(module)
     if method in known_as:
         return known_as[method], method
     if (algorithm, policy) == ("direct", "consistency"):
         return f"rocm-{suffix}", method
-    parts = [algorithm.replace("_", "-"), policy.replace("_", "-"), suffix]
+    parts = [_spell(algorithm), _spell(policy), suffix]
     return "-".join(parts if divergence else parts[:2]), method
 
 
@@ -57,12 +59,17 @@ def _divergence(name: str, key: str) -> str:
     return facts("divergences", name, key)["ALIAS_OF"] or module
 
 
+def _spell(module: str) -> str:
+    """A module as part of a method's name; one of another package keeps its spelling."""
+    return module if "." in module else module.replace("_", "-")
+
+
 def _split(name: str, policies: Iterable[str]) -> tuple[str, str, str] | None:
     """Algorithm, policy and divergence ("" for none) that a spelled-out method names."""
-    for algorithm in names("algorithms"):
-        for policy in dict.fromkeys(policies):
-            pair = f"{algorithm}-{policy}".replace("_", "-")
-            rest = name.removeprefix(pair)
+    head = name.split("-")[0]
+    for algorithm in [head] if "." in head else names("algorithms"):
+        for policy in sorted(set(policies), key=len, reverse=True):
+            rest = name.removeprefix(f"{_spell(algorithm)}-{_spell(policy)}")
             if rest in ("", "-none"):
                 return algorithm, policy, ""
             if rest.startswith("-") and len(rest) > 1:

@@ -2,6 +2,15 @@
 
 from rocm_core.prompts.lists import normalise
 from rocm_core.prompts.prompt import Prompt, read_prompts, write_prompts
-from rocm_core.prompts.sets import check_sources, make_prompts
+from rocm_core.prompts.sets import check_sources, make_prompts, prompt_count, prompt_files
 
-__all__ = ["Prompt", "check_sources", "make_prompts", "normalise", "read_prompts", "write_prompts"]
+__all__ = [
+    "Prompt",
+    "check_sources",
+    "make_prompts",
+    "normalise",
+    "prompt_count",
+    "prompt_files",
+    "read_prompts",
+    "write_prompts",
+]

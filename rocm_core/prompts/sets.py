@@ -1,18 +1,22 @@
 """Making prompt sets: from a world, from lists, or from the configuration itself."""
 
+from __future__ import annotations
+
 import itertools
 import random
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rocm_core.configuration import PromptSettings
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean
 from rocm_core.prompts.lists import SUFFIXES, normalise, number, read_list
 from rocm_core.prompts.prompt import Prompt, clean
 from rocm_core.weights import table
+
+if TYPE_CHECKING:
+    from rocm_core.configuration import PromptSettings
 
 _FIELD = re.compile(r"\{(\w+)(:a)?\}")
 
@@ -49,10 +53,36 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
     shared = [prompt.text for prompt in chosen if normalise(prompt.text) in learned]
     if shared:
         raise UserError(
-            f"{settings.named} shares {len(shared)} prompts with the training prompts, the first is"
-            f" {shared[0][:80]!r}: drop them with overlap: drop, or keep them with overlap: allow"
+            f"{source_name(settings)} shares {len(shared)} prompts with the training prompts, the"
+            f" first is {shared[0][:80]!r}: drop them with overlap: drop, or keep them with overlap: allow"
         )
     return chosen
+
+
+def prompt_lists(settings: PromptSettings) -> dict[str, tuple[str, ...]]:
+    """The files of each list by its name, which is empty where there is only one; or the prompts
+    themselves."""
+    if isinstance(settings.source, dict):
+        given = settings.source.items()
+        return {name: (files,) if isinstance(files, str) else files for name, files in given}
+    return {"": settings.source if isinstance(settings.source, tuple) else (settings.source,)}
+
+
+def prompt_files(settings: PromptSettings) -> list[str]:
+    """All files of the lists; the name of an embedded world is among them."""
+    if isinstance(settings.source, tuple):
+        return []
+    return [file for part in prompt_lists(settings).values() for file in part]
+
+
+def source_name(settings: PromptSettings) -> str:
+    """The source of prompts in a sentence."""
+    return ", ".join(prompt_files(settings)) or "prompts"
+
+
+def prompt_count(settings: PromptSettings) -> int | None:
+    """The number of prompts, if the settings tell."""
+    return sum(settings.count.values()) if isinstance(settings.count, dict) else settings.count
 
 
 def check_sources(
@@ -73,25 +103,27 @@ def check_sources(
                 raise UserError(f"{key}.count is missing: how many prompts to draw from the world")
             continue
         _check_lists(settings, key, worlds)
-        benchmark = next((f for f in settings.files if f in table() and table()[f].benchmark), None)
+        benchmark = next(
+            (f for f in prompt_files(settings) if f in table() and table()[f].benchmark), None
+        )
         if benchmark and name in trained:
             raise UserError(
                 f"{key}.source: {benchmark} is a benchmark, which must not be trained on"
             )
-        if all(Path(file).is_file() for file in settings.files):
+        if all(Path(file).is_file() for file in prompt_files(settings)):
             made = make_prompts(settings, () if name in trained else learned)
             learned += made if name in trained else []
 
 
 def _check_lists(settings: PromptSettings, key: str, worlds: Collection[str]) -> None:
     """Check that prompt lists are of a known kind and that their other keys match them."""
-    for file in settings.files:
+    for file in prompt_files(settings):
         if Path(file).suffix not in SUFFIXES:
             kinds = ", ".join([*sorted(worlds), *(f"a {suffix} file" for suffix in SUFFIXES)])
             raise UserError(f"{key}.source must be {kinds}, not {file!r}")
     if settings.held_out:
         raise UserError(f"{key}.held_out is for an embedded world's prompts: remove it")
-    names = settings.lists
+    names = prompt_lists(settings)
     if isinstance(settings.count, dict) and settings.template is None:
         if settings.count.keys() != names.keys():
             raise UserError(f"{key}.count must name the lists of source: {', '.join(names)}")
@@ -139,10 +171,12 @@ def _world_count(settings: PromptSettings) -> int:
 def _read(settings: PromptSettings) -> dict[str, list[Prompt]]:
     """The prompts of each list by name; with a template, one list of all combinations."""
     lists = {}
-    for name, source in settings.lists.items():
-        if settings.is_spelled_out:
+    for name, source in prompt_lists(settings).items():
+        if isinstance(settings.source, tuple):
             entries = enumerate(source, 1)
-            texts = [clean(text, f"{settings.named}, entry {index}") for index, text in entries]
+            texts = [
+                clean(text, f"{source_name(settings)}, entry {index}") for index, text in entries
+            ]
             lists[name] = number(texts, "configuration")
             continue
         read = [prompt for file in source for prompt in read_list(file, settings.column)]
@@ -189,7 +223,7 @@ def _sample(name: str, prompts: list[Prompt], settings: PromptSettings) -> list[
     """The requested number of prompts, drawn with the seed, in the order of their list."""
     count = settings.count.get(name) if isinstance(settings.count, dict) else settings.count
     count = len(prompts) if count is None else count
-    place = name or settings.named
+    place = name or source_name(settings)
     if count > len(prompts):
         raise UserError(
             f"{place} has {len(prompts)} different prompts, not {count}: lower the count"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rocm_core.plugins import load
+from rocm_core.plugins import load as load_module  # `load` marks a reward
 
 if TYPE_CHECKING:
     import torch
@@ -41,4 +41,5 @@ def load_reward(
     ``dtype`` is the precision of its network, float32 by default. Raises :class:`UserError` for an
     unknown name and for weights that are absent, damaged or of another architecture.
     """
-    return load("rewards", name).load(None if weights is None else Path(weights), device, dtype)
+    module = load_module("rewards", name)
+    return module.load(None if weights is None else Path(weights), device, dtype)

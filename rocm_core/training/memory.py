@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rocm_core.algorithms import Algorithm, Batch
+from rocm_core.algorithms import Algorithm, BackpropagationSettings, Batch
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.plugins import facts
 from rocm_core.policies import COMPILED_MODES, MODES, Policy, Recomputation
 from rocm_core.rewards import Reward
 
@@ -32,7 +31,7 @@ def plan_recomputation(
 ) -> Recomputation:
     """What a training recomputes, measured at its first batch; nothing where no gradient passes
     through the whole rollout."""
-    if not facts("algorithms", settings.algorithm)["DIFFERENTIATES"]:
+    if not isinstance(settings, BackpropagationSettings):
         return "none"
     predict = functools.partial(predict_peak, policy, reward, batch, algorithm.reference)
     modes = COMPILED_MODES if settings.compile else MODES

@@ -9,14 +9,19 @@ import math
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rocm_core.algorithms import Batch, Statistics, load_algorithm
+from rocm_core.algorithms import (
+    BackpropagationSettings,
+    Batch,
+    CalibratedSettings,
+    Statistics,
+    load_algorithm,
+)
 from rocm_core.configuration import TrainingSettings
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
@@ -79,7 +84,7 @@ class Trainer:
         unet, targets = self.policy.unet, settings.lora_targets
         add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(unet)
-        if settings.compile:
+        if isinstance(settings, BackpropagationSettings) and settings.compile:
             self.policy.compile_unet()
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
@@ -92,9 +97,8 @@ class Trainer:
         self.beta = beta
         parameters = list(self.lora.values())
         self.optimiser = AdapterOptimiser(parameters, self.settings, self.accelerator)
-        self.algorithm = load_algorithm(
-            replace(self.settings, beta=0.0 if beta == "auto" else beta)
-        )
+        number = 0.0 if beta == "auto" else beta
+        self.algorithm = load_algorithm(self.settings.model_copy(update={"beta": number}))
         averaged = self.settings.ema_decay is not None
         self.average = {k: v.detach().clone() for k, v in self.lora.items()} if averaged else None
 
@@ -215,9 +219,10 @@ class Trainer:
         Does `beta_calibration_steps` iterations at β = 0, takes β = 0.1·mean|R|/mean D of the last,
         and starts again from the reference. What they cost stays in the counts of the run.
         """
-        name, steps = self.settings.divergence, self.settings.beta_calibration_steps
-        if name == "none":
+        settings, name = self.settings, self.settings.divergence
+        if name == "none" or not isinstance(settings, CalibratedSettings):
             raise UserError("beta: auto needs a divergence, but divergence is none")
+        steps = settings.beta_calibration_steps
         start = {key: value.detach().clone() for key, value in self.lora.items()}
         for step in range(1, steps + 1):
             _, seen = self._iterate(step, "calibration")

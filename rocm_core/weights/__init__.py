@@ -3,10 +3,8 @@
 from rocm_core.weights.catalogue import (
     describe,
     files_of,
-    needed,
     table,
     to_fetch,
-    used,
     weights_digest,
 )
 from rocm_core.weights.checks import check_all, check_weights, require_recorded
@@ -19,12 +17,10 @@ __all__ = [
     "describe",
     "fetch",
     "files_of",
-    "needed",
     "record",
     "require_fit",
     "require_recorded",
     "table",
     "to_fetch",
-    "used",
     "weights_digest",
 ]

@@ -4,15 +4,12 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from rocm_core.plugins import ROOT
 from rocm_core.provenance import LOCK, digest_of, folder_digest, read_listing
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config
 
 FOLDER = "weights"
 
@@ -65,20 +62,6 @@ def files_of(path: str | Path) -> list[str]:
     """The table's files at or below a local path; none for a path that it does not name."""
     path = Path(path).as_posix()
     return [name for name in table() if name == path or name.startswith(f"{path}/")]
-
-
-def used(config: "Config") -> list[str]:
-    """The local paths of a configuration's models, scorers and prompts."""
-    models = ((policy.model, policy.lora) for policy in config.policies.values())
-    paths = [path for both in models for path in both if path]
-    paths += [path for path in config.scorers.values() if path]
-    files = (file for prompts in config.prompts.values() for file in prompts.files)
-    return list(dict.fromkeys([*paths, *files]))
-
-
-def needed(config: "Config") -> list[str]:
-    """The table's files that a configuration's models, scorers and prompts need."""
-    return list(dict.fromkeys(name for path in used(config) for name in files_of(path)))
 
 
 def weights_digest(path: str | Path) -> str:

@@ -64,7 +64,7 @@ def test_blocks_of_a_compiled_network_are_not_recomputed(model):
     policy = load_policy("consistency", model, 3, 4.0)
     add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
     batch = Batch(["a"], policy.encode_prompts(["a"]), policy.noise(0, ["0"], "test"))
-    algorithm = load_algorithm(tiny.settings(compile=True, memory=1e-4))
+    algorithm = load_algorithm(tiny.settings(compile=True).model_copy(update={"memory": 1e-4}))
     with pytest.raises(UserError, match=r"even where every step is recomputed: .* compile out"):
         algorithm.loss(policy, tiny.Brightness(), batch)
 

@@ -12,11 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from rocm_core.configuration import TrainingSettings, read_yaml, schema
-from rocm_core.configuration.config import load_config, parse_config
+from rocm_core.algorithms import load_settings
+from rocm_core.configuration import (
+    document,
+    load_schema,
+    read_yaml,
+    schema_text,
+    settings_class,
+    type_config,
+    validate,
+)
 from rocm_core.errors import UserError
-from rocm_core.grid import make_grid
-from rocm_core.plugins import ROOT
+from rocm_core.grid import load_config, make_grid, monitor_prompts, parse_config
+from rocm_core.plugins import ROOT, names
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 SMALL = """\
@@ -68,9 +76,29 @@ def test_every_key_has_a_value_of_its_type():
     config = parse_config(yaml.safe_load(SMALL))
     assert config.training["adam_betas"] == [0.9, 0.999]  # a default of the schema
     assert config.metrics == ("hpsv2", "aesthetic", "gold")
-    assert config.monitor.prompts == 8  # 64, but there are only eight
+    assert config.monitor.prompts == 64
+    assert monitor_prompts(config) == 8  # as there are only eight
     assert config.resources.threads == 1 and config.generation.seed == 1000
     assert config.prompts["validation"].held_out and not config.prompts["train"].held_out
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_written_out_in_full_is_the_same(path):
+    config = load_config(path)
+    carried = json.loads(json.dumps(config.to_dict(), allow_nan=False))
+    again = type_config(carried)
+    assert again == config and hash(again) == hash(config) and again.to_dict() == carried
+    assert make_grid(again) == make_grid(config)
+    assert set(carried) == set(load_schema()["properties"])
+    expected = set(TRAINING) - ({"beta"} if "beta" not in config.training else set())
+    assert set(carried["training"]) == expected
+    assert type_config(carried | {"seeds": [7]}) != config
+
+
+def test_the_order_of_methods_counts():
+    values = yaml.safe_load(SMALL)
+    turned = values | {"methods": dict(reversed(values["methods"].items()))}
+    assert parse_config(turned) != parse_config(values)
 
 
 BROKEN = {
@@ -210,51 +238,77 @@ def test_the_command_says_one_sentence_and_exits_2(tmp_path):
     assert ended.stderr.count("\n") == 1 and "write 1.0e-3" in ended.stderr
 
 
-def test_the_light_modules_import_nothing_heavy():
-    modules = (
-        "errors settings schema names config grid fingerprint provenance weights prompts verify"
-    )
-    code = f"""import sys
-for name in {modules.split()}: __import__("rocm_core." + name)
+def test_a_grid_is_planned_without_anything_heavy():
+    code = """import sys
+from rocm_core.grid import load_config, make_grid
+from rocm_core.commands import cells, configuration, verify, weights
+make_grid(load_config("config/shapes.yaml"))
 print([name for name in ("torch", "numpy", "pandas", "PIL") if name in sys.modules])"""
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout == "[]\n", ended.stderr
 
 
-def test_the_schema_documents_every_key_and_its_defaults_are_valid_and_the_trainers():
-    whole = schema.load_schema()
+def test_every_key_is_documented_and_its_default_is_valid():
+    whole = load_schema()
     Draft202012Validator.check_schema(whole)
 
     def visit(part, path):
-        part = schema.resolve(part)
         if path:
             assert part["description"].endswith("."), path
-        if part.get("type") == "object" and "properties" in part:
+        if "properties" in part:
             others = part["additionalProperties"]
-            assert others is False or "$ref" in others, path
+            assert others is False or "source" in others["properties"], path
             needed = set(part.get("required", ()))
             for key, below in part["properties"].items():
-                has_default = "default" in schema.resolve(below)
+                has_default = "default" in below
                 assert has_default != (key in needed) or key == "beta", (*path, key)
-                if has_default and schema.resolve(below)["default"] != {}:
-                    schema.validate(schema.resolve(below)["default"], below, (*path, key))
+                if has_default and below["default"] != {}:
+                    validate(below["default"], below, (*path, key))
                 visit(below, (*path, key))
 
     visit(whole, ())
-    training = whole["$defs"]["training"]["properties"]
-    for name, field in TrainingSettings.__dataclass_fields__.items():
-        if (
-            name in training
-            and "default" in training[name]
-            and isinstance(field.default, float | int | str)
-            and training[name]["default"] is not None  # which the grid replaces
-        ):
-            assert training[name]["default"] == field.default, name
 
 
-def test_the_configuration_page_is_current():
-    page = ROOT / "docs" / "configuration.md"
-    assert page.read_text() == schema.document(), schema.document().splitlines()[2]
+def test_the_settings_of_every_algorithm_are_the_keys_of_training():
+    training = load_schema()["properties"]["training"]["properties"]
+    for algorithm in names("algorithms"):
+        fields = settings_class(algorithm, "key").model_fields
+        for key in fields.keys() & training.keys():
+            shown, own = training[key].get("default"), fields[key].get_default()
+            own = list(own) if isinstance(own, tuple) else own
+            assert fields[key].is_required() or shown in (own, None), (algorithm, key)
+            assert training[key]["description"] == training[key]["description"].strip()
+    assert training["ratio_clip"]["default"] is None  # as the algorithms' own differ
+    ours = {
+        name: settings_class(name, "key").model_fields["ratio_clip"].default
+        for name in names("algorithms")
+        if name != "direct"
+    }
+    assert ours == {"d3po": 0.1, "dpok": 1e-4, "ppo": 1e-4}
+
+
+def test_an_algorithm_that_gives_a_key_another_meaning_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "other_algorithms").mkdir()
+    (tmp_path / "other_algorithms" / "odd.py").write_text(
+        "from rocm_core.configuration import TrainingSettings\n"
+        "class Settings(TrainingSettings):\n"
+        "    horizon: int = 3\n"
+    )
+    (tmp_path / "other_algorithms" / "none.py").write_text("class Settings:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, said in [("odd", "odd means something else by horizon"), ("none", "none must be a")]:
+        with pytest.raises(UserError, match=f"^methods: .*other_algorithms.{said}"):
+            load_schema([f"other_algorithms.{name}-consistency"])
+
+
+def test_the_schema_and_the_page_are_those_of_the_models():
+    for path, text in [
+        ("workflow/schemas/config.schema.json", schema_text()),
+        ("docs/configuration.md", document()),
+    ]:
+        assert (ROOT / path).read_text() == text, (
+            f"write {path} anew, see commands/configuration.py"
+        )
 
 
 NASTY = st.one_of(
@@ -313,7 +367,7 @@ def mutants(draw):
 
 
 VALID = {"small": yaml.safe_load(SMALL)} | {path.stem: read_yaml(path) for path in CONFIGS}
-TRAINING = sorted(schema.load_schema()["$defs"]["training"]["properties"])
+TRAINING = sorted(load_schema()["properties"]["training"]["properties"])
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -327,7 +381,7 @@ def test_any_mutant_of_a_valid_configuration_is_valid_or_refused_in_one_sentence
     assert len({cell.name for cell in cells}) == len(cells) > 0
     for cell in cells[:3]:
         carried = json.loads(json.dumps(cell.settings.to_dict(), allow_nan=False))
-        assert TrainingSettings.from_dict(carried) == cell.settings
+        assert load_settings(carried) == cell.settings
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

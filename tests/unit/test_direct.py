@@ -7,7 +7,6 @@ import pytest
 import tiny
 import torch
 
-import rocm_core.algorithms
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
@@ -221,12 +220,12 @@ def test_a_reward_without_gradient_is_refused(double):
 
 def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch):
     source = tiny.documented("rocm_core/algorithms/weighted.py")
-    (tmp_path / "weighted.py").write_text(source)
-    path = [*rocm_core.algorithms.__path__, str(tmp_path)]
-    monkeypatch.setattr(rocm_core.algorithms, "__path__", path)
+    (tmp_path / "weighted_algorithms").mkdir()
+    (tmp_path / "weighted_algorithms" / "weighted.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
     policy = load_policy("consistency", model, 3, 4.0)
     add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    settings = tiny.settings(algorithm="weighted")
+    settings = tiny.settings(algorithm="weighted_algorithms.weighted", temperature=2.0)
     optimiser = AdapterOptimiser(
         list(lora_parameters(policy.unet).values()), settings, SimpleNamespace(num_processes=1)
     )
@@ -235,13 +234,13 @@ def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch
     # A transition's log-probability under the policy that drew it is that of its noise.
     noise = batch.noise[:, 1:].square().mean((2, 3, 4))
     surprise = 0.5 * noise + policy.stds.log() + 0.5 * math.log(2 * math.pi)
-    expected = (seen.reward.softmax(0) * surprise.sum(1)).sum()
+    expected = ((seen.reward / 2.0).softmax(0) * surprise.sum(1)).sum()
     assert float(seen.loss) == pytest.approx(float(expected), rel=1e-4)
     assert 0 < optimiser.gradient_norm < float("inf")
 
 
 def test_an_unknown_algorithm_is_refused():
     with pytest.raises(
-        UserError, match="there is no algorithm 'indirect': choose one of d3po, direct"
+        UserError, match="there is no rocm_core/algorithms/indirect.py for 'indirect'; did you mean"
     ):
         load_algorithm(tiny.settings(algorithm="indirect"))

@@ -35,7 +35,14 @@ def lora(model, tmp_path_factory):
 
 
 def run(model, output, prompts=PROMPTS, lora=None, batch_size=3, seed=1000):
-    settings = GenerationSettings("consistency", model, 4, 3.0, seed, batch_size)
+    settings = GenerationSettings(
+        policy="consistency",
+        model=model,
+        inference_steps=4,
+        guidance_scale=3.0,
+        seed=seed,
+        batch_size=batch_size,
+    )
     generate(settings, prompts, lora, output, "f00d")
     return {p.id: np.asarray(Image.open(output / f"{p.id}.png")).astype(int) for p in prompts}
 

@@ -1,6 +1,5 @@
 """The grid: the cells that a configuration asks for, each once, each with what it really uses."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -11,9 +10,19 @@ import tiny
 import yaml
 
 from rocm_core import grid
-from rocm_core.configuration import Config, TrainingSettings
+from rocm_core.algorithms import load_settings
+from rocm_core.configuration import Config
 from rocm_core.errors import UserError
-from rocm_core.grid import generation_settings, make_grid, parse_config, parse_method, table
+from rocm_core.grid import (
+    code,
+    generation_settings,
+    make_grid,
+    parse_config,
+    parse_method,
+    snapshot_steps,
+    table,
+)
+from rocm_core.grid.methods import Method
 from rocm_core.plugins import ROOT
 
 
@@ -53,7 +62,7 @@ def test_a_cell_carries_all_that_it_uses():
     assert (cell.policy, cell.model, cell.inference_steps) == ("consistency", "base", 4)
     assert (cell.algorithm, cell.divergence, cell.beta) == ("direct", "kl", 0.05)
     assert (cell.learning_rate, cell.adam_betas, cell.lora_rank) == (1e-3, (0.9, 0.999), 16)
-    assert cell.snapshot_steps == [4, 8, 10]  # the last step too
+    assert snapshot_steps(cell) == [4, 8, 10]  # the last step too
 
 
 def test_settings_of_a_cell_override_those_of_its_method_and_these_the_shared_ones():
@@ -80,7 +89,7 @@ def test_a_setting_without_effect_on_a_cell_does_not_change_it():
     none, kl = "hpsv2/rocm-none/seed-0", "hpsv2/rocm-kl/seed-0"
     assert changed[none] == plain[none]
     expected = {"reference_gradient": "stop", "reduction": "mean"}
-    assert changed[kl].settings == dataclasses.replace(plain[kl].settings, **expected)
+    assert changed[kl].settings == plain[kl].settings.model_copy(update=expected)
 
 
 def test_one_cells_beta_changes_that_cell_only():
@@ -172,28 +181,70 @@ def test_a_setting_of_another_algorithm_does_not_change_a_cell():
     assert changed(prompt_buffer_minimum=3, prompt_buffer=0) == changed(prompt_buffer=0)
 
 
-def test_the_documented_algorithm_is_a_method(tmp_path):
-    """In a copy of the package, by its file alone and a line of a config."""
-    shutil.copytree(ROOT / "rocm_core", tmp_path / "rocm_core")
-    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+@pytest.mark.parametrize("package", ["rocm_core/algorithms", "my_algorithms"])
+def test_the_documented_algorithm_and_its_setting_are_a_method(package, tmp_path):
+    """By its file alone, in a copy of the package or outside of it, and a line of a config."""
+    shutil.copytree(ROOT / "rocm_core", tmp_path / "checkout" / "rocm_core")
+    place = tmp_path / "checkout" if package.startswith("rocm_core") else tmp_path
+    (place / package).mkdir(exist_ok=True)
     source = tiny.documented("rocm_core/algorithms/weighted.py")
-    (tmp_path / "rocm_core" / "algorithms" / "weighted.py").write_text(source)
-    config = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text())
-    config |= {"methods": {"weighted-consistency": None}, "cells": {}, "sweeps": [], "seeds": [0]}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (place / package / "weighted.py").write_text(source)
+    algorithm = "weighted" if package.startswith("rocm_core") else "my_algorithms.weighted"
+    values = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text())
+    values |= {"cells": {}, "sweeps": [], "seeds": [0]}
 
-    def table():
-        command = [sys.executable, "-m", "rocm_core.commands.cells", "--configfile", "config.yaml"]
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    def cells(settings):
+        config = values | {"methods": {f"{algorithm}-consistency": settings, "rocm-none": None}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        command = [sys.executable, "-m", "rocm_core.commands.cells"]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+            [*command, "--configfile", "../config.yaml"],
+            cwd=tmp_path / "checkout",
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
         )
 
-    lines = table().stdout.splitlines()
-    assert lines[1].split()[0] == f"{config['rewards'][0]}/weighted-consistency/seed-0"
-    config["methods"] = {"weighted-consistency": {"ratio_clip": 0.1}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "weighted-consistency.ratio_clip has no effect on weighted: remove it" in table().stderr
+    header, first, *_ = cells({"temperature": 2}).stdout.splitlines()
+    assert first.split()[0] == f"{values['rewards'][0]}/{algorithm}-consistency/seed-0"
+    for settings, said in [
+        ({"temperature": "warm"}, "temperature must be a number from 0.001 to 1000, not 'warm'"),
+        ({"temprature": 1}, "temprature is not a key of the configuration; did you mean temperatu"),
+        ({"ratio_clip": 0.1}, f"ratio_clip has no effect on {algorithm}: remove it"),
+    ]:
+        assert f"{algorithm}-consistency.{said}" in cells(settings).stderr
+
+
+def test_names_of_other_packages_are_part_of_a_methods_name(tmp_path, monkeypatch):
+    source = tiny.documented("rocm_core/algorithms/weighted.py")
+    divergence = (ROOT / "rocm_core" / "divergences" / "chi2.py").read_text()
+    for path, text in [("my_algorithms/re_weighted", source), ("my_things/some_chi2", divergence)]:
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / f"{path}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, parts in {
+        "my_algorithms.re_weighted-consistency": ("consistency", "none"),
+        "my_algorithms.re_weighted-diffusion-kl": ("diffusion", "kl"),
+        "my_algorithms.re_weighted-consistency-my_things.some_chi2": (
+            "consistency",
+            "my_things.some_chi2",
+        ),
+    }.items():
+        canonical, meaning = parse_method(name, "key")
+        assert canonical == name
+        assert meaning == Method("my_algorithms.re_weighted", *parts)
+    rocm = Method("direct", "consistency", "my_things.some_chi2")
+    for name in ("rocm-my_things.some_chi2", "direct-consistency-my_things.some_chi2"):
+        assert parse_method(name, "key") == ("rocm-my_things.some_chi2", rocm)
+    tuned = Method("ppo", "tuned-lcm", "kl")
+    assert parse_method("ppo-tuned-lcm-kl", "key", ["tuned-lcm"]) == ("ppo-tuned-lcm-kl", tuned)
+    for missing in (
+        "my_algorithms.lost-consistency",
+        "rocm-my_things.lost",
+        "my_algorithms.re_wei",
+    ):
+        with pytest.raises(UserError, match="methods.x"):
+            parse_method(missing, "methods.x")
 
 
 def test_a_sweep_adds_its_values_to_the_name_and_repeats_no_cell():
@@ -201,7 +252,7 @@ def test_a_sweep_adds_its_values_to_the_name_and_repeats_no_cell():
     cells = cells_of(sweeps=[sweep | {"values": [1e-5, 0.05, 1]}])
     assert list(cells)[4:] == ["hpsv2/rocm-kl--beta-1e-05/seed-0", "hpsv2/rocm-kl--beta-1/seed-0"]
     swept = cells["hpsv2/rocm-kl--beta-1/seed-0"].settings
-    assert swept == dataclasses.replace(cells["hpsv2/rocm-kl/seed-0"].settings, beta=1.0)
+    assert swept == cells["hpsv2/rocm-kl/seed-0"].settings.model_copy(update={"beta": 1.0})
 
 
 def test_any_setting_can_be_swept():
@@ -226,22 +277,30 @@ def grid_divergences():
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
     settings = cells_of()["hpsv2/rocm-kl/seed-0"].settings
     values = settings.to_dict()
-    assert TrainingSettings.from_dict(values) == settings
+    assert load_settings(values) == settings
     for wrong, said in [
-        ({"betta": 1}, "no key 'betta'"),
-        ({"beta": "often"}, "beta must be"),
-        ({"iterations": 1.5}, "iterations must be int"),
-        ({"iterations": True}, "iterations must be int"),
-        ({"learning_rate": 10**400}, "learning_rate must be float"),
-        ({"lora_targets": "to_q"}, "lora_targets must be"),
-        ({"adam_betas": [0.9]}, "adam_betas must be"),
-        ({"reduction": "max"}, "reduction must be"),
+        ({"betta": 1}, "^betta is not a key of the configuration; did you mean beta?"),
+        ({"ratio_clip": 0.1}, "^ratio_clip is not a key"),  # but of another algorithm
+        ({"beta": "often"}, "^beta must be a number from 0 to 1000000000 or auto, not 'often'"),
+        ({"iterations": 1.5}, "^iterations must be a whole number from 1 to 100000000, not 1.5"),
+        ({"iterations": True}, "^iterations must be a whole number .* not true"),
+        ({"iterations": "10"}, "^iterations must be a whole number .* not '10'"),
+        ({"learning_rate": 10**400}, "^learning_rate must be a number from 0 to 1000, not 1000"),
+        ({"learning_rate": float("nan")}, "^learning_rate must be a finite number"),
+        ({"lora_targets": "to_q"}, "^lora_targets must be a list"),
+        ({"adam_betas": [0.9]}, "^adam_betas must be a list of two numbers"),
+        ({"reduction": "max"}, "^reduction must be sum or mean, not 'max'"),
+        ({"algorithm": 3}, "^algorithm must be the name of an algorithm, not 3"),
+        ({"algorithm": "indirect"}, "^algorithm: .* 'indirect'; did you mean direct?"),
     ]:
         with pytest.raises(UserError, match=said):
-            TrainingSettings.from_dict(values | wrong)
-    del values["iterations"]
-    with pytest.raises(UserError, match="needs the key 'iterations'"):
-        TrainingSettings.from_dict(values)
+            load_settings(values | wrong)
+    assert load_settings(values | {"iterations": 12.0, "learning_rate": 1}) == settings.model_copy(
+        update={"iterations": 12, "learning_rate": 1.0}
+    )
+    del values["model"]
+    with pytest.raises(UserError, match="^model is missing: Local folder of the base model"):
+        load_settings(values)
 
 
 def test_images_of_every_source_differ_by_the_weights_alone():
@@ -257,12 +316,12 @@ def test_images_of_every_source_differ_by_the_weights_alone():
 
 def test_each_job_depends_on_its_own_modules_only():
     kl = cells_of()["hpsv2/rocm-kl/seed-0"].settings
-    prints = {grid.train_code(kl)}
+    prints = {code.train_code(kl)}
     for change in ({"divergence": "js"}, {"divergence": "none"}, {"reward": "aesthetic"}):
-        prints.add(grid.train_code(dataclasses.replace(kl, **change)))
+        prints.add(code.train_code(kl.model_copy(update=change)))
     assert len(prints) == 4
-    assert grid.train_code(kl) == grid.train_code(dataclasses.replace(kl, beta=9.0))
-    assert grid.score_code(["hpsv2"]) != grid.score_code(["hpsv2", "aesthetic"])
+    assert code.train_code(kl) == code.train_code(kl.model_copy(update={"beta": 9.0}))
+    assert code.score_code(["hpsv2"]) != code.score_code(["hpsv2", "aesthetic"])
 
 
 def test_the_table_shows_each_cell_and_the_settings_that_differ():
@@ -286,7 +345,7 @@ def test_settings_of_a_reward_reach_its_methods_and_are_ignored_where_without_ef
     )
     rocm, rlcm = (cells[f"hpsv2/{method}/seed-0"].settings for method in ("rocm-none", "rlcm"))
     assert (rocm.iterations, rlcm.iterations, rlcm.ratio_clip, rlcm.lora_rank) == (9, 9, 0.5, 2)
-    assert rocm.ratio_clip == TrainingSettings.__dataclass_fields__["ratio_clip"].default
+    assert "ratio_clip" not in rocm.to_dict()
     assert cells["aesthetic/rlcm/seed-0"].settings.iterations == 7
     with pytest.raises(UserError, match="cells.hpsv2/rocm-none.ratio_clip has no effect on direct"):
         cells_of(cells={"hpsv2/rocm-none": {"ratio_clip": 0.5}})

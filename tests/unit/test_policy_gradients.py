@@ -358,7 +358,12 @@ def test_d3po_starts_at_ln_2_with_pairs_from_the_same_noise(models, kind):
 
 ALGORITHMS = {
     "direct": {"divergence": "none"},
-    "ppo": {"divergence": "none", "ratio_clip": 0.2, "updates_per_iteration": 2},
+    "ppo": {
+        "divergence": "none",
+        "ratio_clip": 0.2,
+        "updates_per_iteration": 2,
+        "prompt_buffer": 0,
+    },
     "dpok": {"divergence": "kl", "beta": 0.01, "ratio_clip": 0.2, "value_updates": 2},
     "d3po": {"divergence": "kl", "beta": 1.0, "ratio_clip": 1e6},
 }
@@ -367,9 +372,7 @@ ALGORITHMS = {
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_finds_the_optimum_of_a_toy_chain(name):
     policy, reward = toy.ToyPolicy(), toy.Closeness()
-    settings = tiny.settings(
-        algorithm=name, **ALGORITHMS[name], learning_rate=0.05, prompt_buffer=0
-    )
+    settings = tiny.settings(algorithm=name, **ALGORITHMS[name], learning_rate=0.05)
     parameters = list(policy.unet.parameters())
     optimiser = AdapterOptimiser(parameters, settings, SimpleNamespace(num_processes=1))
     learner, generator = load_algorithm(settings), torch.Generator().manual_seed(0)

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -11,7 +10,14 @@ from pyarrow import parquet
 
 from rocm_core.configuration import PromptSettings
 from rocm_core.errors import UserError
-from rocm_core.prompts import Prompt, check_sources, make_prompts, read_prompts, write_prompts
+from rocm_core.prompts import (
+    Prompt,
+    check_sources,
+    make_prompts,
+    prompt_count,
+    read_prompts,
+    write_prompts,
+)
 from rocm_core.weights import table
 
 TEXTS = ["a red circle", 'ein "Käse", 🧀', "  two\xa0spaces\x07 here ", "日本語", "a red circle"]
@@ -83,7 +89,7 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
         ("o.csv", "prompt\n", "holds no prompts"),
     ]:
         (tmp_path / name).write_text(text)
-        assert said in refusal(make_prompts, PromptSettings(str(tmp_path / name)))
+        assert said in refusal(make_prompts, PromptSettings(source=str(tmp_path / name)))
 
 
 def lists(texts: list[str]) -> dict[str, str]:
@@ -112,7 +118,7 @@ def test_every_kind_of_file_gives_the_same_prompts_without_duplicates(kind, tmp_
         parquet.write_table(pyarrow.table({"url": TEXTS, "caption": TEXTS}), path)
     else:
         path.write_text("\ufeff" + lists(TEXTS)[kind], encoding="utf-8", newline="")
-    prompts = make_prompts(PromptSettings(str(path)))
+    prompts = make_prompts(PromptSettings(source=str(path)))
     texts = ["a red circle", 'ein "Käse", 🧀', "two spaces here", "日本語"]
     assert prompts == [Prompt(f"{i:05d}", text, path.name) for i, text in enumerate(texts)]
 
@@ -129,16 +135,20 @@ def test_the_column_of_the_prompts_can_be_named(kind, tmp_path):
             if kind == ".json"
             else f"text{comma}my words\nno{comma}a cat\n"
         )
-    assert [p.text for p in make_prompts(PromptSettings(path, column="my words"))] == ["a cat"]
-    assert "has no column words, but" in refusal(make_prompts, PromptSettings(path, column="words"))
+    assert [p.text for p in make_prompts(PromptSettings(source=path, column="my words"))] == [
+        "a cat"
+    ]
+    assert "has no column words, but" in refusal(
+        make_prompts, PromptSettings(source=path, column="words")
+    )
     (tmp_path / "plain.txt").write_text("a cat\n")
-    plain = PromptSettings(str(tmp_path / "plain.txt"), column="my words")
+    plain = PromptSettings(source=str(tmp_path / "plain.txt"), column="my words")
     assert "has no columns: remove the key column" in refusal(make_prompts, plain)
 
 
 def test_a_field_of_a_csv_file_may_hold_lines_but_a_prompt_is_one(tmp_path):
     (tmp_path / "a.csv").write_text('id,text\n1,"a cat,\nasleep"\n\n2,"a ""dog"""\n')
-    texts = [p.text for p in make_prompts(PromptSettings(str(tmp_path / "a.csv")))]
+    texts = [p.text for p in make_prompts(PromptSettings(source=str(tmp_path / "a.csv")))]
     assert texts == ["a cat, asleep", 'a "dog"']
 
 
@@ -147,9 +157,9 @@ def test_prompts_that_differ_in_form_only_are_duplicates_if_wanted(tmp_path):
     same = ["A cat, on a mat.", "a cat on a mat", "Ａ CAT — on a mat!"]
     others = ["a cat + a mat", "🦊", "🐱", "!!!", "...", "café", "cafe\u0301", "cafe"]
     path.write_text("\n".join([*same, *others]))
-    exact = [p.text for p in make_prompts(PromptSettings(str(path)))]
+    exact = [p.text for p in make_prompts(PromptSettings(source=str(path)))]
     assert exact == [*same, "a cat + a mat", "🦊", "🐱", "!!!", "...", "café", "cafe"]
-    loose = make_prompts(PromptSettings(str(path), duplicates="normalised"))
+    loose = make_prompts(PromptSettings(source=str(path), duplicates="normalised"))
     assert [p.text for p in loose] == [same[0], *exact[3:]]
 
 
@@ -161,16 +171,16 @@ def test_lists_with_names_are_drawn_each_by_itself(tmp_path):
     parti = tmp_path / "parti.tsv"
     parti.write_text("Prompt\tNote\n" + "".join(f"thing {i}\t\n" for i in range(80)))
     source = {"parti": str(parti), "hpsv2": styles}
-    settings = PromptSettings(source, {"parti": 10, "hpsv2": 20}, seed=3)
+    settings = PromptSettings(source=source, count={"parti": 10, "hpsv2": 20}, seed=3)
     prompts = make_prompts(settings)
     assert Counter(p.source for p in prompts) == {"parti": 10, "hpsv2": 20}
-    assert len({p.id for p in prompts}) == 30 == settings.most
+    assert len({p.id for p in prompts}) == 30 == prompt_count(settings)
     assert prompts[0].id == f"parti-{int(prompts[0].text.split()[1]):05d}"
     assert {p.text.split()[0] for p in prompts[10:]} == {"anime", "photo"}
     assert prompts == make_prompts(PromptSettings.from_dict(settings.to_dict()))
     parti.write_text("Prompt\tNote\n" + "".join(f"object {i}\t\n" for i in range(70)))
     assert make_prompts(settings)[10:] == prompts[10:]
-    assert make_prompts(replace(settings, seed=4))[10:] != prompts[10:]
+    assert make_prompts(settings.model_copy(update={"seed": 4}))[10:] != prompts[10:]
     write_prompts(tmp_path / "study.jsonl", prompts)
     assert read_prompts(tmp_path / "study.jsonl") == prompts
 
@@ -180,16 +190,19 @@ def test_a_template_combines_every_entry_with_every_other(tmp_path):
     (tmp_path / "activities.txt").write_text("washing the dishes\nplaying chess")
     source = {name: str(tmp_path / f"{name}.txt") for name in ("animals", "activities")}
     template = "{animals:a} {activities}"
-    texts = [p.text for p in make_prompts(PromptSettings(source, template=template))]
+    texts = [p.text for p in make_prompts(PromptSettings(source=source, template=template))]
     assert texts[:3] == [
         "a cat washing the dishes",
         "a cat playing chess",
         "an ant washing the dishes",
     ]
     assert texts[4] == "an Ursus arctos washing the dishes" and len(texts) == 8
-    first = PromptSettings(source, template=template, first=2, count=3)
+    first = PromptSettings(source=source, template=template, first=2, count=3)
     assert len(make_prompts(first)) == 3
-    assert {p.text.split()[1] for p in make_prompts(replace(first, count=4))} == {"cat", "ant"}
+    assert {p.text.split()[1] for p in make_prompts(first.model_copy(update={"count": 4}))} == {
+        "cat",
+        "ant",
+    }
 
 
 def test_prompts_can_be_spelled_out_in_the_configuration():
@@ -199,18 +212,20 @@ def test_prompts_can_be_spelled_out_in_the_configuration():
         Prompt("00001", "fridge", "configuration"),
     ]
     assert "prompts, entry 2: the prompt is empty" in refusal(
-        make_prompts, PromptSettings(("bike", " "))
+        make_prompts, PromptSettings(source=("bike", " "))
     )
 
 
 def test_a_sample_depends_on_the_seed_alone(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("\n".join(f"prompt {i}" for i in range(100)))
-    first, again, other = (make_prompts(PromptSettings(str(path), 10, seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        make_prompts(PromptSettings(source=str(path), count=10, seed=seed)) for seed in (1, 1, 2)
+    )
     assert first == again != other and len({prompt.id for prompt in first}) == 10
     assert [p.text for p in first] == [f"prompt {int(p.id)}" for p in first]
     assert "has 100 different prompts, not 101" in refusal(
-        make_prompts, PromptSettings(str(path), 101)
+        make_prompts, PromptSettings(source=str(path), count=101)
     )
 
 
@@ -218,48 +233,55 @@ def test_a_file_that_shares_prompts_with_the_training_set_is_refused(tmp_path):
     path = tmp_path / "validation.txt"
     path.write_text("a cat\nA  red, circle.\na dog\n")
     train = [Prompt("1", "a red Circle", "train")]
-    settings = PromptSettings(str(path))
+    settings = PromptSettings(source=str(path))
     message = refusal(make_prompts, settings, train)
     assert "validation.txt shares 1 prompts" in message and "'A red, circle.'" in message
     assert len(make_prompts(settings, [Prompt("1", "a fox", "train")])) == 3
-    dropped = make_prompts(replace(settings, overlap="drop", count=2), train)
+    dropped = make_prompts(settings.model_copy(update={"overlap": "drop", "count": 2}), train)
     assert [(p.id, p.text) for p in dropped] == [("00000", "a cat"), ("00002", "a dog")]
-    assert len(make_prompts(replace(settings, overlap="allow"), train)) == 3
+    assert len(make_prompts(settings.model_copy(update={"overlap": "allow"}), train)) == 3
     assert "has 2 different prompts, not 3" in refusal(
-        make_prompts, replace(settings, overlap="drop", count=3), train
+        make_prompts, settings.model_copy(update={"overlap": "drop", "count": 3}), train
     )
 
 
 def test_the_shapes_world_gives_disjoint_sets():
-    train = make_prompts(PromptSettings("shapes", 64, 1))
-    validation = make_prompts(PromptSettings("shapes", 64, 1), train)
-    held_out = make_prompts(PromptSettings("shapes", 64, 2, held_out=True), train)
+    train = make_prompts(PromptSettings(source="shapes", count=64, seed=1))
+    validation = make_prompts(PromptSettings(source="shapes", count=64, seed=1), train)
+    held_out = make_prompts(PromptSettings(source="shapes", count=64, seed=2, held_out=True), train)
     sets = [{prompt.text for prompt in prompts} for prompts in (train, validation, held_out)]
     assert all(len(texts) == 64 for texts in sets) and len(set.union(*sets)) == 3 * 64
     assert train[7].id == "00007" and train[7].source == "shapes"
-    assert train == make_prompts(PromptSettings("shapes", 64, 1))
-    assert "needs a count" in refusal(make_prompts, PromptSettings("shapes"))
+    assert train == make_prompts(PromptSettings(source="shapes", count=64, seed=1))
+    assert "needs a count" in refusal(make_prompts, PromptSettings(source="shapes"))
 
 
 def test_a_set_can_be_restricted_by_words(tmp_path):
-    plain = PromptSettings("shapes", 64, 1, without=("ring", "cross"))
-    rings = PromptSettings("shapes", 64, 1, held_out=True, containing=("ring", "cross"))
+    plain = PromptSettings(source="shapes", count=64, seed=1, without=("ring", "cross"))
+    rings = PromptSettings(
+        source="shapes", count=64, seed=1, held_out=True, containing=("ring", "cross")
+    )
     words = [{w for p in make_prompts(s) for w in p.text.split()} for s in (plain, rings)]
     assert not words[0] & {"ring", "cross"} and words[1] > {"ring", "cross"}
     assert all({"ring", "cross"} & set(p.text.split()) for p in make_prompts(rings))
     path = tmp_path / "list.txt"
     path.write_text("A Ring, of gold\na string\na cross\n")
-    texts = [p.text for p in make_prompts(PromptSettings(str(path), containing=("ring", "cross")))]
+    texts = [
+        p.text for p in make_prompts(PromptSettings(source=str(path), containing=("ring", "cross")))
+    ]
     assert texts == ["A Ring, of gold", "a cross"]
-    nothing = PromptSettings(str(path), containing=("gold",), without=("ring",))
+    nothing = PromptSettings(source=str(path), containing=("gold",), without=("ring",))
     assert "has no prompt with the requested words" in refusal(make_prompts, nothing)
-    few = PromptSettings(str(path), 2, without=("ring",), containing=("cross",))
+    few = PromptSettings(source=str(path), count=2, without=("ring",), containing=("cross",))
     assert "has 1 different prompts, not 2" in refusal(make_prompts, few)
 
 
 def test_a_set_may_overlap_where_that_is_its_purpose():
-    train = make_prompts(PromptSettings("shapes", 32, 1))
-    assert make_prompts(PromptSettings("shapes", 32, 1, overlap="allow"), train) == train
+    train = make_prompts(PromptSettings(source="shapes", count=32, seed=1))
+    assert (
+        make_prompts(PromptSettings(source="shapes", count=32, seed=1, overlap="allow"), train)
+        == train
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,7 +296,10 @@ def test_a_set_may_overlap_where_that_is_its_purpose():
     ],
 )
 def test_words_that_cannot_be_meant_are_refused(settings, said):
-    sets = {"train": PromptSettings("shapes", 4), "test": PromptSettings("shapes", 4, **settings)}
+    sets = {
+        "train": PromptSettings(source="shapes", count=4),
+        "test": PromptSettings(source="shapes", count=4, **settings),
+    }
     with pytest.raises(UserError, match=said):
         check_sources(sets, ("shapes",), ["train"])
 
@@ -282,10 +307,10 @@ def test_words_that_cannot_be_meant_are_refused(settings, said):
 def test_only_sets_to_judge_on_must_keep_clear_of_those_trained_on(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(f"a cat\nonly in {name}\n")
-    first, second = (PromptSettings(str(tmp_path / f"{name}.txt")) for name in ("a", "b"))
+    first, second = (PromptSettings(source=str(tmp_path / f"{name}.txt")) for name in ("a", "b"))
     check_sources({"x": second, "train": first}, (), ["train", "x"])
     check_sources(
-        {"x": PromptSettings(second.source, overlap="allow"), "train": first}, (), ["train"]
+        {"x": PromptSettings(source=second.source, overlap="allow"), "train": first}, (), ["train"]
     )
     with pytest.raises(
         UserError, match="b.txt shares 1 prompts .* or keep them with overlap: allow"
@@ -313,7 +338,10 @@ def test_only_sets_to_judge_on_must_keep_clear_of_those_trained_on(tmp_path):
     ],
 )
 def test_settings_that_do_not_fit_one_another_are_refused(settings, said):
-    sets = {"train": PromptSettings("shapes", 4), "test": PromptSettings.from_dict(settings)}
+    sets = {
+        "train": PromptSettings(source="shapes", count=4),
+        "test": PromptSettings.from_dict(settings),
+    }
     with pytest.raises(UserError, match=f"prompts.test.{said}"):
         check_sources(sets, ("shapes",), ["train"])
 
@@ -322,7 +350,9 @@ def test_no_model_is_trained_on_a_benchmark():
     benchmarks = [path for path, file in table().items() if file.benchmark]
     assert {Path(path).name for path in benchmarks} >= {"PartiPrompts.tsv", "anime.json"}
     for path in benchmarks:
-        sets = {"train": PromptSettings({"own": "own.txt", "more": path})}
+        sets = {"train": PromptSettings(source={"own": "own.txt", "more": path})}
         with pytest.raises(UserError, match="is a benchmark, which must not be trained on"):
             check_sources(sets, (), ["train"])
-        check_sources({"test": sets["train"], "train": PromptSettings("own.txt")}, (), ["train"])
+        check_sources(
+            {"test": sets["train"], "train": PromptSettings(source="own.txt")}, (), ["train"]
+        )

@@ -157,7 +157,14 @@ def trained(tmp_path):
     for step, size in ((5, 0.05), (10, 0.2)):
         perturb(policy.unet, size, seed=step)
         save_lora(tmp_path / "snapshots" / f"step-{step}.safetensors", policy.unet)
-    return GenerationSettings("consistency", model, 3, 2.0, seed=7, batch_size=2)
+    return GenerationSettings(
+        policy="consistency",
+        model=model,
+        inference_steps=3,
+        guidance_scale=2.0,
+        seed=7,
+        batch_size=2,
+    )
 
 
 def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):

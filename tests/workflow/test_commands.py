@@ -70,8 +70,8 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(pristine: Check
 
 @pytest.mark.parametrize("config", ["paper", "rlcm"])
 def test_every_model_scorer_and_prompt_of_the_papers_can_be_fetched(config: str) -> None:
-    from rocm_core.grid import load_config
-    from rocm_core.weights import files_of, used
+    from rocm_core.grid import load_config, used
+    from rocm_core.weights import files_of
 
     paths = used(load_config(ROOT / f"config/{config}.yaml"))
     assert len(paths) > 5 and all(files_of(path) for path in paths)
@@ -216,9 +216,9 @@ def test_the_snakefile_imports_nothing_heavy(pristine: Checkout) -> None:
     probe = (
         "import sys\n"
         f"sys.path.insert(0, {str(pristine.path)!r})\n"
-        "from rocm_core import config, errors, figures, fingerprint, grid, provenance, tables"
+        "from rocm_core import configuration, errors, figures, grid, prompts, provenance, tables"
         ", weights\n"
-        "config.load_config('config/demo.yaml')\n"
+        "grid.make_grid(grid.load_config('config/demo.yaml'))\n"
         "print(*sys.modules)\n"
     )
     common = (pristine.path / "workflow/rules/common.smk").read_text()

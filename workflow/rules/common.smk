@@ -11,14 +11,15 @@ sys.path.insert(0, workflow.basedir)
 
 from rocm_core import grid
 from rocm_core.grid import code as fingerprints
-from rocm_core.grid import parse_config
+from rocm_core.grid import needed, parse_config
 from rocm_core.configuration import read_yaml
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
+from rocm_core.prompts import prompt_files
 from rocm_core.provenance import code_fingerprint
 from rocm_core.provenance import digest_of
 from rocm_core.tables import tables
-from rocm_core.weights import files_of, needed, table, to_fetch, weights_digest
+from rocm_core.weights import files_of, table, to_fetch, weights_digest
 
 os.environ.update(
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
@@ -83,7 +84,7 @@ def fetched(*paths):
 
 def prompt_source(name):
     """The files that a prompt set is read from; none for an embedded world's captions."""
-    return [p for p in CONFIG.prompts[name].files if os.path.isfile(p) or files_of(p)]
+    return [p for p in prompt_files(CONFIG.prompts[name]) if os.path.isfile(p) or files_of(p)]
 
 
 def origin_of(source):
@@ -148,5 +149,5 @@ def shown(*, study=False):
     """The configuration that a rendering depends on, in the order of the file, which is that of
     the methods. A function, because `params` would take a template's braces for wildcards."""
     hidden = {"resources", "weights"} | (set() if study else {"study"})
-    text = json.dumps({key: config[key] for key in sorted(config) if key not in hidden})
+    text = json.dumps({k: v for k, v in CONFIG.to_dict().items() if k not in hidden})
     return lambda w: text

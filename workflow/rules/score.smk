@@ -56,7 +56,7 @@ rule monitor_cell:
     params:
         settings=lambda w: to_json(generation_of(w.cell)),
         scorers=to_json(CONFIG.scorer_paths()),
-        first=CONFIG.monitor.prompts,
+        first=grid.monitor_prompts(CONFIG),
         code=lambda w: fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
         weights=lambda w: weights_of(
             *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rocm_core.configuration import PromptSettings
 from rocm_core.errors import run
-from rocm_core.prompts import make_prompts, read_prompts, write_prompts
+from rocm_core.prompts import make_prompts, prompt_files, read_prompts, write_prompts
 from rocm_core.weights import check_weights, files_of
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     settings = PromptSettings.from_dict(args.settings)
-    for file in filter(files_of, settings.files):
+    for file in filter(files_of, prompt_files(settings)):
         check_weights(file)
     exclude = [prompt for path in args.exclude for prompt in read_prompts(path)]
     write_prompts(args.output, make_prompts(settings, exclude))

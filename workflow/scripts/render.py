@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from rocm_core.commands.render import render
+from rocm_core.configuration import type_config
 from rocm_core.errors import run
-from rocm_core.grid import parse_config
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder of results: the configuration's own")
     parser.add_argument("--output", type=Path, required=True, help="path without a suffix")
     args = parser.parse_args()
-    config = parse_config(args.config)
+    config = type_config(args.config)
     render(args.kind, args.name, config, args.results or config.root, args.output)
 
 

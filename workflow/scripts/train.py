@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rocm_core.configuration import TrainingSettings
+from rocm_core.algorithms import load_settings
 from rocm_core.errors import run
 from rocm_core.prompts import read_prompts
 from rocm_core.training import train
@@ -12,7 +12,7 @@ from rocm_core.training import train
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=json.loads, required=True, help="TrainingSettings, JSON")
+    parser.add_argument("--settings", type=json.loads, required=True, help="of the cell, JSON")
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the cell's folder")
     parser.add_argument("--state", type=Path, required=True, help="folder of unfinished training")
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--keep-state", action="store_true", help="also after success")
     args = parser.parse_args()
     train(
-        TrainingSettings.from_dict(args.settings),
+        load_settings(args.settings),
         read_prompts(args.prompts),
         args.output,
         args.state,
