@@ -111,9 +111,9 @@ def document() -> str:
         "# Configuration",
         "",
         "Written by `python -m rocm_core.commands.configuration --document` from the typed",
-        "sections in `rocm_core/configuration/` and the `Settings` of each algorithm. A key without",
-        "a default must be given; `beta` only where there is a divergence. Write exponents with a",
-        "dot and a sign, `1.0e-4`: YAML reads `1e-4` as text.",
+        "sections in `rocm_core/configuration/` and the `Settings` of each algorithm. A key",
+        "without a default must be given; `beta` only where there is a divergence. Write exponents",
+        "with a dot and a sign, `1.0e-4`: YAML reads `1e-4` as text.",
     ]
     for keys, part in _sections(load_schema()).items():
         title = ", ".join(f"`{key}`" for key in keys.split()) or "The file"
