@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Cell:
     """One training run.
 
-    `method` is in its canonical spelling; `swept` are the settings that a sweep chose for this cell,
-    with their values.
+    `method` is in its canonical spelling; `swept` are the settings that a sweep chose for this
+    cell, with their values.
     """
 
     reward: str

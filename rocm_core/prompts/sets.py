@@ -54,8 +54,8 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
     if shared:
         raise UserError(
             f"{source_name(settings)} shares {len(shared)} prompts with the training prompts, the"
-            f" first is {shared[0][:80]!r}: drop them with overlap: drop, or keep them with overlap:"
-            " allow"
+            f" first is {shared[0][:80]!r}: drop them with overlap: drop, or keep them with"
+            " overlap: allow"
         )
     return chosen
 
