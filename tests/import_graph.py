@@ -98,7 +98,9 @@ def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 def first_line(room: str) -> str:
     """What a room says it is for: the first sentence of its docstring."""
     file = modules()[f"{PACKAGE}.{room}"]
-    text = " ".join((ast.get_docstring(ast.parse(file.read_bytes())) or "").split("\n\n")[0].split())
+    text = " ".join(
+        (ast.get_docstring(ast.parse(file.read_bytes())) or "").split("\n\n")[0].split()
+    )
     return text
 
 

@@ -1,7 +1,7 @@
 """What the zero-order algorithms share: sample with the policy as it is, then learn from it.
 
 An iteration samples all its batches without gradient, turns their rewards into advantages, and
-visits every transition again, with gradient, `inner_epochs` times.
+evaluates every transition again, with gradient, `inner_epochs` times.
 """
 
 from abc import abstractmethod
@@ -99,7 +99,9 @@ class PolicyGradient(Algorithm):
         steps, reduction = len(sample.transitions), self.settings.reduction
         losses, clipped, distances, divergences = [], [], [], []
         for index, past in enumerate(sample.transitions):
-            now = revisit(policy, index, past, sample.batch.embeddings, self.divergence is not None)
+            now = reevaluate(
+                policy, index, past, sample.batch.embeddings, self.divergence is not None
+            )
             loss, beyond = self.loss(now, past, advantages[:, index])
             if self.divergence is not None:
                 divergence = self.divergence(now.squared_distance(reduction), now.std)
@@ -131,23 +133,23 @@ def released_step(
 
     Its noise never reaches the image. None for a policy whose last step is stochastic anyway.
     """
-    if policy.last_step is None:
+    if policy.chain.last_step is None:
         return []
-    signal, std = policy.last_step
+    signal, std = policy.chain.last_step
     state = transitions[-1].next_state if transitions else noise[:, 0]
     mean, level = signal * latents, policy.stds.new_tensor(std)
     next_state = mean + level * torch.randn(mean.shape).to(mean)
-    timestep = int(policy.timesteps[-1])
+    timestep = policy.chain.steps[-1].timestep
     return [Transition(timestep, state, mean, level, next_state, None)]
 
 
-def revisit(
+def reevaluate(
     policy: Policy, index: int, past: Transition, embeddings: Tensor, reference: bool
 ) -> Transition:
-    """`Policy.revisit`, which also knows a `released_step`."""
-    now = policy.revisit(index, past, embeddings, reference)
-    if index < len(policy.stds) or policy.last_step is None:
+    """`Policy.reevaluate`, which also knows a `released_step`."""
+    now = policy.reevaluate(index, past, embeddings, reference)
+    if index < len(policy.stds) or policy.chain.last_step is None:
         return now
-    signal = policy.last_step[0]
+    signal = policy.chain.last_step[0]
     base = None if now.reference_mean is None else signal * now.reference_mean
     return replace(now, mean=signal * now.mean, reference_mean=base)

@@ -14,12 +14,16 @@ from rocm_core.configuration.study import StudySettings
 
 @dataclass(frozen=True)
 class PolicySettings(Settings):
-    """A base model: local folder, steps of its chain, guidance scale, a LoRA merged into it."""
+    """A base model: local folder, steps of its chain, guidance scale, a LoRA merged into it.
+
+    chain: the name of the chain's module; None: the one that goes with the policy's name.
+    """
 
     model: str
     steps: int
     guidance_scale: float
     lora: str | None = None
+    chain: str | None = None
 
 
 @dataclass(frozen=True)

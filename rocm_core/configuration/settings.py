@@ -130,20 +130,21 @@ class PromptSettings(Settings):
         return sum(self.count.values()) if isinstance(self.count, dict) else self.count
 
 
-@dataclass(frozen=True)
-class GenerationSettings(Settings):
-    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only.
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """The model that `load_policy` loads: `chain` over the networks in the local folder `model`,
+    into which the LoRA in the folder `model_lora`, if any, is merged.
 
-    `model` is a local folder of weights; the LoRA in the folder `model_lora`, if any, is merged
-    into it.
+    guidance_scale: diffusers' convention, ε_uncond + scale·(ε_cond - ε_uncond); equation 4 of the
+    paper and the LCM paper count from zero: their ω is `guidance_scale - 1`.
+    policy: its name in the configuration.
     """
 
     policy: str
+    chain: str
     model: str
     inference_steps: int
     guidance_scale: float
-    seed: int = 1000
-    batch_size: int = 50
     model_lora: str | None = None
 
     @property
@@ -152,22 +153,25 @@ class GenerationSettings(Settings):
         return [path for path in (self.model, self.model_lora) if path]
 
 
-@dataclass(frozen=True)
-class TrainingSettings(Settings):
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(ModelSettings):
+    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
+
+    seed: int = 1000
+    batch_size: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(ModelSettings):
     """Everything one cell of the grid really uses; workflow/schemas/ documents each key.
 
-    `scorer` is the local weights path of the reward, or None; a LoRA in `model_lora` is merged into
-    `model`; `prompts` names the prompt set that is trained on; `batch_size` is per process; `beta`
-    weighs the divergence in equation 10 of the paper; the optimiser is AdamW. Settings that an
-    algorithm does not use keep their defaults.
+    `scorer` is the local weights path of the reward, or None; `prompts` names the prompt set that is
+    trained on; `batch_size` is per process; `beta` weighs the divergence in equation 10 of the
+    paper; the optimiser is AdamW. Settings that an algorithm does not use keep their defaults.
     """
 
     reward: str
     scorer: str | None
-    policy: str
-    model: str
-    inference_steps: int
-    guidance_scale: float
     algorithm: str
     divergence: str
     beta: float | Literal["auto"]
@@ -177,7 +181,6 @@ class TrainingSettings(Settings):
     lora_targets: tuple[str, ...]
     snapshot_every: int
     seed: int
-    model_lora: str | None = None
     prompts: str = "train"
     beta_calibration_steps: int = 20
     reduction: Literal["sum", "mean"] = "sum"

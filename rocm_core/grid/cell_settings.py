@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid.methods import Method
+from rocm_core.grid.methods import Method, chain_of
 from rocm_core.plugins import did_you_mean, facts, names
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def cell_settings(
             "reward": reward,
             "scorer": config.scorers[reward],
             "policy": method.policy,
+            "chain": chain_of(config, method.policy),
             "seed": seed,
         }
         | {
