@@ -58,8 +58,8 @@ SIZES: dict[str, dict[str, Any]] = {
 # What both sides do where it is not ROCM's step, and what the other one does otherwise.
 GUIDED = {"policy": "diffusion", "divergence": "none", "beta": 0.0}
 SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "each step recomputed": ({}, {"turned": {"recomputation": "step"}}),
-    "each block recomputed": ({}, {"turned": {"recomputation": "block"}}),
+    "each step checkpointed": ({}, {"turned": {"activation_checkpointing": "step"}}),
+    "each block checkpointed": ({}, {"turned": {"activation_checkpointing": "block"}}),
     "reference_gradient: stop": ({}, {"switches": {"reference_gradient": "stop"}}),
     "compile: true": ({}, {"switches": {"compile": True}}),
     "AdamW not fused": ({}, {"turned": {"fused": False}}),

@@ -8,8 +8,6 @@ import json
 import shutil
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401
-
 import torch
 from safetensors.torch import load_file, save_file
 

@@ -193,7 +193,7 @@ def draw_growth(record: Record) -> None:
     )
     for costs, label, colour in ((steps, "auto", "#0072b2"), (limited, "limited", "#d55e00")):
         axes[3].plot(lengths, [c["bytes"] / 2**20 for c in costs], "o-", color=colour, label=label)
-    kinds = [cost["recomputation"] for cost in limited]
+    kinds = [cost["activation_checkpointing"] for cost in limited]
     for kind in set(kinds):
         last = max(place for place, other in enumerate(kinds) if other == kind)
         height = limited[last]["bytes"] / 2**20

@@ -22,8 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before diffusers and open_clip)
-
 from benchmarks.compare import RESULTS, ROOT, SIZES, describe
 from rocm_core.configuration import GenerationSettings
 from rocm_core.policies import Policy
@@ -34,6 +32,7 @@ SHAPES = ROOT / "resources/shapes"
 STEPS, GUIDANCE = 4, 3.0
 SETTINGS = GenerationSettings(
     policy="consistency",
+    chain="lcm",
     model=str(SHAPES / "consistency"),
     inference_steps=STEPS,
     guidance_scale=GUIDANCE,
@@ -58,7 +57,7 @@ LIBRARY = "import json, time, rocm_core; print(json.dumps([time.process_time(), 
 IMPORTS = """
 import importlib, json, sys, time
 sys.path.insert(0, sys.argv[1])
-import rocm_core._torchvision
+import rocm_core
 for name in json.load(sys.stdin):
     try:
         importlib.import_module(name)
@@ -101,12 +100,10 @@ def generation(prompts: list[Prompt], repeats: int) -> dict[str, Any]:
     from rocm_core.policies import add_adapter, load_policy, merge_lora
 
     tiny = SIZES["tiny"]
-    folded, unfolded = (
-        load_policy("consistency", SETTINGS.model, STEPS, GUIDANCE) for _ in range(2)
-    )
+    folded, unfolded = (load_policy(SETTINGS) for _ in range(2))
     for policy in (folded, unfolded):
-        add_adapter(policy.unet, tiny["rank"], tiny["alpha"], tiny["targets"], seed=0)
-    merge_lora(folded.unet)
+        add_adapter(policy.network, tiny["rank"], tiny["alpha"], tiny["targets"], seed=0)
+    merge_lora(folded.network)
     pipeline = LatentConsistencyModelPipeline.from_pretrained(SETTINGS.model).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 

@@ -6,6 +6,8 @@ The names below load their room on first use, so that ``import rocm_core`` is in
 import importlib
 from typing import Any
 
+from rocm_core._torchvision import repair_when_imported
+
 __version__ = "0.1.0"
 
 _ROOMS = {
@@ -23,6 +25,8 @@ _ROOMS = {
     "UserError": "errors",
 }
 __all__ = list(_ROOMS)
+
+repair_when_imported()
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,8 @@ KINDS = {
         {"DIVERGENCES": (), "PAIRED": False, "DIFFERENTIATES": False},
     ),
     "chains": Kind("rocm_core.policies.chains", "make"),
-    "denoisers": Kind("rocm_core.policies.denoisers", "load"),
+    # PIPELINES: the classes of diffusers' pipelines whose networks it loads.
+    "denoisers": Kind("rocm_core.policies.denoisers", "load", {"PIPELINES": REQUIRED}),
     # NEEDS: what the configuration must have. READS: what the rule depends on.
     "tables": Kind("rocm_core.tables", "make", {"NEEDS": (), "READS": REQUIRED}),
     "figures": Kind("rocm_core.figures", "make", {"NEEDS": (), "READS": REQUIRED}),

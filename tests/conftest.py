@@ -2,6 +2,8 @@
 
 import os
 
+import rocm_core  # noqa: F401  (before any test imports torchvision, which it repairs)
+
 os.environ.update(
     OMP_NUM_THREADS="1",
     OMP_WAIT_POLICY="passive",

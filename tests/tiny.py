@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401
-
 import torch
 
 from rocm_core.prompts import Prompt
@@ -13,6 +11,7 @@ PROMPTS = [
     Prompt(f"p{i}", text, "test") for i, text in enumerate(["cat", "dog", "a b", "x", "fox"])
 ]
 LATENT = (4, 4, 4)
+CHAINS = {"consistency": "lcm", "diffusion": "ddim"}
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1")
 
 
@@ -74,6 +73,11 @@ def write_pipeline(
         stable_diffusions = {"beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
         stable_diffusions |= {"beta_schedule": "scaled_linear", "set_alpha_to_one": False}
         noise = DDIMScheduler(**kind | stable_diffusions | {"clip_sample": False} | scheduler)
+    kinds = {
+        "consistency": "LatentConsistencyModelPipeline",
+        "diffusion": "StableDiffusionPipeline",
+    }
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": kinds[policy]}))
     noise.save_pretrained(folder / "scheduler")
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
@@ -112,12 +116,36 @@ class Brightness:
         return weights * (images.square() * ramp).mean((1, 2, 3))
 
 
-def perturb(unet: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
+def load_policy(
+    policy: str,
+    model: str,
+    steps: int,
+    guidance_scale: float,
+    dtype: torch.dtype = torch.float32,
+    lora: str | None = None,
+    device: str = "cpu",
+):
+    """The policy of a name in the configuration, with the chain that it has by default."""
+    from rocm_core import policies
+    from rocm_core.configuration import ModelSettings
+
+    settings = ModelSettings(
+        policy=policy,
+        chain=CHAINS[policy],
+        model=model,
+        inference_steps=steps,
+        guidance_scale=guidance_scale,
+        model_lora=lora,
+    )
+    return policies.load_policy(settings, device, dtype)
+
+
+def perturb(network: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
     """Move every parameter of the adapter away from where it started, by N(0, size²)."""
     from rocm_core.policies import gaussian, lora_parameters
 
     with torch.no_grad():
-        for name, parameter in lora_parameters(unet).items():
+        for name, parameter in lora_parameters(network).items():
             parameter += size * gaussian(seed, [name], tuple(parameter.shape), "perturb")[0]
 
 
@@ -144,8 +172,16 @@ def settings(**changes: object):
         "snapshot_every": 0,
         "seed": 0,
     }
-    values |= changes
+    values |= {"chain": CHAINS[str(changes.get("policy", "consistency"))]} | changes
     return settings_class(str(values["algorithm"]), "algorithm")(**values)
+
+
+def generation_settings(**changes: object):
+    """Settings of images of the tiny model; `model` is to be given."""
+    from rocm_core.configuration import GenerationSettings
+
+    values = {"policy": "consistency", "chain": "lcm", "inference_steps": 4, "guidance_scale": 3.0}
+    return GenerationSettings(**(values | changes))
 
 
 def documented(module: str) -> str:

@@ -7,34 +7,42 @@ from torch import nn
 
 from rocm_core.algorithms import Batch
 from rocm_core.policies import Policy
+from rocm_core.policies.chains import Chain, Step
 
 STD, GAIN, TARGET = 0.5, 0.8, 1.0
 # The last step can forget its state and aim at the target, but always draws its own noise.
 BEST = -(STD**2)
 
 
+class Numbers(nn.Module):
+    """What takes a denoiser's place; it is its own network."""
+
+    device, dtype = torch.device("cpu"), torch.float64
+    latent_shape, passes = (1, 1, 1), 1
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((steps,), GAIN, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.zeros(steps, dtype=torch.float64))
+
+    @property
+    def network(self) -> nn.Module:
+        return self
+
+
 class ToyPolicy(Policy):
     """x_{k-1} ~ N(gain_k x_k + shift_k, STD²), in double precision; 0.8 and 0 is the reference."""
 
     def __init__(self, steps: int = 3) -> None:
-        nn.Module.__init__(self)
-        self.device, self.dtype, self.unet_passes = torch.device("cpu"), torch.float64, 0
-        self.unet = nn.ParameterDict(
-            {
-                "gain": torch.full((steps,), GAIN, dtype=self.dtype),
-                "shift": torch.zeros(steps, dtype=self.dtype),
-            }
-        )
+        timesteps = range(steps, 0, -1)
+        chain = Chain(tuple(Step(t, (0.0, 1.0), 0.0, 1.0, 0.0, STD) for t in timesteps))
+        super().__init__(Numbers(steps), chain)
         self.is_reference = False
-        self.set_chain(range(steps, 0, -1), [STD] * steps)
-
-    latent_shape = (1, 1, 1)
-    recomputation = "none"
 
     def mean(self, index, state, embeddings):
         if self.is_reference:
             return GAIN * state
-        return self.unet["gain"][index] * state + self.unet["shift"][index]
+        return self.network.gain[index] * state + self.network.shift[index]
 
     def decode(self, latents):
         return latents
@@ -65,7 +73,7 @@ class Gradients:
     """An optimiser that leaves the parameters alone and keeps the gradient of each step."""
 
     def __init__(self, policy: Policy) -> None:
-        self.parameters = [p for p in policy.unet.parameters() if p.requires_grad]
+        self.parameters = [p for p in policy.network.parameters() if p.requires_grad]
         self.steps: list[torch.Tensor] = []
 
     def backward(self, loss):

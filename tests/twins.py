@@ -12,8 +12,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
-
 import numpy as np
 import open_clip
 import torch

@@ -16,8 +16,9 @@ from benchmarks.contenders.plain import perturb
 from benchmarks.contenders.worker import count_passes, serve, synchronise
 from rocm_core.algorithms import Batch
 from rocm_core.configuration import settings_class
+from rocm_core.policies import ActivationCheckpointing
 from rocm_core.prompts import Prompt
-from rocm_core.training import Recomputation, Trainer, predict_peak
+from rocm_core.training import Trainer, predict_peak
 
 BEYOND = 10**9  # iterations that a schedule never comes to the end of
 
@@ -30,6 +31,7 @@ class Ours:
             reward=setup["reward"],
             scorer=setup["scorer"],
             policy=setup["policy"],
+            chain={"consistency": "lcm", "diffusion": "ddim"}[setup["policy"]],
             model=setup[setup["policy"]],
             inference_steps=setup["steps"],
             guidance_scale=setup["guidance_scale"],
@@ -61,18 +63,19 @@ class Ours:
 
     def _turn(
         self,
-        recomputation: Recomputation | None = None,
+        activation_checkpointing: ActivationCheckpointing | None = None,
         fused: bool = True,
         channels_last: bool = False,
         halves: bool = False,
     ) -> None:
         """Turn what a configuration has no key for: for `compare`'s switches."""
-        if recomputation:
-            self.trainer.algorithm.recomputation = recomputation
+        if activation_checkpointing:
+            self.trainer.activation_checkpointing = activation_checkpointing
+            self.trainer.policy.activation_checkpointing = activation_checkpointing
         if not fused:
             for group in self.trainer.optimiser.adam.param_groups:
                 group["fused"] = None  # torch's default
-        unet = self.trainer.policy.unet
+        unet = self.trainer.policy.network
         if channels_last:
             unet.to(memory_format=torch.channels_last)
         if halves:
@@ -84,7 +87,7 @@ class Ours:
 
     def passes(self) -> int:
         with self.trainer.policy.uncompiled():
-            return count_passes(self.trainer.policy.unet, self.step)
+            return count_passes(self.trainer.policy.network, self.step)
 
     def facts(self) -> dict[str, Any]:
         """What one step takes, counted over the next one; times under the counter mean nothing."""
@@ -94,7 +97,7 @@ class Ours:
         return {
             "reward_queries": self.trainer.reward_queries - queries,
             "flop": counter.get_total_flops(),
-            "recomputation": self.trainer.policy.recomputation,
+            "activation_checkpointing": self.trainer.policy.activation_checkpointing,
             "predicted_bytes": self.predicted_bytes(),
         }
 
@@ -103,11 +106,11 @@ class Ours:
         algorithm, policy = self.trainer.algorithm, self.trainer.policy
         if self.setup["algorithm"] != "direct":
             return None
-        mode = algorithm.recomputation
+        mode = policy.activation_checkpointing
         peak = predict_peak(
             policy, self.trainer.reward, self.first_batch(), algorithm.reference, mode
         )
-        policy.recomputation = mode
+        policy.activation_checkpointing = mode
         return peak
 
     def first_batch(self) -> Batch:

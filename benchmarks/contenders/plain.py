@@ -10,8 +10,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401
-
 import torch
 from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer

@@ -10,8 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401
-
 import torch
 import transformers.modeling_utils
 from accelerate import PartialState

@@ -45,7 +45,7 @@ def serve(build: Callable[[dict[str, Any], torch.device], dict[str, Callable[...
 
 
 def count_passes(unet: torch.nn.Module, step: Callable[[], Any]) -> int:
-    """Images that pass the U-Net in a step, forward, recomputations not counted."""
+    """Images that pass the U-Net in a step, forward; what a backward pass repeats is left out."""
     seen: list[int] = []
 
     def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,7 +1,7 @@
 """What the zero-order algorithms share: sample with the policy as it is, then learn from it.
 
 An iteration samples all its batches without gradient, turns their rewards into advantages, and
-visits every transition again, with gradient, `inner_epochs` times.
+evaluates every transition again, with gradient, `inner_epochs` times.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class PolicyGradient(Algorithm):
         steps, reduction = len(sample.transitions), self.settings.reduction
         losses, clipped, distances, divergences = [], [], [], []
         for index, past in enumerate(sample.transitions):
-            now = revisit(policy, index, past, sample.batch.embeddings, self.divergence is not None)
+            now = reevaluate(
+                policy, index, past, sample.batch.embeddings, self.divergence is not None
+            )
             loss, beyond = self.loss(now, past, advantages[:, index])
             if self.divergence is not None:
                 divergence = self.divergence(now.squared_distance(reduction), now.std)
@@ -155,13 +157,13 @@ def beyond(ratio: Tensor, clip: float) -> Tensor:
     return ((ratio.detach() - 1).abs() > clip).float().mean()
 
 
-def revisit(
+def reevaluate(
     policy: Policy, index: int, past: Transition, embeddings: Tensor, reference: bool
 ) -> Transition:
-    """`Policy.revisit`, which also knows the last step as RLCM's release takes it."""
-    now = policy.revisit(index, past, embeddings, reference)
-    if index < len(policy.stds) or policy.last_step is None:
+    """`Policy.reevaluate`, which also knows the last step as RLCM's release takes it."""
+    now = policy.reevaluate(index, past, embeddings, reference)
+    if index < len(policy.stds) or policy.chain.last_step is None:
         return now
-    signal = policy.last_step[0]
+    signal = policy.chain.last_step[0]
     base = None if now.reference_mean is None else signal * now.reference_mean
     return replace(now, mean=signal * now.mean, reference_mean=base)

@@ -101,14 +101,14 @@ def released_step(policy: Policy, trajectory: Trajectory, noise: Tensor) -> list
 
     from rocm_core.policies import Transition
 
-    if policy.last_step is None:
+    if policy.chain.last_step is None:
         return []
     transitions, latents = trajectory.transitions, trajectory.latents
-    signal, std = policy.last_step
+    signal, std = policy.chain.last_step
     state = transitions[-1].next_state if transitions else noise[:, 0]
     mean, level = signal * latents, policy.stds.new_tensor(std)
     next_state = mean + level * torch.randn(mean.shape).to(mean)
-    timestep = int(policy.timesteps[-1])
+    timestep = policy.chain.steps[-1].timestep
     return [Transition(timestep, state, mean, level, next_state, None)]
 
 

@@ -8,12 +8,18 @@ from rocm_core.configuration.fields import Whole, items, number, text
 from rocm_core.configuration.reading import read_yaml, type_config
 from rocm_core.configuration.refusals import show, validate
 from rocm_core.configuration.schema import document, load_schema, schema_text, settings_class
-from rocm_core.configuration.settings import GenerationSettings, PromptSettings, TrainingSettings
+from rocm_core.configuration.settings import (
+    GenerationSettings,
+    ModelSettings,
+    PromptSettings,
+    TrainingSettings,
+)
 from rocm_core.configuration.study import StudySettings
 
 __all__ = [
     "Config",
     "GenerationSettings",
+    "ModelSettings",
     "PromptSettings",
     "StudySettings",
     "TrainingSettings",

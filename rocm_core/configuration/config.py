@@ -36,6 +36,9 @@ class PolicySettings(Settings):
 
     model: Path
     """Local folder of the base model in diffusers' layout."""
+    chain: PluginName | None = None
+    """Chain that its samples take: a module of `rocm_core/policies/chains/`, or `package.module` of
+    your own; null: `lcm` for the policy `consistency`, `ddim` for `diffusion`."""
     steps: Steps
     """Steps K of its chain."""
     guidance_scale: Guidance

@@ -95,21 +95,23 @@ class PromptSettings(Settings):
     allowed."""
 
 
-class GenerationSettings(Settings):
-    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
+class ModelSettings(Settings):
+    """The model that `load_policy` loads: a chain over the networks in a local folder.
+
+    The guidance scale is diffusers', ε_uncond + scale·(ε_cond - ε_uncond); equation 4 of the paper
+    and the LCM paper count from zero: their ω is `guidance_scale - 1`.
+    """
 
     policy: str
-    """Name of the policy."""
+    """Its name in the configuration."""
+    chain: str
+    """Name of the chain."""
     model: str
     """Local folder of its weights."""
     inference_steps: Steps
-    """Steps of its chain."""
+    """Steps K of its chain."""
     guidance_scale: Guidance
     """Guidance scale."""
-    seed: Seed = 1000
-    """Seed of the noise."""
-    batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
-    """Images made at once."""
     model_lora: str | None = None
     """Folder of a LoRA that is merged into the model."""
 
@@ -119,19 +121,22 @@ class GenerationSettings(Settings):
         return [path for path in (self.model, self.model_lora) if path]
 
 
-class CellSettings(Settings):
+class GenerationSettings(ModelSettings):
+    """How images are made from prompts; the noise of an image depends on (seed, prompt id) only."""
+
+    seed: Seed = 1000
+    """Seed of the noise."""
+    batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
+    """Images made at once."""
+
+
+class CellSettings(ModelSettings):
     """What a cell is: its place in the grid decides these settings, no section names them."""
 
     reward: str
     """Name of the reward."""
     scorer: str | None
     """Local weights of the reward."""
-    policy: str
-    """Name of the policy."""
-    model: str
-    """Local folder of the base model, the reference."""
-    model_lora: str | None = None
-    """Folder of a LoRA that is merged into the base model."""
     algorithm: str
     """Name of the update rule."""
     divergence: str

@@ -66,17 +66,10 @@ def generate(
         raise UserError("there are no prompts to generate images for")
     began = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_policy(
-        settings.policy,
-        settings.model,
-        settings.inference_steps,
-        settings.guidance_scale,
-        device,
-        lora=settings.model_lora,
-    )
+    policy = load_policy(settings, device)
     if lora is not None:
-        load_lora(policy.unet, lora)
-        merge_lora(policy.unet)
+        load_lora(policy.network, lora, policy.denoiser.network_name)
+        merge_lora(policy.network)
     output.mkdir(parents=True, exist_ok=True)
     for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:
         old.unlink(missing_ok=True)

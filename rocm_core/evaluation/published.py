@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import mock
 
-import rocm_core._torchvision  # noqa: F401  (before timm)
-
 import torch
 from tqdm import tqdm
 
@@ -95,7 +93,7 @@ def _load_imagereward(weights: Path, device: str) -> Judge:
 def judge_folder(judges: Mapping[str, str | Path], samples: Path, output: Path) -> None:
     """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`.
 
-    judges: {scorer: its weights}. Raises `UserError` as `rocm_core.evaluation.scores.score_folder` does.
+    judges: {scorer: its weights}. Raises `UserError` as `scores.score_folder` does.
     """
     from rocm_core.evaluation.scores import read_index, write_scores
 

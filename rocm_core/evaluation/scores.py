@@ -94,14 +94,13 @@ def score(
         images = [pool.submit(read_image, sample.file) for sample in samples]
         for name, weights in scorers.items():
             reward = load_reward(name, None if weights is None else Path(weights), device)
-            measure = getattr(reward, "measure", reward.score)
             starts = range(0, len(samples), batch_size)
             for start in tqdm(starts, desc=name, unit="batch", disable=None):
                 batch = samples[start : start + batch_size]
                 read = [image.result() for image in images[start : start + batch_size]]
                 _check_sizes(batch, read, samples[0], images[0].result())
                 pixels = torch.stack(read).to(device).float() / 255
-                scores = measure(pixels, [sample.text for sample in batch])
+                scores = reward.measure(pixels, [sample.text for sample in batch])
                 for sample, value in zip(batch, scores.tolist(), strict=True):
                     yield (*sample.key, name, value)
 

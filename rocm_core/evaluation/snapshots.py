@@ -37,7 +37,6 @@ def monitor(
     the sample's own trajectory; half of it is the KL divergence to the base in nats. Raises
     `UserError` as `score_folder` does, and where there is no snapshot or no prompt.
     """
-
     began = time.perf_counter()
     names = (re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in snapshots.glob("*"))
     steps = [0, *sorted(int(name[1]) for name in names if name)]
@@ -45,18 +44,12 @@ def monitor(
     if not files or not prompts:
         raise UserError(f"{snapshots} holds no snapshot to judge, or there is no prompt")
     (output / "manifest.json").unlink(missing_ok=True)  # of images that are now replaced
-    policy = load_policy(
-        settings.policy,
-        settings.model,
-        settings.inference_steps,
-        settings.guidance_scale,
-        pick_device(),
-        lora=settings.model_lora,
-    )
+    policy = load_policy(settings, pick_device())
     samples, rows = [], []
     for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
         if step:
-            load_lora(policy.unet, snapshots / f"step-{step}.safetensors")
+            file = snapshots / f"step-{step}.safetensors"
+            load_lora(policy.network, file, policy.denoiser.network_name)
         folder = output / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
         for batch, images, trajectory in iterate_images(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rocm_core.configuration import TrainingSettings, settings_class
 from rocm_core.errors import UserError
-from rocm_core.grid.methods import Method
+from rocm_core.grid.methods import Method, chain_of
 from rocm_core.plugins import did_you_mean, facts
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def cell_settings(
             "reward": reward,
             "scorer": config.scorers[reward],
             "policy": method.policy,
+            "chain": chain_of(config, method.policy),
             "model": policy.model,
             "model_lora": policy.lora,
             "algorithm": method.algorithm,

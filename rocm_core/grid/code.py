@@ -3,8 +3,13 @@
 import json
 from collections.abc import Sequence
 
-from rocm_core.configuration import GenerationSettings, PromptSettings, TrainingSettings
-from rocm_core.plugins import module_of
+from rocm_core.configuration import (
+    GenerationSettings,
+    ModelSettings,
+    PromptSettings,
+    TrainingSettings,
+)
+from rocm_core.plugins import module_of, names
 from rocm_core.provenance import code_fingerprint, digest_of
 
 
@@ -17,7 +22,7 @@ def prompts_code(settings: PromptSettings) -> str:
 def train_code(settings: TrainingSettings) -> str:
     """Code fingerprint of a cell's training."""
     modules = [
-        f"rocm_core.policies.{settings.policy}",
+        *_policy(settings),
         module_of("algorithms", settings.algorithm, "algorithm"),
         module_of("rewards", settings.reward, "reward"),
     ]
@@ -43,7 +48,7 @@ def train_version(settings: TrainingSettings, weights: str, processes: int) -> s
 
 def generate_code(settings: GenerationSettings) -> str:
     """Code fingerprint of making images."""
-    return code_fingerprint("workflow/scripts/generate.py", f"rocm_core.policies.{settings.policy}")
+    return code_fingerprint("workflow/scripts/generate.py", *_policy(settings))
 
 
 def score_code(metrics: Sequence[str]) -> str:
@@ -58,9 +63,15 @@ def measure_code() -> str:
 
 def monitor_code(settings: GenerationSettings, metrics: Sequence[str]) -> str:
     """Code fingerprint of judging a cell's snapshots."""
-    return code_fingerprint(
-        "workflow/scripts/monitor.py", f"rocm_core.policies.{settings.policy}", *_scorers(metrics)
-    )
+    return code_fingerprint("workflow/scripts/monitor.py", *_policy(settings), *_scorers(metrics))
+
+
+def _policy(settings: ModelSettings) -> list[str]:
+    """The chain's module and every denoiser's. A job uses only the denoiser that model_index.json
+    asks for, but that file may be fetched after its fingerprint was taken, and the fingerprint must
+    not change by that."""
+    denoisers = [module_of("denoisers", name, "model") for name in names("denoisers")]
+    return [module_of("chains", settings.chain, "chain"), *denoisers]
 
 
 def _scorers(metrics: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rocm_core.configuration import GenerationSettings
 from rocm_core.grid.cells import Cell
+from rocm_core.grid.methods import chain_of
 from rocm_core.prompts import prompt_count
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def generation_settings(
     guidance = source.settings.guidance_scale if isinstance(source, Cell) else policy.guidance_scale
     return GenerationSettings(
         policy=name,
+        chain=chain_of(config, name),
         model=policy.model,
         model_lora=policy.lora,
         inference_steps=steps or inference_steps(config)[0] or policy.steps,

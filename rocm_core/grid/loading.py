@@ -15,7 +15,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError
 from rocm_core.grid.cells import make_grid
 from rocm_core.grid.evaluation import training_sets
-from rocm_core.grid.methods import POLICIES
+from rocm_core.grid.methods import POLICIES, chain_of
 from rocm_core.plugins import did_you_mean, module_of
 from rocm_core.prompts import check_sources, prompt_count
 
@@ -48,6 +48,7 @@ def _check(config: Config) -> None:
     for name in config.policies:
         if name not in POLICIES:
             raise UserError(f"policies.{name} is not a policy{did_you_mean(name, POLICIES)}")
+        module_of("chains", chain_of(config, name), f"policies.{name}.chain")
     for name, weights in config.scorers.items():
         module_of("rewards", name, f"scorers.{name}")
         if name in _JUDGES and _JUDGES[name] != config.world:

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean, facts, module_of, names, short_name
+
+if TYPE_CHECKING:
+    from rocm_core.configuration import Config
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,12 @@ METHODS = {
     "dpok": Method("dpok", "diffusion", "kl"),
     "d3po": Method("d3po", "diffusion", "kl"),
 }
-POLICIES = ("consistency", "diffusion")
+POLICIES = {"consistency": "lcm", "diffusion": "ddim"}  # and the chain that each has by default
+
+
+def chain_of(config: "Config", policy: str) -> str:
+    """The name of the chain that a policy of the configuration has."""
+    return config.policies[policy].chain or POLICIES[policy]
 
 
 def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str, Method]:

@@ -1,14 +1,5 @@
-"""Policies: K-step Gaussian chains over latents, with a LoRA-adapted network inside."""
+"""Policies: a chain of K Gaussian steps over latents, with a LoRA-adapted denoiser inside."""
 
-from rocm_core.policies.base import (
-    COMPILED_MODES,
-    MODES,
-    Policy,
-    Recomputation,
-    Trajectory,
-    Transition,
-)
-from rocm_core.policies.consistency import guidance_embedding
 from rocm_core.policies.loading import load_policy
 from rocm_core.policies.lora import (
     add_adapter,
@@ -19,17 +10,18 @@ from rocm_core.policies.lora import (
     save_lora,
 )
 from rocm_core.policies.noise import gaussian, integer, permutation
+from rocm_core.policies.policy import COMPILED_MODES, MODES, ActivationCheckpointing, Policy
+from rocm_core.policies.transition import Trajectory, Transition
 
 __all__ = [
     "COMPILED_MODES",
     "MODES",
+    "ActivationCheckpointing",
     "Policy",
-    "Recomputation",
     "Trajectory",
     "Transition",
     "add_adapter",
     "gaussian",
-    "guidance_embedding",
     "integer",
     "load_lora",
     "load_policy",

@@ -1,36 +1,66 @@
-"""Loading a policy by its name."""
+"""From a model's settings to its policy: a denoiser for the folder, a chain for its schedule."""
 
-import importlib
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from rocm_core.configuration import ModelSettings
 from rocm_core.errors import UserError
-from rocm_core.policies.base import Policy
+from rocm_core.plugins import facts, load, names
+from rocm_core.policies.chains.chain import Schedule
+from rocm_core.policies.policy import Policy
+from rocm_core.weights import check_weights
 
-POLICIES = ("consistency", "diffusion")
+INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 
 
 def load_policy(
-    name: str,
-    model: str,
-    inference_steps: int,
-    guidance_scale: float,
+    settings: ModelSettings,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    lora: str | None = None,
 ) -> Policy:
-    """The frozen policy `name` over the diffusers pipeline folder `model`, in evaluation mode.
+    """The frozen policy over the diffusers pipeline folder `settings.model`, in evaluation mode.
 
-    guidance_scale: diffusers' convention, ε_uncond + scale·(ε_cond - ε_uncond); equation 4 of the
-    paper and the LCM paper count from zero: their ω is `guidance_scale - 1`.
-    dtype: of the networks; latents, means and distances are never below float32.
-    lora: the folder of one to be merged into the U-Net, such as makes a diffusion model consistent.
+    dtype: of the networks; latents, means and distances are never below float32. A LoRA in
+    `settings.model_lora` is merged, such as makes a diffusion model consistent. Raises `UserError`
+    for a folder that is incomplete, cannot be read, or does not go with the chain.
     """
-    if name not in POLICIES:
-        raise UserError(f"there is no policy {name!r}: choose one of {', '.join(POLICIES)}")
-    module = importlib.import_module(f"rocm_core.policies.{name}")
-    found = (value for value in vars(module).values() if isinstance(value, type))
-    own = (value for value in found if value.__module__ == module.__name__)
-    policy: Any = next(value for value in own if issubclass(value, Policy))
-    return policy(model, inference_steps, guidance_scale, torch.device(device), dtype, lora)
+    folder, lora = Path(settings.model), settings.model_lora
+    denoiser = denoiser_of(folder / INDEX)
+    check_weights(folder)
+    schedule = Schedule(settings.model, _read(folder / SCHEDULER), lora is not None)
+    chain = load("chains", settings.chain, "chain").make(schedule, settings.inference_steps)
+    networks = load("denoisers", denoiser).load(
+        folder, settings.guidance_scale, torch.device(device), dtype, lora
+    )
+    return Policy(networks, chain)
+
+
+def denoiser_of(index: Path) -> str:
+    """The name of the denoiser for the pipeline class in a model_index.json."""
+    pipeline = _read(index).get("_class_name")
+    known = {kind: name for name in names("denoisers") for kind in _pipelines(name)}
+    if pipeline not in known:
+        raise UserError(
+            f"{index}: no denoiser is for the pipeline {pipeline!r}, only for {', '.join(known)}"
+        )
+    return known[pipeline]
+
+
+def _pipelines(denoiser: str) -> tuple[str, ...]:
+    return facts("denoisers", denoiser)["PIPELINES"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path.parent} is not a folder of a diffusers pipeline: {path.name} cannot be read"
+            f" ({error})"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object: restore it")
+    return content

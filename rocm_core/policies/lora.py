@@ -1,12 +1,13 @@
-"""The LoRA adapter inside a diffusers U-Net: adding, switching off, saving and loading it."""
+"""The LoRA adapter inside a diffusers network: adding, switching off, saving and loading it.
+
+A network's name is that of its folder in a pipeline, by which diffusers finds its layers in a file.
+"""
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import rocm_core._torchvision  # noqa: F401
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from rocm_core.errors import UserError
 from rocm_core.policies.noise import gaussian
 from rocm_core.provenance import atomic_write
 
-Unet = Any  # diffusers' UNet2DConditionModel, whose import takes seconds
+Network = Any  # one of diffusers' models, whose import takes seconds
 ADAPTER = "default"
 
 
-def add_adapter(unet: Unet, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+def add_adapter(
+    network: Network, rank: int, alpha: float, targets: Sequence[str], seed: int
+) -> None:
     """Add a trainable float32 adapter to every layer whose name ends in one of `targets`.
 
     Down-projections are drawn from N(0, 1/rank²), each from `seed` and its own name; up-projections
@@ -27,38 +30,38 @@ def add_adapter(unet: Unet, rank: int, alpha: float, targets: Sequence[str], see
     """
     from peft import LoraConfig
 
-    names = [name for name, _ in unet.named_modules()]
+    names = [name for name, _ in network.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(f"lora_targets: no layer of the U-Net ends in {target!r}: correct it")
+            raise UserError(f"lora_targets: no layer of the network ends in {target!r}: correct it")
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=True
     )
     try:
-        unet.add_adapter(config, ADAPTER)
+        network.add_adapter(config, ADAPTER)
     except ValueError as error:
-        raise UserError(f"lora_targets {list(targets)} do not fit the U-Net: {error}") from None
+        raise UserError(f"lora_targets {list(targets)} do not fit the network: {error}") from None
     with torch.no_grad():
-        for name, parameter in lora_parameters(unet).items():
+        for name, parameter in lora_parameters(network).items():
             parameter.data = parameter.data.float()
             if ".lora_A." in name:
                 parameter.copy_(gaussian(seed, [name], tuple(parameter.shape), "lora")[0] / rank)
 
 
-def lora_parameters(unet: Unet) -> dict[str, nn.Parameter]:
+def lora_parameters(network: Network) -> dict[str, nn.Parameter]:
     """The adapter's parameters, sorted, by the names they have in a file; {} without an adapter."""
     return {
         name.replace(f".{ADAPTER}.", "."): parameter
-        for name, parameter in sorted(unet.named_parameters())
+        for name, parameter in sorted(network.named_parameters())
         if ".lora_A." in name or ".lora_B." in name
     }
 
 
 @contextlib.contextmanager
-def reference(unet: Unet) -> Iterator[None]:
-    """Inside, the U-Net is the reference: its adapter is off. Without an adapter, no change."""
-    layers = _layers(unet)
-    off = is_reference(unet)
+def reference(network: Network) -> Iterator[None]:
+    """Inside, the network is the reference: its adapter is off. Without an adapter, no change."""
+    layers = _layers(network)
+    off = is_reference(network)
     # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
     # for each transition, and not to be done inside a backward pass that recomputes this one.
     for layer in layers:
@@ -70,25 +73,30 @@ def reference(unet: Unet) -> Iterator[None]:
             layer._disable_adapters = off
 
 
-def is_reference(unet: Unet) -> bool:
-    """Whether the U-Net's adapter is off."""
-    return any(layer._disable_adapters for layer in _layers(unet)[:1])
+def is_reference(network: Network) -> bool:
+    """Whether the network's adapter is off."""
+    return any(layer._disable_adapters for layer in _layers(network)[:1])
 
 
-def _layers(unet: Unet) -> list[Any]:
+def _layers(network: Network) -> list[Any]:
     """The layers that the adapter wraps."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
 
 
-def merge_lora(unet: Unet) -> None:
+def merge_lora(network: Network) -> None:
     """Fold the adapter into the weights: the same network without the adapter's own products."""
-    for layer in _layers(unet):
+    for layer in _layers(network):
         layer.merge()
 
 
-def save_lora(path: str | Path, unet: Unet, values: Mapping[str, Tensor] | None = None) -> None:
+def save_lora(
+    path: str | Path,
+    network: Network,
+    values: Mapping[str, Tensor] | None = None,
+    name: str = "unet",
+) -> None:
     """Write the adapter for `pipe.load_lora_weights(path)`; equal values give equal bytes.
 
     values: other values for the same parameters, a moving average say. Rank and alpha go into the
@@ -96,38 +104,40 @@ def save_lora(path: str | Path, unet: Unet, values: Mapping[str, Tensor] | None 
     """
     from safetensors.torch import save
 
-    config = unet.peft_config[ADAPTER]
+    config = network.peft_config[ADAPTER]
     settings = {
-        "unet.r": config.r,
-        "unet.lora_alpha": config.lora_alpha,
-        "unet.target_modules": sorted(config.target_modules),
+        f"{name}.r": config.r,
+        f"{name}.lora_alpha": config.lora_alpha,
+        f"{name}.target_modules": sorted(config.target_modules),
     }
-    values = lora_parameters(unet) if values is None else values
-    tensors = {f"unet.{k}": v.detach().cpu().contiguous() for k, v in sorted(values.items())}
+    values = lora_parameters(network) if values is None else values
+    tensors = {f"{name}.{k}": v.detach().cpu().contiguous() for k, v in sorted(values.items())}
     # One entry only: safetensors writes several in an order that changes from process to process.
     content = save(tensors, {"lora_adapter_metadata": json.dumps(settings, sort_keys=True)})
     with atomic_write(path) as file:
         file.write(content)
 
 
-def load_lora(unet: Unet, path: str | Path) -> None:
-    """Give the U-Net the adapter in `path` in place of the one it has.
+def load_lora(network: Network, path: str | Path, name: str = "unet") -> None:
+    """Give the network the adapter in `path` in place of the one it has.
 
-    Raises `UserError` for a file that is missing, damaged, or made for another U-Net.
+    Raises `UserError` for a file that is missing, damaged, or made for another network.
     """
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: train the cell first")
-    if lora_parameters(unet):
-        unet.delete_adapters(ADAPTER)
+    if lora_parameters(network):
+        network.delete_adapters(ADAPTER)
     try:
         with safe_open(path, framework="pt") as file:
-            expected = {name.removeprefix("unet.") for name in file.keys()}  # noqa: SIM118
+            expected = {key.removeprefix(f"{name}.") for key in file.keys()}  # noqa: SIM118
         # Without use_safetensors diffusers would not read the metadata, and drop alpha in silence.
-        unet.load_lora_adapter(str(path), prefix="unet", adapter_name=ADAPTER, use_safetensors=True)
+        network.load_lora_adapter(
+            str(path), prefix=name, adapter_name=ADAPTER, use_safetensors=True
+        )
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be loaded as a LoRA of this U-Net: {reason}") from None
-    if set(lora_parameters(unet)) != expected:
-        raise UserError(f"{path} is a LoRA of another U-Net: its layers do not match")
+        raise UserError(f"{path} cannot be loaded as a LoRA of this network: {reason}") from None
+    if set(lora_parameters(network)) != expected:
+        raise UserError(f"{path} is a LoRA of another network: its layers do not match")

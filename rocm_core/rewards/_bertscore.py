@@ -10,8 +10,6 @@ does not depend on the batch. The package fails with transformers 5 on this mode
 from collections.abc import Sequence
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -7,8 +7,6 @@ Published weights: ``openai/clip-vit-large-patch14`` and, in the same folder, th
 from collections.abc import Sequence
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

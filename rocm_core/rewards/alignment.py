@@ -16,8 +16,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import torch
 from PIL import Image
 from torch import Tensor, nn

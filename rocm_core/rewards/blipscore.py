@@ -7,8 +7,6 @@ probability of BLIP's matching head, which is a different number.
 from collections.abc import Sequence
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import torch
 from torch import Tensor
 from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file

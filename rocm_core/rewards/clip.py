@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerBase
 

@@ -13,20 +13,18 @@ from torch import Tensor
 
 from rocm_core.rewards._hue import hue
 from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards.loading import Reward
 
 DIFFERENTIABLE = True
 
 TURN = -120.0  # degrees, from red (0°) over magenta to blue
 
 
-class DriftingHue:
+class DriftingHue(Reward):
     """Mean component along the hue ``progress · TURN``, in [-1, 1]."""
 
     name = "drifting_hue"
     differentiable = DIFFERENTIABLE
-
-    def __init__(self) -> None:
-        self.progress = 1.0
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rocm_core.rewards.loading import Reward
 from rocm_core.rewards.preprocessing import Preprocessing
 
 
-class FrozenReward(nn.Module):
+class FrozenReward(nn.Module, Reward):
     """A scorer of the form compare(image features, text features).
 
     :meth:`score` differentiates with respect to the images only and never encodes a prompt twice;

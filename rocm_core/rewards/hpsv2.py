@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip)
-
 import open_clip
 import torch
 from torch import Tensor

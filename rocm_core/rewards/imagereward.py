@@ -8,8 +8,6 @@ standardised, so that 0 is the mean and 1 the standard deviation of the publishe
 from collections.abc import Sequence
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor

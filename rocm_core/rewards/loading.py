@@ -11,23 +11,29 @@ if TYPE_CHECKING:
 
 
 class Reward(Protocol):
-    """A scorer of images; ``differentiable``: gradients flow from the scores to the images.
+    """A scorer of images; inheriting from it gives its defaults.
 
-    A scorer that changes during a training also has an attribute ``progress``, a float in [0, 1],
-    which the trainer sets to (step - 1) / iterations before iteration ``step``, counted from 1. It
-    is 1 on a scorer just loaded, so that a metric measures what a training ends with.
-    One whose publication preprocesses in a way that has no gradient also has ``measure``, which is
-    ``score`` in that way: images on the disk are measured by it.
+    differentiable: gradients flow from the scores to the images. progress: of the training, a
+    float in [0, 1], for a scorer that changes during one; the trainer sets it to
+    (step - 1) / iterations before iteration ``step``, counted from 1. It is 1 on a scorer just
+    loaded, so that a metric measures what a training ends with.
     """
 
     name: str
     differentiable: bool
+    progress: float = 1.0
 
     def score(self, images: "torch.Tensor", prompts: Sequence[str]) -> "torch.Tensor":
         """Scores (N,) of images (N, 3, H, W) in [0, 1], each for its own prompt.
 
         The higher the better.
         """
+        raise NotImplementedError
+
+    def measure(self, images: "torch.Tensor", prompts: Sequence[str]) -> "torch.Tensor":
+        """``score`` of images on the disk; it is another function where the publication
+        preprocesses in a way that has no gradient."""
+        return self.score(images, prompts)
 
 
 def load_reward(
@@ -38,8 +44,13 @@ def load_reward(
 ) -> Reward:
     """The scorer ``name`` with the weights in the folder ``weights`` (None: it needs none).
 
-    ``dtype`` is the precision of its network, float32 by default. Raises :class:`UserError` for an
-    unknown name and for weights that are absent, damaged or of another architecture.
+    ``dtype`` is the precision of its network, float32 by default. A scorer that does not inherit
+    from :class:`Reward` and has no ``measure`` is measured by its ``score``. Raises
+    :class:`UserError` for an unknown name and for weights that are absent, damaged or of another
+    architecture.
     """
-    module = load_module("rewards", name)
-    return module.load(None if weights is None else Path(weights), device, dtype)
+    folder = None if weights is None else Path(weights)
+    scorer = load_module("rewards", name).load(folder, device, dtype)
+    if not hasattr(scorer, "measure"):
+        scorer.measure = scorer.score
+    return scorer

@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 

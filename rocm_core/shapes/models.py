@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before diffusers and transformers)
-
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer

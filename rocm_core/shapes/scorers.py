@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
-
 import open_clip
 from safetensors.torch import save_file
 from torch import nn

@@ -7,8 +7,6 @@ import json
 import tempfile
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 

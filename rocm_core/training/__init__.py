@@ -1,7 +1,13 @@
 """Training: the job around a run, the trainer in memory, its optimiser and its plan of memory."""
 
 from rocm_core.training.job import INTERRUPTED, train
-from rocm_core.training.memory import GIB, LiveBytes, choose_recomputation, predict_peak
+from rocm_core.training.live_bytes import LiveBytes
+from rocm_core.training.memory import (
+    GIB,
+    choose_checkpointing,
+    plan_checkpointing,
+    predict_peak,
+)
 from rocm_core.training.optimiser import AdapterOptimiser
 from rocm_core.training.trainer import Trainer
 
@@ -11,7 +17,8 @@ __all__ = [
     "AdapterOptimiser",
     "LiveBytes",
     "Trainer",
-    "choose_recomputation",
+    "choose_checkpointing",
+    "plan_checkpointing",
     "predict_peak",
     "train",
 ]

@@ -144,7 +144,7 @@ def _write_results(
             "beta": trainer.beta,
             "calibration": trainer.calibration,
             "precision": str(trainer.precision).removeprefix("torch."),
-            "recomputation": trainer.recomputation,
+            "activation_checkpointing": trainer.activation_checkpointing,
             "timesteps": trainer.policy.timesteps.tolist(),
             "processes": processes,
             "trainable_parameters": sum(value.numel() for value in trainer.lora.values()),

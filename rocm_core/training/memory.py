@@ -1,49 +1,50 @@
-"""How much of a rollout to recompute in its backward pass: as little as the memory allows.
+"""The plan of activation checkpointing: as little as the memory allows.
 
-Recomputing changes time and memory, never a number.
+Checkpointing changes time and memory, never a number.
 """
 
 import functools
-import gc
 import os
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from rocm_core.algorithms import Algorithm, BackpropagationSettings, Batch
+from rocm_core.algorithms import BackpropagationSettings, Batch
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.policies import COMPILED_MODES, MODES, Policy, Recomputation
+from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy
 from rocm_core.rewards import Reward
+from rocm_core.training.live_bytes import cost
 
 GIB = 2**30
-CHAIN = 3  # tensors of a latent's size that a step of the chain keeps beside the U-Net's
+CHAIN = 3  # tensors of a latent's size that a step of the chain keeps beside the network's
 USABLE = 0.9  # of a device's memory: the rest is lost to fragments and the driver
 
 
-def plan_recomputation(
-    settings: TrainingSettings, algorithm: Algorithm, policy: Policy, reward: Reward, batch: Batch
-) -> Recomputation:
-    """What a training recomputes, measured at its first batch; nothing where no gradient passes
-    through the whole rollout."""
+def plan_checkpointing(
+    settings: TrainingSettings,
+    reference: str | None,
+    policy: Policy,
+    reward: Reward,
+    batch: Batch,
+) -> ActivationCheckpointing:
+    """What a training checkpoints, measured at its first batch; nothing where no gradient passes
+    through the whole rollout. reference: of its rollouts, see `Policy.rollout`."""
     if not isinstance(settings, BackpropagationSettings):
         return "none"
-    predict = functools.partial(predict_peak, policy, reward, batch, algorithm.reference)
+    predict = functools.partial(predict_peak, policy, reward, batch, reference)
     modes = COMPILED_MODES if settings.compile else MODES
-    return choose_recomputation(settings.memory, policy.device, predict, modes)
+    return choose_checkpointing(settings.memory, policy.device, predict, modes)
 
 
-def choose_recomputation(
+def choose_checkpointing(
     limit: float | Literal["auto"],
     device: torch.device,
-    predict: Callable[[Recomputation], float],
-    modes: Sequence[Recomputation] = MODES,
-) -> Recomputation:
+    predict: Callable[[ActivationCheckpointing], float],
+    modes: Sequence[ActivationCheckpointing] = MODES,
+) -> ActivationCheckpointing:
     """The first of `modes` whose peak, as `predict` says in bytes, stays within `limit` GiB.
 
     "auto": within the device's own memory; where even that is too little, the last mode tries.
@@ -58,8 +59,8 @@ def choose_recomputation(
     if limit == "auto":
         return mode
     raise UserError(
-        f"memory: {limit:g} GiB is too little, as a step takes {needed / GIB:.2g} GiB even where "
-        f"every {mode} is recomputed: raise memory, or lower batch_size"
+        f"memory: {limit:g} GiB is too little, as a step takes {needed / GIB:.2g} GiB even with"
+        f" activation checkpointing of every {mode}: raise memory, or lower batch_size"
         + ", or leave compile out"
         * (mode != MODES[-1])
     )
@@ -75,16 +76,20 @@ def memory_of(device: torch.device) -> float:
 
 
 def predict_peak(
-    policy: Policy, reward: Reward, batch: Batch, reference: str | None, mode: Recomputation
+    policy: Policy,
+    reward: Reward,
+    batch: Batch,
+    reference: str | None,
+    mode: ActivationCheckpointing,
 ) -> float:
     """Most bytes that a step takes at once, weights and AdamW included.
 
-    Measured are one pass of the U-Net, with and without its adapter, and one of decoder and reward;
-    a step takes K of the first. The first state is noise, so its reference needs no backward pass.
-    A compiled U-Net is measured as it is uncompiled.
+    Measured are one pass of the network, with and without its adapter, and one of decoder and
+    reward; a step takes K of the first. The first state is noise, so its reference needs no backward pass.
+    A compiled network is measured as it is uncompiled.
     """
     noise, device = batch.noise, policy.device
-    parameters = [parameter for parameter in policy.unet.parameters() if parameter.requires_grad]
+    parameters = [p for p in policy.network.parameters() if p.requires_grad]
     state = noise[:, 0].clone().requires_grad_()
 
     def mean() -> Tensor:
@@ -106,7 +111,7 @@ def predict_peak(
             to_state(result)
         torch.autograd.grad(result.sum(), [state, *parameters], allow_unused=True)
 
-    policy.recomputation = "block" if mode == "block" else "none"
+    policy.activation_checkpointing = "block" if mode == "block" else "none"
     kept, peak = cost(mean, to_all, device)
     reference_kept, reference_peak = (0.0, 0.0)
     if reference == "full":
@@ -128,78 +133,3 @@ def _resident_bytes(modules: Sequence[Any], trained: Sequence[Tensor]) -> int:
             for tensor in [*module.parameters(), *module.buffers()]:
                 tensors[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
     return sum(tensors.values()) + 3 * sum(t.numel() * t.element_size() for t in trained)
-
-
-def cost(
-    forward: Callable[[], Tensor], backward: Callable[[Tensor], Any], device: torch.device
-) -> tuple[float, float]:
-    """Bytes that a pass keeps for its backward pass, and the most that both take at once.
-
-    Both are infinite where the device's memory does not suffice.
-    """
-    gc.collect()
-    try:
-        with torch.enable_grad(), LiveBytes(device) as live:
-            result = forward()
-            kept = live.now()
-            backward(result)
-            del result
-            return kept, live.most()
-    except torch.OutOfMemoryError:
-        return float("inf"), float("inf")
-
-
-class LiveBytes(TorchDispatchMode):
-    """Inside, counts the bytes of tensors that were made inside and are alive.
-
-    A GPU's allocator knows them itself, with what kernels use in passing; elsewhere every operation
-    is watched.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device if device.type == "cuda" else None
-        self._alive: dict[int, int] = {}
-        self._now = self._most = self._before = 0
-
-    def __enter__(self) -> "LiveBytes":
-        if self.device is None:
-            return super().__enter__()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        self._before = torch.cuda.memory_allocated(self.device)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.device is None:
-            super().__exit__(*error)
-
-    def now(self) -> int:
-        if self.device is None:
-            return self._now
-        return torch.cuda.memory_allocated(self.device) - self._before
-
-    def most(self) -> int:
-        if self.device is None:
-            return self._most
-        return torch.cuda.max_memory_allocated(self.device) - self._before
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        result = function(*args, **(kwargs or {}))
-        for storage in _storages(result):
-            key = storage._cdata
-            if key not in self._alive and key not in given:  # no view of something older
-                self._alive[key] = storage.nbytes()
-                self._now += storage.nbytes()
-                self._most = max(self._most, self._now)
-                weakref.finalize(storage, self._forget, key)
-        return result
-
-    def _forget(self, key: int) -> None:
-        self._now -= self._alive.pop(key)
-
-
-def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
-    return (value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor))

@@ -8,9 +8,9 @@ import functools
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from rocm_core.configuration import TrainingSettings
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.policies import (
-    Recomputation,
+    ActivationCheckpointing,
     add_adapter,
     integer,
     load_policy,
@@ -37,7 +37,7 @@ from rocm_core.policies import (
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import digest_of
 from rocm_core.rewards import load_reward
-from rocm_core.training.memory import plan_recomputation
+from rocm_core.training.memory import plan_checkpointing
 from rocm_core.training.optimiser import AdapterOptimiser
 
 SATURATED = 0.95  # of a divergence's bound: from there on its gradient is as good as gone
@@ -68,27 +68,20 @@ class Trainer:
         }
         self.device: torch.device = accelerator.device
         self.precision = _precision(settings.precision, self.device)
-        self.policy = load_policy(
-            settings.policy,
-            settings.model,
-            settings.inference_steps,
-            settings.guidance_scale,
-            self.device,
-            self.precision,
-            lora=settings.model_lora,
-        )
+        self.policy = load_policy(settings, self.device, self.precision)
         self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
-        self.policy.text_encoder = None
+        self.policy.denoiser.forget_text()
         scorer = Path(settings.scorer) if settings.scorer else None
         self.reward = load_reward(settings.reward, scorer, self.device)
-        unet, targets = self.policy.unet, settings.lora_targets
-        add_adapter(unet, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
-        self.lora = lora_parameters(unet)
+        network, targets = self.policy.network, settings.lora_targets
+        add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
+        self.lora = lora_parameters(network)
         if isinstance(settings, BackpropagationSettings) and settings.compile:
-            self.policy.compile_unet()
+            self.policy.compile_network()
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
-        self.recomputation: Recomputation | None = None  # None: to be planned at the first batch
+        # None: to be planned at the first batch
+        self.activation_checkpointing: ActivationCheckpointing | None = None
         self.history: list[Row] = []
         self._start(settings.beta)
 
@@ -115,13 +108,12 @@ class Trainer:
         torch.manual_seed(integer(self.settings.seed, key, stream))  # for algorithms that draw
         indices, batches = self.batches(step, stream)
         learning_rate = self.optimiser.set_learning_rate(step)
-        if hasattr(self.reward, "progress"):
-            self.reward.progress = (step - 1) / self.settings.iterations
-        if self.recomputation is None:
-            self.recomputation = plan_recomputation(
-                self.settings, self.algorithm, self.policy, self.reward, batches[0]
+        self.reward.progress = (step - 1) / self.settings.iterations
+        if self.activation_checkpointing is None:
+            self.activation_checkpointing = plan_checkpointing(
+                self.settings, self.algorithm.reference, self.policy, self.reward, batches[0]
             )
-        self.policy.recomputation = self.recomputation
+        self.policy.activation_checkpointing = self.activation_checkpointing
         seen = self.algorithm.update(self.policy, self.reward, batches, self.optimiser)
         if self.average is not None and self.settings.ema_decay is not None:
             for name, value in self.average.items():
@@ -172,46 +164,48 @@ class Trainer:
 
     def _means(self, step: int, seen: Sequence[Statistics], indices: Sequence[int]) -> Row:
         """Means over the images of all processes; raises `UserError` if a number is not finite."""
-        reward, divergence = (
-            torch.cat([s.reward for s in seen]).float(),
-            torch.cat([s.divergence for s in seen]).float(),
-        )
-        parts = [s.squared_distances for s in seen if s.squared_distances is not None]
-        distances = torch.cat(parts).float().unbind(1) if parts else ()
-        loss = torch.stack([s.loss for s in seen]).float()
+        per_image = {
+            "reward": torch.cat([s.reward for s in seen]).float(),
+            "loss": torch.stack([s.loss for s in seen]).float(),
+            "divergence": torch.cat([s.divergence for s in seen]).float(),
+        }
+        names = [f"squared_distance_{self.policy.steps - i}" for i in range(len(self.policy.stds))]
+        known = [s.squared_distances for s in seen if s.squared_distances is not None]
+        columns = torch.cat(known).float().unbind(1) if known else ()
+        distances = dict(zip(names, columns, strict=True)) if known else {}
         diagnostics = {
             name: torch.stack([s.diagnostics[name] for s in seen]).float()
             for name in seen[0].diagnostics
         }
-        means = self._average(loss, reward, divergence, *distances, *diagnostics.values())
+        means = self._average(per_image | distances | diagnostics)
         norm = float(self.optimiser.gradient_norm)
-        if not all(map(math.isfinite, [*means, norm])):
-            bad = [i for i, n in zip(indices, reward + divergence, strict=True) if not n.isfinite()]
-            bad, indices = (self.optimiser.gather(list(places)) for places in (bad, indices))
-            what = "reward or divergence" if bad else "gradient"
-            culprits = ", ".join(self.prompts[i].id for i in bad or indices)
-            raise UserError(
-                f"the {what} is not finite at step {step}, prompt {culprits}: "
-                "lower learning_rate, or check the reward on that prompt"
-            )
-        names = [f"squared_distance_{self.policy.steps - i}" for i in range(len(self.policy.stds))]
-        in_order = means[3 : 3 + len(distances)]
-        per_step: Sequence[float | None] = in_order if parts else [None] * len(names)
+        if not all(map(math.isfinite, [*means.values(), norm])):
+            self._refuse(step, per_image["reward"] + per_image["divergence"], indices)
         return {
             "step": step,
-            "reward": means[1],
-            "loss": means[0],
-            "divergence": means[2],
-            "squared_distance": sum(in_order) if parts else None,
-            **dict(zip(names, per_step, strict=True)),
+            **{name: means[name] for name in per_image},
+            "squared_distance": sum(means[name] for name in distances) if known else None,
+            **{name: means.get(name) for name in names},
             "gradient_norm": norm,
-            **dict(zip(diagnostics, means[3 + len(distances) :], strict=True)),
+            **{name: means[name] for name in diagnostics},
         }
 
-    def _average(self, *columns: Tensor) -> list[float]:
+    def _refuse(self, step: int, values: Tensor, indices: Sequence[int]) -> NoReturn:
+        """Name the prompts whose values (N,) are not finite; all of them where the gradient is."""
+        bad = [i for i, value in zip(indices, values, strict=True) if not value.isfinite()]
+        bad, indices = (self.optimiser.gather(list(places)) for places in (bad, indices))
+        what = "reward or divergence" if bad else "gradient"
+        culprits = ", ".join(self.prompts[i].id for i in bad or indices)
+        raise UserError(
+            f"the {what} is not finite at step {step}, prompt {culprits}: "
+            "lower learning_rate, or check the reward on that prompt"
+        )
+
+    def _average(self, columns: Mapping[str, Tensor]) -> dict[str, float]:
         """Means of columns over the images of all processes."""
-        means = torch.stack([column.mean() for column in columns])
-        return self.accelerator.reduce(means, "mean").tolist()
+        means = torch.stack([column.mean() for column in columns.values()])
+        averaged = self.accelerator.reduce(means, "mean").tolist()
+        return dict(zip(columns, averaged, strict=True))
 
     def calibrate(self) -> None:
         """Set β so that the divergence weighs a tenth of the reward: the paper's own rule (§3).
@@ -226,9 +220,13 @@ class Trainer:
         start = {key: value.detach().clone() for key, value in self.lora.items()}
         for step in range(1, steps + 1):
             _, seen = self._iterate(step, "calibration")
-        reward = torch.cat([s.reward for s in seen]).float().abs()
-        divergence = torch.cat([s.divergence for s in seen]).float()
-        mean_reward, mean_divergence = self._average(reward, divergence)
+        means = self._average(
+            {
+                "reward": torch.cat([s.reward for s in seen]).float().abs(),
+                "divergence": torch.cat([s.divergence for s in seen]).float(),
+            }
+        )
+        mean_reward, mean_divergence = means["reward"], means["divergence"]
         bound = load_divergence(name).bound * len(self.policy.stds)
         if not 0 < mean_divergence < SATURATED * bound:
             state = "has saturated" if mean_divergence > 0 else "is still zero"
@@ -256,7 +254,7 @@ class Trainer:
             "history": self.history,
             "beta": self.beta,
             "calibration": self.calibration,
-            "recomputation": self.recomputation,
+            "activation_checkpointing": self.activation_checkpointing,
             "lora": {name: value.detach() for name, value in self.lora.items()},
             "adam": self.optimiser.adam.state_dict(),
             "average": self.average,
@@ -281,11 +279,12 @@ class Trainer:
         self.step, self.seconds, self.reward_queries = state["counts"]
         self.policy.unet_passes = state["unet_passes"]
         self.history, self.calibration = state["history"], state["calibration"]
-        self.recomputation = state["recomputation"]
+        self.activation_checkpointing = state["activation_checkpointing"]
 
     def export(self, path: Path) -> None:
         """Write the adapter, or its moving average where `ema_decay` is set."""
-        save_lora(path, self.policy.unet, self.average)
+        network, name = self.policy.network, self.policy.denoiser.network_name
+        save_lora(path, network, self.average, name)
 
 
 def _precision(name: str, device: torch.device) -> torch.dtype:

@@ -8,8 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
-
 import numpy as np
 import pytest
 import torch

@@ -2,6 +2,7 @@
 
 import open_clip
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 
@@ -9,7 +10,6 @@ from benchmarks import models
 from benchmarks.compare import SIZES, SWITCHES
 from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.plain import PlainLoop
-from rocm_core.policies import load_policy
 from rocm_core.rewards import load_reward
 
 CPU = torch.device("cpu")
@@ -86,13 +86,15 @@ def norm(tensors):
 
 
 @pytest.mark.parametrize("mode", ["none", "step", "block"])
-def test_passes_are_counted_once_however_they_are_recomputed(setup, mode):
-    ours = Ours(setup | {"turned": {"recomputation": mode}}, CPU)
+def test_passes_are_counted_once_however_they_are_checkpointed(setup, mode):
+    ours = Ours(setup | {"turned": {"activation_checkpointing": mode}}, CPU)
     assert ours.passes() == (2 * setup["steps"] - 1) * setup["batch_size"]
 
 
 def test_the_floor_is_made_of_the_passes_that_a_step_takes(setup):
-    ours = Ours(setup | {"turned": {"recomputation": "none"}}, CPU)  # not to be measured first
+    ours = Ours(
+        setup | {"turned": {"activation_checkpointing": "none"}}, CPU
+    )  # not to be measured first
     passes, before = ours.passes(), ours.trainer.policy.unet_passes
     assert passes == before
     counts = {name: line["count"] for name, line in ours.floor().items()}
@@ -113,7 +115,7 @@ def test_models_of_true_size_are_written_in_layouts_that_load(tmp_path, monkeypa
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: scorer)
     paths = models.write_models("full", tmp_path)
     for name in ("consistency", "diffusion"):
-        policy = load_policy(name, paths[name], 2, 7.5)
+        policy = tiny.load_policy(name, paths[name], 2, 7.5)
         embeddings = policy.encode_prompts(["a large red circle"])
         assert embeddings.shape == (1, 77, 768)
         with torch.no_grad():

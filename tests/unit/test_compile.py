@@ -14,7 +14,8 @@ from torch._dynamo.utils import counters
 import rocm_core.training.job
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, load_policy, lora_parameters
+from rocm_core.policies import add_adapter, lora_parameters
+from rocm_core.training import plan_checkpointing
 
 
 @pytest.fixture(autouse=True)
@@ -35,18 +36,18 @@ def graphs():
 
 
 def gradient(model, mode, reference, compiled):
-    policy = load_policy("consistency", model, 3, 4.0)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    tiny.perturb(policy.unet, 0.1)
+    policy = tiny.load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(policy.network, 0.1)
     if compiled:
-        policy.compile_unet()
+        policy.compile_network()
     settings = tiny.settings(divergence="kl", beta=0.1, reference_gradient=reference)
     algorithm = load_algorithm(settings)
-    algorithm.recomputation = mode
+    policy.activation_checkpointing = mode
     noise = policy.noise(0, ["0", "1"], "test")
     batch = Batch(["a red cat"] * 2, policy.encode_prompts(["a red cat"] * 2), noise)
     loss, _ = algorithm.loss(policy, tiny.Brightness(), batch)
-    values = torch.autograd.grad(loss, list(lora_parameters(policy.unet).values()))
+    values = torch.autograd.grad(loss, list(lora_parameters(policy.network).values()))
     return torch.cat([value.flatten() for value in values])
 
 
@@ -60,20 +61,20 @@ def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference,
     assert graphs() == 1 + kinds, "a probe, and these"
 
 
-def test_blocks_of_a_compiled_network_are_not_recomputed(model):
-    policy = load_policy("consistency", model, 3, 4.0)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+def test_blocks_of_a_compiled_network_are_not_checkpointed(model):
+    policy = tiny.load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
     batch = Batch(["a"], policy.encode_prompts(["a"]), policy.noise(0, ["0"], "test"))
-    algorithm = load_algorithm(tiny.settings(compile=True).model_copy(update={"memory": 1e-4}))
-    with pytest.raises(UserError, match=r"even where every step is recomputed: .* compile out"):
-        algorithm.loss(policy, tiny.Brightness(), batch)
+    settings = tiny.settings(compile=True).model_copy(update={"memory": 1e-4})
+    with pytest.raises(UserError, match="activation checkpointing of every step: .* compile out"):
+        plan_checkpointing(settings, None, policy, tiny.Brightness(), batch)
 
 
 def test_a_machine_that_cannot_compile_is_told_so(model, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
-    policy = load_policy("consistency", model, 3, 4.0)
+    policy = tiny.load_policy("consistency", model, 3, 4.0)
     with pytest.raises(UserError, match="compile: torch cannot compile here .*no compiler"):
-        policy.compile_unet()
+        policy.compile_network()
 
 
 def broken(graph, inputs):
@@ -91,9 +92,9 @@ def test_torchs_own_code_has_the_same_gradient(model):
 
 @pytest.mark.slow
 def test_compiled_in_bfloat16_the_adapter_starts_as_the_reference(model):
-    policy = load_policy("consistency", model, 3, 4.0, dtype=torch.bfloat16)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    policy.compile_unet()
+    policy = tiny.load_policy("consistency", model, 3, 4.0, dtype=torch.bfloat16)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+    policy.compile_network()
     embeddings, noise = policy.encode_prompts(["a red cat"]), policy.noise(0, ["0"], "test")
     assert not policy.rollout(embeddings, noise, "full").squared_distances().any()
 

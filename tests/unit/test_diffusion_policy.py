@@ -8,7 +8,7 @@ import torch
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import MODES, add_adapter, load_policy, lora_parameters, save_lora
+from rocm_core.policies import MODES, add_adapter, lora_parameters, save_lora
 
 PROMPTS = ["a red cat", "two dogs", "x"]
 
@@ -20,10 +20,10 @@ def model(tmp_path_factory):
 
 
 def load(model, steps=4, guidance_scale=3.0, dtype=torch.float32, adapter=True):
-    policy = load_policy("diffusion", model, steps, guidance_scale, dtype=dtype)
+    policy = tiny.load_policy("diffusion", model, steps, guidance_scale, dtype=dtype)
     if adapter:
-        add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-        tiny.perturb(policy.unet)
+        add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+        tiny.perturb(policy.network)
     return policy
 
 
@@ -37,7 +37,7 @@ def guided(policy, scale, state, timestep, embeddings):
     """Classifier-free guidance as its paper writes it, each pass alone."""
 
     def unet(condition):
-        return policy.unet(state, timestep, encoder_hidden_states=condition).sample
+        return policy.network(state, timestep, encoder_hidden_states=condition).sample
 
     empty = policy.encode_prompts([""]).expand_as(embeddings)
     return (1 - scale) * unet(empty) + scale * unet(embeddings)
@@ -88,11 +88,11 @@ def pipeline_images(model, policy, noise, monkeypatch, lora=None):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from diffusers.schedulers import scheduling_ddim
 
-    bare = load_policy("diffusion", model, 1, 1.0)  # its own U-Net, without our adapter
+    bare = tiny.load_policy("diffusion", model, 1, 1.0)  # its own U-Net, without our adapter
     pipeline = StableDiffusionPipeline(
-        unet=bare.unet,
-        scheduler=DDIMScheduler.from_config(bare.scheduler.config),
-        **{name: getattr(policy, name) for name in ("vae", "text_encoder", "tokenizer")},
+        unet=bare.network,
+        scheduler=DDIMScheduler.from_pretrained(f"{model}/scheduler"),
+        **{name: getattr(policy.denoiser, name) for name in ("vae", "text_encoder", "tokenizer")},
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -107,7 +107,7 @@ def pipeline_images(model, policy, noise, monkeypatch, lora=None):
         height=8,
         width=8,
         num_inference_steps=policy.steps,
-        guidance_scale=policy.guidance_scale,
+        guidance_scale=policy.denoiser.guidance_scale,
         eta=1.0,
         latents=noise[:, 0].clone(),
         output_type="pt",
@@ -128,7 +128,7 @@ def test_an_exported_lora_gives_the_same_images_in_a_plain_pipeline(model, tmp_p
     policy = load(model)
     trajectory, noise = rollout(policy)
     path = tmp_path / "lora.safetensors"
-    save_lora(path, policy.unet)
+    save_lora(path, policy.network)
     theirs = pipeline_images(model, policy, noise, monkeypatch, lora=str(path))
     assert (policy.decode(trajectory.latents) - theirs).abs().max() <= 1e-4
     base = pipeline_images(model, policy, noise, monkeypatch)
@@ -139,11 +139,13 @@ def test_passes_are_counted_per_image_and_guidance_1_takes_one(model):
     for guidance_scale, passes in ((3.0, 2), (1.0, 1)):
         policy = load(model, guidance_scale=guidance_scale)
         sizes = []
-        policy.unet.register_forward_hook(lambda _, inputs, __, s=sizes: s.append(len(inputs[0])))
+        policy.network.register_forward_hook(
+            lambda _, inputs, __, s=sizes: s.append(len(inputs[0]))
+        )
         embeddings, noise = policy.encode_prompts(PROMPTS), policy.noise(0, list("abc"), "test")
         trajectory = policy.rollout(embeddings, noise, reference="stop")
-        policy.revisit(1, trajectory.transitions[1], embeddings)
-        policy.revisit(1, trajectory.transitions[1], embeddings, reference=True)
+        policy.reevaluate(1, trajectory.transitions[1], embeddings)
+        policy.reevaluate(1, trajectory.transitions[1], embeddings, reference=True)
         assert policy.unet_passes == sum(sizes) == passes * 3 * (4 + 4 + 1 + 2)
 
 
@@ -157,11 +159,11 @@ def test_an_image_does_not_depend_on_its_batch(model):
             assert torch.allclose(alone.latents, together.latents[i : i + 1], atol=1e-5)
 
 
-def test_a_revisited_transition_is_the_one_that_was_drawn(model):
+def test_a_reevaluated_transition_is_the_one_that_was_drawn(model):
     policy = load(model)
     trajectory, _ = rollout(policy)
     for index, past in enumerate(trajectory.transitions):
-        now = policy.revisit(index, past, policy.encode_prompts(PROMPTS), reference=True)
+        now = policy.reevaluate(index, past, policy.encode_prompts(PROMPTS), reference=True)
         assert torch.equal(now.mean, past.mean) and now.mean.requires_grad
         assert now.next_state is past.next_state
         with policy.reference(), torch.no_grad():
@@ -174,7 +176,7 @@ def test_chains_run_in_double_precision_and_not_below_single(model):
     for dtype, expected in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
         policy = load(model, dtype=dtype)
         trajectory, _ = rollout(policy)
-        assert policy.unconditional.dtype == dtype
+        assert policy.denoiser.unconditional.dtype == dtype
         assert trajectory.latents.dtype == trajectory.transitions[0].mean.dtype == expected
 
 
@@ -187,7 +189,7 @@ def test_a_rollout_reads_nothing_back_from_the_device(model, monkeypatch):
 
     for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    policy.recomputation = "step"
+    policy.activation_checkpointing = "step"
     trajectory = policy.rollout(embeddings, noise, "stop")
     policy.decode(trajectory.latents).sum().backward()
 
@@ -195,15 +197,15 @@ def test_a_rollout_reads_nothing_back_from_the_device(model, monkeypatch):
 @pytest.mark.parametrize("divergence", ["none", "kl"])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_gradient_through_the_whole_trajectory_is_exact(model, divergence, mode):
-    policy = load_policy("diffusion", model, 3, 4.0, dtype=torch.float64)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    parameters = list(lora_parameters(policy.unet).values())
+    policy = tiny.load_policy("diffusion", model, 3, 4.0, dtype=torch.float64)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+    parameters = list(lora_parameters(policy.network).values())
     for parameter in parameters:
         parameter.data = parameter.data.double()
-    tiny.perturb(policy.unet, 0.1)
+    tiny.perturb(policy.network, 0.1)
     settings = tiny.settings(policy="diffusion", divergence=divergence, beta=0.02)
     algorithm = load_algorithm(settings)
-    algorithm.recomputation = mode
+    policy.activation_checkpointing = mode
     noise = policy.noise(0, ["a", "b"], "test")
     batch = Batch(PROMPTS[:2], policy.encode_prompts(PROMPTS[:2]), noise)
 
@@ -246,7 +248,7 @@ def test_folders_that_are_no_diffusion_model_are_refused(model, tmp_path):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         path = str(tiny.write_pipeline(folder, policy=policy, **changes))
         with pytest.raises(UserError, match=said) as error:
-            load_policy("diffusion", path, steps, 3.0)
+            tiny.load_policy("diffusion", path, steps, 3.0)
         assert str(error.value).splitlines() == [str(error.value)]
 
     refuse("is a consistency model: name its policy consistency", policy="consistency")
@@ -255,9 +257,9 @@ def test_folders_that_are_no_diffusion_model_are_refused(model, tmp_path):
     refuse("inference_steps: 1001 steps do not fit into the 1000 timesteps", steps=1001)
     refuse("inference_steps: 1000 steps do not fit", steps=1000)  # one offset too many
     refuse(
-        "without signal its U-Net must predict v, not epsilon",
+        "without signal its network must predict v, not epsilon",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
     )
-    with pytest.raises(UserError, match="is no consistency model"):
-        load_policy("consistency", model, 4, 3.0)
+    with pytest.raises(UserError, match="is not a consistency model"):
+        tiny.load_policy("consistency", model, 4, 3.0)

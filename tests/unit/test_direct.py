@@ -11,7 +11,7 @@ from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.plugins import names
-from rocm_core.policies import MODES, add_adapter, load_policy, lora_parameters
+from rocm_core.policies import MODES, add_adapter, lora_parameters
 from rocm_core.policies import reference as adapter_off
 from rocm_core.training import AdapterOptimiser
 
@@ -28,11 +28,11 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def double(model):
     """Three steps in float64 with an adapter off its origin; tests must leave it as it is."""
-    policy = load_policy("consistency", model, 3, 4.0, dtype=torch.float64)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    for parameter in lora_parameters(policy.unet).values():
+    policy = tiny.load_policy("consistency", model, 3, 4.0, dtype=torch.float64)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+    for parameter in lora_parameters(policy.network).values():
         parameter.data = parameter.data.double()
-    tiny.perturb(policy.unet, 0.1)
+    tiny.perturb(policy.network, 0.1)
     return policy
 
 
@@ -43,18 +43,18 @@ def batch_for(policy):
 
 def objective(policy, settings, with_gradient=False, mode="none"):
     algorithm = load_algorithm(settings)
-    algorithm.recomputation = mode
+    policy.activation_checkpointing = mode
     loss, statistics = algorithm.loss(policy, tiny.Brightness(), batch_for(policy))
     if not with_gradient:
         return loss.detach(), statistics
-    parameters = list(lora_parameters(policy.unet).values())
+    parameters = list(lora_parameters(policy.network).values())
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
 
 
 def coordinates(policy, count=6):
     """(parameter, index, place in the flattened gradient), spread over the adapter."""
     start, places = 0, []
-    for parameter in lora_parameters(policy.unet).values():
+    for parameter in lora_parameters(policy.network).values():
         places.append((parameter, parameter.numel() // 2, start + parameter.numel() // 2))
         start += parameter.numel()
     return places[:: len(places) // count]
@@ -99,7 +99,7 @@ def test_stop_is_the_gradient_with_the_states_held_fixed_in_the_divergence(doubl
         total = 0.0
         for index, (state, std) in enumerate(zip(states, double.stds, strict=True)):
             mean = double.mean(index, state, batch.embeddings)
-            with adapter_off(double.unet):
+            with adapter_off(double.network):
                 reference = double.mean(index, state, batch.embeddings)
             squared_distance = ((mean - reference) / std).square().sum((1, 2, 3))
             total = total + divergence(squared_distance, std).mean()
@@ -114,17 +114,17 @@ def test_stop_is_the_gradient_with_the_states_held_fixed_in_the_divergence(doubl
 
 @pytest.mark.parametrize("reference", ["full", "stop"])
 @pytest.mark.parametrize("divergence", ["none", "kl"])
-def test_recomputing_changes_no_bit_of_the_gradient(double, divergence, reference):
+def test_checkpointing_changes_no_bit_of_the_gradient(double, divergence, reference):
     settings = tiny.settings(divergence=divergence, beta=BETA, reference_gradient=reference)
-    plain, *recomputed = (objective(double, settings, True, mode) for mode in MODES)
+    plain, *checkpointed = (objective(double, settings, True, mode) for mode in MODES)
     assert plain.abs().max() > 0
-    assert all(torch.equal(plain, gradient) for gradient in recomputed)
+    assert all(torch.equal(plain, gradient) for gradient in checkpointed)
 
 
-def test_recomputing_keeps_states_instead_of_activations(double):
+def test_checkpointing_keeps_states_instead_of_activations(double):
     def kept(reference, mode):
         """Bytes that a rollout saves for its backward pass, the adapter's own left out."""
-        own = {parameter.data_ptr() for parameter in double.unet.parameters()}
+        own = {parameter.data_ptr() for parameter in double.network.parameters()}
         seen = {}
 
         def note(tensor):
@@ -132,7 +132,7 @@ def test_recomputing_keeps_states_instead_of_activations(double):
                 seen[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        batch, double.recomputation = batch_for(double), mode
+        batch, double.activation_checkpointing = batch_for(double), mode
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             trajectory = double.rollout(batch.embeddings, batch.noise, reference)
         assert trajectory.latents.requires_grad
@@ -147,8 +147,8 @@ def test_recomputing_keeps_states_instead_of_activations(double):
 @pytest.mark.parametrize("reference", ["full", "stop"])
 @pytest.mark.parametrize("divergence", sorted(set(names("divergences")) - {"js_sampled"}))
 def test_at_the_start_the_divergence_is_zero_and_its_gradient_finite(model, divergence, reference):
-    policy = load_policy("consistency", model, 3, 4.0)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    policy = tiny.load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
     settings = tiny.settings(divergence=divergence, beta=BETA, reference_gradient=reference)
     loss, statistics = objective(policy, settings)
     assert torch.equal(statistics.divergence, torch.zeros(2))
@@ -223,11 +223,11 @@ def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch
     (tmp_path / "weighted_algorithms").mkdir()
     (tmp_path / "weighted_algorithms" / "weighted.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    policy = load_policy("consistency", model, 3, 4.0)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    policy = tiny.load_policy("consistency", model, 3, 4.0)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
     settings = tiny.settings(algorithm="weighted_algorithms.weighted", temperature=2.0)
     optimiser = AdapterOptimiser(
-        list(lora_parameters(policy.unet).values()), settings, SimpleNamespace(num_processes=1)
+        list(lora_parameters(policy.network).values()), settings, SimpleNamespace(num_processes=1)
     )
     batch = batch_for(policy)
     (seen,) = load_algorithm(settings).update(policy, tiny.Brightness(), [batch], optimiser)

@@ -2,20 +2,19 @@
 
 import contextlib
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip and diffusers)
-
 import open_clip
 import pytest
 import tiny
 import torch
-from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.models import UNET, VAE
 from rocm_core.algorithms import Batch, load_algorithm
-from rocm_core.policies import add_adapter, base, load_policy
-from rocm_core.policies._components import Components
+from rocm_core.policies import Policy, add_adapter
+from rocm_core.policies.chains import Schedule, lcm
+from rocm_core.policies.denoisers.stable_diffusion import StableDiffusion
 from rocm_core.rewards.hpsv2 import HPSv2, preprocessing
 
 STEPS = 3  # at 8 the same sum is 19.6 without a divergence, else 30.8
@@ -30,14 +29,14 @@ def policy():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNET, time_cond_proj_dim=256)
         vae = AutoencoderKL(**VAE)
-    scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    parts = Components(unet, vae, torch.nn.Identity(), None, scheduler)
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    schedule = Schedule("sd15", {"_class_name": "LCMScheduler", **noise})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "load_components", lambda *_: parts)
-        patch.setattr(base.Policy, "encode_prompts", lambda *_: torch.empty(1, 77, 768))
-        policy = load_policy("consistency", "sd15", STEPS, 7.5, device="meta")
-    policy.autocast = contextlib.nullcontext  # there is none for tensors without storage
-    add_adapter(policy.unet, 16, 32.0, ["to_q", "to_k", "to_v", "to_out.0"], seed=0)
+        patch.setattr(StableDiffusion, "encode", lambda *_: torch.empty(1, 77, 768))
+        denoiser = StableDiffusion(unet, vae, None, None, 7.5, torch.device("meta"), torch.float32)
+    denoiser.autocast = contextlib.nullcontext  # there is none for tensors without storage
+    policy = Policy(denoiser, lcm.make(schedule, STEPS))
+    add_adapter(policy.network, 16, 32.0, ["to_q", "to_k", "to_v", "to_out.0"], seed=0)
     return policy
 
 
@@ -54,7 +53,6 @@ def reward():
 def tera(policy, reward, **settings):
     batch = Batch(["a cat"], torch.empty(1, 77, 768, device="meta"), policy.noise(0, ["a"], "test"))
     algorithm = load_algorithm(tiny.settings(**settings))
-    algorithm.recomputation = "none"
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss, _ = algorithm.loss(policy, reward, batch)
         loss.backward()

@@ -9,10 +9,9 @@ import tiny
 import torch
 from PIL import Image
 
-from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
 from rocm_core.evaluation import generate, iterate_images
-from rocm_core.policies import add_adapter, load_policy, save_lora
+from rocm_core.policies import add_adapter, save_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import sha256_file
 
@@ -26,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lora(model, tmp_path_factory):
-    unet = load_policy("consistency", model, 4, 3.0).unet
+    unet = tiny.load_policy("consistency", model, 4, 3.0).network
     add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
     tiny.perturb(unet)
     path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
@@ -35,14 +34,7 @@ def lora(model, tmp_path_factory):
 
 
 def run(model, output, prompts=PROMPTS, lora=None, batch_size=3, seed=1000):
-    settings = GenerationSettings(
-        policy="consistency",
-        model=model,
-        inference_steps=4,
-        guidance_scale=3.0,
-        seed=seed,
-        batch_size=batch_size,
-    )
+    settings = tiny.generation_settings(model=model, seed=seed, batch_size=batch_size)
     generate(settings, prompts, lora, output, "f00d")
     return {p.id: np.asarray(Image.open(output / f"{p.id}.png")).astype(int) for p in prompts}
 
@@ -85,7 +77,7 @@ def test_the_time_of_an_image_leaves_out_loading_and_the_first_batch(model, tmp_
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_an_image_is_the_same_in_every_batch_and_order(model, lora, tmp_path, batch_size):
     """To 1e-5 of the range as numbers; as 8-bit pixels only a rounding may tip over."""
-    policy = load_policy("consistency", model, 4, 3.0)
+    policy = tiny.load_policy("consistency", model, 4, 3.0)
     with torch.no_grad():
         noise = policy.noise(1000, [p.id for p in PROMPTS], "generation")
         embeddings = policy.encode_prompts([p.text for p in PROMPTS])
@@ -102,7 +94,7 @@ def test_an_image_is_the_same_in_every_batch_and_order(model, lora, tmp_path, ba
 
 def test_pixels_are_rounded_not_cut(model, tmp_path):
     found = run(model, tmp_path / "out")
-    policy = load_policy("consistency", model, 4, 3.0)
+    policy = tiny.load_policy("consistency", model, 4, 3.0)
     with torch.no_grad():
         noise = policy.noise(1000, [p.id for p in PROMPTS], "generation")
         latents = policy.rollout(policy.encode_prompts([p.text for p in PROMPTS]), noise).latents
@@ -120,10 +112,10 @@ def test_seed_and_adapter_change_the_images(model, lora, tmp_path):
 def test_images_come_with_their_distance_to_the_reference(model, lora):
     from rocm_core.policies import load_lora
 
-    policy = load_policy("consistency", model, 4, 3.0)
+    policy = tiny.load_policy("consistency", model, 4, 3.0)
     for adapted in (False, True):
         if adapted:
-            load_lora(policy.unet, lora)
+            load_lora(policy.network, lora)
         batches = list(iterate_images(policy, PROMPTS, 1000, 4, reference="full"))
         assert [len(prompts) for prompts, _, _ in batches] == [4, 3]
         images = torch.cat([images for _, images, _ in batches])

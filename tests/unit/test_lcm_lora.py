@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, load_policy, lora_parameters
+from rocm_core.policies import add_adapter, lora_parameters
 from rocm_core.training import train
 
 PROMPTS = ["a red cat", "two dogs"]
@@ -39,7 +39,7 @@ def lora(model, tmp_path_factory) -> str:
     folder.mkdir()
     torch.manual_seed(3)
     tensors = {}
-    for name, layer in load_policy("diffusion", model, 4, 1.0).unet.named_modules():
+    for name, layer in tiny.load_policy("diffusion", model, 4, 1.0).network.named_modules():
         if name.endswith(ADAPTED) and hasattr(layer, "weight"):
             outputs, inputs, *kernel = layer.weight.shape
             shapes = {"down": (RANK, inputs, *kernel), "up": (outputs, RANK, *([1] * len(kernel)))}
@@ -54,11 +54,13 @@ def lora(model, tmp_path_factory) -> str:
 
 def pipeline_images(model, lora, noise, steps, guidance_scale, monkeypatch):
     """As LCM-LoRA's model card uses it: load the LoRA, fuse it, replace the scheduler."""
-    from diffusers import LCMScheduler, StableDiffusionPipeline
+    from diffusers import LCMScheduler, PNDMScheduler, StableDiffusionPipeline
     from diffusers.schedulers import scheduling_lcm
 
-    base = load_policy("diffusion", model, 4, 1.0)
-    parts = {n: getattr(base, n) for n in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    base = tiny.load_policy("diffusion", model, 4, 1.0)
+    parts = {n: getattr(base.denoiser, n) for n in ("vae", "text_encoder", "tokenizer")}
+    parts |= {"unet": base.network}
+    parts |= {"scheduler": PNDMScheduler.from_pretrained(f"{model}/scheduler")}
     empty = dict.fromkeys(("safety_checker", "feature_extractor"))
     pipeline = StableDiffusionPipeline(**parts, **empty, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -77,8 +79,8 @@ def pipeline_images(model, lora, noise, steps, guidance_scale, monkeypatch):
 def test_images_are_those_of_diffusers_with_the_lora_fused(
     model, lora, steps, guidance_scale, monkeypatch
 ):
-    policy = load_policy("consistency", model, steps, guidance_scale, lora=lora)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
+    policy = tiny.load_policy("consistency", model, steps, guidance_scale, lora=lora)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
     noise = policy.noise(0, ["a", "b"], "test")
     embeddings = policy.encode_prompts(PROMPTS)
     images = policy.decode(policy.rollout(embeddings, noise).latents)
@@ -87,7 +89,7 @@ def test_images_are_those_of_diffusers_with_the_lora_fused(
     assert policy.unet_passes == 2 * steps * (2 if guidance_scale > 1 else 1)
     plain = pipeline_images(model, None, noise, steps, guidance_scale, monkeypatch)
     assert (images - plain).abs().max() > 0.01
-    tiny.perturb(policy.unet)
+    tiny.perturb(policy.network)
     assert (policy.decode(policy.rollout(embeddings, noise).latents) - images).abs().max() > 1e-3
     with policy.reference():  # the model with LCM-LoRA and without our adapter
         reference = policy.decode(policy.rollout(embeddings, noise).latents)
@@ -102,15 +104,15 @@ def test_a_cell_trains_on_it_and_its_lora_holds_our_layers_only(model, lora, rew
     with open(tmp_path / "out/history.csv", newline="") as file:
         assert len([*csv.DictReader(file)]) == 2
     names = load_file(tmp_path / "out/lora.safetensors")
-    policy = load_policy("consistency", model, 2, 1.0, lora=lora)
-    add_adapter(policy.unet, 2, 6.0, settings.lora_targets, seed=0)
-    assert {n.removeprefix("unet.") for n in names} == set(lora_parameters(policy.unet))
+    policy = tiny.load_policy("consistency", model, 2, 1.0, lora=lora)
+    add_adapter(policy.network, 2, 6.0, settings.lora_targets, seed=0)
+    assert {n.removeprefix("unet.") for n in names} == set(lora_parameters(policy.network))
     assert settings.weights[:2] == [model, lora]
 
 
 def test_a_diffusion_model_needs_the_lora_and_the_lora_its_model(model, lora, tmp_path):
-    with pytest.raises(UserError, match="no consistency model: .* or a LoRA that makes it one"):
-        load_policy("consistency", model, 4, 1.0)
+    with pytest.raises(UserError, match="not a consistency model: .* or a LoRA that makes it one"):
+        tiny.load_policy("consistency", model, 4, 1.0)
     tensors = load_file(Path(lora) / "pytorch_lora_weights.safetensors")
     file = tmp_path / "pytorch_lora_weights.safetensors"
     key = next(key for key in tensors if key.endswith("to_q.lora_down.weight"))
@@ -119,9 +121,9 @@ def test_a_diffusion_model_needs_the_lora_and_the_lora_its_model(model, lora, tm
         {name.replace("lora_unet_", "lora_te_"): value for name, value in tensors.items()},
     ):
         save_file(damaged, file)
-        with pytest.raises(UserError, match="is no LoRA of this U-Net") as caught:
-            load_policy("consistency", model, 4, 1.0, lora=str(tmp_path))
+        with pytest.raises(UserError, match="is not a LoRA of this U-Net") as caught:
+            tiny.load_policy("consistency", model, 4, 1.0, lora=str(tmp_path))
         assert "\n" not in str(caught.value)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is no LoRA of this U-Net"):
-        load_policy("consistency", model, 4, 1.0, lora=str(tmp_path))
+    with pytest.raises(UserError, match="is not a LoRA of this U-Net"):
+        tiny.load_policy("consistency", model, 4, 1.0, lora=str(tmp_path))

@@ -6,7 +6,6 @@ from rocm_core.errors import UserError
 from rocm_core.policies import (
     add_adapter,
     load_lora,
-    load_policy,
     lora_parameters,
     reference,
     save_lora,
@@ -20,7 +19,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def unet(model):
-    return load_policy("consistency", model, 4, 3.0).unet
+    return tiny.load_policy("consistency", model, 4, 3.0).network
 
 
 def predict(unet):
@@ -45,7 +44,7 @@ def test_a_new_adapter_changes_nothing_and_is_all_that_trains(unet):
 
 
 def test_the_first_values_depend_on_the_seed_alone(model):
-    unets = [load_policy("consistency", model, 4, 3.0).unet for _ in range(3)]
+    unets = [tiny.load_policy("consistency", model, 4, 3.0).network for _ in range(3)]
     for unet, seed in zip(unets, (5, 5, 6), strict=True):
         torch.manual_seed(torch.seed() % 1000)
         add_adapter(unet, 2, 6.0, tiny.TARGETS, seed)
@@ -56,7 +55,7 @@ def test_the_first_values_depend_on_the_seed_alone(model):
 
 
 def test_an_adapter_on_half_precision_weights_is_float32(model):
-    unet = load_policy("consistency", model, 4, 3.0, dtype=torch.bfloat16).unet
+    unet = tiny.load_policy("consistency", model, 4, 3.0, dtype=torch.bfloat16).network
     add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
     assert all(parameter.dtype == torch.float32 for parameter in lora_parameters(unet).values())
 
@@ -81,7 +80,7 @@ def test_saved_and_loaded_it_is_the_same_in_value_and_in_bytes(unet, model, tmp_
     save_lora(tmp_path / "b.safetensors", unet)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
-    other = load_policy("consistency", model, 4, 3.0).unet
+    other = tiny.load_policy("consistency", model, 4, 3.0).network
     add_adapter(other, 3, 1.0, ("to_q",), seed=1)  # to be replaced
     load_lora(other, tmp_path / "a.safetensors")
     assert torch.equal(predict(other), predict(unet))

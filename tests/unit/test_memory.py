@@ -1,13 +1,21 @@
-"""What is recomputed is chosen so that a step stays within its memory."""
+"""What is checkpointed is chosen so that a step stays within its memory."""
 
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import MODES, add_adapter, load_policy, lora_parameters
-from rocm_core.training import GIB, LiveBytes, choose_recomputation
+from rocm_core.policies import MODES, add_adapter, lora_parameters
+from rocm_core.training import (
+    GIB,
+    LiveBytes,
+    Trainer,
+    choose_checkpointing,
+    plan_checkpointing,
+    predict_peak,
+)
 
 CPU = torch.device("cpu")
 
@@ -18,9 +26,9 @@ def model(tmp_path_factory):
 
 
 def loaded(model, steps):
-    policy = load_policy("consistency", model, steps, 4.0)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    tiny.perturb(policy.unet, 0.1)
+    policy = tiny.load_policy("consistency", model, steps, 4.0)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(policy.network, 0.1)
     return policy
 
 
@@ -37,8 +45,8 @@ def measured(policy, algorithm, batch):
         loss.backward()
         del loss
     weights = sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
-    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.unet).values())
-    policy.unet.zero_grad()
+    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.network).values())
+    policy.network.zero_grad()
     return live.most() + weights + 2 * adapter
 
 
@@ -60,34 +68,29 @@ def test_live_bytes_are_those_of_tensors_that_are_alive():
 
 def test_the_fastest_mode_that_fits_is_chosen():
     needs = {"none": 4 * GIB, "step": 2 * GIB, "block": 1 * GIB}
-    chosen = [choose_recomputation(limit, CPU, needs.__getitem__) for limit in (4.0, 3.9, 1.0)]
+    chosen = [choose_checkpointing(limit, CPU, needs.__getitem__) for limit in (4.0, 3.9, 1.0)]
     assert chosen == list(MODES)
     with pytest.raises(UserError, match="memory: 0.5 GiB is too little, as a step takes 1 GiB"):
-        choose_recomputation(0.5, CPU, needs.__getitem__)
-    assert choose_recomputation("auto", CPU, lambda mode: float("inf")) == "block"
+        choose_checkpointing(0.5, CPU, needs.__getitem__)
+    assert choose_checkpointing("auto", CPU, lambda mode: float("inf")) == "block"
 
 
 def test_auto_is_the_jobs_memory_where_it_has_one(monkeypatch):
     needs = {"none": 2 * GIB, "step": 1 * GIB, "block": 0}
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
-    assert choose_recomputation("auto", CPU, needs.__getitem__) == "step"
+    assert choose_checkpointing("auto", CPU, needs.__getitem__) == "step"
 
 
 @pytest.mark.parametrize("reference", [None, "full", "stop"])
 @pytest.mark.parametrize("mode", MODES)
-def test_the_predicted_peak_is_the_measured_one(model, reference, mode, monkeypatch):
+def test_the_predicted_peak_is_the_measured_one(model, reference, mode):
     divergence = {"divergence": "kl", "beta": 0.1} if reference else {}
     settings = tiny.settings(**divergence, reference_gradient=reference or "full")
-    policy, algorithm, predicted = loaded(model, 4), load_algorithm(settings), []
-
-    def choose(limit, device, predict, modes):
-        predicted.append(predict(mode))
-        return mode
-
-    monkeypatch.setattr("rocm_core.training.memory.choose_recomputation", choose)
-    batch = batch_for(policy)
-    algorithm.loss(policy, tiny.Brightness(), batch)
-    assert predicted[0] == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+    policy, algorithm = loaded(model, 4), load_algorithm(settings)
+    batch, reward = batch_for(policy), tiny.Brightness()
+    predicted = predict_peak(policy, reward, batch, algorithm.reference, mode)
+    policy.activation_checkpointing = mode
+    assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
 
 
 @pytest.mark.parametrize("reference", ["full", "stop"])
@@ -96,23 +99,33 @@ def test_a_step_stays_under_its_limit_however_long_the_chain(model, reference):
     for steps in (1, 2, 16):
         policy = loaded(model, steps)
         batch = batch_for(policy)
-        plain = load_algorithm(tiny.settings(divergence="kl", beta=0.1, memory="auto"))
+        plain = load_algorithm(tiny.settings(divergence="kl", beta=0.1))
         if steps == 1:
             limit = 1.3 * measured(policy, plain, batch) / GIB
         settings = tiny.settings(
             divergence="kl", beta=0.1, memory=limit, reference_gradient=reference
         )
         algorithm = load_algorithm(settings)
-        algorithm.loss(policy, tiny.Brightness(), batch)
+        mode = plan_checkpointing(settings, algorithm.reference, policy, tiny.Brightness(), batch)
+        policy.activation_checkpointing = mode
         assert measured(policy, algorithm, batch) <= limit * GIB
-        modes.append(algorithm.recomputation)
+        modes.append(mode)
     assert modes[0] == "none" and modes[-1] != "none"
 
 
-def test_a_resumed_algorithm_keeps_its_choice(model):
-    policy = loaded(model, 2)
-    first, resumed = (load_algorithm(tiny.settings(memory=limit)) for limit in (0.01, 100.0))
-    first.recomputation = "block"
-    resumed.load_state_dict(first.state_dict())
-    resumed.loss(policy, tiny.Brightness(), batch_for(policy))
-    assert resumed.recomputation == policy.recomputation == "block"
+def test_a_policy_gradient_keeps_no_rollout_so_nothing_is_checkpointed(model):
+    policy, settings = loaded(model, 2), tiny.settings(algorithm="ppo", memory=1e-6)
+    planned = plan_checkpointing(settings, None, policy, tiny.Brightness(), batch_for(policy))
+    assert planned == "none"
+
+
+def test_a_resumed_training_keeps_its_plan(model, reward):
+    def trainer():
+        return Trainer(tiny.settings(model=model), tiny.PROMPTS, "f00d", Accelerator())
+
+    first, resumed = trainer(), trainer()
+    first.iterate(1)
+    assert first.policy.activation_checkpointing == "none", "there is memory for everything"
+    resumed.load_state_dict(first.state_dict() | {"activation_checkpointing": "block"})
+    resumed.iterate(2)
+    assert resumed.policy.activation_checkpointing == "block"

@@ -12,11 +12,10 @@ from rocm_core.errors import UserError
 from rocm_core.policies import (
     MODES,
     add_adapter,
-    guidance_embedding,
-    load_policy,
     lora_parameters,
     save_lora,
 )
+from rocm_core.policies.denoisers.stable_diffusion import guidance_embedding
 
 PROMPTS = ["a red cat", "two dogs", "x"]
 
@@ -27,23 +26,23 @@ def model(tmp_path_factory):
 
 
 def load(model, steps=4, guidance_scale=3.0, dtype=torch.float32, adapter=True):
-    policy = load_policy("consistency", model, steps, guidance_scale, dtype=dtype)
+    policy = tiny.load_policy("consistency", model, steps, guidance_scale, dtype=dtype)
     if adapter:
-        add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-        tiny.perturb(policy.unet)
+        add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+        tiny.perturb(policy.network)
     return policy
 
 
 def pipeline_images(model, policy, noise, monkeypatch, guidance_scale=3.0, lora=None):
     """What diffusers' pipeline makes of the same noise, `(N, 3, H, W)` in [0, 1]."""
-    from diffusers import LatentConsistencyModelPipeline
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
     from diffusers.schedulers import scheduling_lcm
 
-    parts = {name: getattr(policy, name) for name in ("vae", "text_encoder", "tokenizer")}
-    bare = load_policy("consistency", model, 1, 3.0)  # its own U-Net, without our adapter
+    parts = {name: getattr(policy.denoiser, name) for name in ("vae", "text_encoder", "tokenizer")}
+    bare = tiny.load_policy("consistency", model, 1, 3.0)  # its own U-Net, without our adapter
     pipeline = LatentConsistencyModelPipeline(
-        unet=bare.unet,
-        scheduler=bare.scheduler,
+        unet=bare.network,
+        scheduler=LCMScheduler.from_pretrained(f"{model}/scheduler"),
         **parts,
         safety_checker=None,
         feature_extractor=None,
@@ -91,7 +90,7 @@ def test_an_exported_lora_gives_the_same_images_in_a_plain_pipeline(model, tmp_p
     policy = load(model)  # alpha is three times the rank
     noise = policy.noise(0, ["a", "b"], "test")
     embeddings = policy.encode_prompts(PROMPTS[:2])
-    save_lora(tmp_path / "lora.safetensors", policy.unet)
+    save_lora(tmp_path / "lora.safetensors", policy.network)
     with torch.no_grad():
         ours = policy.decode(policy.rollout(embeddings, noise).latents)
     path = str(tmp_path / "lora.safetensors")
@@ -118,15 +117,15 @@ def test_the_guidance_embedding_is_the_pipelines(width, guidance_scale):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_guidance_reaches_the_unet_also_where_it_is_recomputed(model, mode):
+def test_guidance_reaches_the_unet_also_where_it_is_checkpointed(model, mode):
     results = []
     for guidance_scale in (1.0, 7.5):
         policy = load(model, guidance_scale=guidance_scale)
         noise, embeddings = policy.noise(0, ["a"], "test"), policy.encode_prompts(PROMPTS[:1])
-        policy.recomputation = mode
+        policy.activation_checkpointing = mode
         latents = policy.rollout(embeddings, noise).latents
         gradients = torch.autograd.grad(
-            latents.square().sum(), lora_parameters(policy.unet).values()
+            latents.square().sum(), lora_parameters(policy.network).values()
         )
         results.append((latents.detach(), torch.cat([g.flatten() for g in gradients])))
     (low, low_gradient), (high, high_gradient) = results
@@ -135,11 +134,13 @@ def test_guidance_reaches_the_unet_also_where_it_is_recomputed(model, mode):
 
 
 def test_transitions_are_the_schedules_gaussians(model):
+    from diffusers import LCMScheduler
+
     policy = load(model)
     noise = policy.noise(0, ["a", "b"], "test")
     with torch.no_grad():
         trajectory = policy.rollout(policy.encode_prompts(PROMPTS[:2]), noise)
-    cumulative = policy.scheduler.alphas_cumprod
+    cumulative = LCMScheduler.from_pretrained(f"{model}/scheduler").alphas_cumprod
     assert torch.equal(trajectory.transitions[0].state, noise[:, 0])
     assert [step.timestep for step in trajectory.transitions] == policy.timesteps.tolist()[:-1]
     states = [*(step.state for step in trajectory.transitions[1:]), None]
@@ -191,7 +192,7 @@ def test_passes_are_counted_per_image_and_once(model):
     noise, embeddings = policy.noise(0, ["a", "b"], "test"), policy.encode_prompts(PROMPTS[:2])
     policy.rollout(embeddings, noise)
     assert policy.unet_passes == 2 * 4
-    policy.recomputation = "block"
+    policy.activation_checkpointing = "block"
     policy.rollout(embeddings, noise, reference="stop").latents.sum().backward()
     assert policy.unet_passes == 2 * 4 + 2 * (4 + 3)
 
@@ -205,7 +206,7 @@ def test_a_rollout_reads_nothing_back_from_the_device(model, monkeypatch):
 
     for name in ("item", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    policy.recomputation = "step"
+    policy.activation_checkpointing = "step"
     for reference in (None, "full", "stop"):
         trajectory = policy.rollout(embeddings, noise, reference)
     loss = trajectory.squared_distances().sum() + policy.decode(trajectory.latents).sum()
@@ -231,23 +232,22 @@ def test_long_prompts_are_cut_and_short_ones_padded(model):
 
 
 def test_folders_that_are_no_consistency_model_are_refused(model, tmp_path):
-    with pytest.raises(UserError, match="no diffusers pipeline folder: unet, vae"):
-        load_policy("consistency", str(tmp_path / "absent"), 4, 3.0)
-    with pytest.raises(UserError, match="inference_steps must be 1 … 50 .*, not 51"):
-        load_policy("consistency", model, 51, 3.0)
     with pytest.raises(
-        UserError, match="there is no policy 'consistent': choose one of consistency"
+        UserError, match="absent is not a folder of a diffusers pipeline: model_ind"
     ):
-        load_policy("consistent", model, 4, 3.0)
+        tiny.load_policy("consistency", str(tmp_path / "absent"), 4, 3.0)
+    with pytest.raises(UserError, match="inference_steps must be 1 … 50 .*, not 51"):
+        tiny.load_policy("consistency", model, 51, 3.0)
 
     other = tmp_path / "other"
     shutil.copytree(model, other)
     config = other / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "DDIMScheduler"}))
-    with pytest.raises(UserError, match="other is no consistency model"):
-        load_policy("consistency", str(other), 4, 3.0)
+    with pytest.raises(UserError, match="other is not a consistency model"):
+        tiny.load_policy("consistency", str(other), 4, 3.0)
 
+    shutil.copy(f"{model}/scheduler/scheduler_config.json", config)
     weights = other / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match="other/unet cannot be loaded"):
-        load_policy("consistency", str(other), 4, 3.0)
+        tiny.load_policy("consistency", str(other), 4, 3.0)

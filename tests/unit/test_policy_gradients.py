@@ -2,9 +2,11 @@
 
 import copy
 import dataclasses
+import json
 import math
 from collections import defaultdict, deque
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +14,13 @@ import pytest
 import tiny
 import torch
 import toy
+from diffusers import LCMScheduler
 from torch.distributions import Normal, kl_divergence
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.algorithms.ppo import PromptStatistics
 from rocm_core.errors import UserError
-from rocm_core.policies import Transition, add_adapter, load_policy
+from rocm_core.policies import Transition, add_adapter
 from rocm_core.training import AdapterOptimiser
 
 TEXTS = ["cat", "cat", "dog", "dog"]
@@ -31,9 +34,9 @@ def models(tmp_path_factory):
 
 
 def load(models, kind, steps=3, dtype=torch.float32):
-    policy = load_policy(kind, models[kind], steps, 3.0, dtype=dtype)
-    add_adapter(policy.unet, 2, 6.0, tiny.TARGETS, seed=0)
-    tiny.perturb(policy.unet)
+    policy = tiny.load_policy(kind, models[kind], steps, 3.0, dtype=dtype)
+    add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(policy.network)
     return policy
 
 
@@ -43,11 +46,7 @@ def batch_for(policy, texts=TEXTS):
 
 
 def algorithm(name, **changes):
-    """The algorithm; ROCM without the pass that measures what memory a step takes."""
-    made = load_algorithm(tiny.settings(algorithm=name, **changes))
-    if name == "direct":
-        made.recomputation = "none"
-    return made
+    return load_algorithm(tiny.settings(algorithm=name, **changes))
 
 
 def transition(next_state, mean, std, reference_mean=None):
@@ -107,7 +106,7 @@ def test_a_small_ratio_of_large_latents_survives_single_precision():
 )
 def test_the_first_inner_step_is_reinforce(models, kind, horizon, reduction):
     policy = load(models, kind)
-    parameters = [p for p in policy.unet.parameters() if p.requires_grad]
+    parameters = [p for p in policy.network.parameters() if p.requires_grad]
     ppo = algorithm("ppo", reduction=reduction, horizon=horizon, ratio_clip=0.1, inner_epochs=2)
     batch, gradients, seen = batch_for(policy), toy.Gradients(policy), []
     ratio = ppo.ratio
@@ -127,7 +126,9 @@ def test_the_first_inner_step_is_reinforce(models, kind, horizon, reduction):
         past = seen[index][2]
         mean, std = policy.mean(index, past.state, batch.embeddings), past.std
         if index == len(policy.stds):  # x_0 put back to the noise level at which its step began
-            level = policy.scheduler.alphas_cumprod[policy.timesteps[-1]]
+            config = Path(models[kind], "scheduler", "scheduler_config.json")
+            scheduler = LCMScheduler.from_config(json.loads(config.read_text()))
+            level = scheduler.alphas_cumprod[policy.timesteps[-1]]
             mean, expected = level.sqrt() * mean, (1 - level).sqrt()
             assert torch.allclose(std, expected) and torch.equal(
                 past.state, trajectory.transitions[-1].next_state
@@ -238,15 +239,15 @@ def test_an_iteration_is_dealt_to_updates_and_repeated():
 def off_the_reference(steps=3):
     policy = toy.ToyPolicy(steps)
     with torch.no_grad():
-        policy.unet["gain"].copy_(torch.linspace(0.9, 0.5, steps))
-        policy.unet["shift"].copy_(torch.linspace(-0.1, 0.4, steps))
+        policy.network.gain.copy_(torch.linspace(0.9, 0.5, steps))
+        policy.network.shift.copy_(torch.linspace(-0.1, 0.4, steps))
     return policy
 
 
 def test_dpoks_divergence_is_the_closed_form_kl():
     policy, kept = off_the_reference(), toy.Gradients(toy.ToyPolicy())
     batch = toy.batch(policy, 16, torch.Generator().manual_seed(0))
-    kept.parameters = list(policy.unet.parameters())
+    kept.parameters = list(policy.network.parameters())
     gradients = []
     for beta in (0.0, 0.7):
         torch.manual_seed(0)
@@ -339,7 +340,7 @@ def test_an_image_beyond_d3pos_clamp_and_a_tie_have_no_gradient():
 @pytest.mark.parametrize("kind", KINDS)
 def test_d3po_starts_at_ln_2_with_pairs_from_the_same_noise(models, kind):
     policy = load(models, kind)
-    for parameter in policy.unet.parameters():
+    for parameter in policy.network.parameters():
         if parameter.requires_grad:
             parameter.data.zero_()
     d3po, batch = algorithm("d3po", divergence="kl", beta=0.1, ratio_clip=0.1), batch_for(policy)
@@ -373,7 +374,7 @@ ALGORITHMS = {
 def test_every_algorithm_finds_the_optimum_of_a_toy_chain(name):
     policy, reward = toy.ToyPolicy(), toy.Closeness()
     settings = tiny.settings(algorithm=name, **ALGORITHMS[name], learning_rate=0.05)
-    parameters = list(policy.unet.parameters())
+    parameters = list(policy.network.parameters())
     optimiser = AdapterOptimiser(parameters, settings, SimpleNamespace(num_processes=1))
     learner, generator = load_algorithm(settings), torch.Generator().manual_seed(0)
     means = []
@@ -415,7 +416,7 @@ def test_the_estimated_policy_gradient_is_the_exact_one_and_noisier(divergence):
 def test_passes_are_counted_in_the_same_way_for_all(models, kind):
     policy = load(models, kind)
     sizes = []
-    policy.unet.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    policy.network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     drawn, passes = (2, 1) if kind == "consistency" else (3, 2)
     expected = {
         ("direct", "none"): 3,
@@ -488,7 +489,7 @@ def test_the_zero_order_algorithms_need_no_gradient_of_the_reward(models):
 def test_an_infinite_divergence_without_weight_is_observed_only():
     policy = off_the_reference()
     with torch.no_grad():
-        policy.unet["shift"] += 100
+        policy.network.shift += 100
     gradients = toy.Gradients(policy)
     batch = toy.batch(policy, 4, torch.Generator().manual_seed(0))
     (seen,) = algorithm("ppo", divergence="chi2").update(

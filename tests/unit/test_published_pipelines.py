@@ -5,15 +5,12 @@ import pickle
 import shutil
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401
-
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
 from rocm_core.errors import UserError
-from rocm_core.policies import load_policy
 from rocm_core.weights import record, table
 
 FILES = {
@@ -77,7 +74,7 @@ def as_on_the_hub(folder: Path) -> None:
 
 
 def draw(folder: Path) -> torch.Tensor:
-    policy = load_policy("consistency", str(folder), 4, 3.0)
+    policy = tiny.load_policy("consistency", str(folder), 4, 3.0)
     embeddings = policy.encode_prompts(["a cat", ""])
     with torch.no_grad():
         latents = policy.rollout(embeddings, policy.noise(0, ["a", "b"], "test")).latents
@@ -132,7 +129,7 @@ KINDS = {
 
 def refusal(place: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_policy("consistency", str(place), 4, 3.0)
+        tiny.load_policy("consistency", str(place), 4, 3.0)
     message = str(caught.value)
     assert "\n" not in caught.value.args[0] and len(message) < 400
     assert not Path("executed").exists()

@@ -5,8 +5,6 @@ import pickle
 import sys
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
-
 import numpy as np
 import open_clip
 import pytest

@@ -4,10 +4,9 @@ import json
 import math
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before transformers)
-
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from tokenizers import pre_tokenizers
@@ -87,11 +86,10 @@ def plain8(color: tuple[float, float, float]) -> Tensor:
 
 def test_about_a_twentieth_of_the_base_models_images_is_red_enough():
     from rocm_core.evaluation import iterate_images
-    from rocm_core.policies import load_policy
     from rocm_core.prompts import Prompt
     from rocm_core.shapes.scenes import sample_captions
 
-    policy = load_policy("consistency", "resources/shapes/consistency", 4, 3.0)
+    policy = tiny.load_policy("consistency", "resources/shapes/consistency", 4, 3.0)
     prompts = [Prompt(str(i), text, "test") for i, text in enumerate(sample_captions(120, 11))]
     images = torch.cat([images for _, images, _ in iterate_images(policy, prompts, 0, 50)])
     share = load_reward("sparse-redness").score(images, [""] * 120).mean().item()

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
-from tiny import TARGETS, perturb, write_pipeline
 
-from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
-from rocm_core.evaluation import generate
+from rocm_core.evaluation import generate, monitor
 from rocm_core.evaluation import scores as scoring
-from rocm_core.policies import add_adapter, load_lora, load_policy, save_lora
+from rocm_core.policies import add_adapter, load_lora, save_lora
 from rocm_core.prompts import Prompt
+from rocm_core.rewards import Reward
 
 TEXTS = {"00000": "a", "00001": "bbbb", "00002": "cc"}
 
 
-class Redness:
+class Redness(Reward):
     """Red minus blue, plus the length of the prompt."""
 
     def score(self, images, prompts):
@@ -29,12 +29,12 @@ class Redness:
         return (images[:, 0] - images[:, 2]).mean((1, 2)) + lengths
 
 
-class Contrast:
+class Contrast(Reward):
     def score(self, images, prompts):
         return images.flatten(1).std(1, correction=0)
 
 
-class Broken:
+class Broken(Reward):
     def score(self, images, prompts):
         return torch.full((len(images),), torch.nan)
 
@@ -150,20 +150,15 @@ def test_scores_that_are_not_finite_are_refused(samples, loaded):
 @pytest.fixture
 def trained(tmp_path):
     """A tiny base, and two snapshots of an adapter whose names do not sort as numbers do."""
-    model = str(write_pipeline(tmp_path / "base"))
-    policy = load_policy("consistency", model, 3, 2.0)
-    add_adapter(policy.unet, 2, 4.0, TARGETS, seed=0)
+    model = str(tiny.write_pipeline(tmp_path / "base"))
+    policy = tiny.load_policy("consistency", model, 3, 2.0)
+    add_adapter(policy.network, 2, 4.0, tiny.TARGETS, seed=0)
     (tmp_path / "snapshots").mkdir()
     for step, size in ((5, 0.05), (10, 0.2)):
-        perturb(policy.unet, size, seed=step)
-        save_lora(tmp_path / "snapshots" / f"step-{step}.safetensors", policy.unet)
-    return GenerationSettings(
-        policy="consistency",
-        model=model,
-        inference_steps=3,
-        guidance_scale=2.0,
-        seed=7,
-        batch_size=2,
+        tiny.perturb(policy.network, size, seed=step)
+        save_lora(tmp_path / "snapshots" / f"step-{step}.safetensors", policy.network)
+    return tiny.generation_settings(
+        model=model, inference_steps=3, guidance_scale=2.0, seed=7, batch_size=2
     )
 
 
@@ -171,17 +166,17 @@ def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):
     prompts = [Prompt(identity, text, "test") for identity, text in TEXTS.items()]
     snapshots, output = tmp_path / "snapshots", tmp_path / "monitor"
     scorers = {"redness": None, "contrast": None}
-    scoring.monitor(trained, scorers, prompts, snapshots, output, "cd34")
+    monitor(trained, scorers, prompts, snapshots, output, "cd34")
     assert loaded == [("redness", None), ("contrast", None)]
     assert (output / "scores.csv").read_text().startswith("step,prompt_id,metric,value\n")
     rows = read_rows(output / "scores.csv")
     assert len(rows) == 3 * 3 * 3
-    policy = load_policy("consistency", trained.model, 3, 2.0)
+    policy = tiny.load_policy("consistency", trained.model, 3, 2.0)
     for step in (0, 5, 10):
         lora = snapshots / f"step-{step}.safetensors" if step else None
         generate(trained, prompts, lora, tmp_path / f"direct-{step}", "cd34")
         if lora:
-            load_lora(policy.unet, lora)
+            load_lora(policy.network, lora)
         for prompt in prompts:
             file = output / f"step-{step}" / f"{prompt.id}.png"
             direct = tmp_path / f"direct-{step}" / f"{prompt.id}.png"
@@ -212,4 +207,4 @@ def test_monitor_needs_snapshots(trained, tmp_path, loaded):
     (tmp_path / "empty").mkdir()
     prompts = [Prompt("00000", "a", "test")]
     with pytest.raises(UserError, match="empty holds no snapshot"):
-        scoring.monitor(trained, {}, prompts, tmp_path / "empty", tmp_path / "out", "cd34")
+        monitor(trained, {}, prompts, tmp_path / "empty", tmp_path / "out", "cd34")

@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before open_clip and transformers)
-
 import open_clip
 import pytest
 import tiny

@@ -9,8 +9,6 @@ deviation 1.
 import argparse
 from pathlib import Path
 
-import rocm_core._torchvision  # noqa: F401  (before diffusers)
-
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor

@@ -11,8 +11,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before diffusers)
-
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import rocm_core._torchvision  # noqa: F401  (before diffusers and transformers)
-
 import torch
 import torch.nn.functional as F
 from diffusers import LatentConsistencyModelPipeline

@@ -1,0 +1,87 @@
+"""A K-step Gaussian chain in numbers.
+
+Step k takes the state x_k and the network's output u to
+
+    x̂0      = original · (x_k, u) / divisor, clipped to ±clip
+    mean_k  = scale · (state x_k + signal x̂0 + output u)
+    x_{k-1} ~ N(mean_k, std² I)
+
+and is deterministic where std is 0. A module `chains/<name>.py` with a function
+`make(schedule, steps) -> Chain` is a chain; a configuration names it as `policies.<name>.chain`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rocm_core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a model says of its noise: the content of its scheduler_config.json.
+
+    model: the folder, for error messages. distilled: a LoRA was merged into the network, so that
+    the configuration is that of the model before, and the class of its scheduler may be replaced.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    distilled: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """The coefficients of one step, as above; `timestep` is what the network is given."""
+
+    timestep: int | float
+    original: tuple[float, float]  # of x_k and of u
+    state: float
+    signal: float
+    output: float
+    std: float
+    scale: float = 1.0
+    divisor: float = 1.0
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Steps from x_K on; those that draw noise come first.
+
+    last_step: (signal, std) of the noise level at which a deterministic last step starts; None
+    where the chain does not define one. Raises `UserError` for a deterministic step before one that
+    draws.
+    """
+
+    steps: tuple[Step, ...]
+    last_step: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if any(step.std for step in self.steps[len(self.stds) :]):
+            raise UserError(
+                "a chain's deterministic steps must come last, because a step without noise has no"
+                f" density, but the standard deviations are {[step.std for step in self.steps]}"
+            )
+
+    @property
+    def stds(self) -> list[float]:
+        """Standard deviations of the steps that draw noise."""
+        return [step.std for step in self.steps if step.std > 0]
+
+
+def prediction(
+    kind: str, signal: float, std: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The coefficients (of the state, of the output) of x̂0 and of ε̂.
+
+    kind: what the network predicts, at a noise level with x = signal·x0 + std·ε. Raises `UserError`
+    for any other kind than diffusers' three.
+    """
+    if kind == "epsilon":
+        return (1 / signal, -std / signal), (0.0, 1.0)
+    if kind == "v_prediction":
+        return (signal, -std), (std, signal)
+    if kind == "sample":
+        return (0.0, 1.0), (1 / std, -signal / std)
+    raise UserError(f"prediction_type must be epsilon, v_prediction or sample, not {kind!r}")

@@ -1,0 +1,59 @@
+"""What a policy asks of the networks of a diffusers pipeline.
+
+A module `denoisers/<name>.py` with the literal `PIPELINES`, the classes of a model_index.json that
+it is for, and a function `load(folder, guidance_scale, device, dtype, lora) -> Denoiser` is a
+denoiser; which one a model gets is read from its model_index.json.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Block = Callable[..., Any]  # calls a block of a network with what it is given
+
+
+class Denoiser(nn.Module, ABC):
+    """Frozen networks in evaluation mode; only an adapter added to `network` can be trained.
+
+    network_name: the network's folder, and the prefix of its layers in a file of LoRA weights.
+    passes: evaluations of the network per image and prediction, 2 for classifier-free guidance.
+    dtype: of the networks; latents and predictions are never below float32.
+    """
+
+    network_name: ClassVar[str]
+    network: nn.Module
+    passes: int
+    latent_shape: tuple[int, int, int]  # (C, h, w)
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.device, self.dtype = device, dtype
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings `(N, L, D)`, without gradient; too long a prompt is cut off."""
+
+    @abstractmethod
+    def forget_text(self) -> None:
+        """Free what only `encode` needs."""
+
+    @abstractmethod
+    def predict(self, state: Tensor, timestep: Tensor, embeddings: Tensor) -> Tensor:
+        """The network's guided output `(N, C, h, w)` for the state `(N, C, h, w)` at `timestep`,
+        (), under `embeddings` `(N, L, D)`, in the precision of the state."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""
+
+    @abstractmethod
+    def checkpoint_blocks(self, call: Block | None) -> None:
+        """Run each block of the network and of the decoder through `call`; None: as they are."""
+
+    def autocast(self) -> torch.autocast:
+        """Autocast to the networks' dtype where that is below float32: adapters stay float32."""
+        low = self.dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(self.device.type, dtype=self.dtype if low else None, enabled=low)

@@ -1,0 +1,202 @@
+"""A policy: a chain of Gaussian steps over latents, with a denoiser's predictions inside.
+
+x_K ~ N(0, I); x_{k-1} ~ N(mean_k(x_k), std_k² I) for the steps that draw noise, which come first;
+then the deterministic ones (for a consistency model the last). Noise is given, so that a rollout is
+a differentiable function of the adapter's parameters (reparameterisation).
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rocm_core.policies._split_gradient import split_gradient
+from rocm_core.policies.chains.chain import Chain
+from rocm_core.policies.compilation import compile_network, uncompiled
+from rocm_core.policies.denoisers.denoiser import Denoiser
+from rocm_core.policies.lora import is_reference
+from rocm_core.policies.lora import reference as adapter_off
+from rocm_core.policies.noise import gaussian
+from rocm_core.policies.transition import Trajectory, Transition
+
+# Nothing; each step of the chain; and in it each block of the network and of the decoder.
+ActivationCheckpointing = Literal["none", "step", "block"]
+MODES: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)  # fastest first
+COMPILED_MODES = MODES[:2]  # a compiled network has no blocks any more
+
+
+class Policy(nn.Module):
+    """unet_passes: evaluations of the network so far, counted per image, forward; those that
+    activation checkpointing repeats are not counted."""
+
+    timesteps: Tensor  # (K,), in the order of the steps
+    stds: Tensor  # one for each stochastic step, at least float32
+
+    def __init__(self, denoiser: Denoiser, chain: Chain) -> None:
+        super().__init__()
+        self.denoiser, self.chain = denoiser, chain
+        self.unet_passes = 0
+        self._activation_checkpointing: ActivationCheckpointing = "none"
+        # On the device too, so that no step waits for it.
+        timesteps = torch.tensor([step.timestep for step in chain.steps], device=denoiser.device)
+        precision = torch.promote_types(denoiser.dtype, torch.float32)
+        stds = torch.tensor(chain.stds, dtype=precision, device=denoiser.device)
+        self.register_buffer("timesteps", timesteps, persistent=False)
+        self.register_buffer("stds", stds, persistent=False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that an adapter is added to."""
+        return self.denoiser.network
+
+    @property
+    def device(self) -> torch.device:
+        return self.stds.device
+
+    @property
+    def steps(self) -> int:
+        """K, the number of steps."""
+        return len(self.chain.steps)
+
+    @property
+    def activation_checkpointing(self) -> ActivationCheckpointing:
+        """What the backward pass computes again instead of keeping it; changes no number."""
+        return self._activation_checkpointing
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, mode: ActivationCheckpointing) -> None:
+        self._activation_checkpointing = mode
+        self.denoiser.checkpoint_blocks(self._checkpoint_block if mode == "block" else None)
+
+    def _checkpoint_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
+        """Call a block without keeping its activations; if the adapter is off, so it is again."""
+
+        def unadapted(*inputs: Any) -> Any:
+            with self.reference():
+                return block(*inputs)
+
+        function = unadapted if is_reference(self.network) else block
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings `(N, L, D)`; what exceeds the encoder's L tokens is cut off."""
+        return self.denoiser.encode(prompts)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""
+        return self.denoiser.decode(latents)
+
+    def noise(self, seed: int, keys: Sequence[str], stream: str) -> Tensor:
+        """x_K and the noise of each stochastic step, `(N, K, C, h, w)` for one deterministic step.
+
+        Entry i depends on (seed, stream, keys[i]) only.
+        """
+        draws = gaussian(seed, keys, (1 + len(self.stds), *self.denoiser.latent_shape), stream)
+        return draws.to(self.stds, non_blocking=True)
+
+    def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
+        """Mean `(N, C, h, w)` of step `index` given its state; a deterministic step's result.
+
+        index: 0 (from x_K) to K-1. state: `(N, C, h, w)`, at least float32, as is the mean.
+        embeddings: `(N, L, D)`.
+        """
+        step = self.chain.steps[index]
+        output = self.denoiser.predict(state, self.timesteps[index], embeddings)
+        of_state, of_output = step.original
+        original = of_state * state + of_output * output
+        if step.divisor != 1:
+            original = original / step.divisor
+        if step.clip is not None:
+            original = original.clamp(-step.clip, step.clip)
+        parts = ((step.state, state), (step.signal, original), (step.output, output))
+        terms = [factor * part for factor, part in parts if factor]  # without a pass for zeros
+        mean = functools.reduce(operator.add, terms)
+        return mean if step.scale == 1 else step.scale * mean
+
+    def rollout(
+        self,
+        embeddings: Tensor,
+        noise: Tensor,
+        reference: Literal["full", "stop"] | None = None,
+    ) -> Trajectory:
+        """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
+
+        Gradients flow iff they are enabled. reference: also compute, at the same states, the means
+        of the model without its adapter. "full": they carry gradient to the states, as equation 10
+        says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
+        """
+        checkpointed = self.activation_checkpointing != "none"
+
+        def keep(function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
+            if checkpointed and torch.is_grad_enabled():
+                return checkpoint(function, state, use_reentrant=False, preserve_rng_state=False)
+            return function(state)
+
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        split = reference == "stop" and torch.is_grad_enabled() and bool(parameters)
+        state, transitions = noise[:, 0], []
+        for index, step in enumerate(self.chain.steps):
+
+            def adapted(x: Tensor, index: int = index) -> Tensor:
+                return self.mean(index, x, embeddings)
+
+            def unadapted(x: Tensor, index: int = index) -> Tensor:
+                with self.reference():
+                    return self.mean(index, x, embeddings)
+
+            self._count(state)
+            if index >= len(self.stds):
+                state = keep(adapted, state)
+                continue
+            if split:
+                mean, regularised = split_gradient(adapted, state, parameters, checkpointed)
+            else:
+                mean = regularised = keep(adapted, state)
+            reference_mean = None
+            if reference is not None:
+                self._count(state)
+                with torch.set_grad_enabled(torch.is_grad_enabled() and reference == "full"):
+                    reference_mean = keep(unadapted, state)
+            std = self.stds[index]
+            next_state = mean + std * noise[:, index + 1]
+            transitions.append(
+                Transition(step.timestep, state, regularised, std, next_state, reference_mean)
+            )
+            state = next_state
+        return Trajectory(state, transitions)
+
+    def reevaluate(
+        self, index: int, past: Transition, embeddings: Tensor, reference: bool = False
+    ) -> Transition:
+        """The transition `past`, which was step `index`, as the policy would make it now.
+
+        State and next state stay, so that only the mean carries gradient: for policy gradients.
+        """
+        self._count(past.state)
+        mean, reference_mean = self.mean(index, past.state, embeddings), None
+        if reference:
+            self._count(past.state)
+            with self.reference(), torch.no_grad():
+                reference_mean = self.mean(index, past.state, embeddings)
+        return replace(past, mean=mean, reference_mean=reference_mean)
+
+    def _count(self, state: Tensor) -> None:
+        self.unet_passes += self.denoiser.passes * len(state)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the policy is the reference: its adapter is off."""
+        return adapter_off(self.network)
+
+    def compile_network(self) -> None:
+        """Have torch compile the network, as `compilation.compile_network` does."""
+        compile_network(self.network, self.device)
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """Inside, the network runs operation by operation, see `compilation.uncompiled`."""
+        return uncompiled(self.network)
