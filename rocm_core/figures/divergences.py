@@ -11,6 +11,10 @@ from rocm_core.divergences import Divergence, by_formula
 from rocm_core.figures import _style as style
 
 TITLE = "The divergences as functions of the squared distance"
+NEEDS = ("regularised rocm",)
+READS = ()
+FINDS = ("divergences",)
+PLACE = 7
 _NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points a curve
 _STD = 0.5  # at which Fisher is drawn, apart from Jeffreys
 

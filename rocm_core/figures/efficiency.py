@@ -17,6 +17,9 @@ from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward against its cost"
+NEEDS = ("algorithms",)
+READS = ("histories", "published curves")
+PLACE = 13
 _LABELS = {
     "seconds": "training seconds",
     "reward_queries": "reward queries",

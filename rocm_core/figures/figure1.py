@@ -6,6 +6,11 @@ from rocm_core.analysis import Results, method_label, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import draw_gallery, lead
 
+TITLE = "Images by a regularised ROCM model"
+NEEDS = ("regularised rocm",)
+READS = ("prompts", "images")
+PLACE = 1
+
 COUNT, COLUMNS = 12, 3
 
 

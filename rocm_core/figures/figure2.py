@@ -5,6 +5,10 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._images import lead
 from rocm_core.figures._samples import draw_samples
 
+TITLE = "The same prompts and noise for every model trained on one reward"
+READS = ("prompts", "images")
+PLACE = 2
+
 
 @style.styled
 def make(results: Results) -> style.Drawing:

@@ -11,6 +11,9 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._votes import read_outcomes
 
 TITLE = "What the raters of the user study preferred"
+NEEDS = ("votes",)
+READS = ("votes",)
+PLACE = 3
 _QUESTIONS = {
     "appeal": "visual appeal",
     "alignment": "prompt alignment",

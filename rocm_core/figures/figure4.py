@@ -23,6 +23,9 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._votes import read_outcomes
 
 TITLE = "Preference over the base model against the weight β of the divergence"
+NEEDS = ("beta sweeps",)
+READS = ("scores", "manifests", "votes, if any")
+PLACE = 4
 COLUMNS = ["reward", "method", "beta", "preference_of", "win_rate", "low", "high", "n", "seeds"]
 _REWARD_MODEL, _JUDGE, _RATERS = "reward model", "judge", "raters"
 _LOOKS: dict[str, tuple[str, str, Any]] = {

@@ -8,6 +8,10 @@ import pandas as pd
 from rocm_core.analysis import Results, Source, amount, metric_label, thinned
 from rocm_core.figures import _style as style
 
+TITLE = "Training reward against training time"
+READS = ("histories", "manifests")
+PLACE = 5
+
 _BARS = 6  # of a line
 WINDOW = 20  # iterations: the paper's
 _PANELS = ("clipscore", "aesthetic", "pickscore", "hpsv2")  # the paper's A, B, C and D
@@ -54,7 +58,7 @@ def make(results: Results) -> style.Drawing:
         " waiting and loading. Axes are logarithmic where methods differ more than"
         f" {style.UNEVEN:g}-fold."
     )
-    return style.Drawing(figure, data, "Training reward against training time", caption)
+    return style.Drawing(figure, data, TITLE, caption)
 
 
 def _on_gpu(results: Results) -> bool:

@@ -11,6 +11,9 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks, lead
 
 TITLE = "Images along the training, and the best snapshot of each divergence"
+NEEDS = ("rocm snapshots",)
+READS = ("snapshots", "prompts of snapshots")
+PLACE = 6
 COLUMNS = ["part", "reward", "method", "seed", "step", "verdict", "prompt_id", "file"]
 _STAGES, _PROMPTS = 5, 3  # rows of A and of B, at most
 

@@ -7,6 +7,9 @@ from rocm_core.analysis import Results, amount, method_label, metric_label, pair
 from rocm_core.figures import _style as style
 
 TITLE = "Change of the trained reward, by prompt set"
+NEEDS = ("prompt sets",)
+READS = ("scores on every set",)
+PLACE = 16
 COLUMNS = ["reward", "method", "prompts", "change", "low", "high", "n", "seeds"]
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")

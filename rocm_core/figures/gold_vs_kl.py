@@ -8,6 +8,9 @@ from rocm_core.figures._paths import draw_paths
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
 
 TITLE = "Gold judge against KL divergence to the base model"
+NEEDS = ("snapshots", "gold")
+READS = ("snapshots",)
+PLACE = 11
 
 
 @style.styled

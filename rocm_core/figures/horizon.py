@@ -8,6 +8,9 @@ from rocm_core.analysis import Results, amount, curves, method_label, metric_lab
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward by the horizon K of the training"
+NEEDS = ("horizons",)
+READS = ("histories",)
+PLACE = 15
 
 
 @style.styled

@@ -7,6 +7,9 @@ from rocm_core.analysis import Results, Source, amount, mean_interval, metric_la
 from rocm_core.figures import _style as style
 
 TITLE = "Trained reward against the time an image takes"
+NEEDS = ("inference steps",)
+READS = ("scores at every step", "times")
+PLACE = 14
 COLUMNS = [
     *("reward", "method", "steps", "seconds_per_image"),
     *("mean", "low", "high", "n", "seeds"),

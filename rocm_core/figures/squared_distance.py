@@ -8,6 +8,9 @@ from rocm_core.analysis import Results, amount, method_label, metric_label
 from rocm_core.figures import _style as style
 
 TITLE = "Distance to the base model, transition by transition"
+NEEDS = ("regularised",)
+READS = ("histories",)
+PLACE = 12
 _PREFIX = "squared_distance_"
 _WINDOWS = 25  # of the running mean in a training
 _POINTS = 200  # of a line: a long training is thinned

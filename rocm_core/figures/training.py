@@ -5,6 +5,9 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
 
 TITLE = "Trained reward and gold judge over training"
+NEEDS = ("snapshots",)
+READS = ("snapshots",)
+PLACE = 9
 
 
 @style.styled

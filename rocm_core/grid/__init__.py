@@ -3,7 +3,7 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
-from rocm_core.grid.cells import Cell, make_grid, table
+from rocm_core.grid.cells import Cell, make_grid, spell, table
 from rocm_core.grid.evaluation import (
     beta_tries,
     evaluation_sets,
@@ -13,6 +13,7 @@ from rocm_core.grid.evaluation import (
 )
 from rocm_core.grid.loading import load_config, parse_config
 from rocm_core.grid.methods import METHODS, parse_method
+from rocm_core.grid.needs import offered
 
 __all__ = [
     "METHODS",
@@ -22,9 +23,11 @@ __all__ = [
     "generation_settings",
     "load_config",
     "make_grid",
+    "offered",
     "parse_config",
     "parse_method",
     "sample_sets",
+    "spell",
     "table",
     "training_sets",
 ]

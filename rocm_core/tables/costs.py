@@ -21,6 +21,9 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "What each method needs for the same training reward"
+NEEDS = ("algorithms",)
+READS = ("histories",)
+PLACE = 5
 COLUMNS = [
     *("reward", "method", "status", "final", "deviation", "best", "goal"),
     *COSTS,

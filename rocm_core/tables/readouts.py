@@ -20,6 +20,8 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Read-outs of reward hacking"
+READS = ("scores", "readouts", "snapshots", "histories")
+PLACE = 7
 COLUMNS = ["reward", "method", "readout", "status", "mean", "low", "high", "n", "seeds"]
 HELD_OUT = "held_out"
 _DISTANCE = "squared_distance"

@@ -19,6 +19,9 @@ from rocm_core.grid import beta_tries
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Swept settings"
+NEEDS = ("other sweeps",)
+READS = ("scores",)
+PLACE = 6
 COLUMNS = [
     *("reward", "method", "metric", "status", "change", "low", "high"),
     *("n", "seeds", "best"),

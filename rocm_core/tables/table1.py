@@ -16,6 +16,8 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Held-out scores after training on each reward"
+READS = ("scores",)
+PLACE = 1
 TRAINED, MISSING = "trained", "missing"
 COLUMNS = ["reward", "method", "metric", "status", "mean", "low", "high", "n", "seeds"]
 

@@ -18,6 +18,9 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "The best β of each divergence of ROCM, and all that were tried"
+NEEDS = ("beta sweeps",)
+READS = ("scores", "manifests")
+PLACE = 2
 _MEASURES = ("judged", "trained")
 _GAP = [Cell("missing", muted=True)] * 3
 COLUMNS = [

@@ -11,6 +11,10 @@ from rocm_core.divergences import by_formula
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Divergences between two Gaussians of equal covariance"
+NEEDS = ("regularised rocm",)
+READS = ()
+FINDS = ("divergences",)
+PLACE = 3
 DISTANCES = (0.1, 1.0, 3.0, 8.0)
 COLUMNS = ["divergence", "formula", "bound", "distance", "value"]
 # LaTeX of the formulas as plain text; the order matters.

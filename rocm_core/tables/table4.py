@@ -17,6 +17,9 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Baselines against their own base models"
+NEEDS = ("baselines",)
+READS = ("scores",)
+PLACE = 4
 COLUMNS = [
     *("reward", "method", "metric", "status", "direction"),
     *("mean", "low", "high", "n", "seeds"),
