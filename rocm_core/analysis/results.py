@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rocm_core.analysis.labels import method_label
 from rocm_core.analysis.statistics import per_prompt
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
@@ -21,7 +22,10 @@ GOLD = "gold"
 
 @dataclass(frozen=True)
 class Source:
-    """What made a set of images: one trained cell, or a base model (no reward, seed or cell)."""
+    """What made a set of images: one trained cell, or a base model (no reward, seed or cell).
+
+    `method` is spelled as in paths and in the frames' column: with what a sweep chose for it.
+    """
 
     name: str
     method: str
@@ -29,6 +33,29 @@ class Source:
     reward: str | None = None
     seed: int | None = None
     cell: Cell | None = None
+
+    @property
+    def family(self) -> str:
+        """The method without what a sweep chose; a base is its own."""
+        return self.cell.method if self.cell else self.method
+
+    @property
+    def swept(self) -> dict[str, Any]:
+        """The settings that a sweep chose, with their values."""
+        return dict(self.cell.swept) if self.cell else {}
+
+    @property
+    def algorithm(self) -> str | None:
+        """The update rule; None: a base."""
+        return self.cell.settings.algorithm if self.cell else None
+
+    @property
+    def divergence(self) -> str:
+        return self.cell.settings.divergence if self.cell else "none"
+
+    @property
+    def is_rocm(self) -> bool:
+        return (self.algorithm, self.policy) == ("direct", "consistency")
 
 
 class Results:
@@ -47,6 +74,8 @@ class Results:
         self.trained = [
             Source(c.name, c.variant, c.settings.policy, c.reward, c.seed, c) for c in self.cells
         ]
+        # By the method's spelling: of whichever reward and seed, since what it is does not vary.
+        self.models = {s.method: s for s in reversed(self.bases + self.trained)}
 
     @property
     def rewards(self) -> list[str]:
@@ -59,9 +88,13 @@ class Results:
             dict.fromkeys(
                 cell.variant
                 for cell in self.cells
-                if reward in (None, cell.reward) and (sweeps or "--" not in cell.variant)
+                if reward in (None, cell.reward) and (sweeps or not cell.swept)
             )
         )
+
+    def label(self, method: str, *, short: bool = False) -> str:
+        """How tables and figures name a method or a base: `method_label`."""
+        return method_label(self.models[method], short=short)
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one a training seed."""
@@ -106,9 +139,11 @@ class Results:
 
     @cached_property
     def readouts(self) -> pd.DataFrame:
-        """Read-outs of the images that `final` scores, one number an image and metric of
-        `rocm_core.evaluation.readouts`. Columns: reward (None for a base), method, seed, prompt_id, metric,
-        value."""
+        """Read-outs of the images that `final` scores, one number per image and metric of
+        `rocm_core.evaluation.readouts`.
+
+        Columns: reward (None for a base), method, seed, prompt_id, metric, value.
+        """
         files = [(s, self.samples(s) / "readouts.csv") for s in self.bases + self.trained]
         return self._concatenate(files, ["prompt_id", "metric", "value"])
 
@@ -153,8 +188,8 @@ class Results:
         found = {name: self._read_manifest(path) for name, path in paths.items()}
         return {name: manifest for name, manifest in found.items() if manifest is not None}
 
-    def pace(self, source: Source, steps: int) -> float | None:
-        """Seconds an image takes at a number of inference steps; None: not measured (partial)."""
+    def seconds_per_image(self, source: Source, steps: int) -> float | None:
+        """At a number of inference steps, model loaded; None: not measured (partial)."""
         path = self.folder(source, "validation", steps) / "manifest.json"
         manifest = self._read_manifest(path)
         if manifest is not None and "seconds_per_image" not in manifest:

@@ -1,5 +1,4 @@
-"""The figures: each is a module here with `make(results) -> Drawing` and its facts; no list has
-them."""
+"""The figures: each is a module here, with its facts and `make(results) -> Drawing`."""
 
 from rocm_core.figures.registry import figures
 

@@ -1,4 +1,4 @@
-"""The tables: each is a module here with `make(results) -> Table` and its facts; no list has them."""
+"""The tables: each is a module here, with its facts and `make(results) -> Table`."""
 
 from rocm_core.tables.registry import tables
 
