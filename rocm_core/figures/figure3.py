@@ -38,7 +38,7 @@ def make(results: Results) -> style.Drawing:
     for (panel,), pair in zip(axes, comparisons, strict=True):
         if pair in voted:
             rows = voted[pair].reset_index(drop=True)
-            _draw(panel, results, rows, [models[name] for name in pair])
+            _draw(panel, results, rows, [models[str(name)] for name in pair])
         else:
             panel.set(yticks=[])
             panel.set_title(f"{pair[0]} against {pair[1]}")
