@@ -185,8 +185,8 @@ class Results:
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The training manifest of each cell, by the cell's name."""
         paths = {s.name: self.root / "cells" / s.name / "manifest.json" for s in self.trained}
-        found = {name: self._read_manifest(path) for name, path in paths.items()}
-        return {name: manifest for name, manifest in found.items() if manifest is not None}
+        read = {name: self._read_manifest(path) for name, path in paths.items()}
+        return {name: manifest for name, manifest in read.items() if manifest is not None}
 
     def seconds_per_image(self, source: Source, steps: int) -> float | None:
         """At a number of inference steps, model loaded; None: not measured (partial)."""
@@ -244,29 +244,29 @@ class Results:
         """
         final = self.final
         same = final["reward"].isna() if reward is None else final["reward"] == reward
-        found = final[same & (final["method"] == method) & (final["metric"] == metric)]
-        if found.empty and not self.config.partial:
+        scores = final[same & (final["method"] == method) & (final["metric"] == metric)]
+        if scores.empty and not self.config.partial:
             source = f"{reward}/{method}" if reward else method
             raise UserError(f"the scores of {source} in {self.root} lack {metric}: score it again")
-        return per_prompt(found)
+        return per_prompt(scores)
 
     def scores_on(
         self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
     ) -> tuple[pd.Series, int]:
         """One metric of each prompt of a set at a number of inference steps, averaged over those
         sources that have it, and how many these are. Only what is asked for is kept in memory."""
-        found = []
+        frames = []
         for source in sources:
             path = self.folder(source, prompt_set, steps) / "scores.csv"
             frame = self._read_csv(path, ["prompt_id", "metric", "value"])
             if frame is None:
                 continue
-            found.append(frame[frame["metric"] == metric])
-            if found[-1].empty:
+            frames.append(frame[frame["metric"] == metric])
+            if frames[-1].empty:
                 raise UserError(f"{path} lacks {metric}: score the images again")
-        if not found:
+        if not frames:
             return pd.Series(dtype=float), 0
-        return per_prompt(pd.concat(found)), len(found)
+        return per_prompt(pd.concat(frames)), len(frames)
 
     def seeds(self, reward: str, method: str) -> int:
         """How many training seeds the final scores of a method hold."""

@@ -20,8 +20,10 @@ READS = {
     "votes": [f"{RESULTS}/study/results.json"],
 }
 SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
-# Those that this configuration has the data for.
-TABLES, FIGURES = tables(CONFIG), figures(CONFIG)
+try:  # those that this configuration has the data for
+    TABLES, FIGURES = tables(CONFIG), figures(CONFIG)
+except UserError as error:
+    sys.exit(f"error: {error}")
 # What shows votes can be asked for before there are any, and then says so.
 OF_VOTES = [n for n in names("figures") if "votes" in facts("figures", n)["NEEDS"]]
 if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
