@@ -200,7 +200,7 @@ def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
     # What needs snapshots, or several values of β.
     without = {"figure6", "training", "gold_vs_reward", "gold_vs_kl", "figure4", "table2"}
     drawn = {*names("tables"), *names("figures")}
-    assert rules >= drawn | {"report", "world", "all"} - without
+    assert rules >= (drawn | {"report", "world", "all"}) - without
     assert not rules & without
 
 
