@@ -36,9 +36,14 @@ class Kind:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+# NEEDS: what the configuration must have, in the words of rocm_core/grid/needs.py. READS: what the
+# rule depends on, in those of workflow/rules/render.smk. FINDS: kinds of plug-ins that it finds by
+# name, all of them. PLACE: where in the report, the smallest first.
+_DRAWN = {"TITLE": REQUIRED, "READS": REQUIRED, "NEEDS": (), "FINDS": (), "PLACE": 1000}
+
 KINDS = {
-    # Does a gradient flow from the scores to the images? Another version of which scorer is it?
-    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": REQUIRED, "VERSION_OF": None}),
+    # Does a gradient flow from the scores to the images?
+    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": REQUIRED}),
     # Another name of the same divergence, which alone is ever trained.
     "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": None}),
     # DIVERGENCES: those it can work with, "none" among them; () is all. PAIRED: it compares images
@@ -51,9 +56,8 @@ KINDS = {
     "chains": Kind("rocm_core.policies.chains", "make"),
     # PIPELINES: the classes of diffusers' pipelines whose networks it loads.
     "denoisers": Kind("rocm_core.policies.denoisers", "load", {"PIPELINES": REQUIRED}),
-    # NEEDS: what the configuration must have. READS: what the rule depends on.
-    "tables": Kind("rocm_core.tables", "make", {"NEEDS": (), "READS": REQUIRED}),
-    "figures": Kind("rocm_core.figures", "make", {"NEEDS": (), "READS": REQUIRED}),
+    "tables": Kind("rocm_core.tables", "make", _DRAWN),
+    "figures": Kind("rocm_core.figures", "make", _DRAWN),
 }
 
 
@@ -99,7 +103,7 @@ def module_of(kind: str, name: str, key: str) -> str:
 
 
 def short_name(module: str) -> str:
-    """The name that a configuration gives a plug-in: its module's, without its room if it is ours."""
+    """A plug-in's name in a configuration: its module's, without the room if it is one of ours."""
     return module.rpartition(".")[2] if module.startswith("rocm_core.") else module
 
 

@@ -1,6 +1,5 @@
 """Analysis: results as frames, statistics over prompts and seeds, comparisons, efficiency."""
 
-from rocm_core.analysis.beta_sweep import Try, tries, verdicts
 from rocm_core.analysis.comparison import (
     ALPHA,
     MARGIN,
@@ -21,13 +20,11 @@ from rocm_core.analysis.efficiency import (
     seed_curves,
     thinned,
 )
-from rocm_core.analysis.held_out import is_held_out
-from rocm_core.analysis.judging import judges, overall
+from rocm_core.analysis.judging import is_held_out, judges, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,
-    divergence_labels,
-    method_label,
+    divergence_label,
     metric_label,
     number,
 )
@@ -41,6 +38,7 @@ from rocm_core.analysis.statistics import (
     per_prompt,
     win_rate,
 )
+from rocm_core.analysis.sweeps import SweepPoint, sweep_points, verdicts
 
 __all__ = [
     "ALPHA",
@@ -53,7 +51,7 @@ __all__ = [
     "Estimate",
     "Results",
     "Source",
-    "Try",
+    "SweepPoint",
     "amount",
     "average_deviation",
     "bootstrap_means",
@@ -64,12 +62,11 @@ __all__ = [
     "compared_rewards",
     "curves",
     "decimals",
-    "divergence_labels",
+    "divergence_label",
     "holm",
     "is_held_out",
     "judges",
     "mean_interval",
-    "method_label",
     "metric_label",
     "number",
     "overall",
@@ -77,8 +74,8 @@ __all__ = [
     "per_prompt",
     "reach",
     "seed_curves",
+    "sweep_points",
     "thinned",
-    "tries",
     "verdicts",
     "win_rate",
 ]

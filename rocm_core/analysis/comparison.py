@@ -67,7 +67,7 @@ def compare_differences(
 
 
 def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:
-    """The same of one difference a seed (seeds,); raises `ValueError` for fewer than two."""
+    """The same of one difference per seed (seeds,); raises `ValueError` for fewer than two."""
     sample = np.asarray(differences, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
         raise ValueError("expected finite differences of at least two seeds")
@@ -93,8 +93,8 @@ def _summarise(
     if seeds == 1:
         rate = win_rate_interval(wins[0])
     else:
-        found = _interval(wins.mean(), _draws(wins, counts, seed), prompts)
-        rate = Estimate(found.mean, max(0.0, found.low), min(1.0, found.high), prompts)
+        share = _interval(wins.mean(), _draws(wins, counts, seed), prompts)
+        rate = Estimate(share.mean, max(0.0, share.low), min(1.0, share.high), prompts)
     return Comparison(_interval(mean, draws, prompts), effect, rate, _p(draws), seeds)
 
 

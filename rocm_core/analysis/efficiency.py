@@ -14,7 +14,7 @@ _WINDOWS = 20  # of the running mean in the shortest training
 
 def compared_rewards(results: Results) -> list[str]:
     """The rewards on which several algorithms or policies are trained; all where there is none."""
-    kinds = {(c.reward, c.settings.algorithm, c.settings.policy) for c in results.cells}
+    kinds = {(source.reward, source.algorithm, source.policy) for source in results.trained}
     counts = Counter(reward for reward, *_ in kinds)
     return [r for r in results.rewards if counts[r] > 1] or results.rewards
 
@@ -25,8 +25,8 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
     Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds of the
     running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
     """
-    found = seed_curves(results, reward, methods)
-    return {method: _averaged(seeds) for method, seeds in found.items()}
+    by_method = seed_curves(results, reward, methods)
+    return {method: _averaged(seeds) for method, seeds in by_method.items()}
 
 
 def seed_curves(
@@ -37,8 +37,8 @@ def seed_curves(
     Batches differ between methods, so the running mean is over as many reward queries for all: a
     twentieth of the shortest training, an iteration at least.
     """
-    found = {method: _histories(results, reward, method) for method in methods}
-    histories = {method: seeds for method, seeds in found.items() if seeds}
+    read = {method: _histories(results, reward, method) for method in methods}
+    histories = {method: seeds for method, seeds in read.items() if seeds}
     if not histories:
         return {}
     queries = {method: _per_iteration(seeds[0]) for method, seeds in histories.items()}
@@ -52,8 +52,8 @@ def seed_curves(
 
 def _histories(results: Results, reward: str, method: str) -> list[pd.DataFrame]:
     columns = ["step", "reward", *COSTS]
-    found = (results.history(source, columns) for source in results.sources(reward, method))
-    return [frame for frame in found if frame is not None and len(frame)]
+    frames = (results.history(source, columns) for source in results.sources(reward, method))
+    return [frame for frame in frames if frame is not None and len(frame)]
 
 
 def _per_iteration(history: pd.DataFrame) -> float:
@@ -88,15 +88,16 @@ def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
     return frame.iloc[chosen].reset_index(drop=True)
 
 
-def common_reward(found: dict[str, pd.DataFrame]) -> tuple[float, str]:
+def common_reward(results: Results, curves: dict[str, pd.DataFrame]) -> tuple[float, str]:
     """The best reward of the slowest algorithm, and which of its methods that is.
 
     ROCM is one algorithm, and its fastest divergence counts: a strong one is meant to stay low.
     """
-    best = {method: float(curve["mean"].max()) for method, curve in found.items()}
-    fastest: dict[str, str] = {}
-    for method in sorted(best, key=lambda method: best[method]):
-        fastest["rocm" if method.startswith("rocm-") else method] = method
+    best = {method: float(curve["mean"].max()) for method, curve in curves.items()}
+    fastest = {
+        "rocm" if results.models[method].is_rocm else method: method
+        for method in sorted(best, key=lambda method: best[method])
+    }
     slowest = min(fastest.values(), key=lambda method: best[method])
     return best[slowest], slowest
 

@@ -1,9 +1,20 @@
-"""What judges a model beside the reward that it was trained on: the gold judge, else the rest."""
+"""Which metrics evaluate a model: the gold judge where there is one, else those not trained on."""
 
 import pandas as pd
 
-from rocm_core.analysis.held_out import is_held_out
 from rocm_core.analysis.results import GOLD, Results
+
+# Versions of a scorer that the field reports side by side: who trains on one has trained on both.
+VERSIONS = {"hpsv2_0": "hpsv2"}
+
+
+def is_held_out(metric: str, reward: str) -> bool:
+    """Does a scorer measure something else than one that was trained on?
+
+    Training on one version of a scorer counts as training on all of them.
+    """
+    metric, reward = (name.replace("-", "_") for name in (metric, reward))
+    return VERSIONS.get(metric, metric) != VERSIONS.get(reward, reward)
 
 
 def judges(results: Results, reward: str) -> list[str]:
@@ -13,13 +24,14 @@ def judges(results: Results, reward: str) -> list[str]:
 
 
 def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
-    """One number a row of `scores`, which has one column a judge: a single judge's own score, else
-    the mean over judges in standard deviations of the base model's scores over prompts (`base`)."""
+    """One number per row of `scores`, which has one column per judge: a single judge's own score,
+    else the mean over judges in standard deviations of the base model's scores over prompts
+    (`base`)."""
     return scores.iloc[:, 0] if scores.shape[1] == 1 else (scores / base.std()).mean(axis=1)
 
 
 def final_scores(results: Results, method: str, reward: str, trained: bool = True) -> pd.DataFrame:
-    """Final scores of the judges of `reward`, one row a prompt; empty where some are missing.
+    """Final scores of the judges of `reward`, one row per prompt; empty where some are missing.
 
     `trained` says that `method` is a trained one, not a base.
     """

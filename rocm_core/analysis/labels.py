@@ -2,6 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rocm_core.grid import spell
+
+if TYPE_CHECKING:
+    from rocm_core.analysis.results import Source
 
 _NAMES = {
     "gold": "Gold judge",
@@ -22,13 +28,13 @@ _NAMES = {
     "drifting_hue": "Drifting hue",
     "none": "no divergence",
     "kl": "KL",
-    "reverse-kl": "reverse KL",
+    "reverse_kl": "reverse KL",
     "js": "JS",
-    "js-sampled": "JS sampled",
+    "js_sampled": "JS sampled",
     "hellinger": "Hellinger",
     "fisher": "Fisher",
     "chi2": "χ²",
-    "total-variation": "total variation",
+    "total_variation": "total variation",
     "jeffreys": "Jeffreys",
     "alpha": "α",
     "rlcm": "RLCM",
@@ -43,30 +49,28 @@ def metric_label(name: str) -> str:
     return _NAMES.get(name.replace("-", "_"), name)
 
 
-def method_label(name: str, *, short: bool = False) -> str:
-    """rocm-kl--beta-0.01 → "ROCM, KL (beta 0.01)"; `short` drops ROCM; bases name their policy."""
-    if name.startswith("base-"):
-        policy = name.removeprefix("base-")
-        return f"{policy} base" if short else f"Base ({policy} model)"
-    method, *swept = name.split("--")
-    values = ", ".join(" ".join(setting.split("-", 1)) for setting in swept)
-    divergence = method.removeprefix("rocm-")
-    label = _NAMES.get(divergence, divergence)
-    if method.startswith("rocm-") and not short:
-        label = f"ROCM, {label}"
-    return f"{label} ({values})" if swept else label
+def method_label(source: "Source", *, short: bool = False) -> str:
+    """A method and what a sweep chose: "ROCM, KL (beta 0.01)"; `short` drops ROCM. A base is named
+    after its policy."""
+    if source.cell is None:
+        return f"{source.policy} base" if short else f"Base ({source.policy} model)"
+    label = _NAMES.get(source.family, source.family)
+    if source.is_rocm:
+        label = divergence_label(source.divergence)
+        label = label if short else f"ROCM, {label}"
+    values = ", ".join(f"{setting} {spell(value)}" for setting, value in source.swept.items())
+    return f"{label} ({values})" if values else label
 
 
-def divergence_labels(names: Iterable[str]) -> str:
-    """Published names of divergences: "KL, reverse KL"."""
-    methods = (f"rocm-{name.replace('_', '-')}" for name in names)
-    return ", ".join(method_label(method, short=True) for method in methods)
+def divergence_label(name: str) -> str:
+    """A divergence's published name: reverse_kl → reverse KL."""
+    return _NAMES.get(name, name.replace("_", "-"))
 
 
 def amount(counts: Iterable[float], noun: str) -> str:
     """How many, as a range where counts differ: "1 training seed", "2–3 training seeds"."""
-    found = sorted({int(count) for count in counts if count == count}) or [0]
-    span = "–".join(str(count) for count in dict.fromkeys([found[0], found[-1]]))
+    present = sorted({int(count) for count in counts if count == count}) or [0]
+    span = "–".join(str(count) for count in dict.fromkeys([present[0], present[-1]]))
     return f"{span} {noun}" if span == "1" else f"{span} {noun}s"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rocm_core.analysis.labels import method_label
 from rocm_core.analysis.statistics import per_prompt
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
@@ -21,7 +22,10 @@ GOLD = "gold"
 
 @dataclass(frozen=True)
 class Source:
-    """What made a set of images: one trained cell, or a base model (no reward, seed or cell)."""
+    """What made a set of images: one trained cell, or a base model (no reward, seed or cell).
+
+    `method` is spelled as in paths and in the frames' column: with what a sweep chose for it.
+    """
 
     name: str
     method: str
@@ -29,6 +33,29 @@ class Source:
     reward: str | None = None
     seed: int | None = None
     cell: Cell | None = None
+
+    @property
+    def family(self) -> str:
+        """The method without what a sweep chose; a base is its own."""
+        return self.cell.method if self.cell else self.method
+
+    @property
+    def swept(self) -> dict[str, Any]:
+        """The settings that a sweep chose, with their values."""
+        return dict(self.cell.swept) if self.cell else {}
+
+    @property
+    def algorithm(self) -> str | None:
+        """The update rule; None: a base."""
+        return self.cell.settings.algorithm if self.cell else None
+
+    @property
+    def divergence(self) -> str:
+        return self.cell.settings.divergence if self.cell else "none"
+
+    @property
+    def is_rocm(self) -> bool:
+        return (self.algorithm, self.policy) == ("direct", "consistency")
 
 
 class Results:
@@ -47,6 +74,8 @@ class Results:
         self.trained = [
             Source(c.name, c.variant, c.settings.policy, c.reward, c.seed, c) for c in self.cells
         ]
+        # By the method's spelling: of whichever reward and seed, since what it is does not vary.
+        self.models = {s.method: s for s in reversed(self.bases + self.trained)}
 
     @property
     def rewards(self) -> list[str]:
@@ -59,9 +88,13 @@ class Results:
             dict.fromkeys(
                 cell.variant
                 for cell in self.cells
-                if reward in (None, cell.reward) and (sweeps or "--" not in cell.variant)
+                if reward in (None, cell.reward) and (sweeps or not cell.swept)
             )
         )
+
+    def label(self, method: str, *, short: bool = False) -> str:
+        """How tables and figures name a method or a base: `method_label`."""
+        return method_label(self.models[method], short=short)
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one a training seed."""
@@ -106,9 +139,11 @@ class Results:
 
     @cached_property
     def readouts(self) -> pd.DataFrame:
-        """Read-outs of the images that `final` scores, one number an image and metric of
-        `rocm_core.evaluation.readouts`. Columns: reward (None for a base), method, seed, prompt_id, metric,
-        value."""
+        """Read-outs of the images that `final` scores, one number per image and metric of
+        `rocm_core.evaluation.readouts`.
+
+        Columns: reward (None for a base), method, seed, prompt_id, metric, value.
+        """
         files = [(s, self.samples(s) / "readouts.csv") for s in self.bases + self.trained]
         return self._concatenate(files, ["prompt_id", "metric", "value"])
 
@@ -150,11 +185,11 @@ class Results:
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The training manifest of each cell, by the cell's name."""
         paths = {s.name: self.root / "cells" / s.name / "manifest.json" for s in self.trained}
-        found = {name: self._read_manifest(path) for name, path in paths.items()}
-        return {name: manifest for name, manifest in found.items() if manifest is not None}
+        read = {name: self._read_manifest(path) for name, path in paths.items()}
+        return {name: manifest for name, manifest in read.items() if manifest is not None}
 
-    def pace(self, source: Source, steps: int) -> float | None:
-        """Seconds an image takes at a number of inference steps; None: not measured (partial)."""
+    def seconds_per_image(self, source: Source, steps: int) -> float | None:
+        """At a number of inference steps, model loaded; None: not measured (partial)."""
         path = self.folder(source, "validation", steps) / "manifest.json"
         manifest = self._read_manifest(path)
         if manifest is not None and "seconds_per_image" not in manifest:
@@ -209,29 +244,29 @@ class Results:
         """
         final = self.final
         same = final["reward"].isna() if reward is None else final["reward"] == reward
-        found = final[same & (final["method"] == method) & (final["metric"] == metric)]
-        if found.empty and not self.config.partial:
+        scores = final[same & (final["method"] == method) & (final["metric"] == metric)]
+        if scores.empty and not self.config.partial:
             source = f"{reward}/{method}" if reward else method
             raise UserError(f"the scores of {source} in {self.root} lack {metric}: score it again")
-        return per_prompt(found)
+        return per_prompt(scores)
 
     def scores_on(
         self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
     ) -> tuple[pd.Series, int]:
         """One metric of each prompt of a set at a number of inference steps, averaged over those
         sources that have it, and how many these are. Only what is asked for is kept in memory."""
-        found = []
+        frames = []
         for source in sources:
             path = self.folder(source, prompt_set, steps) / "scores.csv"
             frame = self._read_csv(path, ["prompt_id", "metric", "value"])
             if frame is None:
                 continue
-            found.append(frame[frame["metric"] == metric])
-            if found[-1].empty:
+            frames.append(frame[frame["metric"] == metric])
+            if frames[-1].empty:
                 raise UserError(f"{path} lacks {metric}: score the images again")
-        if not found:
+        if not frames:
             return pd.Series(dtype=float), 0
-        return per_prompt(pd.concat(found)), len(found)
+        return per_prompt(pd.concat(frames)), len(frames)
 
     def seeds(self, reward: str, method: str) -> int:
         """How many training seeds the final scores of a method hold."""

@@ -44,14 +44,14 @@ def _curves(
 ) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
     e.require(reward, method)
     e.require(reward, other)
-    found = seed_curves(e.results, reward, [method, other])
-    if method not in found or other not in found:
-        raise Undecidable(f"history of {reward}/{other if method in found else method} missing")
-    if len(found[method]) < 2:
+    curves = seed_curves(e.results, reward, [method, other])
+    if method not in curves or other not in curves:
+        raise Undecidable(f"history of {reward}/{other if method in curves else method} missing")
+    if len(curves[method]) < 2:
         raise Undecidable("one training seed: costs are compared over seeds, so two are needed")
-    if len(found[method]) != len(found[other]):
+    if len(curves[method]) != len(curves[other]):
         raise Undecidable(f"a history of {reward}/{method} or {other} is missing")
-    return found[method], found[other]
+    return curves[method], curves[other]
 
 
 def _cost(curve: pd.DataFrame, goal: float, cost: str) -> float:

@@ -41,6 +41,7 @@ class Evidence:
         self.results = results
         self.config = results.config
         self.rewards = results.rewards
+        self.label = results.label
         self._known: dict[tuple[str, Candidate, str], Scores] = {}
         self._units: dict[tuple[str, str], float] = {}
 
@@ -49,22 +50,19 @@ class Evidence:
         """What stands for people: the gold judge, else the held-out scorers (`held_out`)."""
         return GOLD if GOLD in self.config.metrics else "held_out"
 
-    def methods(self, reward: str, stems: Iterable[str] | None = None) -> list[str]:
-        """Trained methods with their swept settings, as configured first; of some stems only.
+    def methods(self, reward: str, families: Iterable[str]) -> list[str]:
+        """Trained methods of some families with their swept settings, as configured first.
 
-        Those trained on other prompts are no tries of the same search.
+        Those trained on other prompts are not part of the same search.
         """
-        wanted = None if stems is None else set(stems)
-        every = self.results.methods(reward, sweeps=True)
-        return [m for m in every if "--prompts-" not in m and (wanted is None or stem(m) in wanted)]
+        wanted = set(families)
+        every = [self.results.models[m] for m in self.results.methods(reward, sweeps=True)]
+        return [s.method for s in every if "prompts" not in s.swept and s.family in wanted]
 
     def regularised(self, reward: str) -> list[str]:
-        """The stems of ROCM with a divergence."""
-        return [
-            source.method
-            for source in self._unswept(reward)
-            if source.method.startswith("rocm-") and source.method != ROCM_NONE
-        ]
+        """The families of ROCM with a divergence."""
+        unswept = self._unswept(reward)
+        return [s.method for s in unswept if s.is_rocm and s.divergence != "none"]
 
     def baselines(self, reward: str) -> list[str]:
         return [s.method for s in self._unswept(reward) if s.method in BASELINES]
@@ -115,32 +113,31 @@ class Evidence:
     def chosen(
         self, reward: str, candidates: Sequence[Candidate], metric: str, by: str = "held_out"
     ) -> Scores:
-        """Scores by `metric` of the candidates best by the metric `by`, averaged over seeds: each
-        prompt's was chosen on the half of the prompts that it is not in. So `metric` may be `by`.
-        """
+        """Cross-fitted: the candidate best by the metric `by` on one half of the prompts, averaged
+        over seeds, is scored by `metric` on the other half. So `metric` may be `by`."""
         if not candidates:
             raise Undecidable("nothing to choose from")
-        found = [self.scores(reward, candidate, by).mean() for candidate in candidates]
-        prompts = sorted(set.intersection(*(set(scores.index) for scores in found)))
+        means = [self.scores(reward, candidate, by).mean() for candidate in candidates]
+        prompts = sorted(set.intersection(*(set(scores.index) for scores in means)))
         halves = prompts[::2], prompts[1::2]
-        best = [candidates[int(np.argmax([s[half].mean() for s in found]))] for half in halves]
+        best = [candidates[int(np.argmax([s[half].mean() for s in means]))] for half in halves]
         judged = [
             self.scores(reward, choice, metric)[half]
             for half, choice in zip(halves, reversed(best), strict=True)
         ]
         return pd.concat(judged, axis=1)
 
-    def finals(self, reward: str, stems: Iterable[str]) -> list[Candidate]:
+    def finals(self, reward: str, families: Iterable[str]) -> list[Candidate]:
         """The final models of some methods and their swept settings."""
-        return [(method, None) for method in self.methods(reward, stems)]
+        return [(method, None) for method in self.methods(reward, families)]
 
-    def best(self, reward: str, stems: Iterable[str], metric: str) -> Scores:
+    def best(self, reward: str, families: Iterable[str], metric: str) -> Scores:
         """Scores of the best of these final models (`chosen`)."""
-        return self.chosen(reward, self.finals(reward, stems), metric)
+        return self.chosen(reward, self.finals(reward, families), metric)
 
-    def gain(self, reward: str, stems: Iterable[str], metric: str) -> Scores:
+    def gain(self, reward: str, families: Iterable[str], metric: str) -> Scores:
         """What the best of these models changed against their base, in its standard deviations."""
-        methods = list(stems)
+        methods = list(families)
         return self.effects(
             self.best(reward, methods, metric), self.base(reward, methods[0], metric)
         )
@@ -157,9 +154,8 @@ class Evidence:
 
     def readout(self, reward: str, method: str, name: str) -> Scores:
         """A read-out of each validation image of the final models, or of a base."""
-        if method.startswith("base-"):
-            return self._complete(self._readouts, ("", method, name), "", method)
-        return self._complete(self._readouts, (reward, method, name), reward, method)
+        trained_on = reward if self.results.models[method].cell else ""
+        return self._complete(self._readouts, (trained_on, method, name), trained_on, method)
 
     def beta(self, reward: str, method: str) -> float:
         """The weight of a method's divergence, that of the first seed where it was measured."""
@@ -196,14 +192,13 @@ class Evidence:
     def _on(self, source: Source, metric: str, prompt_set: str, steps: int) -> pd.Series:
         if (prompt_set, steps) not in self.results.sample_sets(source):
             raise Undecidable(f"no images of {source.name} on {prompt_set} at {steps} steps")
-        scores, found = self.results.scores_on([source], metric, prompt_set, steps)
-        if not found:
+        scores, sources = self.results.scores_on([source], metric, prompt_set, steps)
+        if not sources:
             raise Undecidable(f"cell {source.name} missing")
         return scores
 
     def _unswept(self, reward: str) -> list[Source]:
-        found = {s.method: s for s in self.results.trained if s.reward == reward}
-        return [source for method, source in found.items() if "--" not in method]
+        return [self.results.models[method] for method in self.results.methods(reward)]
 
     def _index(self, reward: str, scores: Callable[[str], Scores]) -> Scores:
         """Mean of the held-out scorers, each in the unit of `_unit`."""
@@ -231,14 +226,14 @@ class Evidence:
     def _complete(
         self, scores: Mapping[tuple, Scores], key: tuple, reward: str, method: str
     ) -> Scores:
-        found = scores.get(key)
-        present = set() if found is None else set(found.index)
+        own = scores.get(key)
+        present = set() if own is None else set(own.index)
         for source in self.results.sources(reward, method):
             if source.seed not in present:
                 raise Undecidable(f"cell {source.name} missing")
-        if found is None:
+        if own is None:
             raise Undecidable(f"{method} missing")
-        return found
+        return own
 
     @cached_property
     def _final(self) -> dict[tuple, Scores]:
@@ -255,21 +250,16 @@ class Evidence:
         return _matrices(self.results.monitor, ["reward", "method", "metric", "step"])
 
 
-def stem(method: str) -> str:
-    """A method without its swept settings."""
-    return method.partition("--")[0]
-
-
 def _matrices(frame: pd.DataFrame, keys: list[str]) -> dict[tuple, Scores]:
     if frame.empty:
         return {}
     wide = frame.pivot_table("value", [*keys, "seed"], "prompt_id", aggfunc="mean")
-    found = {}
+    matrices = {}
     for key, rows in wide.groupby(level=keys, sort=False):
         rows = rows.droplevel([*keys]).dropna(axis=1, how="any")
         rows.index = rows.index.astype(int)
-        found[key] = rows
-    return found
+        matrices[key] = rows
+    return matrices
 
 
 def aligned(treated: Scores, control: Scores) -> tuple[Scores, Scores]:

@@ -60,12 +60,12 @@ class Finding:
         comparison, unit = self.part.comparison, self.part.unit
         if comparison is None:
             return None
-        found = comparison.difference
+        shown = comparison.difference
         if unit == EFFECT and comparison.effect:
             return comparison.effect
         if unit == FACTOR:
-            return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), 0)
-        return found
+            return Estimate(math.exp(shown.mean), math.exp(shown.low), math.exp(shown.high), 0)
+        return shown
 
 
 Parts = Callable[[Evidence], Iterable[Part]]
@@ -175,29 +175,29 @@ def _findings(parts: list[Part], rule: Rule) -> list[Finding]:
     family = [n for n, p in enumerate(parts) if p.comparison and not (rule.alone and n == 0)]
     p_values = [p.comparison.p if p.comparison else 1.0 for p in parts]
     corrected = dict(zip(family, holm([p_values[n] for n in family]), strict=True))
-    found = []
+    findings = []
     for n, (one, p) in enumerate(zip(parts, p_values, strict=True)):
         limits = {o: corrected.get(n, p) if o in rule.corrects else p for o in (HOLDS, FAILS)}
-        found.append(Finding(one, corrected.get(n), _outcome(one, limits)))
-    return found
+        findings.append(Finding(one, corrected.get(n), _outcome(one, limits)))
+    return findings
 
 
 def _outcome(part: Part, p: dict[str, float]) -> str:
     """`p`: the p-value, corrected or not, by which the part would hold or fail."""
-    found = part.comparison
+    comparison = part.comparison
     if part.checked is not None:
         return HOLDS if part.checked else FAILS
-    if found is None:
+    if comparison is None:
         return MISSING
-    above = found.difference.mean > 0 and p[HOLDS] < ALPHA
-    below = found.difference.mean < 0 and p[FAILS] < ALPHA
-    effect = found.effect
+    above = comparison.difference.mean > 0 and p[HOLDS] < ALPHA
+    below = comparison.difference.mean < 0 and p[FAILS] < ALPHA
+    effect = comparison.effect
     if part.expects == LITTLE:
         if effect is None:
             return OPEN
         return HOLDS if effect.high < MARGIN else FAILS if effect.low > MARGIN else OPEN
     if part.expects == DIFFERENT:
-        return HOLDS if p[HOLDS] < ALPHA else FAILS if found.is_tie else OPEN
+        return HOLDS if p[HOLDS] < ALPHA else FAILS if comparison.is_tie else OPEN
     negligible = effect is not None and effect.high < MARGIN
     if part.expects == NOT_LESS:
         tied = effect is not None and effect.low > -MARGIN
@@ -209,9 +209,9 @@ def _strength(finding: Finding) -> float:
     """How far a part speaks for its claim: the difference in units of its interval."""
     comparison = finding.part.comparison
     assert comparison is not None
-    found = comparison.difference
-    size = found.mean / found.half_width if found.half_width > 0 else math.copysign(1e9, found.mean)
-    if found.mean == 0:
+    mean, half = comparison.difference.mean, comparison.difference.half_width
+    size = mean / half if half > 0 else math.copysign(1e9, mean)
+    if mean == 0:
         return 0.0
     signs = {LITTLE: -size, DIFFERENT: abs(size)}
     return signs.get(finding.part.expects, size)

@@ -17,11 +17,11 @@ def preference(e: Evidence, first: str, second: str, question: str) -> Compariso
     try:
         outcomes = json.loads(path.read_text(encoding="utf-8"))["outcomes"]
         keys = {(o["first"], o["second"], o["question"]): o for o in outcomes}
-        found = keys.get((first, second, question))
-        if found is None:
+        outcome = keys.get((first, second, question))
+        if outcome is None:
             raise Undecidable(f"no votes on {first} against {second}")
-        low, high = (found[f"win_rate_{end}"] - 0.5 for end in ("low", "high"))
-        share = Estimate(found["win_rate"] - 0.5, low, high, int(found["pairs"]))
+        low, high = (outcome[f"win_rate_{end}"] - 0.5 for end in ("low", "high"))
+        share = Estimate(outcome["win_rate"] - 0.5, low, high, int(outcome["pairs"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no result of a study ({error}): count its votes") from None
     normal = NormalDist()

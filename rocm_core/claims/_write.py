@@ -24,20 +24,20 @@ def number_of(finding: Finding | None) -> str:
 
 def details_of(finding: Finding) -> str:
     """What else there is to say: effect, wins, p, and over what."""
-    found = finding.part.comparison
-    if found is None:
+    comparison = finding.part.comparison
+    if comparison is None:
         return finding.part.missing or ""
     told = []
-    if found.effect and finding.part.unit not in (EFFECT, SHARE):
-        told.append(_interval(found.effect, 2, EFFECT))
-    if found.win_rate and finding.part.unit != SHARE:
-        rate = found.win_rate
+    if comparison.effect and finding.part.unit not in (EFFECT, SHARE):
+        told.append(_interval(comparison.effect, 2, EFFECT))
+    if comparison.win_rate and finding.part.unit != SHARE:
+        rate = comparison.win_rate
         told.append(f"wins {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]")
-    told.append(f"p {_p(found.p)}")
-    if finding.p_corrected is not None and finding.p_corrected != found.p:
+    told.append(f"p {_p(comparison.p)}")
+    if finding.p_corrected is not None and finding.p_corrected != comparison.p:
         told.append(f"corrected {_p(finding.p_corrected)}")
-    prompts = [amount([found.difference.n], "prompt")] if found.difference.n else []
-    return "; ".join([*told, ", ".join([*prompts, amount([found.seeds], "seed")])])
+    prompts = [amount([comparison.difference.n], "prompt")] if comparison.difference.n else []
+    return "; ".join([*told, ", ".join([*prompts, amount([comparison.seeds], "seed")])])
 
 
 def record(verdict: Verdict) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def record(verdict: Verdict) -> dict[str, Any]:
 
 
 def _record(finding: Finding) -> dict[str, Any]:
-    part, found = finding.part, finding.part.comparison
+    part, comparison = finding.part, finding.part.comparison
     row = {
         "label": part.label,
         "expects": part.expects,
@@ -64,17 +64,17 @@ def _record(finding: Finding) -> dict[str, Any]:
         "shown": number_of(finding),
         "details": details_of(finding),
     }
-    if found is None:
+    if comparison is None:
         return row | {"missing": part.missing}
     return row | {
         "unit": part.unit,
         "difference": _numbers(finding.shown),
-        "effect": _numbers(found.effect),
-        "win_rate": _numbers(found.win_rate),
-        "p": found.p,
+        "effect": _numbers(comparison.effect),
+        "win_rate": _numbers(comparison.win_rate),
+        "p": comparison.p,
         "p_corrected": finding.p_corrected,
-        "prompts": found.difference.n,
-        "seeds": found.seeds,
+        "prompts": comparison.difference.n,
+        "seeds": comparison.seeds,
     }
 
 

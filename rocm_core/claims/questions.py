@@ -10,7 +10,7 @@ half of the monitor's prompts; it is judged on the other half, and the other way
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from rocm_core.analysis import Comparison, method_label, metric_label
+from rocm_core.analysis import Comparison, metric_label
 from rocm_core.claims._evidence import (
     ROCM_NONE,
     Candidate,
@@ -47,7 +47,7 @@ def _pooled_first(
     if len(pairs) > 1:
         yield part("Mean of all", MORE, _mean_effect, e, pairs, arms, unit=EFFECT)
     for reward, method in pairs:
-        label = f"{metric_label(reward)}: {difference.format(method_label(method))}"
+        label = f"{metric_label(reward)}: {difference.format(e.label(method))}"
         yield part(label, MORE, _effect, e, reward, method, arms, unit=EFFECT)
 
 
@@ -132,7 +132,7 @@ def divergence_and_stopping(e: Evidence) -> Iterator[Part]:
 def divergence_against_another(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for one, other in itertools.combinations(e.regularised(reward), 2):
-            label = f"{metric_label(reward)}: {method_label(one)} − {method_label(other)}"
+            label = f"{metric_label(reward)}: {e.label(one)} − {e.label(other)}"
             yield part(label, DIFFERENT, _best_of_each, e, reward, one, other, unit=EFFECT)
 
 

@@ -5,14 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rocm_core.analysis import (
-    GOLD,
-    Comparison,
-    compare,
-    compare_differences,
-    method_label,
-    metric_label,
-)
+from rocm_core.analysis import GOLD, Comparison, compare, compare_differences, metric_label
 from rocm_core.claims._costs import lead, saving
 from rocm_core.claims._evidence import ROCM_NONE, Evidence, Undecidable, aligned, compared
 from rocm_core.claims._verdict import (
@@ -50,7 +43,7 @@ _BEST = (
 def regularised_against_baselines(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for baseline in e.baselines(reward) if e.regularised(reward) else []:
-            label = f"{metric_label(reward)}: ROCM − {method_label(baseline)}"
+            label = f"{metric_label(reward)}: ROCM − {e.label(baseline)}"
             yield part(label, NOT_LESS, _best_against, e, reward, baseline, unit=EFFECT)
 
 
@@ -69,7 +62,7 @@ def _best_against(e: Evidence, reward: str, baseline: str) -> Comparison:
 def unregularised_against_baselines(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for baseline in e.baselines(reward) if e.methods(reward, [ROCM_NONE]) else []:
-            label = f"{metric_label(reward)}: ROCM, no divergence − {method_label(baseline)}"
+            label = f"{metric_label(reward)}: ROCM, no divergence − {e.label(baseline)}"
             yield part(label, NOT_LESS, _finals, e, reward, ROCM_NONE, baseline, unit=EFFECT)
 
 
@@ -134,10 +127,10 @@ def faster_than_diffusion(e: Evidence) -> Iterator[Part]:
 
 
 def _faster(e: Evidence, reward: str, method: str, other: str) -> Iterator[Part]:
-    names = f"{metric_label(reward)}: {method_label(method)}"
-    times = f"{metric_label(reward)}: time of {method_label(other)} / {method_label(method)}"
+    ours, theirs = method if method == "ROCM" else e.label(method), e.label(other)
+    times = f"{metric_label(reward)}: time of {theirs} / {ours}"
     yield part(times, MORE, _paid, saving, e, reward, method, other, unit=FACTOR)
-    label = f"{names} − {method_label(other)}, mean reward in equal time"
+    label = f"{metric_label(reward)}: {ours} − {theirs}, mean reward in equal time"
     yield part(label, MORE, _paid, lead, e, reward, method, other)
 
 
@@ -148,8 +141,8 @@ def _paid(measure, e: Evidence, reward: str, method: str, other: str) -> Compari
 
 def _favourite(e: Evidence, reward: str) -> str:
     """The divergence, as configured, that is best on the held-out scorers."""
-    found = {m: e.final(reward, m, "held_out").to_numpy().mean() for m in e.regularised(reward)}
-    return max(found, key=lambda method: found[method])
+    means = {m: e.final(reward, m, "held_out").to_numpy().mean() for m in e.regularised(reward)}
+    return max(means, key=lambda method: means[method])
 
 
 @claim(
@@ -164,7 +157,7 @@ def diffusion_baselines_lose(e: Evidence) -> Iterator[Part]:
         on_diffusion = e.on_policy(reward, "diffusion")
         for method in (m for m in e.baselines(reward) if m in on_diffusion):
             for metric in e.held_out_metrics(reward):
-                label = f"{metric_label(reward)}: base − {method_label(method)}"
+                label = f"{metric_label(reward)}: base − {e.label(method)}"
                 label += f", {metric_label(metric)}"
                 yield part(label, MORE, _loss, e, reward, method, metric)
 
@@ -202,14 +195,14 @@ def beta(e: Evidence) -> Iterator[Part]:
 
 def _by_beta(e: Evidence, reward: str) -> list[str]:
     """No divergence, and KL at every β that was tried, by rising β."""
-    methods = {m: e.beta(reward, m) for m in e.methods(reward, ["rocm-kl"]) if _sweeps_beta(m)}
+    methods = {
+        method: e.beta(reward, method)
+        for method in e.methods(reward, ["rocm-kl"])
+        if e.results.models[method].swept.keys() <= {"beta"}
+    }
     if not methods:
         return []
     return [*e.methods(reward, [ROCM_NONE])[:1], *sorted(methods, key=lambda m: methods[m])]
-
-
-def _sweeps_beta(method: str) -> bool:
-    return all(swept.startswith("beta-") for swept in method.split("--")[1:])
 
 
 def _betas(
@@ -292,16 +285,18 @@ def _gain(e: Evidence, reward: str, metric: str) -> Comparison:
     rule=every,
 )
 def noise(e: Evidence) -> Iterator[Part]:
-    trained = e.results.methods("aesthetic", sweeps=True)
-    animals = [m for m in trained if m.startswith(f"{ROCM_NONE}--prompts-")]
-    suffix = animals[0].removeprefix(ROCM_NONE) if animals else ""
-    if ROCM_NONE + suffix not in trained:
-        return
-    base = e.results.base_of("aesthetic", ROCM_NONE + suffix)
-    divergences = [m + suffix for m in e.regularised("aesthetic") if m + suffix in trained]
-    for other in [base, *divergences]:
-        label = f"High-frequency energy: {method_label(ROCM_NONE + suffix)} − {method_label(other)}"
-        yield part(label, MORE, _noisier, e, ROCM_NONE + suffix, other, unit=EFFECT)
+    trained = [e.results.models[m] for m in e.results.methods("aesthetic", sweeps=True)]
+    controls = [source for source in trained if source.family == ROCM_NONE]
+    further = [source for source in controls if source.swept.keys() == {"prompts"}]
+    for control in (further or controls)[:1]:
+        base = e.results.base_of("aesthetic", control.method)
+        alike = {
+            source.family: source.method for source in trained if source.swept == control.swept
+        }
+        divergences = [alike[family] for family in e.regularised("aesthetic") if family in alike]
+        for other in [base, *divergences]:
+            label = f"High-frequency energy: {e.label(control.method)} − {e.label(other)}"
+            yield part(label, MORE, _noisier, e, control.method, other, unit=EFFECT)
 
 
 def _noisier(e: Evidence, method: str, other: str) -> Comparison:
@@ -317,7 +312,8 @@ def _noisier(e: Evidence, method: str, other: str) -> Comparison:
 )
 def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
     data = table1.make(e.results).data
-    own = data[(data["metric"] == data["reward"]) & ~data["method"].str.startswith("base-")]
+    bases = [base.method for base in e.results.bases]
+    own = data[(data["metric"] == data["reward"]) & ~data["method"].isin(bases)]
     for reward, entries in own.groupby("reward", sort=False):
         withheld = bool(entries["mean"].isna().all())
         label = f"{metric_label(str(reward))}: {len(entries)} entries withheld"
@@ -333,9 +329,9 @@ def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
 )
 def people(e: Evidence) -> Iterator[Part]:
     for first, second in e.config.study.comparisons if e.config.study else []:
-        cells = {cell.name: cell.variant for cell in e.results.cells}
-        names = cells.get(first, ""), cells.get(second, "")
-        if names[0].startswith("rocm-") and names[1].startswith("rlcm"):
+        rocm = {source.name for source in e.results.trained if source.is_rocm}
+        rlcm = {source.name for source in e.results.trained if source.family == "rlcm"}
+        if first in rocm and second in rlcm:
             for question in ("appeal", "preference"):
                 label = f"{first} against {second}: {question}, share of votes − ½"
                 yield part(label, MORE, preference, e, first, second, question, unit=SHARE)
@@ -352,7 +348,7 @@ def never_below_the_base(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for method in e.regularised(reward):
             for metric in e.held_out_metrics(reward):
-                label = f"{metric_label(reward)}: {method_label(method)} − base"
+                label = f"{metric_label(reward)}: {e.label(method)} − base"
                 label += f", {metric_label(metric)}"
                 yield part(label, NOT_LESS, _against_base, e, reward, method, metric)
 
@@ -374,18 +370,19 @@ def _against_base(e: Evidence, reward: str, method: str, metric: str) -> Compari
 )
 def tuning(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
-        stems = [m for m in [ROCM_NONE, *e.regularised(reward)] if len(e.methods(reward, [m])) > 2]
+        every = [ROCM_NONE, *e.regularised(reward)]
+        searched = [family for family in every if len(e.methods(reward, [family])) > 2]
         for ppo in (m for m in ("rlcm", "ddpo") if len(e.methods(reward, [m])) > 2):
-            for ours in stems:
-                label = f"{metric_label(reward)}: {method_label(ppo)} − {method_label(ours)}"
+            for ours in searched:
+                label = f"{metric_label(reward)}: {e.label(ppo)} − {e.label(ours)}"
                 yield part(label, MORE, _tuning, e, reward, ppo, ours)
 
 
 def _tuning(e: Evidence, reward: str, ppo: str, ours: str) -> Comparison:
-    tries = min(len(e.methods(reward, [method])) for method in (ppo, ours))
+    budget = min(len(e.methods(reward, [method])) for method in (ppo, ours))
     lost = []
     for method in (ppo, ours):
-        search = e.finals(reward, [method])[:tries]
+        search = e.finals(reward, [method])[:budget]
         best = e.chosen(reward, search, reward, by=reward)
         scores = [aligned(e.scores(reward, c, reward), best)[0].to_numpy() for c in search]
         lost.append(best.sort_index(axis=1) - np.mean(scores, axis=0))

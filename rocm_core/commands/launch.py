@@ -1,7 +1,8 @@
 """Start a job's script on GPUs of its own, in one process or in several.
 
-`python -m rocm_core.commands.launch [--gpus N] [--processes N] script.py …` becomes that script. Outside of
-Slurm, which does it itself, the script sees only GPUs that no other job started this way has.
+`python -m rocm_core.commands.launch [--gpus N] [--processes N] script.py …` becomes that script.
+Outside of Slurm, which does it itself, the script sees only GPUs that no other job started this way
+has.
 
 Several processes are started by torch.distributed.run, which is what `accelerate launch` calls for
 them: the Accelerator in the script reads the same variables of the environment from both.

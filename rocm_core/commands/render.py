@@ -1,19 +1,11 @@
-"""The one door to every table, figure, ledger and report: find it by name, make it, save it."""
+"""Render one table, one figure, the claims or the report by name."""
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
+from rocm_core import claims, report
 from rocm_core.analysis import Results
 from rocm_core.configuration import Config
-from rocm_core.errors import UserError
-
-_MODULES = {
-    "table": "rocm_core.tables.{}",
-    "figure": "rocm_core.figures.{}",
-    "claims": "rocm_core.{}",
-    "report": "rocm_core.{}",
-}
+from rocm_core.plugins import load
 
 
 def render(
@@ -22,11 +14,9 @@ def render(
     """Make a table (.md, .tex, .csv), a figure (.pdf, .png, .csv), the claims (.json, .md) or the
     report (.html).
 
-    The names of the last two are "claims" and "report"; the report shows the tables, and the claims
-    and figures found in `results_root`.
+    `name` is that of the table or figure; the report shows the tables, and the claims and figures
+    found in `results_root`.
     Raises `UserError` for an unknown name and for results that are missing or broken.
     """
-    module = _MODULES.get(kind, "{}").format(name)
-    if kind not in _MODULES or name.startswith("_") or find_spec(module) is None:
-        raise UserError(f"there is no {kind} named {name!r} to render")
-    import_module(module).make(Results(config, results_root)).save(Path(output_stem))
+    maker = {"claims": claims, "report": report}.get(kind) or load(f"{kind}s", name, kind)
+    maker.make(Results(config, results_root)).save(Path(output_stem))

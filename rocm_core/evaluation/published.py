@@ -93,7 +93,7 @@ def _load_imagereward(weights: Path, device: str) -> Judge:
 def judge_folder(judges: Mapping[str, str | Path], samples: Path, output: Path) -> None:
     """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`.
 
-    judges: {scorer: its weights}. Raises `UserError` as `scores.score_folder` does.
+    judges: {scorer: its weights}. Raises `UserError` as `score_folder` does.
     """
     from rocm_core.evaluation.scores import read_index, write_scores
 

@@ -1,4 +1,4 @@
-"""Panels of gold judge against another number, one line a method, from the base to the end."""
+"""Panels of gold judge against another number, one line per method, from the base to the end."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from rocm_core.figures import _style as style
 def draw_paths(
     results: Results, data: pd.DataFrame, metric: Callable[[str], str], label: Callable[[str], str]
 ) -> Figure:
-    """One panel a training reward: `metric(reward)` on the x axis, labelled `label(reward)`.
+    """One panel per training reward: `metric(reward)` on the x axis, labelled `label(reward)`.
 
     `data` comes from `trajectories`; the gold judge is on the y axis.
     """
@@ -26,13 +26,13 @@ def draw_paths(
             for method in results.monitored_methods(reward)
             if not _path(panel, of_reward[of_reward["method"] == method], method, metric(reward))
         ]
-        style.note_missing(panel, missing)
+        style.note_missing(panel, results, missing)
         panel.set_title(f"Trained on {metric_label(reward)}")
         panel.set_xlabel(label(reward))
         panel.set_ylabel(metric_label(GOLD))
         panel.locator_params(nbins=5)
     base = Line2D([], [], color="black", marker="o", linestyle="", label="base")
-    style.legend(figure, [base, *style.handles(results.monitored_methods())])
+    style.legend(figure, [base, *style.handles(results, results.monitored_methods())])
     return figure
 
 

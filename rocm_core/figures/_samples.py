@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rocm_core.analysis import Results, Source, method_label, metric_label
+from rocm_core.analysis import Results, Source, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks
 
@@ -12,7 +12,7 @@ from rocm_core.figures._images import Block, draw_blocks
 def draw_samples(
     results: Results, rewards: Sequence[str], prompts: int, title: str
 ) -> style.Drawing:
-    """A block a training reward: one column a model, one row a prompt with its text above it.
+    """A block per training reward: one column per model, one row per prompt with its text above it.
 
     The prompts are the first of the validation set, the models those of the first seed. `data`
     names the image files.
@@ -22,7 +22,7 @@ def draw_samples(
     for reward in rewards:
         sources = _sources(results, reward)
         rows = [(p.text, [results.image(source, p.id) for source in sources]) for p in shown]
-        labels = [method_label(source.method, short=True) for source in sources]
+        labels = [results.label(source.method, short=True) for source in sources]
         blocks.append(Block(f"Trained on {metric_label(reward)}", labels, rows))
         data += [
             {

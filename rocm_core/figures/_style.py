@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from rocm_core.analysis import method_label
+from rocm_core.analysis import Results
 
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200
@@ -69,10 +69,9 @@ _LOOK = {
 _SPARE = (("#44aa99", "o"), ("#aa4499", "s"), ("#6699cc", "^"), ("#661100", "D"))
 
 
-def look(method: str) -> tuple[str, str]:
-    """Colour and marker of a method, the same in every figure and run; sweeps share a method's."""
-    method = method.partition("--")[0]
-    return _LOOK.get(method) or _SPARE[zlib.crc32(method.encode()) % len(_SPARE)]
+def look(family: str) -> tuple[str, str]:
+    """Colour and marker of a method, the same in every figure and run; its sweeps share them."""
+    return _LOOK.get(family) or _SPARE[zlib.crc32(family.encode()) % len(_SPARE)]
 
 
 @dataclass(frozen=True)
@@ -143,11 +142,11 @@ def log_x(axes: Axes, low: float, high: float) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def handles(methods: Sequence[str]) -> list[Line2D]:
+def handles(results: Results, methods: Sequence[str]) -> list[Line2D]:
     """Legend entries: colour and marker of each method; ROCM is named where others are, too."""
-    short = all(method.startswith("rocm-") for method in methods)
+    short = all(results.models[method].is_rocm for method in methods)
     return [
-        Line2D([], [], color=colour, marker=marker, label=method_label(method, short=short))
+        Line2D([], [], color=colour, marker=marker, label=results.label(method, short=short))
         for method in methods
         for colour, marker in [look(method)]
     ]
@@ -166,9 +165,9 @@ def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
     )
 
 
-def note_missing(axes: Axes, methods: Sequence[str]) -> None:
+def note_missing(axes: Axes, results: Results, methods: Sequence[str]) -> None:
     """Say in the panel which methods have no data yet."""
-    names = ", ".join(method_label(m, short=True) for m in methods)
+    names = ", ".join(results.label(method, short=True) for method in methods)
     note(axes, f"missing: {names}" if names else "")
 
 

@@ -6,18 +6,22 @@ import pandas as pd
 import torch
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, divergence_labels
+from rocm_core.analysis import Results, divergence_label
 from rocm_core.divergences import Divergence, by_formula
 from rocm_core.figures import _style as style
 
 TITLE = "The divergences as functions of the squared distance"
-_NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points a curve
+NEEDS = ("regularised rocm",)
+READS = ()
+FINDS = ("divergences",)
+PLACE = 7
+_NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points per curve
 _STD = 0.5  # at which Fisher is drawn, apart from Jeffreys
 
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """Left D(d²), right its slope, one line a formula; nothing of `results` is needed."""
+    """Left D(d²), right its slope, one line per formula; nothing of `results` is needed."""
     figure, ((value, slope),) = style.panels(1, 2, height=3.0, sharex=True)
     entries: list[Line2D] = []
     data: list[pd.DataFrame] = []
@@ -33,7 +37,8 @@ def make(results: Results) -> style.Drawing:
                 markersize=4,
                 markevery=(2 * len(data) % 20, 20),
             )
-        label = f"{divergence_labels(one.name for one in alike)}: ${alike[0].formula}$"
+        names = ", ".join(divergence_label(one.name) for one in alike)
+        label = f"{names}: ${alike[0].formula}$"
         entries.append(Line2D([], [], color=colour, marker=marker, label=label))
         data += [curve.assign(divergence=one.name) for one in alike]
     value.set(title="divergence D(d²)", ylim=(10.0**-3, 10.0**2))
@@ -57,6 +62,6 @@ def _curve(divergence: Divergence) -> pd.DataFrame:
     squares = torch.logspace(_NEAR, _FAR, _POINTS, dtype=torch.double).requires_grad_()
     values = divergence(squares, _STD)
     (slopes,) = torch.autograd.grad(values.sum(), squares)
-    found = {"squared_distance": squares.detach(), "value": values.detach(), "slope": slopes}
-    frame = pd.DataFrame({name: column.numpy() for name, column in found.items()})
+    columns = {"squared_distance": squares.detach(), "value": values.detach(), "slope": slopes}
+    frame = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
     return frame[frame["value"] < math.inf]

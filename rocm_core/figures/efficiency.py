@@ -17,6 +17,9 @@ from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward against its cost"
+NEEDS = ("algorithms",)
+READS = ("histories", "published curves")
+PLACE = 13
 _LABELS = {
     "seconds": "training seconds",
     "reward_queries": "reward queries",
@@ -33,7 +36,7 @@ _TASKS = {
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One row a training reward on which several methods are compared: the same curves against
+    """One row per training reward on which several methods are compared: the same curves against
     seconds, queries and U-Net passes.
 
     `data` has origin (ours, or published for those of `efficiency_overlay`), reward, method, step,
@@ -45,29 +48,29 @@ def make(results: Results) -> style.Drawing:
     shown = [published]
     for row, reward in zip(axes, rewards, strict=True):
         methods = results.methods(reward)
-        found = {m: thinned(curve) for m, curve in curves(results, reward, methods).items()}
+        measured = {m: thinned(curve) for m, curve in curves(results, reward, methods).items()}
         for panel, cost in zip(row, COSTS, strict=True):
-            for method, curve in found.items():
+            for method, curve in measured.items():
                 colour, marker = style.look(method)
                 x, mean, deviation = curve[cost], curve["mean"], curve["deviation"]
                 panel.plot(x, mean, color=colour, marker=marker, markevery=[-1])
                 panel.fill_between(
                     x, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
                 )
-            style.cost_x(panel, [curve[cost] for curve in found.values()])
+            style.cost_x(panel, [curve[cost] for curve in measured.values()])
         row[0].set_ylabel(metric_label(reward))
         others = published[published["reward"] == reward]
         for method in others["method"].unique():
             curve = others[others["method"] == method]
             colour, _ = style.look(method)
             row[1].plot(curve["reward_queries"], curve["mean"], ":", color=colour)
-        style.note_missing(row[1], [method for method in methods if method not in found])
+        style.note_missing(row[1], results, [m for m in methods if m not in measured])
         shown += [
-            curve.assign(origin="ours", reward=reward, method=m) for m, curve in found.items()
+            curve.assign(origin="ours", reward=reward, method=m) for m, curve in measured.items()
         ]
     for panel, cost in zip(axes[-1], COSTS, strict=True):
         panel.set_xlabel(_LABELS[cost])
-    style.legend(figure, style.handles(results.methods()))
+    style.legend(figure, style.handles(results, results.methods()))
     keys = ["origin", "reward", "method", "step", *COSTS, "mean", "deviation", "seeds"]
     data = pd.concat(shown, ignore_index=True).reindex(columns=keys)
     caption = (
@@ -98,7 +101,8 @@ def _published(results: Results) -> pd.DataFrame:
         raise UserError(
             f"{path} (efficiency_overlay) is no CSV file with x_axis, task, method, x, y: {error}"
         ) from None
-    found = pd.DataFrame(
+    published = pd.DataFrame(
         {"reward": reward, "method": method, "reward_queries": numbers["x"], "mean": numbers["y"]}
     ).assign(origin="published")
-    return found[found["reward"].isin(results.rewards)].sort_values("reward_queries")[columns]
+    shown = published[published["reward"].isin(results.rewards)]
+    return shown.sort_values("reward_queries")[columns]

@@ -2,9 +2,14 @@
 
 import pandas as pd
 
-from rocm_core.analysis import Results, method_label, metric_label
+from rocm_core.analysis import Results, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import draw_gallery, lead
+
+TITLE = "Images by a regularised ROCM model"
+NEEDS = ("regularised rocm",)
+READS = ("prompts", "images")
+PLACE = 1
 
 COUNT, COLUMNS = 12, 3
 
@@ -13,18 +18,15 @@ COUNT, COLUMNS = 12, 3
 def make(results: Results) -> style.Drawing:
     """Twelve validation prompts, each below its image by ROCM with KL trained on HPSv2, or by the
     first regularised ROCM model of the grid where that is none. `data` names the image files."""
-    cells = [
+    shown = [
         source
         for source in results.trained
-        if source.cell
-        and source.cell.settings.algorithm == "direct"
-        and source.cell.settings.divergence != "none"
-        and "--" not in source.method
+        if source.algorithm == "direct" and source.divergence != "none" and not source.swept
     ]
-    reward = lead([str(cell.reward) for cell in cells], "hpsv2")
-    method = lead([cell.method for cell in cells if cell.reward == reward], "rocm-kl")
+    reward = lead([str(source.reward) for source in shown], "hpsv2")
+    method = lead([source.method for source in shown if source.reward == reward], "rocm-kl")
     model = results.sources(reward, method)[0]
-    shown = [(prompt, results.image(model, prompt.id)) for prompt in results.prompts[:COUNT]]
+    pictures = [(prompt, results.image(model, prompt.id)) for prompt in results.prompts[:COUNT]]
     data = pd.DataFrame(
         {
             "reward": reward,
@@ -34,12 +36,12 @@ def make(results: Results) -> style.Drawing:
             "text": prompt.text,
             "file": path.relative_to(results.root).as_posix() if path else None,
         }
-        for prompt, path in shown
+        for prompt, path in pictures
     )
     caption = (
-        f"The first {len(shown)} validation prompts, none left out. Final model of the first"
+        f"The first {len(pictures)} validation prompts, none left out. Final model of the first"
         " training seed."
     )
-    title = f"Images by {method_label(method)}, trained on {metric_label(reward)}"
-    figure = draw_gallery([(prompt.text, path) for prompt, path in shown], COLUMNS)
+    title = f"Images by {results.label(method)}, trained on {metric_label(reward)}"
+    figure = draw_gallery([(prompt.text, path) for prompt, path in pictures], COLUMNS)
     return style.Drawing(figure, data, title, caption)

@@ -5,10 +5,14 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._images import lead
 from rocm_core.figures._samples import draw_samples
 
+TITLE = "The same prompts and noise for every model trained on one reward"
+READS = ("prompts", "images")
+PLACE = 2
+
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One column a model trained on HPSv2, or on the first reward where HPSv2 is none; six
+    """One column per model trained on HPSv2, or on the first reward where HPSv2 is none; six
     prompts."""
     reward = lead(results.rewards, "hpsv2")
     title = f"The same prompts and noise for every model trained on {metric_label(reward)}"

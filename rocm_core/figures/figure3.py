@@ -1,16 +1,20 @@
 """What the raters of the user study preferred (figure 3 of the paper)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from rocm_core.analysis import Results, amount, method_label, metric_label
+from rocm_core.analysis import Results, Source, amount, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._votes import read_outcomes
 
 TITLE = "What the raters of the user study preferred"
+NEEDS = ("votes",)
+READS = ("votes",)
+PLACE = 3
 _QUESTIONS = {
     "appeal": "visual appeal",
     "alignment": "prompt alignment",
@@ -22,17 +26,19 @@ _PARTS = ("wins", "ties", "losses")
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a comparison, one bar a question: shares of wins, ties and losses of the first
+    """One panel per comparison, one bar per question: shares of wins, ties and losses of the first
     model, and its win rate with the interval. A comparison of the configuration without votes is
     named as missing. Raises `UserError` before votes are aggregated."""
     data = read_outcomes(results.root)
     voted = {tuple(pair): rows for pair, rows in data.groupby(["first", "second"], sort=False)}
+    models = {source.name: source for source in results.bases + results.trained}
     study = results.config.study
     comparisons = study.comparisons if study else tuple(voted)
     figure, axes = style.panels(len(comparisons), 1, height=1.75, sharex=True)
     for (panel,), pair in zip(axes, comparisons, strict=True):
         if pair in voted:
-            _draw(panel, voted[pair].reset_index(drop=True))
+            rows = voted[pair].reset_index(drop=True)
+            _draw(panel, results, rows, [models[str(name)] for name in pair])
         else:
             panel.set(yticks=[])
             panel.set_title(f"{pair[0]} against {pair[1]}")
@@ -52,10 +58,9 @@ def make(results: Results) -> style.Drawing:
     return style.Drawing(figure, data, TITLE, caption)
 
 
-def _draw(panel: Axes, rows: pd.DataFrame) -> None:
-    first, second = rows["first"][0], rows["second"][0]
-    methods = _method(first), _method(second)
-    (one, _), (other, _) = map(style.look, methods)
+def _draw(panel: Axes, results: Results, rows: pd.DataFrame, pair: Sequence[Source]) -> None:
+    (one, _), (other, _) = (style.look(source.family) for source in pair)
+    rewards = dict.fromkeys(metric_label(source.reward) for source in pair if source.reward)
     looks: list[dict[str, Any]] = [
         {"color": one, "alpha": 0.75},
         {"color": _TIES},
@@ -74,21 +79,12 @@ def _draw(panel: Axes, rows: pd.DataFrame) -> None:
     panel.set_yticklabels([_QUESTIONS[question] for question in rows["question"]])
     panel.invert_yaxis()
     panel.grid(visible=False, axis="y")
-    labels = [method_label(methods[0]), "tie", method_label(methods[1])]
+    first, second = (results.label(source.method) for source in pair)
+    labels = [first, "tie", second]
     panel.legend(
         handles=[Patch(label=label, **look) for label, look in zip(labels, looks, strict=True)],
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
         ncols=3,
-        title=_trained_on(first, second) or None,
+        title=f"trained on {' and '.join(rewards)}" if rewards else None,
     )
-
-
-def _method(name: str) -> str:
-    """The method of a cell's name; a base is its own."""
-    return name if name.startswith("base-") else name.split("/")[1]
-
-
-def _trained_on(*names: str) -> str:
-    rewards = dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
-    return "trained on " + " and ".join(map(metric_label, rewards)) if rewards else ""

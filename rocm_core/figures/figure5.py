@@ -8,6 +8,10 @@ import pandas as pd
 from rocm_core.analysis import Results, Source, amount, metric_label, thinned
 from rocm_core.figures import _style as style
 
+TITLE = "Training reward against training time"
+READS = ("histories", "manifests")
+PLACE = 5
+
 _BARS = 6  # of a line
 WINDOW = 20  # iterations: the paper's
 _PANELS = ("clipscore", "aesthetic", "pickscore", "hpsv2")  # the paper's A, B, C and D
@@ -17,18 +21,19 @@ COLUMNS = ["reward", "method", "iteration", "seconds", "mean", "deviation", "see
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a training reward, in the paper's order, one line a method.
+    """One panel per training reward, in the paper's order, one line per method.
 
     `data` has `COLUMNS`; seconds are summed over the processes of a training.
     """
     order = sorted(results.rewards, key=lambda r: _PANELS.index(r) if r in _PANELS else 9)
-    found = {reward: _curves(results, reward) for reward in order}
-    longest = max((c["seconds"].max() for of in found.values() for c in of.values()), default=0.0)
+    by_reward = {reward: _curves(results, reward) for reward in order}
+    every = [curve for curves in by_reward.values() for curve in curves.values()]
+    longest = max((curve["seconds"].max() for curve in every), default=0.0)
     unit, seconds = next((u for u in _UNITS if longest >= 2 * u[1]), _UNITS[-1])
     device = "GPU" if _on_gpu(results) else "CPU"
     figure, axes = style.wrapped(len(order), height=2.5)
     bars: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "alpha": 0.8}
-    for panel, (reward, curves) in zip(axes, found.items(), strict=True):
+    for panel, (reward, curves) in zip(axes, by_reward.items(), strict=True):
         for place, (method, curve) in enumerate(curves.items()):
             colour, marker = style.look(method)
             x, mean = curve["seconds"] / seconds, curve["mean"]
@@ -42,10 +47,10 @@ def make(results: Results) -> style.Drawing:
         letter = f"{'ABCD'[_PANELS.index(reward)]}  " if reward in _PANELS else ""
         panel.set_title(f"{letter}Trained on {metric_label(reward)}")
         panel.set(xlabel=f"{device} {unit}", ylabel=metric_label(reward))
-        style.note_missing(panel, [m for m in results.methods(reward) if m not in curves])
-    style.legend(figure, style.handles(results.methods()))
-    frames = [c for of in found.values() for c in of.values()]
-    data = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+        missing = [method for method in results.methods(reward) if method not in curves]
+        style.note_missing(panel, results, missing)
+    style.legend(figure, style.handles(results, results.methods()))
+    data = pd.concat(every, ignore_index=True) if every else pd.DataFrame(columns=COLUMNS)
     caption = (
         f"Mean reward of the batch in training over the last {WINDOW} iterations (fewer at the"
         f" start) of {amount(data['seeds'], 'training seed')}; bars: their standard deviation."
@@ -54,7 +59,7 @@ def make(results: Results) -> style.Drawing:
         " waiting and loading. Axes are logarithmic where methods differ more than"
         f" {style.UNEVEN:g}-fold."
     )
-    return style.Drawing(figure, data, "Training reward against training time", caption)
+    return style.Drawing(figure, data, TITLE, caption)
 
 
 def _on_gpu(results: Results) -> bool:
@@ -63,13 +68,13 @@ def _on_gpu(results: Results) -> bool:
 
 def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
     """`data` of each method of a reward; methods without a finished training are left out."""
-    found = {}
+    curves = {}
     for method in results.methods(reward):
         histories = [_history(results, source) for source in results.sources(reward, method)]
         seeds = [history for history in histories if history is not None]
         if seeds:
-            found[method] = _running(seeds).assign(reward=reward, method=method)[COLUMNS]
-    return found
+            curves[method] = _running(seeds).assign(reward=reward, method=method)[COLUMNS]
+    return curves
 
 
 def _history(results: Results, source: Source) -> pd.DataFrame | None:

@@ -6,21 +6,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, Source, judges, method_label, metric_label, overall
+from rocm_core.analysis import GOLD, Results, Source, judges, metric_label, overall
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks, lead
 from rocm_core.grid import monitor_prompts, snapshot_steps
 
 TITLE = "Images along the training, and the best snapshot of each divergence"
+NEEDS = ("rocm snapshots",)
+READS = ("snapshots", "prompts of snapshots")
+PLACE = 6
 COLUMNS = ["part", "reward", "method", "seed", "step", "verdict", "prompt_id", "file"]
 _STAGES, _PROMPTS = 5, 3  # rows of A and of B, at most
 
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One column a ROCM method trained on the aesthetic score, or on the first reward of which
+    """One column per ROCM method trained on the aesthetic score, or on the first reward of which
     there are snapshots; on a prompt set of its own where a sweep has one, as the paper's animals.
-    A: one row a stage of the training. B: one row a prompt, at each method's best snapshot.
+    A: one row per stage of the training. B: one row per prompt, at each method's best snapshot.
 
     `data` has `COLUMNS`: verdict is the mean of the judges at that step, which chose those of B.
     """
@@ -48,7 +51,7 @@ def make(results: Results) -> style.Drawing:
         verdict = verdicts[model.method].get(step)
         rows.append([part, reward, model.method, model.seed, step, verdict, prompt.id, file])
         paths.append(path)
-    names = [method_label(model.method.partition("--")[0], short=True) for model in models]
+    names = [results.label(model.family, short=True) for model in models]
     at = [f"{name}\nstep {best[m.method] or '?'}" for name, m in zip(names, models, strict=True)]
     said = [f"{step / stages[0][-1]:.0%} of the training" for step in stages[0]]
     said[0] = f"The base model: {prompts[0].text}"
@@ -69,21 +72,21 @@ def make(results: Results) -> style.Drawing:
 
 def _models(results: Results) -> list[Source]:
     """The first seed of each ROCM method with snapshots, of the reward that is shown."""
-    found = [
-        source
+    cells = [
+        (source, source.cell)
         for source in results.trained
         if source.cell
-        and source.cell.settings.algorithm == "direct"
+        and source.algorithm == "direct"
         and source.cell.settings.snapshot_every
-        and all(part.startswith("prompts-") for part in source.method.split("--")[1:])
+        and source.swept.keys() <= {"prompts"}
     ]
-    reward = lead([str(source.reward) for source in found], "aesthetic")
-    sets = {s.cell.monitored_on for s in found if s.cell and s.reward == reward}
+    reward = lead([cell.reward for _, cell in cells], "aesthetic")
+    sets = {cell.monitored_on for _, cell in cells if cell.reward == reward}
     chosen = lead(sorted(sets - {"validation"}) or ["validation"], "animals")
     first = {
         source.method: source
-        for source in reversed(found)
-        if source.reward == reward and source.cell and source.cell.monitored_on == chosen
+        for source, cell in reversed(cells)
+        if (cell.reward, cell.monitored_on) == (reward, chosen)
     }
     return list(reversed(first.values()))
 

@@ -3,10 +3,13 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, method_label, metric_label, paired_difference
+from rocm_core.analysis import Results, amount, metric_label, paired_difference
 from rocm_core.figures import _style as style
 
 TITLE = "Change of the trained reward, by prompt set"
+NEEDS = ("prompt sets",)
+READS = ("scores on every set",)
+PLACE = 16
 COLUMNS = ["reward", "method", "prompts", "change", "low", "high", "n", "seeds"]
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -14,7 +17,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a training reward, one row a method, one point a prompt set."""
+    """One panel per training reward, one row per method, one point per prompt set."""
     sets = results.evaluation_sets
     data = pd.DataFrame(
         [
@@ -35,18 +38,18 @@ def make(results: Results) -> style.Drawing:
         for place, method in enumerate(methods):
             for number, name in enumerate(sets):
                 own = (data["reward"] == reward) & (data["method"] == method)
-                found = data[own & (data["prompts"] == name)]
+                shown = data[own & (data["prompts"] == name)]
                 colour, marker = looks[name]
                 panel.errorbar(
-                    found["change"],
-                    [place + 0.5 * (number + 0.5) / len(sets) - 0.25] * len(found),
-                    xerr=[found["change"] - found["low"], found["high"] - found["change"]],
+                    shown["change"],
+                    [place + 0.5 * (number + 0.5) / len(sets) - 0.25] * len(shown),
+                    xerr=[shown["change"] - shown["low"], shown["high"] - shown["change"]],
                     color=colour,
                     marker=marker,
                     linestyle="",
                 )
         panel.set_yticks(
-            range(len(methods)), [method_label(m).replace(", ", ",\n") for m in methods]
+            range(len(methods)), [results.label(m).replace(", ", ",\n") for m in methods]
         )
         panel.set_ylim(len(methods) - 0.5, -0.5)
         panel.grid(visible=False, axis="y")
@@ -54,7 +57,7 @@ def make(results: Results) -> style.Drawing:
         panel.set_title(f"Trained on {metric_label(reward)}")
         panel.set_xlabel(f"change of {metric_label(reward)}")
         present = set(data[data["reward"] == reward]["method"])
-        style.note_missing(panel, [method for method in methods if method not in present])
+        style.note_missing(panel, results, [m for m in methods if m not in present])
     style.legend(
         figure,
         [
@@ -80,6 +83,6 @@ def _change(results: Results, reward: str, method: str, name: str) -> dict[str, 
     before, there = results.scores_on([base], reward, name, steps)
     if not seeds or not there:
         return None
-    found = paired_difference(after, before)
-    numbers = [found.mean, found.low, found.high, found.n, seeds]
+    change = paired_difference(after, before)
+    numbers = [change.mean, change.low, change.high, change.n, seeds]
     return dict(zip(COLUMNS, [reward, method, name, *numbers], strict=True))

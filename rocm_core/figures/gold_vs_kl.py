@@ -8,11 +8,14 @@ from rocm_core.figures._paths import draw_paths
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
 
 TITLE = "Gold judge against KL divergence to the base model"
+NEEDS = ("snapshots", "gold")
+READS = ("snapshots",)
+PLACE = 11
 
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a training reward; the KL axis is linear up to its first tick, then logarithmic."""
+    """One panel per training reward; the KL axis is linear to its first tick, then logarithmic."""
     data = trajectories(results, {reward: ["kl", GOLD] for reward in results.rewards})
     figure = draw_paths(
         results, data, metric=lambda _: "kl", label=lambda _: "KL to the base (nats)"

@@ -6,6 +6,9 @@ from rocm_core.figures._paths import draw_paths
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
 
 TITLE = "Gold judge against trained reward"
+NEEDS = ("snapshots", "gold")
+READS = ("snapshots",)
+PLACE = 10
 
 
 @style.styled

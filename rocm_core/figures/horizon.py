@@ -4,15 +4,18 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, curves, method_label, metric_label, thinned
+from rocm_core.analysis import Results, amount, curves, metric_label, thinned
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward by the horizon K of the training"
+NEEDS = ("horizons",)
+READS = ("histories",)
+PLACE = 15
 
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a reward and method whose `inference_steps` are swept, one line a horizon."""
+    """One panel per reward and method whose `inference_steps` are swept, one line per horizon."""
     horizons = _horizons(results)
     steps = sorted({k for methods in horizons.values() for k in methods.values()})
     viridis = matplotlib.colormaps["viridis"]
@@ -20,20 +23,20 @@ def make(results: Results) -> style.Drawing:
     figure, axes = style.wrapped(len(horizons), height=2.6)
     shown = []
     for panel, ((reward, method), methods) in zip(axes, horizons.items(), strict=True):
-        found = curves(results, reward, methods)
+        measured = curves(results, reward, methods)
         for name, k in methods.items():
-            if name not in found:
+            if name not in measured:
                 continue
-            curve = thinned(found[name])
+            curve = thinned(measured[name])
             x, mean, deviation = curve["reward_queries"], curve["mean"], curve["deviation"]
             panel.plot(x, mean, color=shades[k])
             panel.fill_between(
                 x, mean - deviation, mean + deviation, color=shades[k], alpha=0.18, linewidth=0
             )
             shown.append(curve.assign(reward=reward, method=method, horizon=k))
-        missing = [f"K = {k}" for name, k in methods.items() if name not in found]
+        missing = [f"K = {k}" for name, k in methods.items() if name not in measured]
         style.note(panel, f"missing: {', '.join(missing)}" if missing else "")
-        panel.set_title(f"{method_label(method)} on {metric_label(reward)}")
+        panel.set_title(f"{results.label(method)} on {metric_label(reward)}")
         panel.set_xlabel("reward queries")
         panel.set_ylabel(metric_label(reward))
         panel.locator_params(axis="x", nbins=4)
@@ -50,14 +53,13 @@ def make(results: Results) -> style.Drawing:
 
 def _horizons(results: Results) -> dict[tuple[str, str], dict[str, int]]:
     """{(reward, method): {its name with and without a swept horizon: K}}, K rising."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for cell in results.cells:
-        method, *swept = cell.variant.split("--")
-        if len(swept) == 1 and swept[0].startswith("inference_steps-"):
-            found.setdefault((cell.reward, method), {})[cell.variant] = (
-                cell.settings.inference_steps
-            )
-    for cell in results.cells:
-        if (cell.reward, cell.variant) in found:
-            found[cell.reward, cell.variant][cell.variant] = cell.settings.inference_steps
-    return {key: dict(sorted(ks.items(), key=lambda item: item[1])) for key, ks in found.items()}
+    horizons: dict[tuple[str, str], dict[str, int]] = {
+        (cell.reward, cell.method): {}
+        for cell in results.cells
+        if dict(cell.swept).keys() == {"inference_steps"}
+    }
+    for cell in sorted(results.cells, key=lambda cell: cell.settings.inference_steps):
+        key = cell.reward, cell.method
+        if key in horizons and dict(cell.swept).keys() <= {"inference_steps"}:
+            horizons[key][cell.variant] = cell.settings.inference_steps
+    return horizons

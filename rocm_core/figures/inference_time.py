@@ -7,6 +7,9 @@ from rocm_core.analysis import Results, Source, amount, mean_interval, metric_la
 from rocm_core.figures import _style as style
 
 TITLE = "Trained reward against the time an image takes"
+NEEDS = ("inference steps",)
+READS = ("scores at every step", "times")
+PLACE = 14
 COLUMNS = [
     *("reward", "method", "steps", "seconds_per_image"),
     *("mean", "low", "high", "n", "seeds"),
@@ -15,7 +18,7 @@ COLUMNS = [
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a training reward, one line a method or base, one point a number of steps."""
+    """One panel per training reward, one line per method or base, one point per number of steps."""
     data = pd.DataFrame(
         [
             row
@@ -30,15 +33,15 @@ def make(results: Results) -> style.Drawing:
         names = list(_lines(results, reward))
         lines = {m: data[(data["reward"] == reward) & (data["method"] == m)] for m in names}
         for method, line in lines.items():
-            _draw(panel, method, line)
-        paces = data.loc[data["reward"] == reward, "seconds_per_image"]
-        style.log_x(panel, paces.min(), paces.max())
+            _draw(panel, results.models[method], line)
+        times = data.loc[data["reward"] == reward, "seconds_per_image"]
+        style.log_x(panel, times.min(), times.max())
         panel.set_title(f"Trained on {metric_label(reward)}")
         panel.set_xlabel("seconds an image")
         panel.set_ylabel(metric_label(reward))
-        style.note_missing(panel, [m for m, line in lines.items() if line.empty])
+        style.note_missing(panel, results, [m for m, line in lines.items() if line.empty])
     bases = [base.method for base in results.bases]
-    style.legend(figure, style.handles([*bases, *results.methods()]))
+    style.legend(figure, style.handles(results, [*bases, *results.methods()]))
     steps = ", ".join(str(k) for k in sorted(set(data["steps"])))
     caption = (
         f"Score on {amount(data['n'], 'validation prompt')} of the reward that a model was trained "
@@ -65,20 +68,19 @@ def _points(
     sets = results.sample_sets(sources[0])
     for steps in sorted(k for name, k in sets if name == "validation"):
         scores, seeds = results.scores_on(sources, reward, "validation", steps)
-        measured = [results.pace(source, steps) for source in sources]
-        paces = [pace for pace in measured if pace is not None]
-        if seeds and paces:
-            found = mean_interval(scores)
-            numbers = [found.mean, found.low, found.high, found.n]
-            number = None if sources[0].reward is None else seeds
-            pace = float(pd.Series(paces).median())
-            values = [reward, method, steps, pace, *numbers, number]
+        measured = [results.seconds_per_image(source, steps) for source in sources]
+        times = [seconds for seconds in measured if seconds is not None]
+        if seeds and times:
+            estimate = mean_interval(scores)
+            numbers = [estimate.mean, estimate.low, estimate.high, estimate.n]
+            number = None if sources[0].cell is None else seeds
+            values = [reward, method, steps, float(pd.Series(times).median()), *numbers, number]
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
-def _draw(panel: Axes, method: str, line: pd.DataFrame) -> None:
-    colour, marker = style.look(method)
+def _draw(panel: Axes, source: Source, line: pd.DataFrame) -> None:
+    colour, marker = style.look(source.family)
     reach = [line["mean"] - line["low"], line["high"] - line["mean"]]
     panel.errorbar(
         line["seconds_per_image"],
@@ -86,6 +88,6 @@ def _draw(panel: Axes, method: str, line: pd.DataFrame) -> None:
         yerr=reach,
         color=colour,
         marker=marker,
-        linestyle="--" if method.startswith("base-") else "-",
+        linestyle="-" if source.cell else "--",
         elinewidth=1.0,
     )

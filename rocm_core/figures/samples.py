@@ -6,6 +6,9 @@ from rocm_core.figures._images import lead
 from rocm_core.figures._samples import draw_samples
 
 TITLE = "The same prompts and noise for every model trained on the other rewards"
+NEEDS = ("rewards",)
+READS = ("prompts", "images")
+PLACE = 8
 
 
 @style.styled

@@ -4,10 +4,13 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, method_label, metric_label
+from rocm_core.analysis import Results, amount, metric_label
 from rocm_core.figures import _style as style
 
 TITLE = "Distance to the base model, transition by transition"
+NEEDS = ("regularised",)
+READS = ("histories",)
+PLACE = 12
 _PREFIX = "squared_distance_"
 _WINDOWS = 25  # of the running mean in a training
 _POINTS = 200  # of a line: a long training is thinned
@@ -15,10 +18,9 @@ _POINTS = 200  # of a line: a long training is thinned
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One row a method, one column a training reward, one line a transition k → k-1."""
+    """One row per method, one column per training reward, one line per transition k → k-1."""
     data = _smoothed(results)
-    regularised = {cell.variant for cell in results.cells if cell.settings.divergence != "none"}
-    methods = [method for method in results.methods() if method in regularised]
+    methods = [m for m in results.methods() if results.models[m].divergence != "none"]
     rewards = results.rewards
     transitions = sorted(data["transition"].unique(), reverse=True)
     viridis = matplotlib.colormaps["viridis"]
@@ -33,7 +35,7 @@ def make(results: Results) -> style.Drawing:
             for transition, line in own.groupby("transition"):
                 panel.plot(line["step"], line["running_mean"], color=shades[transition], lw=1.5)
             absence = "missing" if method in results.methods(reward) else "not trained"
-            label = method_label(method, short=True) + (f" ({absence})" if own.empty else "")
+            label = results.label(method, short=True) + (f" ({absence})" if own.empty else "")
             panel.set_yscale("log")
             panel.minorticks_off()
             panel.text(0.03, 0.82, label, transform=panel.transAxes)

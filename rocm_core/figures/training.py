@@ -5,11 +5,14 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._trajectories import PAIRED, counts, trajectories
 
 TITLE = "Trained reward and gold judge over training"
+NEEDS = ("snapshots",)
+READS = ("snapshots",)
+PLACE = 9
 
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One row a training reward: the reward itself and, where there is one, the gold judge."""
+    """One row per training reward: the reward itself and, where there is one, the gold judge."""
     judge = [GOLD] if GOLD in results.config.metrics else []
     shown = {reward: [reward, *judge] for reward in results.rewards}
     data = trajectories(results, shown)
@@ -34,10 +37,10 @@ def make(results: Results) -> style.Drawing:
             panel.set_ylabel(f"{metric_label(metric)}{' (trained)' if metric == reward else ''}")
             present = set(lines["method"])
             judged = results.monitored_methods(reward)
-            style.note_missing(panel, [m for m in judged if m not in present])
+            style.note_missing(panel, results, [m for m in judged if m not in present])
     for panel in axes[-1]:
         panel.set_xlabel("training step")
-    style.legend(figure, style.handles(results.monitored_methods()))
+    style.legend(figure, style.handles(results, results.monitored_methods()))
     caption = (
         f"Mean score of the snapshots over {counts(data)}; step 0 is the base model. "
         f"Bands: {PAIRED}."

@@ -3,7 +3,8 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
-from rocm_core.grid.cells import Cell, make_grid, table
+from rocm_core.grid.cells import Cell, make_grid, spell, table
+from rocm_core.grid.disk import needed, used
 from rocm_core.grid.evaluation import (
     beta_tries,
     evaluation_sets,
@@ -15,7 +16,7 @@ from rocm_core.grid.evaluation import (
 )
 from rocm_core.grid.loading import load_config, parse_config
 from rocm_core.grid.methods import METHODS, parse_method
-from rocm_core.grid.needs import needed, used
+from rocm_core.grid.needs import offered
 from rocm_core.grid.snapshots import snapshot_steps
 
 __all__ = [
@@ -29,10 +30,12 @@ __all__ = [
     "make_grid",
     "monitor_prompts",
     "needed",
+    "offered",
     "parse_config",
     "parse_method",
     "sample_sets",
     "snapshot_steps",
+    "spell",
     "table",
     "training_sets",
     "used",

@@ -33,7 +33,7 @@ class Cell:
     @property
     def variant(self) -> str:
         """The method with what a sweep chose, as folders and tables name it: rocm-kl--beta-0.01."""
-        return self.method + "".join(f"--{name}-{_spell(value)}" for name, value in self.swept)
+        return self.method + "".join(f"--{name}-{spell(value)}" for name, value in self.swept)
 
     @property
     def name(self) -> str:
@@ -128,8 +128,8 @@ def _plan(config: "Config") -> Iterator[tuple[str, str, str, Layers, tuple[tuple
                     )
 
 
-def _spell(value: Any) -> str:
-    """A swept value as part of a folder's name."""
+def spell(value: Any) -> str:
+    """A swept value as folders and labels write it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.12g}"
     return str(value).lower()

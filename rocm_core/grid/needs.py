@@ -1,23 +1,53 @@
-"""What a configuration needs of the disk: models, scorers and lists of prompts."""
+"""What a configuration has the data for: the needs that tables and figures declare."""
 
 from typing import TYPE_CHECKING
 
-from rocm_core.prompts import prompt_files
-from rocm_core.weights import files_of
+from rocm_core.errors import UserError
+from rocm_core.grid.cells import make_grid
+from rocm_core.grid.evaluation import beta_tries, evaluation_sets, inference_steps
+from rocm_core.plugins import did_you_mean, facts, names
 
 if TYPE_CHECKING:
     from rocm_core.configuration import Config
 
 
-def used(config: "Config") -> list[str]:
-    """The local paths of a configuration's models, scorers and prompts."""
-    models = ((policy.model, policy.lora) for policy in config.policies.values())
-    paths = [path for both in models for path in both if path]
-    paths += [path for path in config.scorers.values() if path]
-    files = (file for prompts in config.prompts.values() for file in prompt_files(prompts))
-    return list(dict.fromkeys([*paths, *files]))
+def offered(kind: str, config: "Config") -> list[str]:
+    """The tables or figures whose `NEEDS` a configuration meets, in the order of the report.
+
+    Raises `UserError` where a module declares a need that does not exist.
+    """
+    met, place = _needs(config), {}
+    for name in names(kind):
+        declared = facts(kind, name)
+        for need in declared["NEEDS"]:
+            if need not in met:
+                hint = did_you_mean(need, met)
+                raise UserError(f"{kind}/{name}.py: NEEDS: there is no need {need!r}{hint}")
+        if all(met[need] for need in declared["NEEDS"]):
+            place[name] = declared["PLACE"]
+    return sorted(place, key=lambda name: place[name])
 
 
-def needed(config: "Config") -> list[str]:
-    """The table's files that a configuration's models, scorers and prompts are made of."""
-    return list(dict.fromkeys(name for path in used(config) for name in files_of(path)))
+def _needs(config: "Config") -> dict[str, bool]:
+    """Whether a configuration has what a table or figure may need, by the name of the need."""
+    cells = make_grid(config)
+    settings = [cell.settings for cell in cells]
+    rocm = [one for one in settings if one.algorithm == "direct"]
+    beta_sweeps = beta_tries(cells)
+    monitored = config.monitor.prompts > 0
+    return {
+        "regularised": any(one.divergence != "none" for one in settings),
+        "regularised rocm": any(one.divergence != "none" for one in rocm),
+        "baselines": len(rocm) < len(cells),
+        "algorithms": len({(one.algorithm, one.policy) for one in settings}) > 1,
+        "rewards": len({cell.reward for cell in cells}) > 1,
+        "beta sweeps": bool(beta_sweeps),
+        "other sweeps": any(cell.swept for cell in cells if cell not in beta_sweeps),
+        "horizons": any([k for k, _ in cell.swept] == ["inference_steps"] for cell in cells),
+        "snapshots": monitored and any(one.snapshot_every for one in settings),
+        "rocm snapshots": monitored and any(one.snapshot_every for one in rocm),
+        "gold": "gold" in config.metrics,
+        "inference steps": len(set(inference_steps(config))) > 1,
+        "prompt sets": len(evaluation_sets(config, cells)) > 1,
+        "votes": config.study is not None and (config.root / "study" / "votes.jsonl").exists(),
+    }

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ from rocm_core.analysis import (
     Results,
     Source,
     decimals,
-    method_label,
     metric_label,
     number,
     paired_difference,
 )
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
-from rocm_core.report.page import PAGE
+from rocm_core.plugins import load
 from rocm_core.tables import tables
 
+_TEMPLATES = jinja2.FileSystemLoader(Path(__file__).parent)  # page.html.j2, with its style.css
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
     *("beta", "reward_queries", "unet_passes"),
@@ -71,30 +70,30 @@ class Reading:
     def phrase(self) -> str:
         """The directions in words: "reward rises, gold judge falls"."""
         named = {"reward": self.reward, "gold judge": self.gold}
-        found = [f"{name} {change.direction}" for name, change in named.items() if change]
-        return ", ".join(found) or "missing"
+        told = [f"{name} {change.direction}" for name, change in named.items() if change]
+        return ", ".join(told) or "missing"
 
 
 def make(results: Results) -> Report:
     """Assemble the page from scores, manifests, images, the tables, and the claims and figures
     already made."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=_TEMPLATES,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["metric"] = metric_label
-    environment.filters["method"] = method_label
+    environment.filters["method"] = results.label
     environment.filters["signed"] = lambda value, change: number(
         value, decimals(change.half_width), signed=True
     )
-    page = environment.from_string(PAGE)
-    shown = {
-        name: import_module(f"rocm_core.tables.{name}").make(results)
-        for name in tables(results.config)
-    }
+    shown = {name: load("tables", name).make(results) for name in tables(results.config)}
     ledger, cells = _ledger(results), _cells(results)
     side = next(side for most, side in _SIDES if len(cells) <= most)
     return Report(
-        page.render(
+        environment.get_template("page.html.j2").render(
             claims=_claims(ledger),
             tally=_tally(ledger),
             hours=_hours(cells),
@@ -135,7 +134,7 @@ def read(results: Results) -> Iterator[Reading]:
 
 def _pictures(results: Results) -> list[dict[str, str]]:
     """Title, caption, CSV path and inlined PNG of each figure in the results directory."""
-    found = []
+    pictures = []
     for name in figures(results.config):
         path = results.root / "figures" / f"{name}.png"
         if not path.exists():
@@ -145,15 +144,9 @@ def _pictures(results: Results) -> list[dict[str, str]]:
         with Image.open(path) as image:
             title, caption = (str(image.info.get(k, "")) for k in ("Title", "Description"))
         data = base64.b64encode(path.read_bytes()).decode()
-        found.append(
-            {
-                "name": name,
-                "title": title,
-                "caption": caption,
-                "source": f"data:image/png;base64,{data}",
-            }
-        )
-    return found
+        source = f"data:image/png;base64,{data}"
+        pictures.append({"name": name, "title": title, "caption": caption, "source": source})
+    return pictures
 
 
 def _ledger(results: Results) -> list[dict[str, Any]]:
@@ -162,19 +155,19 @@ def _ledger(results: Results) -> list[dict[str, Any]]:
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))["claims"])
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: judge the claims first") from None
+        raise UserError(f"{path} does not exist: decide the claims first") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no ledger ({error}): judge the claims again") from None
+        raise UserError(f"{path} is not a ledger ({error}): decide the claims again") from None
 
 
 def _claims(ledger: list[dict[str, Any]]) -> list[tuple[str, list[dict], list[dict]]]:
     """(heading, claims that this run tests, those that it has no part for) of each group."""
-    found = []
+    groups = []
     for prefix, heading in _GROUPS.items():
         own = [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
         tested, idle = ([c for c in own if bool(c["parts"]) == has] for has in (True, False))
-        found.append((heading, tested, idle))
-    return found
+        groups.append((heading, tested, idle))
+    return groups
 
 
 def _tally(ledger: list[dict[str, Any]]) -> str:
@@ -196,7 +189,7 @@ def _hours(cells: list[dict[str, Any]]) -> str:
 
 def _cells(results: Results) -> list[dict[str, Any]]:
     """What each trained cell is made of and cost: its source, name and manifest."""
-    found = []
+    cells = []
     for source in results.trained:
         manifest = results.manifests.get(source.name)
         if manifest is None:
@@ -206,8 +199,8 @@ def _cells(results: Results) -> list[dict[str, Any]]:
             path = results.root / "cells" / source.name / "manifest.json"
             raise UserError(f"{path} has no {lacking[0]}: train the cell again")
         about = {"source": source, "name": source.name, "id": source.name.replace("/", "-")}
-        found.append(about | {"reward": source.reward, "method": source.method} | manifest)
-    return found
+        cells.append(about | {"reward": source.reward, "method": source.method} | manifest)
+    return cells
 
 
 def _strip(results: Results, source: Source, side: int) -> str | None:
@@ -232,7 +225,7 @@ def _thumbnail(path: Path, side: int) -> Image.Image:
             filter = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
             return image.convert("RGB").resize((side, side), filter)
     except OSError:
-        raise UserError(f"{path} is no image: generate it again") from None
+        raise UserError(f"{path} is not an image: generate it again") from None
 
 
 def _varying(results: Results) -> tuple[list[str], dict[str, Any]]:

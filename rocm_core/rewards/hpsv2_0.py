@@ -10,7 +10,6 @@ import torch
 from rocm_core.rewards import hpsv2
 
 DIFFERENTIABLE = True
-VERSION_OF = "hpsv2"
 
 
 class HPSv2_0(hpsv2.HPSv2):

@@ -31,7 +31,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """`blocks` under one `header`; `data` holds the numbers behind them, one a row."""
+    """`blocks` under one `header`; `data` holds the numbers behind them, one per row."""
 
     title: str
     caption: str

@@ -13,7 +13,6 @@ from rocm_core.analysis import (
     compared_rewards,
     curves,
     decimals,
-    method_label,
     metric_label,
     number,
     reach,
@@ -21,6 +20,9 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "What each method needs for the same training reward"
+NEEDS = ("algorithms",)
+READS = ("histories",)
+PLACE = 5
 COLUMNS = [
     *("reward", "method", "status", "final", "deviation", "best", "goal"),
     *COSTS,
@@ -31,27 +33,27 @@ _HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries",
 
 
 def make(results: Results) -> Table:
-    """One block a training reward on which several algorithms are compared: final and best reward,
-    and the costs until `goal`, the best reward of the slowest, in the running mean of figure
-    `efficiency`.
+    """One block per training reward on which several algorithms are compared: final and best
+    reward, and the costs until `goal`, the best reward of the slowest, in the running mean of
+    figure `efficiency`.
 
     `data` has `COLUMNS`; status is measured or missing; deviation is over seeds; `COSTS` are empty
     for a method that never reaches the goal.
     """
     rows, blocks = [], []
     for reward in compared_rewards(results):
-        found = curves(results, reward, results.methods(reward))
-        goal, slowest = common_reward(found) if found else (float("nan"), "")
+        measured = curves(results, reward, results.methods(reward))
+        goal, slowest = common_reward(results, measured) if measured else (float("nan"), "")
         heading = f"Trained on {metric_label(reward)}"
-        digits = _digits(found)
-        if found:
-            heading += f": to reach {number(goal, digits)}, the best of {method_label(slowest)}"
+        digits = _digits(measured)
+        if measured:
+            heading += f": to reach {number(goal, digits)}, the best of {results.label(slowest)}"
         block = Block(heading)
         blocks.append(block)
         for method in results.methods(reward):
-            row = _row(reward, method, goal, found.get(method))
+            row = _row(reward, method, goal, measured.get(method))
             rows.append(row)
-            block.rows.append([Cell(method_label(method)), *_cells(row, digits)])
+            block.rows.append([Cell(results.label(method)), *_cells(row, digits)])
     data = pd.DataFrame(rows, columns=COLUMNS)
     caption = (
         "Rewards: running mean at the end of the training (± standard deviation over "
@@ -63,10 +65,10 @@ def make(results: Results) -> Table:
     return Table(TITLE, caption, _HEADER, blocks, data)
 
 
-def _digits(found: dict[str, pd.DataFrame]) -> int:
+def _digits(measured: dict[str, pd.DataFrame]) -> int:
     """Decimals that show how far the curves go, with two digits."""
     return max(
-        (decimals((c["mean"].max() - c["mean"].min()) / 2) for c in found.values()), default=3
+        (decimals((c["mean"].max() - c["mean"].min()) / 2) for c in measured.values()), default=3
     )
 
 

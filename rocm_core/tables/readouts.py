@@ -12,7 +12,6 @@ from rocm_core.analysis import (
     decimals,
     is_held_out,
     mean_interval,
-    method_label,
     metric_label,
     number,
     per_prompt,
@@ -20,6 +19,8 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Read-outs of reward hacking"
+READS = ("scores", "readouts", "snapshots", "histories")
+PLACE = 7
 COLUMNS = ["reward", "method", "readout", "status", "mean", "low", "high", "n", "seeds"]
 HELD_OUT = "held_out"
 _DISTANCE = "squared_distance"
@@ -35,12 +36,12 @@ _TAIL = 20  # of a training: the last twentieth of its steps
 
 
 def make(results: Results) -> Table:
-    """One block a training reward: its bases and methods, swept ones left out.
+    """One block per training reward: its bases and methods, swept ones left out.
 
     `data` has `COLUMNS`. readout: gold, held_out (mean effect on the other scorers, as
-    `rocm_core.analysis.comparison` counts effects), a metric of `rocm_core.evaluation.readouts`, squared_distance
-    (Σ_k d² of the last snapshot) or squared_distance_<k> (of the training's last twentieth, without
-    interval). status is measured or missing; n counts prompts.
+    `rocm_core.analysis.comparison` counts effects), a metric of `rocm_core.evaluation.readouts`,
+    squared_distance (Σ_k d² of the last snapshot) or squared_distance_<k> (of the training's last
+    twentieth, without interval). status is measured or missing; n counts prompts.
     """
     rows = [
         row
@@ -57,13 +58,14 @@ def make(results: Results) -> Table:
         block = Block(f"Trained on {metric_label(reward)}")
         for method in _methods(results, reward):
             own = data[(data["reward"] == reward) & (data["method"] == method)]
-            found = {row["readout"]: row for _, row in own.iterrows()}
+            entries = {row["readout"]: row for _, row in own.iterrows()}
             cells = [
-                _cell(found[name], halves[name]) if name in found else Cell("–") for name in names
+                _cell(entries[name], halves[name]) if name in entries else Cell("–")
+                for name in names
             ]
             steps = " / ".join(f"{value:.3g}" for value in own[per_step[own.index]]["mean"])
             cells += [Cell(steps or "–")] if per_step.any() else []
-            block.rows.append([Cell(method_label(method)), *cells])
+            block.rows.append([Cell(results.label(method)), *cells])
         blocks.append(block)
     header = ["Model", *(_NAMES[name] for name in names)]
     header += ["d² per step, first to last"] if per_step.any() else []
@@ -76,13 +78,12 @@ def _methods(results: Results, reward: str) -> list[str]:
 
 
 def _rows(results: Results, reward: str, method: str) -> Iterator[dict[str, object]]:
-    is_base = method.startswith("base-")
+    is_base = results.models[method].cell is None
     trained_on = None if is_base else reward
     readouts, monitor = results.readouts, results.monitor
     same = readouts["reward"].isna() if is_base else readouts["reward"] == reward
     own = readouts[same & (readouts["method"] == method)]
-    found = {name: own[own["metric"] == name] for name in readouts["metric"].unique()}
-    values = {name: per_prompt(scores) for name, scores in found.items()}
+    values = {name: per_prompt(own[own["metric"] == name]) for name in readouts["metric"].unique()}
     if GOLD in results.config.metrics:
         values[GOLD] = results.scores(method, GOLD, trained_on)
     if not is_base:

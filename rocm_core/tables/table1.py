@@ -1,4 +1,4 @@
-"""Table 1: held-out scores of every method, one block a training reward."""
+"""Table 1: held-out scores of every method, one block per training reward."""
 
 import pandas as pd
 
@@ -9,13 +9,14 @@ from rocm_core.analysis import (
     decimals,
     is_held_out,
     mean_interval,
-    method_label,
     metric_label,
     number,
 )
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Held-out scores after training on each reward"
+READS = ("scores",)
+PLACE = 1
 TRAINED, MISSING = "trained", "missing"
 COLUMNS = ["reward", "method", "metric", "status", "mean", "low", "high", "n", "seeds"]
 
@@ -45,7 +46,7 @@ def make(results: Results) -> Table:
         block = Block(f"Trained on {metric_label(str(reward))}")
         for method, row in of_reward.groupby("method", sort=False):
             cells = [_cell(entry, decimals(halves[entry["metric"]])) for _, entry in row.iterrows()]
-            block.rows.append([Cell(method_label(str(method))), *cells])
+            block.rows.append([Cell(results.label(str(method))), *cells])
         blocks.append(block)
     header = ["Model", *map(metric_label, metrics)]
     return Table(TITLE, _caption(data), header, blocks, data)
@@ -58,16 +59,16 @@ def _rows(results: Results, reward: str) -> list[str]:
 
 
 def _entry(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
-    is_base = method.startswith("base-")
+    is_base = results.models[method].cell is None
     entry: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
     if not (is_base or is_held_out(metric, reward)):
         return entry | {"status": TRAINED}
     scores = results.scores(method, metric, None if is_base else reward)
     if scores.empty:
         return entry | {"status": MISSING}
-    found = mean_interval(scores)
+    estimate = mean_interval(scores)
     seeds = None if is_base else results.seeds(reward, method)
-    numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
     return entry | {"status": "measured"} | numbers | {"seeds": seeds}
 
 

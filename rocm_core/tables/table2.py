@@ -5,19 +5,21 @@ import pandas as pd
 from rocm_core.analysis import (
     GOLD,
     Results,
-    Try,
+    SweepPoint,
     amount,
     decimals,
-    method_label,
     metric_label,
     number,
     paired_difference,
-    tries,
+    sweep_points,
     verdicts,
 )
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "The best β of each divergence of ROCM, and all that were tried"
+NEEDS = ("beta sweeps",)
+READS = ("scores", "manifests")
+PLACE = 2
 _MEASURES = ("judged", "trained")
 _GAP = [Cell("missing", muted=True)] * 3
 COLUMNS = [
@@ -28,13 +30,13 @@ COLUMNS = [
 
 
 def make(results: Results) -> Table:
-    """Two blocks a training reward: for each divergence the β that the judges prefer; every β.
+    """Two blocks per training reward: for each divergence the β that the judges prefer; every β.
 
-    `data` has `COLUMNS`, one row a β that was tried: judged and trained are the changes of the
+    `data` has `COLUMNS`, one row per β that was tried: judged and trained are the changes of the
     judges' verdict and of the training reward; status is measured or missing; edge marks the
     smallest and the largest β of a divergence.
     """
-    data = pd.DataFrame([_row(results, one) for one in tries(results)], columns=COLUMNS)
+    data = pd.DataFrame([_row(results, point) for point in sweep_points(results)], columns=COLUMNS)
     tried = data.groupby(["reward", "divergence"])
     data["best"] = data["judged"] == tried["judged"].transform("max")
     least, most = (tried["beta"].transform(end) for end in ("min", "max"))
@@ -49,39 +51,37 @@ def make(results: Results) -> Table:
         every = Block(f"{metric_label(reward)}: all that were tried")
         for method in results.methods(reward):
             rows = own[own["divergence"] == method]
-            every.rows.extend(_line(row, digits, row["best"]) for _, row in rows.iterrows())
+            every.rows.extend(_line(results, r, digits, r["best"]) for _, r in rows.iterrows())
             chosen = rows[rows["best"]]
             if len(chosen):
-                best.rows.append(_line(chosen.iloc[0], digits, bold=False))
+                best.rows.append(_line(results, chosen.iloc[0], digits, bold=False))
             elif len(rows):
-                best.rows.append([Cell(method_label(method)), *_GAP])
+                best.rows.append([Cell(results.label(method)), *_GAP])
         blocks += [best, every]
     header = ["Divergence", "β", _judge(results), "Trained reward"]
     return Table(TITLE, _caption(results, data), header, blocks, data)
 
 
-def _row(results: Results, one: Try) -> dict[str, object]:
-    row = {"reward": one.reward, "divergence": one.family, "beta": one.beta, "status": "missing"}
-    base = results.base_of(one.reward, one.method)
+def _row(results: Results, point: SweepPoint) -> dict[str, object]:
+    reward, method = point.reward, point.method
+    row = {"reward": reward, "divergence": point.family, "beta": point.beta, "status": "missing"}
+    base = results.base_of(reward, method)
     pairs = {
-        "judged": verdicts(results, one.reward, one.method),
-        "trained": (
-            results.scores(one.method, one.reward, one.reward),
-            results.scores(base, one.reward),
-        ),
+        "judged": verdicts(results, reward, method),
+        "trained": (results.scores(method, reward, reward), results.scores(base, reward)),
     }
     if any(scores.empty for pair in pairs.values() for scores in pair):
         return row
-    row |= {"status": "measured", "seeds": results.seeds(one.reward, one.method)}
+    row |= {"status": "measured", "seeds": results.seeds(reward, method)}
     for measure, (after, before) in pairs.items():
-        found = paired_difference(after, before)
-        row |= {measure: found.mean, "n": found.n}
-        row |= {f"{measure}_low": found.low, f"{measure}_high": found.high}
+        change = paired_difference(after, before)
+        row |= {measure: change.mean, "n": change.n}
+        row |= {f"{measure}_low": change.low, f"{measure}_high": change.high}
     return row
 
 
-def _line(row: pd.Series, digits: dict[str, int], bold: bool) -> list[Cell]:
-    label = Cell(method_label(row["divergence"]))
+def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) -> list[Cell]:
+    label = Cell(results.label(row["divergence"]))
     spelled = "auto" if pd.isna(row["beta"]) else f"{row['beta']:.3g}"
     beta = Cell(spelled + ("†" if row["best"] and row["edge"] else ""), bold=bool(bold))
     if row["status"] == "missing":

@@ -6,11 +6,15 @@ import re
 import pandas as pd
 import torch
 
-from rocm_core.analysis import Results, divergence_labels
+from rocm_core.analysis import Results, divergence_label
 from rocm_core.divergences import by_formula
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Divergences between two Gaussians of equal covariance"
+NEEDS = ("regularised rocm",)
+READS = ()
+FINDS = ("divergences",)
+PLACE = 3
 DISTANCES = (0.1, 1.0, 3.0, 8.0)
 COLUMNS = ["divergence", "formula", "bound", "distance", "value"]
 # LaTeX of the formulas as plain text; the order matters.
@@ -30,9 +34,9 @@ _PLAIN = (
 
 
 def make(results: Results) -> Table:
-    """One row a formula, named after all modules that have it, with its values at `DISTANCES`.
+    """One row per formula, named after all modules that have it, with its values at `DISTANCES`.
 
-    `data` has `COLUMNS`, one row a divergence and a distance; nothing of `results` is needed.
+    `data` has `COLUMNS`, one row per divergence and distance; nothing of `results` is needed.
     """
     block, data = Block("D as a function of d² = ‖μ − μ_ref‖²/σ²"), []
     for alike in by_formula():
@@ -42,7 +46,7 @@ def make(results: Results) -> Table:
         bound = "none" if math.isinf(first.bound) else f"{first.bound:.4g}"
         block.rows.append(
             [
-                Cell(divergence_labels(one.name for one in alike)),
+                Cell(", ".join(divergence_label(one.name) for one in alike)),
                 Cell(plain(first.formula), math=first.formula),
                 Cell(bound),
                 *(Cell(f"{value:.3g}") for value in values),

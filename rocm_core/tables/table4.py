@@ -9,7 +9,6 @@ from rocm_core.analysis import (
     decimals,
     is_held_out,
     mean_interval,
-    method_label,
     metric_label,
     number,
     paired_difference,
@@ -17,6 +16,9 @@ from rocm_core.analysis import (
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Baselines against their own base models"
+NEEDS = ("baselines",)
+READS = ("scores",)
+PLACE = 4
 COLUMNS = [
     *("reward", "method", "metric", "status", "direction"),
     *("mean", "low", "high", "n", "seeds"),
@@ -25,15 +27,15 @@ _ARROWS = {"rises": " ↑", "falls": " ↓", "undecided": ""}
 
 
 def make(results: Results) -> Table:
-    """First the scores of the bases, then a block a training reward: differences of its baselines,
-    the methods other than ROCM, on all metrics; the trained one counts as no evaluation.
+    """First the scores of the bases, then a block per training reward: differences of its
+    baselines, the methods other than ROCM, on all metrics; the trained one counts as no evaluation.
 
     `data` has `COLUMNS`: status is measured, trained (measured too) or missing; reward is empty
     and direction too for a base; mean, low and high are scores there, else differences.
     """
     metrics = sorted(results.config.metrics, key=lambda name: name == GOLD)
     baselines = {
-        reward: [m for m in results.methods(reward) if not _is_rocm(results, m)]
+        reward: [m for m in results.methods(reward) if results.models[m].algorithm != "direct"]
         for reward in results.rewards
     }
     needed = {results.base_of(r, m) for r, methods in baselines.items() for m in methods}
@@ -47,27 +49,24 @@ def make(results: Results) -> Table:
     ]
     data = pd.DataFrame(rows, columns=COLUMNS)
     halves = (data["high"] - data["low"]).groupby(data["metric"]).median() / 2
-    blocks = [Block("Scores of the base models", _lines(data[data["reward"].isna()], halves))]
+    of_bases = _lines(results, data[data["reward"].isna()], halves)
+    blocks = [Block("Scores of the base models", of_bases)]
     for reward, of_reward in data.groupby("reward", sort=False):
         heading = f"Change by training on {metric_label(str(reward))}"
-        blocks.append(Block(heading, _lines(of_reward, halves)))
+        blocks.append(Block(heading, _lines(results, of_reward, halves)))
     return Table(
         TITLE, _caption(results, data), ["Model", *map(metric_label, metrics)], blocks, data
     )
 
 
-def _lines(data: pd.DataFrame, halves: pd.Series) -> list[list[Cell]]:
+def _lines(results: Results, data: pd.DataFrame, halves: pd.Series) -> list[list[Cell]]:
     return [
         [
-            Cell(method_label(str(method))),
+            Cell(results.label(str(method))),
             *(_cell(entry, decimals(halves[entry["metric"]])) for _, entry in row.iterrows()),
         ]
         for method, row in data.groupby("method", sort=False)
     ]
-
-
-def _is_rocm(results: Results, method: str) -> bool:
-    return all(c.settings.algorithm == "direct" for c in results.cells if c.variant == method)
 
 
 def _base(results: Results, method: str, metric: str) -> dict[str, object]:
@@ -75,8 +74,8 @@ def _base(results: Results, method: str, metric: str) -> dict[str, object]:
     scores = results.scores(method, metric)
     if scores.empty:
         return entry
-    found = mean_interval(scores)
-    numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    estimate = mean_interval(scores)
+    numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
     return entry | {"status": "measured"} | numbers
 
 
@@ -86,11 +85,11 @@ def _difference(results: Results, reward: str, method: str, metric: str) -> dict
     before = results.scores(results.base_of(reward, method), metric)
     if after.empty or before.empty:
         return entry | {"status": "missing"}
-    found = paired_difference(after, before)
-    numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    change = paired_difference(after, before)
+    numbers = {"mean": change.mean, "low": change.low, "high": change.high, "n": change.n}
     status = "measured" if is_held_out(metric, reward) else "trained"
     seeds = results.seeds(reward, method)
-    return entry | {"status": status, "direction": found.direction, "seeds": seeds} | numbers
+    return entry | {"status": status, "direction": change.direction, "seeds": seeds} | numbers
 
 
 def _cell(entry: pd.Series, digits: int) -> Cell:

@@ -2,17 +2,27 @@
 
 import re
 
-import yaml
-from checkout import ROOT
+from checkout import ROOT, Checkout
 
-from rocm_core.figures import FIGURES
-from rocm_core.tables import TABLES
+from rocm_core.figures import figures
+from rocm_core.grid import load_config
+from rocm_core.tables import tables
 
 
 def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
-    groups = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())["groups"]
-    drawn = {rule for rule, group in groups.items() if group == "render"}
-    assert drawn == {*TABLES, *FIGURES, "claims", "report"}
+    config = "config/demo.yaml"
+    planned = Checkout(ROOT).snakemake(
+        *("-n", "all", "--forceall", "--profile", "slurm", "--configfile", config)
+    )
+    assert planned.returncode == 0, planned.stderr
+    (group,) = re.findall(r"Group job render .*?(?=\n\[|\Z)", planned.stdout, re.S)
+    drawn = set(re.findall(r"Job \d+: (.*)", group))
+    loaded = load_config(ROOT / config)
+    assert drawn == {
+        *(f"Rendering the table {name}" for name in tables(loaded)),
+        *(f"Rendering the figure {name}" for name in figures(loaded)),
+        *("Judging the claims", "Assembling the report"),
+    }
 
 
 def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentation_name() -> None:

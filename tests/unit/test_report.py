@@ -158,7 +158,7 @@ def test_the_first_screen_is_the_ledger(finished):
     assert "1 claim needs what" in groups[2].replace("\n", " ") and "R4" in groups[2]
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is no ledger"), (None, "does not exist")])
+@pytest.mark.parametrize(("text", "said"), [("{", "is not a ledger"), (None, "does not exist")])
 def test_a_page_without_a_ledger_is_an_error(tmp_path, text, said):
     config = make_config(partial=True)
     write_results(tmp_path, config)
@@ -199,6 +199,22 @@ def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
     write_results(tmp_path, config)
     write_claims(tmp_path)
     assert re.search(r"auto\s+\(0\.07\)", make(Results(config, tmp_path)).html)
+
+
+def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
+    config = make_config(partial=True)
+    write_results(tmp_path, config)
+    write_claims(tmp_path)
+    path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
+    change = {"who": "A. Student", "when": "2026-11-28", "commit": "beef", "now": "n" * 8}
+    accepted = [change | {"instead_of": "o" * 8}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"accepted": accepted}))
+    html = make(Results(config, tmp_path)).html
+    (line,) = re.findall(r"<dt>accepted</dt><dd>(.*?)</dd>", html, re.S)
+    told = "A. Student on 2026-11-28 at commit <code>beef</code>: <code>nnnnnnnn</code> instead of"
+    assert f"code accepted by {told} <code>oooooooo</code>" == " ".join(line.split())
+    cell = re.findall(r'id="cell-hpsv2-rocm-kl-seed-0">.*?</details>', html, re.S)[0]
+    assert line in cell
 
 
 def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):

@@ -76,6 +76,23 @@ def test_swept_methods_are_listed_only_when_asked_for():
     assert results.base_of("hpsv2", "rocm-kl--beta-0.01") == "base-consistency"
 
 
+def test_a_source_knows_what_its_method_stands_for_and_how_it_reads():
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.01]}
+    methods = {"rocm-kl": {"beta": 0.1}, "rlcm": {}, "rocm-total-variation": {"beta": 1}}
+    results = Results(make_config(sweeps=[sweep], methods=methods), "nowhere")
+    swept, rlcm = results.models["rocm-kl--beta-0.01"], results.models["rlcm"]
+    assert (swept.family, swept.swept) == ("rocm-kl", {"beta": 0.01})
+    assert swept.is_rocm and swept.divergence == "kl" and swept.policy == "consistency"
+    assert (rlcm.algorithm, rlcm.is_rocm, rlcm.swept) == ("ppo", False, {})
+    base = results.models["base-consistency"]
+    assert (base.family, base.algorithm, base.cell) == ("base-consistency", None, None)
+    assert results.label(swept.method) == "ROCM, KL (beta 0.01)"
+    assert results.label("rocm-total-variation", short=True) == "total variation"
+    assert (
+        results.label("rlcm") == "RLCM" and results.label(base.name) == "Base (consistency model)"
+    )
+
+
 def test_missing_scores_are_an_error_that_names_the_file(finished):
     config, root = finished
     path = root / "samples/hpsv2/rocm-kl/seed-1/validation/steps-4/scores.csv"

@@ -39,7 +39,7 @@ except UserError as error:
 
 RESULTS = CONFIG.root.as_posix()
 LOGS, BENCHMARKS = f"{RESULTS}/logs", f"{RESULTS}/benchmarks"
-BASES = [f"base-{policy}" for policy in {c.settings.policy: None for c in CELLS.values()}]
+BASES = {f"base-{policy}": policy for policy in [c.settings.policy for c in CELLS.values()]}
 ENVIRONMENT = "../../envs/rocm.yaml"
 THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 TRAINED_ON = grid.training_sets(CELLS.values())
@@ -89,7 +89,7 @@ def prompt_source(name):
 
 def origin_of(source):
     """The cell, or the name of the policy, that made a source's images."""
-    return source.removeprefix("base-") if source.startswith("base-") else cell_of(source)
+    return BASES.get(source) or cell_of(source)
 
 
 @functools.cache

@@ -4,9 +4,7 @@
 rule generate_images:
     input:
         prompts=f"{RESULTS}/prompts/{{set}}.jsonl",
-        lora=lambda w: (
-            [] if w.source.startswith("base-") else f"{RESULTS}/cells/{w.source}/lora.safetensors"
-        ),
+        lora=lambda w: ([] if w.source in BASES else f"{RESULTS}/cells/{w.source}/lora.safetensors"),
         weights=ancient(lambda w: fetched(*generation_of(w.source).weights)),
     output:
         index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",

@@ -1,75 +1,68 @@
 # Tables, figures and the report: one rule each, named after it. partial=true uses what exists.
+# What a table or figure needs, reads and finds stands in its module: a new one is that file alone.
 
-from rocm_core.plugins import names
+from rocm_core.plugins import facts, module_of, names
 
-# What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
+# What READS of a table or figure can name.
 READS = {
-    "table1": main_scores,
-    "table2": lambda: [*main_scores(), *trained("manifest.json")],
-    "table3": lambda: [],
-    "table4": main_scores,
-    "sweep": main_scores,
-    "costs": lambda: trained("history.csv"),
-    "figure1": lambda: [*shown_prompts(), *final_images()],
-    "figure2": lambda: [*shown_prompts(), *final_images()],
-    "figure3": lambda: [f"{RESULTS}/study/results.json"],
-    "figure4": lambda: [
-        *main_scores(),
-        *trained("manifest.json"),
-        *(READS["figure3"]() if "figure3" in FIGURES else []),
-    ],
-    "figure5": lambda: [*trained("history.csv"), *trained("manifest.json")],
-    "figure6": lambda: [
-        *shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
-        *monitored(),
-    ],
-    "readouts": lambda: [
-        *main_scores("scores.csv", "readouts.csv"),
-        *monitored(),
-        *trained("history.csv"),
-    ],
-    "divergences": lambda: [],
-    "samples": lambda: [*shown_prompts(), *final_images()],
-    "training": monitored,
-    "gold_vs_reward": monitored,
-    "gold_vs_kl": monitored,
-    "squared_distance": lambda: trained("history.csv"),
-    "efficiency": lambda: [*trained("history.csv"), *filter(None, [CONFIG.efficiency_overlay])],
-    "horizon": lambda: trained("history.csv"),
-    "inference_time": lambda: [
-        *samples("scores.csv", ["validation"]),
-        *samples("manifest.json", ["validation"]),
-    ],
-    "generalisation": lambda: samples("scores.csv", every_step=False),
+    "scores": main_scores(),
+    "scores at every step": samples("scores.csv", ["validation"]),
+    "scores on every set": samples("scores.csv", every_step=False),
+    "readouts": main_scores("readouts.csv"),
+    "histories": trained("history.csv"),
+    "manifests": trained("manifest.json"),
+    "snapshots": monitored(),
+    "prompts": shown_prompts(),
+    "prompts of snapshots": shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
+    "images": final_images(),
+    "times": samples("manifest.json", ["validation"]),
+    "published curves": [*filter(None, [CONFIG.efficiency_overlay])],
+    "votes": [f"{RESULTS}/study/results.json"],
 }
-# Code that a rendering finds by name, beside what it imports.
-FINDS = dict.fromkeys(
-    ["table3", "divergences"], [f"rocm_core.divergences.{n}" for n in names("divergences")]
-)
 SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
-TABLES, FIGURES = tables(CONFIG), figures(CONFIG)  # that this configuration has the data for
+try:  # those that this configuration has the data for
+    TABLES, FIGURES = tables(CONFIG), figures(CONFIG)
+except UserError as error:
+    sys.exit(f"error: {error}")
+# What shows votes can be asked for before there are any, and then says so.
+OF_VOTES = [n for n in names("figures") if "votes" in facts("figures", n)["NEEDS"]]
 if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
-    FIGURES = [name for name in FIGURES if name != "figure3"]
+    FIGURES = [name for name in FIGURES if name not in OF_VOTES]
+# Votes come from people: they speak where there are any.
+READS["votes, if any"] = READS["votes"] if set(OF_VOTES) & set(FIGURES) else []
 TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
 FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
 
 
-# Figure 3 can be asked for before there are votes, and then says so.
+def files_read(kind, name):
+    """The files that a table or figure depends on."""
+    words = facts(kind, name)["READS"]
+    for word in set(words) - set(READS):
+        sys.exit(f"error: {kind}/{name}.py: READS can be {', '.join(READS)}, not {word!r}")
+    return [file for word in words for file in READS[word]]
+
+
+def modules_of(kind, name):
+    """The module of a table or figure, and those that it finds by name."""
+    found = [module_of(of, n, of) for of in facts(kind, name)["FINDS"] for n in names(of)]
+    return [module_of(kind, name, kind), *found]
+
+
 for _name, _kind in [
     *((n, "table") for n in TABLES),
-    *((n, "figure") for n in dict.fromkeys([*FIGURES, "figure3"])),
+    *((n, "figure") for n in dict.fromkeys([*FIGURES, *OF_VOTES])),
 ]:
 
     rule:
         name:
             _name
         input:
-            READS[_name](),
+            files_read(f"{_kind}s", _name),
         output:
             [
                 report(
                     f"{RESULTS}/{_kind}s/{_name}.{suffix}",
-                    caption=f"../report/{_name}.rst",
+                    caption="../report/drawing.rst",
                     category="Tables" if _kind == "table" else "Figures",
                     labels={"shows": _name, "as": suffix},
                 )
@@ -79,6 +72,8 @@ for _name, _kind in [
             f"{LOGS}/render/{_name}.log",
         benchmark:
             f"{BENCHMARKS}/render/{_name}.tsv"
+        group:
+            "render"
         conda:
             ENVIRONMENT
         threads: 1
@@ -86,15 +81,12 @@ for _name, _kind in [
             mem_mb=4000,
             runtime=10,
         params:
-            config=shown(study=_name == "figure3"),
+            config=shown(study=_name in OF_VOTES),
             kind=_kind,
             name=_name,
+            title=lambda w, of=f"{_kind}s", name=_name: facts(of, name)["TITLE"],
             stem=subpath(output[0], strip_suffix=f".{SUFFIXES[_kind][0]}"),
-            code=code_fingerprint(
-                "workflow/scripts/render.py",
-                f"rocm_core.{_kind}s.{_name}",
-                *FINDS.get(_name, []),
-            ),
+            code=code_fingerprint("workflow/scripts/render.py", *modules_of(f"{_kind}s", _name)),
         message:
             f"Rendering the {_kind} {_name}"
         shell:
@@ -109,8 +101,7 @@ rule claims:
         readouts=main_scores("readouts.csv"),
         monitored=monitored(),
         histories=trained("history.csv"),
-        # Votes come from people: they speak where there are any.
-        votes=READS["figure3"]() if "figure3" in FIGURES else [],
+        votes=READS["votes, if any"],
     output:
         json=f"{RESULTS}/claims.json",
         text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
@@ -118,6 +109,8 @@ rule claims:
         f"{LOGS}/render/claims.log",
     benchmark:
         f"{BENCHMARKS}/render/claims.tsv"
+    group:
+        "render"
     conda:
         ENVIRONMENT
     threads: 1
@@ -150,6 +143,8 @@ rule report:
         f"{LOGS}/render/report.log",
     benchmark:
         f"{BENCHMARKS}/render/report.tsv"
+    group:
+        "render"
     conda:
         ENVIRONMENT
     threads: 1
@@ -161,10 +156,10 @@ rule report:
         stem=subpath(output[0], strip_suffix=".html"),
         code=code_fingerprint(
             "workflow/scripts/render.py",
-            "rocm_core.report.build",
-            *[f"rocm_core.tables.{name}" for name in TABLES],
-            *(module for name in TABLES for module in FINDS.get(name, [])),
+            "rocm_core.report",
+            *(module for name in TABLES for module in modules_of("tables", name)),
         ),
+        page=weights_of("rocm_core/report/page.html.j2", "rocm_core/report/style.css"),
     message:
         "Assembling the report"
     shell:

@@ -12,7 +12,7 @@ from rocm_core.grid import beta_tries
 
 
 @dataclass(frozen=True)
-class Try:
+class SweepPoint:
     """A method trained on a reward with one β (NaN: automatic, and not trained yet).
 
     `family` is the method without the sweep's value.
@@ -24,14 +24,14 @@ class Try:
     beta: float
 
 
-def tries(results: Results) -> list[Try]:
+def sweep_points(results: Results) -> list[SweepPoint]:
     """All β of those rewards and divergences for which several were tried, the largest first."""
-    found = dict.fromkeys((cell.reward, cell.variant) for cell in beta_tries(results.cells))
-    made = [
-        Try(reward, method.partition("--")[0], method, _beta(results, reward, method))
-        for reward, method in found
+    cells = {(cell.reward, cell.variant): cell for cell in beta_tries(results.cells)}
+    points = [
+        SweepPoint(reward, cell.method, variant, _beta(results, reward, variant))
+        for (reward, variant), cell in cells.items()
     ]
-    return sorted(made, key=lambda one: math.inf if math.isnan(one.beta) else -one.beta)
+    return sorted(points, key=lambda point: math.inf if math.isnan(point.beta) else -point.beta)
 
 
 def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:
@@ -47,5 +47,5 @@ def _beta(results: Results, reward: str, method: str) -> float:
     cells = [source.cell for source in results.sources(reward, method) if source.cell]
     if cells[0].settings.beta != "auto":
         return float(cells[0].settings.beta)
-    found = [results.manifests[c.name]["beta"] for c in cells if c.name in results.manifests]
-    return float(np.mean(found)) if found else math.nan
+    measured = [results.manifests[c.name]["beta"] for c in cells if c.name in results.manifests]
+    return float(np.mean(measured)) if measured else math.nan
