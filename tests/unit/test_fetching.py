@@ -19,7 +19,17 @@ from fake_hub import FakeHub, running_hub
 from rocm_core.errors import UserError
 from rocm_core.grid import load_config
 from rocm_core.provenance import files, folder_digest
-from rocm_core.weights import check_weights, describe, fetch, needed, record, table, weights_digest
+from rocm_core.weights import (
+    catalogue,
+    check_weights,
+    describe,
+    fetch,
+    fetching,
+    needed,
+    record,
+    table,
+    weights_digest,
+)
 
 BASE = "weights/dreamshaper-7"
 REVISION = table()[f"{BASE}/model_index.json"].revision
