@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from checkout import Checkout, copy_checkout
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -19,3 +20,9 @@ SLOWEST_FIRST = ("slurm", "end_to_end", "judges", "workflow", "study", "unit")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.parent.name))
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy of this checkout without results; tests must leave it as it is."""
+    return copy_checkout(tmp_path_factory.mktemp("pristine"))

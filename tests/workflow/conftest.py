@@ -35,12 +35,6 @@ monitor: {prompts: 4}
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy without results; tests must leave it as it is."""
-    return copy_checkout(tmp_path_factory.mktemp("pristine"))
-
-
-@pytest.fixture(scope="session")
 def plan(pristine: Checkout) -> Callable[..., str]:
     """`Checkout.plan` in the pristine copy; tests that ask for the same dry-run share it."""
     return functools.cache(pristine.plan)

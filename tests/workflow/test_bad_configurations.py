@@ -77,9 +77,7 @@ def test_snakemake_says_the_same_sentence_and_starts_no_job(
     done = pristine.snakemake("--cores", "1", "all", "--configfile", str(broken))
     assert done.returncode != 0
     assert done.stdout == ""
-    (said,) = (
-        line for line in done.stderr.splitlines() if not line.startswith("Using workflow")
-    )
+    (said,) = (line for line in done.stderr.splitlines() if not line.startswith("Using workflow"))
     relative = os.path.relpath(broken, pristine.path)
     assert said.replace(relative, str(broken)) == f"error: {sentence(broken)}"
     assert not (pristine.path / "results/demo").exists()
