@@ -14,12 +14,13 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-# Folders whose files take minutes come first, so that no worker ends long after the others.
-SLOWEST_FIRST = ("slurm", "end_to_end", "judges", "workflow", "study", "unit")
+# Files that take minutes come before those that take seconds: no worker ends long after the others.
+SLOWEST_FIRST = ("slurm", "end_to_end", "judges", "workflow", "study")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.parent.name))
+    ranks = {folder: rank for rank, folder in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.parent.name, len(ranks)))
 
 
 @pytest.fixture(scope="session")
