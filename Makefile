@@ -17,7 +17,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
-PYTEST = python -m pytest -n $(WORKERS) --no-loadscope-reorder
+PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-unit test-faults lint cells verify preflight judges cancel bench bench-gpu clean
@@ -31,13 +31,13 @@ demo: $(VENV)/main
 	@echo "Figures: $(RESULTS)/figures/"
 
 test: $(VENV)/dev
-	$(PYTEST) --dist loadfile
+	$(PYTEST)
 
 test-unit: $(VENV)/dev
-	$(PYTEST) --dist loadfile tests/unit
+	$(PYTEST) tests/unit
 
 test-faults: $(VENV)/dev
-	$(PYTEST) --dist loadgroup -m faults
+	$(PYTEST) -m faults
 
 lint: $(VENV)/dev
 	ruff check .

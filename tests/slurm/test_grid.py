@@ -12,8 +12,6 @@ from workplace import CELL, DEMO, LORA, SMALL, Site, copy_site, learned, train_h
 
 from rocm_core.grid import load_config, make_grid
 
-pytestmark = pytest.mark.xdist_group("grid")  # whoever has run it looks at it
-
 
 @pytest.fixture(scope="module", params=[SMALL, pytest.param(DEMO, marks=pytest.mark.faults)])
 def grid(
