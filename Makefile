@@ -1,4 +1,5 @@
 # make demo   from a fresh machine to a finished report    make test   every test that runs here
+# make test-unit   the library alone, in under four minutes
 # make lint   style and types                              make cells  the table of cells
 # make verify every artefact against the configuration     make clean  environment and caches
 # make test-faults   kills, full disks and lost nodes, on a real Slurm if it is installed
@@ -11,12 +12,15 @@ CORES ?= all
 SIZE ?= full
 DEVICE ?= cuda
 REPEATS ?= 9
+# How many tests run side by side; with 0 they run one after the other in one process.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
+PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-faults lint cells verify preflight judges cancel bench bench-gpu clean
+.PHONY: demo test test-unit test-faults lint cells verify preflight judges cancel bench bench-gpu clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
@@ -27,10 +31,13 @@ demo: $(VENV)/main
 	@echo "Figures: $(RESULTS)/figures/"
 
 test: $(VENV)/dev
-	python -m pytest
+	$(PYTEST)
+
+test-unit: $(VENV)/dev
+	$(PYTEST) tests/unit
 
 test-faults: $(VENV)/dev
-	python -m pytest -m faults
+	$(PYTEST) -m faults
 
 lint: $(VENV)/dev
 	ruff check .

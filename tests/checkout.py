@@ -32,6 +32,18 @@ class Checkout:
             check=False,
         )
 
+    def plan(
+        self,
+        *arguments: str,
+        config: str | None = "config/matrix.yaml",
+        targets: Sequence[str] = (),
+    ) -> str:
+        """What a dry-run prints."""
+        configfile = ["--configfile", config] if config else []
+        done = self.snakemake("-n", *(targets or ["all"]), *configfile, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def jobs(
         self,
         *arguments: str,
@@ -39,16 +51,7 @@ class Checkout:
         targets: Sequence[str] = (),
     ) -> dict[str, int]:
         """How many jobs of each rule a dry-run would start; the collecting rules left out."""
-        configfile = ["--configfile", config] if config else []
-        done = self.snakemake("-n", *(targets or ["all"]), *configfile, *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        if "Nothing to be done" in done.stdout + done.stderr:
-            return {}
-        table = re.search(r"^job +count\n[- ]+\n(.*?)^total +(\d+)$", done.stdout, re.M | re.S)
-        assert table, done.stdout + done.stderr
-        counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)}
-        assert sum(counts.values()) == int(table[2])
-        return {name: n for name, n in counts.items() if name not in ("all", *targets)}
+        return count_jobs(self.plan(*arguments, config=config, targets=targets), targets)
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace the one `old` in a file by `new`."""
@@ -88,6 +91,17 @@ class Checkout:
         """Everything but results and Snakemake's own records."""
         top = [p for p in self.path.iterdir() if p.name not in ("results", ".snakemake")]
         return [file for path in top for file in [path, *path.rglob("*")] if file.is_file()]
+
+
+def count_jobs(plan: str, targets: Sequence[str] = ()) -> dict[str, int]:
+    """How many jobs of each rule there are in what a dry-run has printed."""
+    if "Nothing to be done" in plan:
+        return {}
+    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +(\d+)$", plan, re.M | re.S)
+    assert table, plan
+    counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)}
+    assert sum(counts.values()) == int(table[2])
+    return {name: n for name, n in counts.items() if name not in ("all", *targets)}
 
 
 def copy_checkout(to: Path) -> Checkout:

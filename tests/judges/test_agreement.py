@@ -121,7 +121,8 @@ def test_the_workflow_writes_the_table_of_differences(
         (tmp_path / name).symlink_to(place / name)
     interpreter = tmp_path / ".venv-judges/bin/python"
     interpreter.parent.mkdir(parents=True)
-    # Without `-m rocm_core.commands.launch --gpus N`, which would go on in a Python that knows no twins.
+    # Without `-m rocm_core.commands.launch --gpus N`, which would go on in another Python, one that
+    # knows no twins.
     interpreter.write_text(f'#!/bin/sh\nshift 4\nexec {shlex.join(judge)} "$@"\n')
     interpreter.chmod(0o755)
     monkeypatch.chdir(tmp_path)

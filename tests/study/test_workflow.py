@@ -97,8 +97,8 @@ def test_snakemake_builds_the_page_and_draws_figure_3_and_keeps_the_votes(tmp_pa
     assert [row["win_rate"] for row in found] == [0.5] * 3
 
 
-def test_without_a_study_in_the_configuration_the_target_says_so(tmp_path):
-    shown = copy_checkout(tmp_path / "checkout").snakemake("-n", "study")
+def test_without_a_study_in_the_configuration_the_target_says_so(pristine):
+    shown = pristine.snakemake("-n", "study")
     assert shown.returncode != 0
     assert shown.stderr.strip().splitlines()[-1] == (
         "error: there is no study in the configuration: add the key study"

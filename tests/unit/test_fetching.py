@@ -19,7 +19,16 @@ from fake_hub import FakeHub, running_hub
 from rocm_core.errors import UserError
 from rocm_core.grid import load_config, needed
 from rocm_core.provenance import files, folder_digest
-from rocm_core.weights import check_weights, describe, fetch, record, table, weights_digest
+from rocm_core.weights import (
+    catalogue,
+    check_weights,
+    describe,
+    fetch,
+    fetching,
+    record,
+    table,
+    weights_digest,
+)
 
 BASE = "weights/dreamshaper-7"
 REVISION = table()[f"{BASE}/model_index.json"].revision

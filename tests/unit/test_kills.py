@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 import rocm_core.training.job
+from rocm_core.plugins import names
 from rocm_core.training import train
 
 KILLS = int(os.environ.get("ROCM_KILLS", "5"))

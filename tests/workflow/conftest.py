@@ -1,7 +1,9 @@
 """A checkout in which every result already exists, made without training anything."""
 
+import functools
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,9 @@ monitor: {prompts: 4}
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy without results; tests must leave it as it is."""
-    return copy_checkout(tmp_path_factory.mktemp("pristine"))
+def plan(pristine: Checkout) -> Callable[..., str]:
+    """`Checkout.plan` in the pristine copy; tests that ask for the same dry-run share it."""
+    return functools.cache(pristine.plan)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 """A broken configuration ends in one sentence that names the key or line, before any job starts."""
 
+import os
 from pathlib import Path
 
 import pytest
-from checkout import Checkout
+from checkout import ROOT, Checkout
+
+from rocm_core.errors import UserError
+from rocm_core.grid import load_config
 
 # (what stands in config/demo.yaml, what a user made of it, what the sentence must say)
 BROKEN = {
@@ -39,38 +43,46 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_one_sentence_and_no_job(pristine: Checkout, tmp_path: Path, case: str) -> None:
-    old, new, words = BROKEN[case]
-    good = (pristine.path / "config/demo.yaml").read_text()
+def write_broken(case: str, folder: Path) -> Path:
+    old, new, _ = BROKEN[case]
+    good = (ROOT / "config/demo.yaml").read_text()
     assert good.count(old) == 1
-    broken = tmp_path / "broken.yaml"
-    broken.write_text(good.replace(old, new))
+    (folder / "broken.yaml").write_text(good.replace(old, new))
+    return folder / "broken.yaml"
+
+
+def sentence(broken: Path) -> str:
+    """What is said of a broken configuration, whoever reads it."""
+    with pytest.raises(UserError) as error:
+        load_config(broken)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_sentence_names_the_file_and_the_key(tmp_path: Path, case: str) -> None:
+    said = sentence(write_broken(case, tmp_path))
+    assert len(said.splitlines()) == 1
+    for word in ["broken.yaml", *BROKEN[case][2]]:
+        assert word in said
+
+
+# One that only the reader of the file can see, and one that the checks of its values find.
+@pytest.mark.parametrize("case", ["a key given twice", "a misspelt key"])
+def test_snakemake_says_the_same_sentence_and_starts_no_job(
+    pristine: Checkout, tmp_path: Path, case: str
+) -> None:
+    broken = write_broken(case, tmp_path)
     done = pristine.snakemake("--cores", "1", "all", "--configfile", str(broken))
     assert done.returncode != 0
     assert done.stdout == ""
-    said = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow")]
-    assert len(said) == 1 and said[0].startswith("error: ")
-    for word in ["broken.yaml", *words]:
-        assert word in said[0]
+    (said,) = (line for line in done.stderr.splitlines() if not line.startswith("Using workflow"))
+    relative = os.path.relpath(broken, pristine.path)
+    assert said.replace(relative, str(broken)) == f"error: {sentence(broken)}"
     assert not (pristine.path / "results/demo").exists()
 
 
-def test_a_broken_line_in_a_prompt_list_is_named(pristine: Checkout, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"id": "1", "text": "a red circle"}\n{"id": "2", "text": \n')
-    good = (pristine.path / "config/demo.yaml").read_text()
-    config = tmp_path / "config.yaml"
-    old = "train: {source: shapes, count: 2048, seed: 1}"
-    assert old in good
-    config.write_text(good.replace(old, f"train: {{source: {prompts}}}"))
-    done = pristine.snakemake("--cores", "1", "prompts", "--configfile", str(config))
-    assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert f"{prompts}:2" in done.stderr
-
-
 def test_broken_yaml_is_refused(pristine: Checkout, tmp_path: Path) -> None:
+    """By Snakemake's own reader, which comes first."""
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: demo\n  world: [shapes\n")
     done = pristine.snakemake("--cores", "1", "all", "--configfile", str(broken))

@@ -37,6 +37,15 @@ def test_bad_settings_end_in_one_sentence(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_broken_line_in_a_prompt_list_is_named(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"id": "1", "text": "a red circle"}\n{"id": "2", "text": \n')
+    settings = json.dumps({"source": str(prompts)})
+    done = run_script("make_prompts", "--settings", settings, "--output", "made", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and f"{prompts}:2" in done.stderr
+
+
 def test_prompts_are_made_without_snakemake(tmp_path: Path) -> None:
     def make(name: str, seed: int, *arguments: str) -> list[str]:
         settings = json.dumps({"source": "shapes", "count": 20, "seed": seed})

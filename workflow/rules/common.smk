@@ -29,7 +29,7 @@ os.environ.update(
 )
 
 try:
-    for _path in workflow.configfiles:
+    for _path in map(os.path.relpath, workflow.configfiles):
         read_yaml(_path)  # what Snakemake's own reader lets pass: a key given twice
     CONFIG = parse_config(config)
     CELLS = {cell.name: cell for cell in grid.make_grid(CONFIG)}
