@@ -52,7 +52,7 @@ def plain(setup, tmp_path_factory):
 OTHER = {"reference_gradient: stop", "guidance in two passes", "compile: true"}
 
 
-@pytest.mark.parametrize("switch", [None, *SWITCHES.keys() - OTHER])
+@pytest.mark.parametrize("switch", [None, *sorted(SWITCHES.keys() - OTHER)])
 def test_the_step_has_the_plain_loops_gradient_however_it_is_switched(
     setup, plain, tmp_path, switch
 ):
