@@ -18,11 +18,22 @@ from rocm_core.provenance.fingerprint import (
     forget_code,
     module_closure,
 )
+from rocm_core.provenance.layout import (
+    CellFiles,
+    Layout,
+    SampleFiles,
+    SnapshotFiles,
+    record_beside,
+)
 from rocm_core.provenance.manifests import package_versions, write_manifest
 
 __all__ = [
     "LOCK",
+    "CellFiles",
+    "Layout",
     "SKIPPED",
+    "SampleFiles",
+    "SnapshotFiles",
     "atomic_write",
     "code_fingerprint",
     "digest_of",
@@ -33,6 +44,7 @@ __all__ = [
     "module_closure",
     "package_versions",
     "read_listing",
+    "record_beside",
     "record_of",
     "sha256_file",
     "write_json",
