@@ -1,4 +1,4 @@
-"""The one door to every table, figure, ledger and report: find it by name, make it, save it."""
+"""Render one table, one figure, the claims or the report by name, and record what it is made of."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -7,6 +7,8 @@ from pathlib import Path
 from rocm_core.analysis import Results
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
+from rocm_core.grid import shown_sections
+from rocm_core.provenance import Layout, write_manifest
 
 _MODULES = {
     "table": "rocm_core.tables.{}",
@@ -17,16 +19,35 @@ _MODULES = {
 
 
 def render(
-    kind: str, name: str, config: Config, results_root: str | Path, output_stem: str | Path
+    kind: str,
+    name: str,
+    config: Config,
+    results_root: str | Path,
+    output_stem: str | Path,
+    fingerprint: str,
 ) -> None:
     """Make a table (.md, .tex, .csv), a figure (.pdf, .png, .csv), the claims (.json, .md) or the
-    report (.html).
+    report (.html), and beside them their manifest.
 
     The names of the last two are "claims" and "report"; the report shows the tables, and the claims
-    and figures found in `results_root`.
+    and figures found in `results_root`. fingerprint: of the code.
     Raises `UserError` for an unknown name and for results that are missing or broken.
     """
     module = _MODULES.get(kind, "{}").format(name)
     if kind not in _MODULES or name.startswith("_") or find_spec(module) is None:
         raise UserError(f"there is no {kind} named {name!r} to render")
-    import_module(module).make(Results(config, results_root)).save(Path(output_stem))
+    results = Results(config, results_root)
+    stem = Path(output_stem)
+    import_module(module).make(results).save(stem)
+    write_manifest(
+        stem.with_name(f"{stem.name}.manifest.json"),
+        settings=shown_sections(config, study=shows_votes(kind, name)),
+        code=fingerprint,
+        inputs=results.files_read,
+        outputs=[stem.with_name(f"{stem.name}.{suffix}") for suffix in Layout.SUFFIXES[kind]],
+    )
+
+
+def shows_votes(kind: str, name: str) -> bool:
+    """Whether something rendered counts the votes of a study, and so depends on its settings."""
+    return name == "figure3" or kind in ("claims", "report")

@@ -3,9 +3,10 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
+from rocm_core.grid.artefacts import Artefacts, Made, shown_sections
+from rocm_core.grid.beta_sweep import beta_tries
 from rocm_core.grid.cells import Cell, make_grid, table
 from rocm_core.grid.evaluation import (
-    beta_tries,
     evaluation_sets,
     generation_settings,
     sample_sets,
@@ -16,7 +17,9 @@ from rocm_core.grid.methods import METHODS, parse_method
 
 __all__ = [
     "METHODS",
+    "Artefacts",
     "Cell",
+    "Made",
     "beta_tries",
     "evaluation_sets",
     "generation_settings",
@@ -25,6 +28,7 @@ __all__ = [
     "parse_config",
     "parse_method",
     "sample_sets",
+    "shown_sections",
     "table",
     "training_sets",
 ]

@@ -1,11 +1,11 @@
 """Code fingerprints of jobs: which modules compute what a cell, an image or a score is."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rocm_core.configuration import GenerationSettings, PromptSettings, TrainingSettings
-from rocm_core.plugins import module_of
-from rocm_core.provenance import code_fingerprint, digest_of
+from rocm_core.plugins import KINDS, module_of, names
+from rocm_core.provenance import code_fingerprint, digest_of, module_closure
 
 
 def prompts_code(settings: PromptSettings) -> str:
@@ -65,3 +65,35 @@ def monitor_code(settings: GenerationSettings, metrics: Sequence[str]) -> str:
 
 def _scorers(metrics: Sequence[str]) -> list[str]:
     return [module_of("rewards", metric, "metrics") for metric in metrics]
+
+
+def judge_code() -> str:
+    """Code fingerprint of scoring images by the published packages."""
+    return code_fingerprint("workflow/scripts/judge.py")
+
+
+def agreement_code() -> str:
+    """Code fingerprint of comparing our scores with the published packages'."""
+    return code_fingerprint("workflow/scripts/scorer_agreement.py")
+
+
+def render_code(kind: str, name: str, tables: Iterable[str] = ()) -> str:
+    """Code fingerprint of a table, a figure, the claims or the report, which shows `tables`."""
+    module = {"claims": "rocm_core.claims.ledger", "report": "rocm_core.report.build"}
+    modules = [
+        "workflow/scripts/render.py",
+        module.get(kind) or module_of(f"{kind}s", name, f"{kind}s"),
+        *(module_of("tables", table, "tables") for table in tables),
+    ]
+    return code_fingerprint(*modules, *_found_by_name(modules))
+
+
+def _found_by_name(modules: Sequence[str]) -> list[str]:
+    """The plug-ins of each room whose `loading` is imported: what loads by name may load any."""
+    closure = module_closure(*modules)
+    return [
+        module_of(kind, name, kind)
+        for kind in KINDS
+        if f"{KINDS[kind].room}.loading" in closure
+        for name in names(kind)
+    ]

@@ -1,5 +1,6 @@
-"""Provenance: code fingerprints, manifests, and files that are written whole or not at all."""
+"""Provenance: the paths of results, code fingerprints, manifests, what was accepted, whole files."""
 
+from rocm_core.provenance.acceptance import Accepted, accepted_code
 from rocm_core.provenance.files import (
     LOCK,
     atomic_write,
@@ -29,11 +30,13 @@ from rocm_core.provenance.manifests import package_versions, write_manifest
 
 __all__ = [
     "LOCK",
+    "Accepted",
     "CellFiles",
     "Layout",
     "SKIPPED",
     "SampleFiles",
     "SnapshotFiles",
+    "accepted_code",
     "atomic_write",
     "code_fingerprint",
     "digest_of",

@@ -84,11 +84,25 @@ def _canonical(node: Any) -> Any:
 
 
 @functools.cache
-def _read_module(path: Path, package: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """sha256 of what a source file means, and what it imports."""
+def _read_module(path: Path, package: str) -> tuple[str, tuple[tuple[str, str], ...], bool]:
+    """sha256 of what a source file means, what it imports, and whether it reads files beside it."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     meaning = json.dumps(_canonical(tree), sort_keys=True)
-    return hashlib.sha256(meaning.encode()).hexdigest(), tuple(imports_of(tree, package))
+    imports = tuple(imports_of(tree, package))
+    words = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
+    reads = words & {"__file__", "PackageLoader"} or "importlib.resources" in {
+        part for module, name in imports for part in (module, f"{module}.{name}")
+    }
+    return hashlib.sha256(meaning.encode()).hexdigest(), imports, bool(reads)
+
+
+def _files_beside(path: Path) -> Iterator[Path]:
+    """The files in a module's folder that are not Python: templates, styles, pages."""
+    for entry in sorted(path.parent.iterdir()):
+        if entry.is_dir() and entry.name != "__pycache__" and not (entry / "__init__.py").exists():
+            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
+        elif entry.is_file() and entry.suffix not in (".py", ".pyc"):
+            yield entry
 
 
 @functools.cache
@@ -140,7 +154,11 @@ def _walk(names: tuple[str, ...], root: Path) -> dict[str, str]:
         package = "" if is_script else name if is_package else name.rpartition(".")[0]
         if is_package and _door(path, name) is not None and name not in names:
             continue
-        found[name], imports = _read_module(path, package)
+        found[name], imports, reads_files = _read_module(path, package)
+        if reads_files:
+            for file in _files_beside(path):
+                place = f"{name}:{file.relative_to(path.parent).as_posix()}"
+                found[place] = hashlib.sha256(file.read_bytes()).hexdigest()
         if not is_script:
             parts = name.split(".")
             waiting += [p for i in range(1, len(parts)) if not is_skipped(p := ".".join(parts[:i]))]
@@ -156,7 +174,8 @@ def module_closure(*names: str, root: Path = ROOT) -> list[str]:
     names: dotted modules or paths of scripts relative to `root`; a module of another package than
     rocm_core brings its package with it. Imports inside functions count, those for type checkers do
     not. A name taken through a package that only passes names on counts as taken from its module.
-    `SKIPPED` rooms are entered only when named. Raises FileNotFoundError for an unknown name.
+    `SKIPPED` rooms are entered only when named. A module that reads files beside it, a template or
+    a page, brings them with it, as `module:file`. Raises FileNotFoundError for an unknown name.
     """
     return list(_walk(tuple(sorted(names)), root))
 

@@ -3,7 +3,6 @@
 Names of cells, sources and prompt sets may be Snakemake's wildcards: `layout.cell("{cell}").lora`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -25,8 +24,8 @@ class CellFiles:
 class SampleFiles:
     """The images of one source on one prompt set, and what is measured of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, steps: int | str) -> None:
+        self.folder, self.steps = folder, steps
         self.index = folder / "index.jsonl"
         self.manifest = folder / "manifest.json"
         self.scores = folder / "scores.csv"
@@ -76,7 +75,7 @@ class Layout:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.study = StudyFiles(self.root / "study")
-        self.states = self.root / ".state"
+        self.cells, self.states = self.root / "cells", self.root / ".state"
         self.preflight = self.root / "preflight"
         self.accepted = self.root / "accepted.json"
         self.claims, self.report = self.stem("claims"), self.stem("report")
@@ -88,11 +87,12 @@ class Layout:
 
     def cell(self, cell: str) -> CellFiles:
         """The results of a cell's training."""
-        return CellFiles(self.root / "cells" / cell)
+        return CellFiles(self.cells / cell)
 
     def samples(self, source: str, prompt_set: str, steps: int | str) -> SampleFiles:
         """The images of a source, a cell or `base-<policy>`, at a number of inference steps."""
-        return SampleFiles(self.root / "samples" / source / prompt_set / f"steps-{steps}")
+        folder = self.root / "samples" / source / prompt_set / f"steps-{steps}"
+        return SampleFiles(folder, steps)
 
     def snapshots(self, cell: str) -> SnapshotFiles:
         """The images of a cell's snapshots."""

@@ -2,7 +2,9 @@
 
 from rocm_core.weights.catalogue import (
     describe,
+    digest_of_all,
     files_of,
+    files_of_all,
     needed,
     table,
     to_fetch,
@@ -17,8 +19,10 @@ __all__ = [
     "check_all",
     "check_weights",
     "describe",
+    "digest_of_all",
     "fetch",
     "files_of",
+    "files_of_all",
     "needed",
     "record",
     "require_fit",

@@ -1,6 +1,8 @@
 # Tables, figures and the report: one rule each, named after it. partial=true uses what exists.
 
-from rocm_core.plugins import names
+
+from rocm_core.figures import figures
+from rocm_core.tables import tables
 
 # What each one reads; the registries rocm_core.tables and rocm_core.figures say which there are.
 READS = {
@@ -12,7 +14,7 @@ READS = {
     "costs": lambda: trained("history.csv"),
     "figure1": lambda: [*shown_prompts(), *final_images()],
     "figure2": lambda: [*shown_prompts(), *final_images()],
-    "figure3": lambda: [f"{RESULTS}/study/results.json"],
+    "figure3": lambda: [LAYOUT.study.results],
     "figure4": lambda: [
         *main_scores(),
         *trained("manifest.json"),
@@ -42,16 +44,11 @@ READS = {
     ],
     "generalisation": lambda: samples("scores.csv", every_step=False),
 }
-# Code that a rendering finds by name, beside what it imports.
-FINDS = dict.fromkeys(
-    ["table3", "divergences"], [f"rocm_core.divergences.{n}" for n in names("divergences")]
-)
-SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
 TABLES, FIGURES = tables(CONFIG), figures(CONFIG)  # that this configuration has the data for
 if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
     FIGURES = [name for name in FIGURES if name != "figure3"]
-TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
-FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
+TABLE_FILES = [LAYOUT.rendered("table", name)[-1] for name in TABLES]
+FIGURE_FILES = [LAYOUT.rendered("figure", name)[1] for name in FIGURES]
 
 
 # Figure 3 can be asked for before there are votes, and then says so.
@@ -68,17 +65,17 @@ for _name, _kind in [
         output:
             [
                 report(
-                    f"{RESULTS}/{_kind}s/{_name}.{suffix}",
+                    file,
                     caption=f"../report/{_name}.rst",
                     category="Tables" if _kind == "table" else "Figures",
-                    labels={"shows": _name, "as": suffix},
+                    labels={"shows": _name, "as": file.suffix[1:]},
                 )
-                for suffix in SUFFIXES[_kind]
+                for file in LAYOUT.rendered(_kind, _name)
             ],
         log:
-            f"{LOGS}/render/{_name}.log",
+            LAYOUT.log("render", _name),
         benchmark:
-            f"{BENCHMARKS}/render/{_name}.tsv"
+            LAYOUT.benchmark("render", _name)
         conda:
             ENVIRONMENT
         threads: 1
@@ -89,17 +86,14 @@ for _name, _kind in [
             config=shown(study=_name == "figure3"),
             kind=_kind,
             name=_name,
-            stem=subpath(output[0], strip_suffix=f".{SUFFIXES[_kind][0]}"),
-            code=code_fingerprint(
-                "workflow/scripts/render.py",
-                f"rocm_core.{_kind}s.{_name}",
-                *FINDS.get(_name, []),
-            ),
+            stem=str(LAYOUT.stem(_kind, _name)),
+            code=fingerprints.render_code(_kind, _name),
         message:
             f"Rendering the {_kind} {_name}"
         shell:
             "exec python workflow/scripts/render.py {params.kind} {params.name}"
-            " --config {params.config:q} --output {params.stem} > {log} 2>&1"
+            " --config {params.config:q} --output {params.stem}"
+            " --fingerprint {params.code} > {log} 2>&1"
 
 
 rule claims:
@@ -112,12 +106,12 @@ rule claims:
         # Votes come from people: they speak where there are any.
         votes=READS["figure3"]() if "figure3" in FIGURES else [],
     output:
-        json=f"{RESULTS}/claims.json",
-        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+        json=LAYOUT.rendered("claims")[0],
+        text=report(LAYOUT.rendered("claims")[1], caption="../report/claims.rst", category="Claims"),
     log:
-        f"{LOGS}/render/claims.log",
+        LAYOUT.log("render", "claims"),
     benchmark:
-        f"{BENCHMARKS}/render/claims.tsv"
+        LAYOUT.benchmark("render", "claims")
     conda:
         ENVIRONMENT
     threads: 1
@@ -127,12 +121,12 @@ rule claims:
     params:
         config=shown(study=True),
         stem=subpath(output.json, strip_suffix=".json"),
-        code=code_fingerprint("workflow/scripts/render.py", "rocm_core.claims"),
+        code=fingerprints.render_code("claims", "claims"),
     message:
         "Judging the claims"
     shell:
         "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
-        " --output {params.stem} > {log} 2>&1"
+        " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"
 
 
 rule report:
@@ -145,11 +139,11 @@ rule report:
         images=final_images(),
         manifests=trained("manifest.json"),
     output:
-        report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
+        report(LAYOUT.rendered("report")[0], caption="../report/report.rst", category="Report"),
     log:
-        f"{LOGS}/render/report.log",
+        LAYOUT.log("render", "report"),
     benchmark:
-        f"{BENCHMARKS}/render/report.tsv"
+        LAYOUT.benchmark("render", "report")
     conda:
         ENVIRONMENT
     threads: 1
@@ -159,14 +153,9 @@ rule report:
     params:
         config=shown(study=True),
         stem=subpath(output[0], strip_suffix=".html"),
-        code=code_fingerprint(
-            "workflow/scripts/render.py",
-            "rocm_core.report.build",
-            *[f"rocm_core.tables.{name}" for name in TABLES],
-            *(module for name in TABLES for module in FINDS.get(name, [])),
-        ),
+        code=fingerprints.render_code("report", "report", TABLES),
     message:
         "Assembling the report"
     shell:
         "exec python workflow/scripts/render.py report report --config {params.config:q}"
-        " --output {params.stem} > {log} 2>&1"
+        " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"
