@@ -9,7 +9,13 @@ import pandas as pd
 from PIL import Image
 
 from rocm_core.configuration import Config
-from rocm_core.grid import evaluation_sets, make_grid, parse_config, sample_sets
+from rocm_core.grid import (
+    evaluation_sets,
+    make_grid,
+    parse_config,
+    sample_sets,
+    snapshot_steps,
+)
 from rocm_core.prompts import Prompt, write_prompts
 
 LEVELS = {"gold": 0.6, "hpsv2": 0.27, "hpsv2_0": 0.28, "aesthetic": 5.2, "clipscore": 0.24}
@@ -125,7 +131,7 @@ def write_results(
 
         frames = []
         iterations, n = cell.settings.iterations, config.monitor.prompts
-        for step in [0, *cell.settings.snapshot_steps]:
+        for step in [0, *snapshot_steps(cell.settings)]:
             frame = scores(effect, step / iterations, n)
             distance = pd.DataFrame(
                 {

@@ -20,7 +20,7 @@ from rocm_core.analysis import (
     compare_differences,
     is_held_out,
 )
-from rocm_core.grid import METHODS
+from rocm_core.grid import METHODS, snapshot_steps
 
 BASELINES = tuple(METHODS)
 ROCM_NONE = "rocm-none"
@@ -94,7 +94,7 @@ class Evidence:
             raise Undecidable(f"no snapshots of {reward}/{method}: set snapshot_every and monitor")
         cell = self.results.sources(reward, method)[0].cell
         assert cell is not None  # a base has no snapshots
-        return cell.settings.snapshot_steps
+        return snapshot_steps(cell.settings)
 
     def scores(self, reward: str, candidate: Candidate, metric: str) -> Scores:
         """Scores of final models on the validation prompts, of snapshots on the monitor's, which

@@ -2,9 +2,9 @@
 
 Where published packages are to judge, they score the two images as well, and must agree with ours.
 
-`python -m rocm_core.commands.preflight --configfile config/paper.yaml`, or `make preflight`: minutes
-on the first GPU that has the weights, instead of hours until a job finds out. Images, scores and
-LoRAs stay in results/<name>/preflight to be looked at.
+`python -m rocm_core.commands.preflight --configfile config/paper.yaml`, or `make preflight`:
+minutes on the first GPU that has the weights, instead of hours until a job finds out. Images,
+scores and LoRAs stay in results/<name>/preflight to be looked at.
 """
 
 import argparse

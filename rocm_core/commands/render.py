@@ -24,7 +24,7 @@ def render(
     config: Config,
     results_root: str | Path,
     output_stem: str | Path,
-    fingerprint: str,
+    fingerprint: str = "",
 ) -> None:
     """Make a table (.md, .tex, .csv), a figure (.pdf, .png, .csv), the claims (.json, .md) or the
     report (.html), and beside them their manifest.

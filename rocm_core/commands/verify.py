@@ -18,7 +18,7 @@ from rocm_core.commands.render import shows_votes
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.figures import figures
-from rocm_core.grid import Artefacts, Made, load_config, shown_sections
+from rocm_core.grid import Artefacts, Made, load_config, shown_sections, snapshot_steps
 from rocm_core.grid import code as fingerprints
 from rocm_core.prompts import Prompt, normalise, read_prompts
 from rocm_core.provenance import accepted_code, folder_digest, record_beside, sha256_file
@@ -81,6 +81,7 @@ def rendered(files: Artefacts) -> Iterator[Made]:
             shown_sections(config, study=shows_votes(kind, name)),
             fingerprints.render_code(kind, name, shown if kind == "report" else ()),
             [file.name for file in outputs],
+            rendered=True,
         )
     if config.judges:
         table = files.layout.scorer_agreement
@@ -110,10 +111,13 @@ def is_accepted(made: Made, manifest: Mapping[str, Any]) -> bool:
 def check_manifest(made: Made, manifest: Mapping[str, Any]) -> Iterator[str]:
     """What a manifest says that does not fit the configuration, the code or the files."""
     path, folder = made.manifest, made.manifest.parent
-    for key, value in made.settings.items():
-        was = manifest["settings"].get(key)
-        if was != value:
-            yield f"{path}: made with {key} {was!r}, the configuration says {value!r}"
+    was = manifest["settings"]
+    differing = [key for key, value in made.settings.items() if was.get(key) != value]
+    if made.rendered and differing:
+        yield f"{path}: made from a configuration that differs in {', '.join(differing)}"
+    for key in differing if not made.rendered else ():
+        value = made.settings[key]
+        yield f"{path}: made with {key} {was.get(key)!r}, the configuration says {value!r}"
     if manifest["code"] != made.code and not is_accepted(made, manifest):
         yield f"{path}: made by other code ({manifest['code'][:12]}, now {made.code[:12]})"
     for name, digest in manifest["weights"].items():
@@ -178,7 +182,7 @@ def _check_values(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Iter
     for name, snapshots in files.evaluated().items():
         cell = files.cells[name]
         first = prompts.get(cell.monitored_on, [])[: config.monitor.prompts]
-        steps, columns = [0, *cell.settings.snapshot_steps], (*config.metrics, *DISTANCES)
+        steps, columns = [0, *snapshot_steps(cell.settings)], (*config.metrics, *DISTANCES)
         wanted = {(str(n), p.id, column) for n in steps for p in first for column in columns}
         if wanted:
             keys = ("step", "prompt_id", "metric")

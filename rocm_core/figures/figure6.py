@@ -9,6 +9,7 @@ import pandas as pd
 from rocm_core.analysis import GOLD, Results, Source, judges, method_label, metric_label, overall
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks, lead
+from rocm_core.grid import snapshot_steps
 
 TITLE = "Images along the training, and the best snapshot of each divergence"
 COLUMNS = ["part", "reward", "method", "seed", "step", "verdict", "prompt_id", "file"]
@@ -90,7 +91,7 @@ def _models(results: Results) -> list[Source]:
 def _stages(model: Source) -> list[int]:
     """Steps evenly spread over a training's snapshots, from the base (0) to the end."""
     assert model.cell
-    steps = [0, *model.cell.settings.snapshot_steps]
+    steps = [0, *snapshot_steps(model.cell.settings)]
     places = np.linspace(0, len(steps) - 1, min(_STAGES, len(steps)))
     return [steps[round(place)] for place in places]
 

@@ -14,6 +14,7 @@ from rocm_core.grid.evaluation import (
 )
 from rocm_core.grid.loading import load_config, parse_config
 from rocm_core.grid.methods import METHODS, parse_method
+from rocm_core.grid.snapshots import snapshot_steps
 
 __all__ = [
     "METHODS",
@@ -29,6 +30,7 @@ __all__ = [
     "parse_method",
     "sample_sets",
     "shown_sections",
+    "snapshot_steps",
     "table",
     "training_sets",
 ]

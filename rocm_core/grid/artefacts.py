@@ -1,4 +1,4 @@
-"""The files of a grid: what its jobs make, for the rules that make it and the commands that look."""
+"""The files of a grid: what its jobs make, for the rules and for the commands that only look."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from rocm_core.grid.evaluation import (
     sample_sets,
     training_sets,
 )
+from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import Layout, SampleFiles, SnapshotFiles, digest_of, record_beside
 from rocm_core.weights import files_of
@@ -28,12 +29,16 @@ _HIDDEN = ("resources", "weights", "study")
 
 @dataclass(frozen=True)
 class Made:
-    """What one job makes: its manifest and what that must say. `outputs` are names beside it."""
+    """What one job makes: its manifest and what that must say. `outputs` are names beside it.
+
+    rendered: `settings` are digests of the configuration's sections, as `shown_sections` has them.
+    """
 
     manifest: Path
     settings: Mapping[str, Any]
     code: str
     outputs: Sequence[str]
+    rendered: bool = False
 
 
 class Artefacts:
@@ -55,9 +60,7 @@ class Artefacts:
     def source(self, name: str) -> Cell | str:
         """The cell or the base's policy of that name; raises `UserError` where there is none."""
         if name not in self.sources:
-            raise UserError(
-                f"{name} is not a cell of {self.layout.root}: `make cells` lists them"
-            )
+            raise UserError(f"{name} is not a cell of {self.layout.root}: `make cells` lists them")
         return self.sources[name]
 
     def generation(self, source: str, steps: int | str | None = None) -> "GenerationSettings":
@@ -137,7 +140,7 @@ class Artefacts:
         config = self.config
         for name, cell in self.cells.items():
             own, settings = self.layout.cell(name), cell.settings
-            trained = [own.lora, own.history, *map(own.snapshot, settings.snapshot_steps)]
+            trained = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
             outputs = [file.relative_to(own.folder).as_posix() for file in trained]
             yield Made(own.manifest, settings.to_dict(), code.train_code(settings), outputs)
         scorers = {"scorers": config.scorer_paths()}
@@ -160,7 +163,7 @@ class Artefacts:
                 first = prompts[cell.monitored_on][: config.monitor.prompts]
                 images = [
                     evaluated.image(step, prompt.id)
-                    for step in cell.settings.snapshot_steps
+                    for step in snapshot_steps(cell.settings)
                     for prompt in first
                 ]
                 outputs = [

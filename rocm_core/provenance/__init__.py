@@ -1,4 +1,4 @@
-"""Provenance: the paths of results, code fingerprints, manifests, what was accepted, whole files."""
+"""Provenance: the paths of results, code fingerprints, manifests, acceptance, whole files."""
 
 from rocm_core.provenance.acceptance import Accepted, accepted_code
 from rocm_core.provenance.files import (

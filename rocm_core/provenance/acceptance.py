@@ -45,7 +45,7 @@ class Accepted:
         key = manifest.relative_to(self.layout.root).as_posix()
         content = json.loads(manifest.read_text(encoding="utf-8"))
         made_by, before = content["code"], self.entries.get(key, {})
-        # A job that ran while its code was an accepted one is on record under the older fingerprint.
+        # A job that ran under accepted code is on record under the older fingerprint.
         recorded = before["recorded"] if before.get("code") == made_by else made_by
         note = {"code": code, "instead_of": made_by, "by": _who(), "commit": git_commit()}
         note["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

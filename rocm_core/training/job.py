@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
+from rocm_core.grid import snapshot_steps
 from rocm_core.jobs import Owner, StateFolder, StopRequest
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, write_manifest
@@ -63,7 +64,7 @@ def train(
         trainer = Trainer(settings, prompts, fingerprint, accelerator)
         snapshots = {
             step: state / "snapshots" / f"step-{step}.safetensors"
-            for step in settings.snapshot_steps
+            for step in snapshot_steps(settings)
         }
         if saved := folder.load():
             trainer.load_state_dict(saved)

@@ -2,10 +2,11 @@
 
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, copy_checkout
+from checkout import Checkout, PlannedCheckout, Planner, copy_checkout
 
 MATRIX = """\
 name: matrix
@@ -39,16 +40,29 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planner]:
+    planner = Planner(tmp_path_factory.mktemp("planner"))
+    yield planner
+    planner.stop()
+
+
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> PlannedCheckout:
     """A copy in which all outputs of config/matrix.yaml exist."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("complete"))
+    copy = copy_checkout(tmp_path_factory.mktemp("complete"))
+    checkout = PlannedCheckout(copy.path, planner)
     checkout.pretend("config/matrix.yaml", MATRIX)
     return checkout
 
 
 @pytest.fixture
-def finished(complete: Checkout, tmp_path: Path) -> Checkout:
+def finished(complete: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
     """The complete copy, to be edited."""
-    shutil.copytree(complete.path, tmp_path / "checkout", symlinks=True)
+    return edited(complete, tmp_path / "checkout")
+
+
+def edited(complete: PlannedCheckout, to: Path) -> PlannedCheckout:
+    """A copy of a complete checkout, to be edited."""
+    shutil.copytree(complete.path, to, symlinks=True)
     time.sleep(0.01)  # an edit is later than everything copied
-    return Checkout(tmp_path / "checkout")
+    return PlannedCheckout(to, complete.planner)
