@@ -1,5 +1,6 @@
 """A copy of this checkout, and `snakemake` in it as a user would type it."""
 
+import ast
 import json
 import os
 import re
@@ -57,6 +58,18 @@ class Checkout:
         text = path.read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{file} holds {text.count(old)} times {old!r}"
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def edit_function(self, name: str, old: str, new: str) -> None:
+        """Replace the one `old` in the library's one function `name` by `new`."""
+        found = [
+            (path, ast.get_source_segment(path.read_text(encoding="utf-8"), node))
+            for path in (self.path / "rocm_core").rglob("*.py")
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        ((path, source),) = found
+        assert source and source.count(old) == 1, source
+        self.edit(str(path.relative_to(self.path)), source, source.replace(old, new))
 
     def add_statement(self, file: str) -> None:
         """Change what a module does, a little, wherever its own code goes."""

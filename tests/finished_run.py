@@ -87,7 +87,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
     for kind, name in [*parts, ("claims", "claims"), ("report", "report")]:
         files = dict.fromkeys(layout.rendered(kind, name), name)
         sections = shown_sections(config, study=shows_votes(kind, name))
-        code = codes.render_code(kind, name, shown if kind == "report" else ())
+        code = codes.render_code(kind, name, config, shown if kind == "report" else ())
         write(record_beside(next(iter(files))), files, sections, code)
 
 

@@ -79,7 +79,7 @@ def rendered(files: Artefacts) -> Iterator[Made]:
         yield Made(
             record_beside(outputs[0]),
             shown_sections(config, study=shows_votes(kind, name)),
-            fingerprints.render_code(kind, name, shown if kind == "report" else ()),
+            fingerprints.render_code(kind, name, config, shown if kind == "report" else ()),
             [file.name for file in outputs],
             rendered=True,
         )

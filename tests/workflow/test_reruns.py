@@ -171,3 +171,38 @@ def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> 
         assert any(len(value) == 64 and int(value, 16) for value in params), record["rule"]
         if record["rule"] != "measure_images":  # it has no settings
             assert any(value.startswith("{") for value in params), record["rule"]
+
+
+# The edits below change results. Each is made in the function where it is decided, wherever that
+# function stands; `verify` names what they make stale (test_accepting.py).
+def test_cleaning_prompts_in_another_way_makes_everything_again(finished: Checkout) -> None:
+    finished.edit_function("clean", '"NFC"', '"NFKC"')
+    assert finished.jobs() == cells(6) | IMAGES | {"make_prompts": 2}
+
+
+def test_another_version_of_a_scorer_is_drawn_where_metrics_are_held_out(
+    finished: Checkout,
+) -> None:
+    finished.edit(
+        "rocm_core/analysis/held_out.py", "VERSIONS = {", 'VERSIONS = {"clip": "aesthetic", '
+    )
+    assert finished.jobs() == {}
+
+
+def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checkout) -> None:
+    finished.edit(
+        "rocm_core/rewards/blipscore.py", "DIFFERENTIABLE", 'VERSION_OF = "hpsv2"\nDIFFERENTIABLE'
+    )
+    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | DRAWN | OF_THE_CODE
+
+
+def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:
+    finished.edit_function("snapshot_steps", "[*steps, settings.iterations]", "[*steps]")
+    assert finished.jobs() == cells(6)
+
+
+def test_another_choice_of_tries_of_beta_is_drawn_where_they_are_shown(
+    finished: Checkout,
+) -> None:
+    finished.edit_function("beta_tries", "> 1", "> 2")
+    assert finished.jobs() == {}

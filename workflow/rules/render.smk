@@ -87,7 +87,7 @@ for _name, _kind in [
             kind=_kind,
             name=_name,
             stem=str(LAYOUT.stem(_kind, _name)),
-            code=fingerprints.render_code(_kind, _name),
+            code=fingerprints.render_code(_kind, _name, CONFIG),
         message:
             f"Rendering the {_kind} {_name}"
         shell:
@@ -121,7 +121,7 @@ rule claims:
     params:
         config=shown(study=True),
         stem=subpath(output.json, strip_suffix=".json"),
-        code=fingerprints.render_code("claims", "claims"),
+        code=fingerprints.render_code("claims", "claims", CONFIG),
     message:
         "Judging the claims"
     shell:
@@ -153,7 +153,7 @@ rule report:
     params:
         config=shown(study=True),
         stem=subpath(output[0], strip_suffix=".html"),
-        code=fingerprints.render_code("report", "report", TABLES),
+        code=fingerprints.render_code("report", "report", CONFIG, TABLES),
     message:
         "Assembling the report"
     shell:
