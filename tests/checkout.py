@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -151,6 +153,12 @@ class PlannedCheckout(Checkout):
     ) -> subprocess.CompletedProcess[str]:
         assert not interpreter
         return self.planner(self.path, arguments)
+
+    def copied(self, to: Path) -> Self:
+        """A copy of it, to be edited."""
+        shutil.copytree(self.path, to, symlinks=True)
+        time.sleep(0.01)  # an edit is later than everything copied
+        return type(self)(to, self.planner)
 
 
 def copy_checkout(to: Path) -> Checkout:

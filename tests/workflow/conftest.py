@@ -1,7 +1,5 @@
 """A checkout in which every result already exists, made without training anything."""
 
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,11 +56,4 @@ def complete(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> Plan
 @pytest.fixture
 def finished(complete: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
     """The complete copy, to be edited."""
-    return edited(complete, tmp_path / "checkout")
-
-
-def edited(complete: PlannedCheckout, to: Path) -> PlannedCheckout:
-    """A copy of a complete checkout, to be edited."""
-    shutil.copytree(complete.path, to, symlinks=True)
-    time.sleep(0.01)  # an edit is later than everything copied
-    return PlannedCheckout(to, complete.planner)
+    return complete.copied(tmp_path / "checkout")

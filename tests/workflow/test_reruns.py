@@ -6,7 +6,8 @@ The grid has 2 rewards (hpsv2, aesthetic) and 3 methods (none, kl, js), so 6 cel
 import json
 import os
 
-from checkout import Checkout
+import pytest
+from checkout import Checkout, PlannedCheckout
 
 JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
 AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
@@ -177,16 +178,15 @@ def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> 
 # function stands; `verify` names what they make stale (test_accepting.py).
 def test_cleaning_prompts_in_another_way_makes_everything_again(finished: Checkout) -> None:
     finished.edit_function("clean", '"NFC"', '"NFKC"')
-    assert finished.jobs() == cells(6) | IMAGES | {"make_prompts": 2}
+    assert finished.jobs() == cells(6) | IMAGES | {"make_prompts": 2} | OF_THE_CODE
 
 
 def test_another_version_of_a_scorer_is_drawn_where_metrics_are_held_out(
     finished: Checkout,
 ) -> None:
-    finished.edit(
-        "rocm_core/analysis/held_out.py", "VERSIONS = {", 'VERSIONS = {"clip": "aesthetic", '
-    )
-    assert finished.jobs() == {}
+    held_out = "rocm_core/analysis/held_out.py"
+    finished.edit(held_out, "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", ')
+    assert finished.jobs() == JUDGED | {"figure6": 1}
 
 
 def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checkout) -> None:
@@ -201,8 +201,15 @@ def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:
     assert finished.jobs() == cells(6)
 
 
-def test_another_choice_of_tries_of_beta_is_drawn_where_they_are_shown(
-    finished: Checkout,
-) -> None:
-    finished.edit_function("beta_tries", "> 1", "> 2")
-    assert finished.jobs() == {}
+EDITS = {
+    "none": lambda checkout: None,
+    "code": lambda checkout: checkout.add_statement("rocm_core/divergences/js.py"),
+    "settings": lambda checkout: checkout.edit("config/matrix.yaml", "beta: 0.25", "beta: 0.3"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_command_plans_what_its_fork_plans(finished: PlannedCheckout, edit: str) -> None:
+    """The other tests ask forks of one process; this one types `snakemake`."""
+    EDITS[edit](finished)
+    assert Checkout(finished.path).jobs() == finished.jobs()
