@@ -57,7 +57,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         write(images.manifest, files, settings.to_dict(), codes.generate_code(settings))
         files = {images.scores: "prompt_id,metric,value\n" + table(shown, config.metrics)}
         write(record_beside(images.scores), files, scorers, codes.score_code(config.metrics))
-    for source, _, images in run.folders(["validation"], every_step=False):
+    for _, _, images in run.folders(["validation"], every_step=False):
         names = ["high_frequency", "pixel_diversity", *(["clip_diversity"] if run.clip else [])]
         files = {images.readouts: "prompt_id,metric,value\n" + table(made["validation"], names)}
         write(record_beside(images.readouts), files, {"clip": run.clip}, codes.measure_code())

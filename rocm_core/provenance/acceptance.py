@@ -28,11 +28,11 @@ class Accepted:
         self.entries: dict[str, dict[str, str]] = {}
         if layout.accepted.exists():
             try:
-                self.entries = json.loads(layout.accepted.read_text(encoding="utf-8"))
-            except ValueError as error:
+                self.entries = dict(json.loads(layout.accepted.read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
                 raise UserError(
-                    f"{layout.accepted} is not valid JSON ({error}): restore it, or remove it to"
-                    " run again what it kept"
+                    f"{layout.accepted} cannot be read ({error}): restore it, or remove it to run"
+                    " again what it kept"
                 ) from None
 
     def code(self, manifest: Path, code: str) -> str:

@@ -50,7 +50,7 @@ REASONS = {
         "write_manifest": "records what was made, and from what",
     },
     "rocm_core.commands.render": {
-        "render": "calls the module of a name, which is in the fingerprint, and saves what it makes",
+        "render": "calls the module of a name, which is in the fingerprint, and saves the result",
     },
     "rocm_core.jobs": {
         "Owner": "a type",

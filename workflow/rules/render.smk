@@ -86,7 +86,7 @@ for _name, _kind in [
             config=shown(study=_name == "figure3"),
             kind=_kind,
             name=_name,
-            stem=str(LAYOUT.stem(_kind, _name)),
+            stem=subpath(output[0], strip_suffix=f".{LAYOUT.SUFFIXES[_kind][0]}"),
             code=fingerprints.render_code(_kind, _name, CONFIG),
         message:
             f"Rendering the {_kind} {_name}"
