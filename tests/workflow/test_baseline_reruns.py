@@ -5,6 +5,7 @@ RLCM and DDPO; swept ones with another horizon of RLCM on both, and another β o
 All but the three swept cells have images of three kinds.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def again(trained: int, sampled: int, bases: int = 0) -> dict[str, int]:
     return made | {"measure_images": trained + bases} | DRAWN
 
 
+def verified(checkout: Checkout) -> set[str]:
+    """The manifests that `verify` calls missing or made by other code."""
+    done = checkout.python("-m", "rocm_core.commands.verify", "--configfile", CONFIG)
+    return set(
+        re.findall(r"^results/compared/(\S+?):? (?:is missing|made by other)", done.stdout, re.M)
+    )
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> PlannedCheckout:
     copy = copy_checkout(tmp_path_factory.mktemp("compared"))
@@ -104,7 +113,11 @@ def test_another_number_of_inference_steps_makes_its_images_only(finished: Check
 
 
 def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> None:
-    finished.edit(CONFIG, "rewards: [", "  crosses: {source: shapes, count: 4}\nrewards: [")
+    finished.edit(
+        CONFIG,
+        "rewards: [hpsv2, jpeg",
+        "  crosses: {source: shapes, count: 4}\nrewards: [hpsv2, jpeg",
+    )
     expected = {"make_prompts": 1, "generate_images": 8, "score_images": 8} | DRAWN | OF_THE_CODE
     assert finished.jobs(config=CONFIG) == expected
 
@@ -121,8 +134,14 @@ def test_other_steps_of_a_swept_cell_make_its_images(finished: Checkout) -> None
     )
     made = dict.fromkeys(("generate_images", "score_images", "measure_images"), 3)
     assert finished.jobs(config=CONFIG) == made | DRAWN | OF_THE_CODE
+    stale = verified(finished)
+    assert "samples/hpsv2/rocm-kl--beta-0.5/seed-0/validation/steps-1/scores.manifest.json" in stale
+    assert {"tables/table2.manifest.json", "report.manifest.json"} <= stale
 
 
 def test_other_tries_of_beta_are_drawn_where_they_are_shown(finished: Checkout) -> None:
     finished.edit_function("beta_tries", "> 1", ">= 2")  # there are still tries to show
     assert finished.jobs(config=CONFIG) == DRAWN | OF_THE_CODE
+    stale = verified(finished)
+    assert {"tables/table2.manifest.json", "figures/figure4.manifest.json"} <= stale
+    assert not any(file.startswith(("cells/", "samples/", "prompts/")) for file in stale)

@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--judges", type=json.loads, required=True, help="{metric: weights}, JSON")
     parser.add_argument("--samples", type=Path, required=True, help="folder with an index.jsonl")
     parser.add_argument("--output", type=Path, required=True, help="judged.csv")
-    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     judge_folder(args.judges, args.samples, args.output)
     write_manifest(

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, required=True, help="PromptSettings, JSON")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="sets to stay clear of")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     settings = PromptSettings.from_dict(args.settings)
     for file in filter(files_of, settings.files):

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--config", type=json.loads, required=True, help="configuration, JSON")
     parser.add_argument("--results", type=Path, help="folder of results: the configuration's own")
     parser.add_argument("--output", type=Path, required=True, help="path without a suffix")
-    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     config = parse_config(args.config)
     root = args.results or config.root

@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("--ours", type=Path, nargs="+", required=True, help="each a scores.csv")
     parser.add_argument("--judged", type=Path, nargs="+", required=True, help="its judged.csv")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     write_agreement(args.ours, args.judged, args.output)
     write_manifest(
