@@ -1,7 +1,9 @@
 # make demo   from a fresh machine to a finished report    make test   every test that runs here
 # make test-unit   the library alone, in under four minutes
 # make lint   style and types                              make cells  the table of cells
-# make verify every artefact against the configuration     make clean  environment and caches
+# make verify check every artefact against the configuration; make accept  keep finished results
+#             over an update that changes code but no number (ACCEPT=--dry-run lists them first)
+# make clean  environment and caches
 # make test-faults   kills, full disks and lost nodes, on a real Slurm if it is installed
 # make cancel        cancel the Slurm jobs that were started from this folder
 # make preflight  can this machine run the paper?           make judges the published scorers
@@ -20,7 +22,8 @@ RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG
 PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-unit test-faults lint cells verify preflight judges cancel bench bench-gpu clean
+.PHONY: demo test test-unit test-faults lint cells verify accept preflight judges cancel bench \
+  bench-gpu clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
@@ -51,6 +54,9 @@ cells: $(VENV)/main
 
 verify: $(VENV)/main
 	@python -m rocm_core.commands.verify --configfile $(CONFIG)
+
+accept: $(VENV)/main
+	@python -m rocm_core.commands.accept --configfile $(CONFIG) $(ACCEPT)
 
 # Trainings save what they have before they leave.
 cancel:

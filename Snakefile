@@ -44,12 +44,12 @@ rule all:
         trained(),
         samples("scores.csv"),
         monitored(),
-        finished([f"{RESULTS}/tables/scorer_agreement.csv"] if CONFIG.judges else []),
+        finished([LAYOUT.scorer_agreement] if CONFIG.judges else []),
 
 
 rule prompts:
     input:
-        finished(f"{RESULTS}/prompts/{name}.jsonl" for name in CONFIG.prompts),
+        shown_prompts(CONFIG.prompts),
 
 
 rule train:

@@ -1,13 +1,17 @@
 """A copy of this checkout, and `snakemake` in it as a user would type it."""
 
+import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,13 +64,25 @@ class Checkout:
         assert text.count(old) == 1, f"{file} holds {text.count(old)} times {old!r}"
         path.write_text(text.replace(old, new), encoding="utf-8")
 
+    def edit_function(self, name: str, old: str, new: str) -> None:
+        """Replace the one `old` in the library's one function `name` by `new`."""
+        found = [
+            (path, ast.get_source_segment(path.read_text(encoding="utf-8"), node))
+            for path in (self.path / "rocm_core").rglob("*.py")
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        ((path, source),) = found
+        assert source and source.count(old) == 1, source
+        self.edit(str(path.relative_to(self.path)), source, source.replace(old, new))
+
     def add_statement(self, file: str) -> None:
         """Change what a module does, a little, wherever its own code goes."""
         with open(self.path / file, "a", encoding="utf-8") as source:
             source.write("\nADDED_BY_A_TEST = 1\n")
 
     def pretend(self, config: str, text: str) -> None:
-        """Write a configuration and, as empty files, all of its outputs.
+        """Write a configuration and all of its outputs with their manifests, of a few letters each.
 
         Snakemake knows their params: `--touch` records each job as done, as running it would.
         """
@@ -76,16 +92,22 @@ class Checkout:
             (self.path / "weights" / name / "model.safetensors").write_text(name)
         (self.path / "lists").mkdir()
         (self.path / "lists/train.txt").write_text("a red circle\na blue square\n")
-        configfile = ["--configfile", config]
-        summary = self.snakemake("--summary", "all", *configfile)
-        outputs = [line.split("\t")[0] for line in summary.stdout.splitlines()[1:]]
-        assert summary.returncode == 0 and outputs, summary.stderr
-        for output in outputs:
-            path = self.path / output
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir() if path.name == "snapshots" else path.touch()
-        touched = self.snakemake("--cores", "1", "--touch", "--forceall", "all", *configfile)
+        written = self.python("tests/finished_run.py", config)
+        assert written.returncode == 0, written.stderr
+        touch = ["--cores", "1", "--touch", "--forceall", "all", "--configfile", config]
+        touched = self.snakemake(*touch)
         assert touched.returncode == 0, touched.stderr
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`python` with this checkout's library."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.path,
+            env=os.environ | {"PYTHONPATH": str(self.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def sources(self) -> list[Path]:
         """Everything but results and Snakemake's own records."""
@@ -102,6 +124,55 @@ def count_jobs(plan: str, targets: Sequence[str] = ()) -> dict[str, int]:
     counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table[1], re.M)}
     assert sum(counts.values()) == int(table[2])
     return {name: n for name, n in counts.items() if name not in ("all", *targets)}
+
+
+class Planner:
+    """A running `forking_snakemake`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stdout, self.stderr = folder / "stdout", folder / "stderr"
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/forking_snakemake.py")],
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """What `snakemake` with these arguments would say and return in a folder."""
+        assert self.process.stdin and self.process.stdout
+        paths = {"stdout": str(self.stdout), "stderr": str(self.stderr)}
+        job = {"arguments": arguments, "folder": str(folder)} | paths
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        said = self.stdout.read_text(), self.stderr.read_text()
+        return subprocess.CompletedProcess(["snakemake", *arguments], status, *said)
+
+    def stop(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@dataclass(frozen=True)
+class PlannedCheckout(Checkout):
+    """A checkout whose dry-runs a `Planner` makes, in half of the time."""
+
+    planner: Planner
+
+    def snakemake(
+        self, *arguments: str, interpreter: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        assert not interpreter
+        return self.planner(self.path, arguments)
+
+    def copied(self, to: Path) -> Self:
+        """A copy of it, to be edited."""
+        shutil.copytree(self.path, to, symlinks=True)
+        time.sleep(0.01)  # an edit is later than everything copied
+        return type(self)(to, self.planner)
 
 
 def copy_checkout(to: Path) -> Checkout:

@@ -16,6 +16,7 @@ from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
 from rocm_core.prompts import Prompt, read_prompts
+from rocm_core.provenance import Layout, SampleFiles
 
 GOLD = "gold"
 
@@ -68,6 +69,8 @@ class Results:
     def __init__(self, config: Config, root: str | Path) -> None:
         self.config = config
         self.root = Path(root)
+        self.layout = Layout(root)
+        self.files_read: set[Path] = set()
         self.cells = make_grid(config)
         policies = dict.fromkeys(cell.settings.policy for cell in self.cells)
         self.bases = [Source(f"base-{p}", f"base-{p}", p) for p in policies]
@@ -117,7 +120,7 @@ class Results:
 
     def prompt_set(self, name: str) -> list[Prompt]:
         """The prompts of one set, in their order."""
-        return read_prompts(_existing(self.root / "prompts" / f"{name}.jsonl"))
+        return read_prompts(self.existing(self.layout.prompts(name)))
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -127,15 +130,13 @@ class Results:
         judge are the published package's.
         """
         columns = ["prompt_id", "metric", "value"]
-        ours, judged = (
-            [(s, self.samples(s) / file) for s in self.bases + self.trained]
-            for file in ("scores.csv", "judged.csv")
-        )
-        found = self._concatenate(ours, columns)
+        files = [(source, self.samples(source)) for source in self.bases + self.trained]
+        found = self._concatenate([(s, own.scores) for s, own in files], columns)
         if not self.config.judges:
             return found
-        own = found[~found["metric"].isin(self.config.judges)]
-        return pd.concat([own, self._concatenate(judged, columns)], ignore_index=True)
+        ours = found[~found["metric"].isin(self.config.judges)]
+        judged = self._concatenate([(s, own.judged) for s, own in files], columns)
+        return pd.concat([ours, judged], ignore_index=True)
 
     @cached_property
     def readouts(self) -> pd.DataFrame:
@@ -144,7 +145,7 @@ class Results:
 
         Columns: reward (None for a base), method, seed, prompt_id, metric, value.
         """
-        files = [(s, self.samples(s) / "readouts.csv") for s in self.bases + self.trained]
+        files = [(s, self.samples(s).readouts) for s in self.bases + self.trained]
         return self._concatenate(files, ["prompt_id", "metric", "value"])
 
     @cached_property
@@ -157,7 +158,7 @@ class Results:
         half (nats).
         """
         found = self._concatenate(
-            [(s, self._monitor_path(s)) for s in self._monitored],
+            [(s, self.layout.snapshots(s.name).scores) for s in self._monitored],
             ["step", "prompt_id", "metric", "value"],
         )
         distance = found[found["metric"] == "squared_distance"]
@@ -170,7 +171,7 @@ class Results:
         history.csv, whose own `reward` (the batch's mean) is here `mean_reward`."""
         frames = []
         for source in self.trained:
-            frame = self._read_csv(self.root / "cells" / source.name / "history.csv", ["step"])
+            frame = self._read_csv(self.layout.cell(source.name).history, ["step"])
             if frame is not None:
                 frame = frame.rename(columns={"reward": "mean_reward"})
                 frames.append(frame.assign(**_key(source)))
@@ -178,19 +179,19 @@ class Results:
 
     def history(self, source: Source, columns: list[str]) -> pd.DataFrame | None:
         """Some columns of one training's history.csv; None where there is none (partial)."""
-        frame = self._read_csv(self.root / "cells" / source.name / "history.csv", columns)
+        frame = self._read_csv(self.layout.cell(source.name).history, columns)
         return None if frame is None else frame[columns]
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The training manifest of each cell, by the cell's name."""
-        paths = {s.name: self.root / "cells" / s.name / "manifest.json" for s in self.trained}
+        paths = {s.name: self.layout.cell(s.name).manifest for s in self.trained}
         read = {name: self._read_manifest(path) for name, path in paths.items()}
         return {name: manifest for name, manifest in read.items() if manifest is not None}
 
     def seconds_per_image(self, source: Source, steps: int) -> float | None:
         """At a number of inference steps, model loaded; None: not measured (partial)."""
-        path = self.folder(source, "validation", steps) / "manifest.json"
+        path = self.folder(source, "validation", steps).manifest
         manifest = self._read_manifest(path)
         if manifest is not None and "seconds_per_image" not in manifest:
             raise UserError(f"{path} has no seconds_per_image: generate the images again")
@@ -200,42 +201,42 @@ class Results:
     def gaps(self) -> list[str]:
         """Artefacts of the configuration that do not exist, relative to the results directory."""
         wanted = [
-            self.folder(source, name, steps) / "scores.csv"
+            self.folder(source, name, steps).scores
             for source in self.bases + self.trained
             for name, steps in self.sample_sets(source)
         ]
-        beside = ["readouts.csv", *(["judged.csv"] if self.config.judges else [])]
-        wanted += [self.samples(s) / name for name in beside for s in self.bases + self.trained]
+        main = [self.samples(source) for source in self.bases + self.trained]
+        wanted += [files.readouts for files in main]
+        wanted += [files.judged for files in main if self.config.judges]
         for source in self.trained:
-            folder = self.root / "cells" / source.name
-            wanted += [folder / "manifest.json", folder / "history.csv"]
+            cell = self.layout.cell(source.name)
+            wanted += [cell.manifest, cell.history]
             if source in self._monitored:
-                wanted.append(self._monitor_path(source))
+                wanted.append(self.layout.snapshots(source.name).scores)
         return [str(p.relative_to(self.root)) for p in wanted if not p.exists()]
 
     def sample_sets(self, source: Source) -> list[tuple[str, int]]:
         """The (prompt set, inference steps) of a source's images, the main one first."""
         return sample_sets(self.config, self.evaluation_sets, source.cell or source.policy)
 
-    def folder(self, source: Source, prompt_set: str, steps: int) -> Path:
-        """The folder of a source's images of a prompt set."""
-        return self.root / "samples" / source.name / prompt_set / f"steps-{steps}"
+    def folder(self, source: Source, prompt_set: str, steps: int) -> SampleFiles:
+        """A source's images of a prompt set."""
+        return self.layout.samples(source.name, prompt_set, steps)
 
-    def samples(self, source: Source) -> Path:
-        """The folder of the images that tables and figures are about."""
+    def samples(self, source: Source) -> SampleFiles:
+        """The images that tables and figures are about."""
         return self.folder(source, *self.sample_sets(source)[0])
 
     def image(self, source: Source, prompt_id: str) -> Path | None:
         """The image of one validation prompt; None where it does not exist (partial)."""
-        return self._image(self.samples(source) / f"{prompt_id}.png")
+        return self._image(self.samples(source).image(prompt_id))
 
     def snapshot(self, source: Source, step: int, prompt_id: str) -> Path | None:
         """The image by a training's snapshot, as `image`; step 0 is the base."""
-        folder = self._monitor_path(source).parent / f"step-{step}"
-        return self._image(folder / f"{prompt_id}.png")
+        return self._image(self.layout.snapshots(source.name).image(step, prompt_id))
 
     def _image(self, path: Path) -> Path | None:
-        return None if self.config.partial and not path.exists() else _existing(path)
+        return None if self.config.partial and not path.exists() else self.existing(path)
 
     def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:
         """Final score of each prompt, averaged over seeds, indexed by prompt id.
@@ -244,29 +245,29 @@ class Results:
         """
         final = self.final
         same = final["reward"].isna() if reward is None else final["reward"] == reward
-        scores = final[same & (final["method"] == method) & (final["metric"] == metric)]
-        if scores.empty and not self.config.partial:
+        found = final[same & (final["method"] == method) & (final["metric"] == metric)]
+        if found.empty and not self.config.partial:
             source = f"{reward}/{method}" if reward else method
             raise UserError(f"the scores of {source} in {self.root} lack {metric}: score it again")
-        return per_prompt(scores)
+        return per_prompt(found)
 
     def scores_on(
         self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
     ) -> tuple[pd.Series, int]:
         """One metric of each prompt of a set at a number of inference steps, averaged over those
         sources that have it, and how many these are. Only what is asked for is kept in memory."""
-        frames = []
+        found = []
         for source in sources:
-            path = self.folder(source, prompt_set, steps) / "scores.csv"
+            path = self.folder(source, prompt_set, steps).scores
             frame = self._read_csv(path, ["prompt_id", "metric", "value"])
             if frame is None:
                 continue
-            frames.append(frame[frame["metric"] == metric])
-            if frames[-1].empty:
+            found.append(frame[frame["metric"] == metric])
+            if found[-1].empty:
                 raise UserError(f"{path} lacks {metric}: score the images again")
-        if not frames:
+        if not found:
             return pd.Series(dtype=float), 0
-        return per_prompt(pd.concat(frames)), len(frames)
+        return per_prompt(pd.concat(found)), len(found)
 
     def seeds(self, reward: str, method: str) -> int:
         """How many training seeds the final scores of a method hold."""
@@ -289,9 +290,6 @@ class Results:
             return []
         return [s for s in self.trained if s.cell and s.cell.settings.snapshot_every]
 
-    def _monitor_path(self, source: Source) -> Path:
-        return self.root / "samples" / source.name / "snapshots" / "scores.csv"
-
     def _concatenate(self, files: list[tuple[Source, Path]], columns: list[str]) -> pd.DataFrame:
         frames = []
         for source, path in files:
@@ -303,11 +301,21 @@ class Results:
             return pd.DataFrame(columns=[*keys, *columns])
         return pd.concat(frames, ignore_index=True)[[*keys, *columns]]
 
+    def existing(self, path: Path) -> Path:
+        """`path`, noted as read; raises `UserError` where there is none."""
+        if not path.exists():
+            raise UserError(
+                f"{path} does not exist: finish the run first, or set partial=true to render"
+                " without it"
+            )
+        self.files_read.add(path)
+        return path
+
     def _read_manifest(self, path: Path) -> dict[str, Any] | None:
         if self.config.partial and not path.exists():
             return None
         try:
-            return json.loads(_existing(path).read_text(encoding="utf-8"))
+            return json.loads(self.existing(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); remake it") from None
 
@@ -315,7 +323,7 @@ class Results:
         if self.config.partial and not path.exists():
             return None
         try:
-            frame = pd.read_csv(_existing(path), dtype={"prompt_id": str})
+            frame = pd.read_csv(self.existing(path), dtype={"prompt_id": str})
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not a readable CSV file ({error}); remake it") from None
         lacking = [c for c in columns if c not in frame.columns]
@@ -328,11 +336,3 @@ class Results:
 
 def _key(source: Source) -> dict[str, Any]:
     return {"reward": source.reward, "method": source.method, "seed": source.seed}
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist: finish the run first, or set partial=true to render without it"
-        )
-    return path

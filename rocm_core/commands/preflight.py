@@ -22,6 +22,7 @@ from rocm_core.errors import UserError, run
 from rocm_core.grid import Cell, generation_settings, load_config, make_grid, needed
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, make_prompts
+from rocm_core.provenance import CellFiles, Layout
 from rocm_core.weights import check_weights, to_fetch
 
 STEPS = 3
@@ -53,7 +54,7 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     say(f"weights: {len(paths)} files are as weights.lock lists them")
     train, validation = _prompts(config)
     say(f"prompts: {len(train)} to train on, {len(validation)} to validate on")
-    folder = config.root / "preflight"
+    folder = Layout(config.root).preflight
     shutil.rmtree(folder, ignore_errors=True)
     cells = make_grid(config)
     problems: list[str] = []
@@ -100,7 +101,10 @@ def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]
     output = folder / "judged.csv"
     script = [str(JUDGE), str(ROOT / "workflow/scripts/judge.py"), "--judges", judges]
     done = subprocess.run(
-        [*script, "--samples", str(folder), "--output", str(output)],
+        [
+            *(*script, "--samples", str(folder), "--output", str(output)),
+            *("--fingerprint", "preflight"),
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
@@ -144,7 +148,7 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
     output = folder / cell.name
     settings = cell.settings.model_copy(update=changes)
     train(settings, prompts[:64], output, output / "state", "preflight")
-    with open(output / "history.csv", newline="", encoding="utf-8") as file:
+    with open(CellFiles(output).history, newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     say(
         f"{cell.name}: {STEPS} steps in {float(last['seconds']):.1f} s, at most"

@@ -1,22 +1,43 @@
-"""Render one table, one figure, the claims or the report by name."""
+"""Render one table, one figure, the claims or the report by name, and record what it is made of."""
 
 from pathlib import Path
 
 from rocm_core import claims, report
 from rocm_core.analysis import Results
 from rocm_core.configuration import Config
-from rocm_core.plugins import load
+from rocm_core.grid import shown_sections
+from rocm_core.plugins import facts, load
+from rocm_core.provenance import Layout, write_manifest
 
 
 def render(
-    kind: str, name: str, config: Config, results_root: str | Path, output_stem: str | Path
+    kind: str,
+    name: str,
+    config: Config,
+    results_root: str | Path,
+    output_stem: str | Path,
+    fingerprint: str = "",
 ) -> None:
     """Make a table (.md, .tex, .csv), a figure (.pdf, .png, .csv), the claims (.json, .md) or the
-    report (.html).
+    report (.html), and beside them their manifest.
 
     `name` is that of the table or figure; the report shows the tables, and the claims and figures
-    found in `results_root`.
+    found in `results_root`. fingerprint: of the code.
     Raises `UserError` for an unknown name and for results that are missing or broken.
     """
     maker = {"claims": claims, "report": report}.get(kind) or load(f"{kind}s", name, kind)
-    maker.make(Results(config, results_root)).save(Path(output_stem))
+    results = Results(config, results_root)
+    stem = Path(output_stem)
+    maker.make(results).save(stem)
+    write_manifest(
+        stem.with_name(f"{stem.name}.manifest.json"),
+        settings=shown_sections(config, study=shows_votes(kind, name)),
+        code=fingerprint,
+        inputs=results.files_read,
+        outputs=[stem.with_name(f"{stem.name}.{suffix}") for suffix in Layout.SUFFIXES[kind]],
+    )
+
+
+def shows_votes(kind: str, name: str) -> bool:
+    """Whether something rendered counts the votes of a study, and so depends on its settings."""
+    return kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]

@@ -1,6 +1,7 @@
-"""Every artefact of a grid against its configuration. Looks only; starts nothing.
+"""Check every artefact of a grid against its configuration. Looks only; starts nothing.
 
-`python -m rocm_core.commands.verify --configfile config/demo.yaml` lists what is amiss, then exits with 1.
+`python -m rocm_core.commands.verify --configfile config/demo.yaml` lists what is amiss and then
+exits with 1.
 """
 
 import argparse
@@ -9,99 +10,159 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rocm_core.configuration import Config, GenerationSettings
+from rocm_core.commands.render import shows_votes
+from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
+from rocm_core.figures import figures
 from rocm_core.grid import (
-    Cell,
-    evaluation_sets,
-    generation_settings,
+    Artefacts,
+    Made,
     load_config,
-    make_grid,
     monitor_prompts,
-    sample_sets,
+    shown_sections,
     snapshot_steps,
-    training_sets,
     used,
 )
 from rocm_core.grid import code as fingerprints
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
-from rocm_core.provenance import folder_digest, sha256_file
+from rocm_core.provenance import accepted_code, folder_digest, record_beside, sha256_file
+from rocm_core.tables import tables
 from rocm_core.weights import check_all
 
 # What monitor scores hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
 
 
-def verify(config: Config, root: str | Path | None = None) -> list[str]:
-    """What is missing or wrong under `root` (the configuration's own results), one sentence each.
+@dataclass
+class Findings:
+    """What `verify` found: problems, one sentence each, and manifests whose code was accepted."""
 
-    Checked are the weights that are here, prompt sets, cells, samples and their scores: presence,
-    counts, settings, code fingerprint, weights, sha256 of every file, and that numbers are finite.
+    problems: list[str] = field(default_factory=list)
+    accepted: list[Path] = field(default_factory=list)
+
+
+def verify(config: Config, root: str | Path | None = None) -> Findings:
+    """What is missing, stale or wrong under `root` (the configuration's own results).
+
+    Checked are the weights that are here, prompt sets, cells, samples, their scores, and everything
+    rendered from them: presence, counts, settings, code fingerprint, weights, sha256 of every file,
+    and that numbers are finite.
     """
-    root = Path(root) if root else config.root
-    cells = make_grid(config)
-    problems = [*check_all(path for path in used(config) if Path(path).exists())]
-    problems += _check_prompts(config, root)
-    for cell in cells:
-        problems += _check_cell(cell, root / "cells" / cell.name)
+    files = Artefacts(config, root)
+    prompts = readable_prompts(files)
+    made = [*files.made_prompts(), *files.made(prompts), *rendered(files)]
+    found = Findings([*check_all(path for path in used(config) if Path(path).exists())])
+    found.problems += _check_prompts(files)
+    for one in made:
+        manifest, problems = read_manifest(one.manifest)
+        found.problems += problems or check_manifest(one, manifest)
+        if manifest and is_accepted(one, manifest):
+            found.accepted.append(one.manifest)
+    for name, cell in files.cells.items():
+        found.problems += _check_history(files.layout.cell(name).history, cell.settings.iterations)
+    found.problems += _check_values(files, prompts)
+    return found
+
+
+def readable_prompts(files: Artefacts) -> dict[str, list[Prompt]]:
+    """The prompt sets that images are made of, as far as their files can be read."""
     prompts: dict[str, list[Prompt]] = {}
-    judged_on = evaluation_sets(config, cells)
-    for name in dict.fromkeys([*judged_on, *(cell.monitored_on for cell in cells)]):
-        with contextlib.suppress(UserError):  # said above, and nothing to hold the samples against
-            prompts[name] = read_prompts(root / "prompts" / f"{name}.jsonl")
-    sources: list[Cell | str] = [*dict.fromkeys(cell.settings.policy for cell in cells), *cells]
-    for source in sources:
-        for place, (name, steps) in enumerate(sample_sets(config, judged_on, source)):
-            if name in prompts:
-                settings = generation_settings(config, source, steps)
-                folder = _samples(root, source) / name / f"steps-{steps}"
-                fills_tables = place == 0
-                judges = config.judges if fills_tables else ()
-                problems += _check_samples(config, settings, prompts[name], folder, judges)
-                if fills_tables:
-                    problems += _check_readouts(config, prompts[name], folder)
-    for cell in cells:
-        if config.monitor.prompts and cell.settings.snapshot_every and cell.monitored_on in prompts:
-            folder = _samples(root, cell) / "snapshots"
-            judged = prompts[cell.monitored_on][: monitor_prompts(config)]
-            problems += _check_monitor(config, cell, judged, folder)
-    return problems
+    evaluated = (cell.monitored_on for cell in files.cells.values())
+    for name in dict.fromkeys([*files.judged_on, *evaluated]):
+        with contextlib.suppress(UserError):  # `_check_prompts` says so
+            prompts[name] = read_prompts(files.layout.prompts(name))
+    return prompts
 
 
-def _samples(root: Path, source: Cell | str) -> Path:
-    return root / "samples" / (source.name if isinstance(source, Cell) else f"base-{source}")
+def rendered(files: Artefacts) -> Iterator[Made]:
+    """Tables, figures, claims and the report."""
+    config, shown = files.config, tables(files.config)
+    parts = [("table", name) for name in shown] + [("figure", name) for name in figures(config)]
+    for kind, name in [*parts, ("claims", "claims"), ("report", "report")]:
+        outputs = files.layout.rendered(kind, name)
+        yield Made(
+            record_beside(outputs[0]),
+            shown_sections(config, study=shows_votes(kind, name)),
+            fingerprints.render_code(kind, name, config, shown if kind == "report" else ()),
+            [file.name for file in outputs],
+            rendered=True,
+        )
+    if config.judges:
+        table = files.layout.scorer_agreement
+        yield Made(record_beside(table), {}, fingerprints.agreement_code(), [table.name])
 
 
-def _check_prompts(config: Config, root: Path) -> Iterator[str]:
+def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """A manifest, or {} and what is wrong with it."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("settings", "outputs", "weights"):
+            manifest[key] = dict(manifest[key])
+        manifest["code"] = str(manifest["code"])
+        accepted_code(manifest)
+    except FileNotFoundError:
+        return {}, [f"{path} is missing: nothing says how its files were made, or that all are"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, [f"{path} is not a manifest ({error})"]
+    return manifest, []
+
+
+def is_accepted(made: Made, manifest: Mapping[str, Any]) -> bool:
+    """Whether results of other code were accepted as those of the present code."""
+    return manifest["code"] != made.code == accepted_code(dict(manifest))
+
+
+def check_manifest(made: Made, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What a manifest says that does not fit the configuration, the code or the files."""
+    path, folder = made.manifest, made.manifest.parent
+    was = manifest["settings"]
+    differing = [key for key, value in made.settings.items() if was.get(key) != value]
+    if made.rendered and differing:
+        yield f"{path}: made from a configuration that differs in {', '.join(differing)}"
+    for key in differing if not made.rendered else ():
+        value = made.settings[key]
+        yield f"{path}: made with {key} {was.get(key)!r}, the configuration says {value!r}"
+    if manifest["code"] != made.code and not is_accepted(made, manifest):
+        yield f"{path}: made by other code ({manifest['code'][:12]}, now {made.code[:12]})"
+    for name, digest in manifest["weights"].items():
+        if folder_digest(name) not in (digest, "absent"):
+            yield f"{path}: made with other weights in {name}"
+    for name, sha256 in manifest.get("inputs", {}).items():
+        if (folder / name).is_file() and sha256_file(folder / name) != sha256:
+            yield f"{path}: made from another {(folder / name).resolve().name} ({name})"
+    for name in made.outputs:
+        if name not in manifest["outputs"]:
+            yield f"{path} does not list {name}"
+    for name, sha256 in manifest["outputs"].items():
+        if not (folder / name).is_file():
+            yield f"{folder / name} is missing"
+        elif sha256_file(folder / name) != sha256:
+            yield f"{folder / name} is not the file that its manifest lists: its sha256 differs"
+
+
+def _check_prompts(files: Artefacts) -> Iterator[str]:
     texts: dict[str, set[str]] = {}
-    for name, settings in config.prompts.items():
-        path = root / "prompts" / f"{name}.jsonl"
+    for name, settings in files.config.prompts.items():
+        path = files.layout.prompts(name)
         try:
             prompts = read_prompts(path)
         except UserError as error:
             yield str(error)
             continue
         texts[name] = {normalise(prompt.text) for prompt in prompts}
-        if prompt_count(settings) not in (None, len(prompts)):
-            yield f"{path} holds {len(prompts)} prompts, not {prompt_count(settings)}"
-    learned = training_sets(make_grid(config))
-    for name in sorted(texts.keys() - learned):
-        for other in learned:
+        count = prompt_count(settings)
+        if count not in (None, len(prompts)):
+            yield f"{path} holds {len(prompts)} prompts, not {count}"
+    for name in sorted(texts.keys() - files.trained_on):
+        for other in files.trained_on:
             shared = texts[name] & texts.get(other, set())
-            if shared and config.prompts[name].overlap != "allow":
-                path = root / "prompts" / f"{name}.jsonl"
+            if shared and files.config.prompts[name].overlap != "allow":
+                path = files.layout.prompts(name)
                 yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
-
-
-def _check_cell(cell: Cell, folder: Path) -> Iterator[str]:
-    snapshots = [f"snapshots/step-{step}.safetensors" for step in snapshot_steps(cell.settings)]
-    outputs = ["lora.safetensors", "history.csv", *snapshots]
-    code = fingerprints.train_code(cell.settings)
-    yield from _check_manifest(folder / "manifest.json", cell.settings.to_dict(), code, outputs)
-    yield from _check_history(folder / "history.csv", cell.settings.iterations)
 
 
 def _check_history(path: Path, iterations: int) -> Iterator[str]:
@@ -112,79 +173,29 @@ def _check_history(path: Path, iterations: int) -> Iterator[str]:
     yield from _check_finite(path, (number for row in rows for number in row.values() if number))
 
 
-def _check_samples(
-    config: Config,
-    settings: GenerationSettings,
-    prompts: list[Prompt],
-    folder: Path,
-    judges: tuple[str, ...],
-) -> Iterator[str]:
-    outputs = ["index.jsonl", *(f"{prompt.id}.png" for prompt in prompts)]
-    code = fingerprints.generate_code(settings)
-    yield from _check_manifest(folder / "manifest.json", settings.to_dict(), code, outputs)
-    scorers, code = {"scorers": config.scorer_paths()}, fingerprints.score_code(config.metrics)
-    yield from _check_manifest(folder / "scores.manifest.json", scorers, code, ["scores.csv"])
-    wanted = {(prompt.id, metric) for prompt in prompts for metric in config.metrics}
-    yield from _check_scores(folder / "scores.csv", ("prompt_id", "metric"), wanted)
-    if judges:
-        wanted = {(prompt.id, metric) for prompt in prompts for metric in judges}
-        yield from _check_scores(folder / "judged.csv", ("prompt_id", "metric"), wanted)
+def _check_values(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Iterator[str]:
+    """The numbers in the files of scores and read-outs: that all are there, once, and finite."""
+    config = files.config
+    readouts = ["high_frequency", "pixel_diversity", *(["clip_diversity"] if files.clip else [])]
 
+    def check(path: Path, prompt_set: str, metrics: Iterable[str]) -> Iterator[str]:
+        wanted = {(p.id, metric) for p in prompts.get(prompt_set, ()) for metric in metrics}
+        if wanted:
+            yield from _check_scores(path, ("prompt_id", "metric"), wanted)
 
-def _check_readouts(config: Config, prompts: list[Prompt], folder: Path) -> Iterator[str]:
-    clip = config.scorers["clipscore"] if "clipscore" in config.metrics else None
-    path, code = folder / "readouts.manifest.json", fingerprints.measure_code()
-    yield from _check_manifest(path, {"clip": clip}, code, ["readouts.csv"])
-    names = ["high_frequency", "pixel_diversity"]
-    names += ["clip_diversity"] if clip else []
-    wanted = {(prompt.id, name) for prompt in prompts for name in names}
-    yield from _check_scores(folder / "readouts.csv", ("prompt_id", "metric"), wanted)
-
-
-def _check_monitor(
-    config: Config, cell: Cell, prompts: list[Prompt], folder: Path
-) -> Iterator[str]:
-    settings = generation_settings(config, cell)
-    steps = snapshot_steps(cell.settings)
-    outputs = ["scores.csv", *(f"step-{step}/{p.id}.png" for step in steps for p in prompts)]
-    code = fingerprints.monitor_code(settings, config.metrics)
-    made = settings.to_dict() | {"scorers": config.scorer_paths()}
-    yield from _check_manifest(folder / "manifest.json", made, code, outputs)
-    columns = (*config.metrics, *DISTANCES)
-    wanted = {(str(step), p.id, name) for step in [0, *steps] for p in prompts for name in columns}
-    yield from _check_scores(folder / "scores.csv", ("step", "prompt_id", "metric"), wanted)
-
-
-def _check_manifest(
-    path: Path, settings: Mapping[str, Any], code: str, outputs: Iterable[str]
-) -> Iterator[str]:
-    folder = path.parent
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        made, listed, weights = (dict(manifest[key]) for key in ("settings", "outputs", "weights"))
-        made_by = manifest["code"]
-    except FileNotFoundError:
-        yield f"{path} is missing: nothing says how its folder was made, or that it is finished"
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{path} is not a manifest ({error})"
-        return
-    for key, value in settings.items():
-        if made.get(key) != value:
-            yield f"{path}: made with {key} {made.get(key)!r}, the configuration says {value!r}"
-    if made_by != code:
-        yield f"{path}: made by other code ({str(made_by)[:12]}, now {code[:12]})"
-    for name, digest in weights.items():
-        if folder_digest(name) not in (digest, "absent"):
-            yield f"{path}: made with other weights in {name}"
-    for name in outputs:
-        if name not in listed:
-            yield f"{path} does not list {name}"
-    for name, sha256 in listed.items():
-        if not (folder / name).is_file():
-            yield f"{folder / name} is missing"
-        elif sha256_file(folder / name) != sha256:
-            yield f"{folder / name} is not the file that its manifest lists: its sha256 differs"
+    for _, prompt_set, images in files.folders():
+        yield from check(images.scores, prompt_set, config.metrics)
+    for _, prompt_set, images in files.folders(["validation"], every_step=False):
+        yield from check(images.readouts, prompt_set, readouts)
+        yield from check(images.judged, prompt_set, config.judges)
+    for name, snapshots in files.evaluated().items():
+        cell = files.cells[name]
+        first = prompts.get(cell.monitored_on, [])[: monitor_prompts(config)]
+        steps, columns = [0, *snapshot_steps(cell.settings)], (*config.metrics, *DISTANCES)
+        wanted = {(str(n), p.id, column) for n in steps for p in first for column in columns}
+        if wanted:
+            keys = ("step", "prompt_id", "metric")
+            yield from _check_scores(snapshots.scores, keys, wanted)
 
 
 def _check_scores(
@@ -234,9 +245,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check all results of a configuration.")
     parser.add_argument("--configfile", required=True)
     config = load_config(parser.parse_args().configfile)
-    problems = verify(config)
-    print("\n".join(problems) or f"{config.root}: everything is there and as configured")
-    return 1 if problems else 0
+    found = verify(config)
+    print("\n".join(found.problems) or f"{config.root}: everything is there and as configured")
+    for manifest in found.accepted:
+        notes = json.loads(manifest.read_text(encoding="utf-8"))["accepted"]
+        print(f"{manifest}: accepted by {notes[-1]['by']} on {notes[-1]['at'][:10]}")
+    return 1 if found.problems else 0
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
+from rocm_core.grid.artefacts import Artefacts, Made, shown_sections
+from rocm_core.grid.beta_sweep import beta_tries
 from rocm_core.grid.cells import Cell, make_grid, spell, table
 from rocm_core.grid.disk import needed, used
 from rocm_core.grid.evaluation import (
-    beta_tries,
     evaluation_sets,
     generation_settings,
     inference_steps,
@@ -21,7 +22,9 @@ from rocm_core.grid.snapshots import snapshot_steps
 
 __all__ = [
     "METHODS",
+    "Artefacts",
     "Cell",
+    "Made",
     "beta_tries",
     "evaluation_sets",
     "generation_settings",
@@ -34,6 +37,7 @@ __all__ = [
     "parse_config",
     "parse_method",
     "sample_sets",
+    "shown_sections",
     "snapshot_steps",
     "spell",
     "table",

@@ -1,7 +1,8 @@
 """Code fingerprints of jobs: which modules compute what a cell, an image or a score is."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rocm_core.configuration import (
     GenerationSettings,
@@ -9,8 +10,12 @@ from rocm_core.configuration import (
     PromptSettings,
     TrainingSettings,
 )
-from rocm_core.plugins import module_of, names
-from rocm_core.provenance import code_fingerprint, digest_of
+from rocm_core.grid.cells import make_grid
+from rocm_core.plugins import KINDS, facts, module_of, names
+from rocm_core.provenance import code_fingerprint, digest_of, module_closure
+
+if TYPE_CHECKING:
+    from rocm_core.configuration import Config
 
 
 def prompts_code(settings: PromptSettings) -> str:
@@ -76,3 +81,52 @@ def _policy(settings: ModelSettings) -> list[str]:
 
 def _scorers(metrics: Sequence[str]) -> list[str]:
     return [module_of("rewards", metric, "metrics") for metric in metrics]
+
+
+def judge_code() -> str:
+    """Code fingerprint of scoring images by the published packages."""
+    return code_fingerprint("workflow/scripts/judge.py")
+
+
+def agreement_code() -> str:
+    """Code fingerprint of comparing our scores with the published packages'."""
+    return code_fingerprint("workflow/scripts/scorer_agreement.py")
+
+
+def render_code(kind: str, name: str, config: "Config", tables: Iterable[str] = ()) -> str:
+    """Code fingerprint of a table, a figure, the claims or the report, which shows `tables`.
+
+    The facts of the configuration's plug-ins belong to it: they are read without an import.
+    """
+    module = {"claims": "rocm_core.claims.ledger", "report": "rocm_core.report.build"}
+    modules = [
+        "workflow/scripts/render.py",
+        module.get(kind) or module_of(f"{kind}s", name, f"{kind}s"),
+        *(module_of("tables", table, "tables") for table in tables),
+    ]
+    return digest_of(
+        {"code": code_fingerprint(*modules, *_found_by_name(modules)), "facts": _facts(config)}
+    )
+
+
+def _facts(config: "Config") -> str:
+    """The facts of the plug-ins that a configuration's cells and metrics name."""
+    of_cells = [cell.settings for cell in make_grid(config)]
+    used = {
+        "rewards": {*config.metrics, *config.rewards},
+        "algorithms": {settings.algorithm for settings in of_cells},
+        "divergences": {settings.divergence for settings in of_cells} - {"none"},
+    }
+    known = {f"{kind} {name}": facts(kind, name) for kind in used for name in used[kind]}
+    return json.dumps(known, sort_keys=True)
+
+
+def _found_by_name(modules: Sequence[str]) -> list[str]:
+    """The plug-ins of each room whose `loading` is imported: what loads by name may load any."""
+    closure = module_closure(*modules)
+    return [
+        module_of(kind, name, kind)
+        for kind in KINDS
+        if f"{KINDS[kind].room}.loading" in closure
+        for name in names(kind)
+    ]

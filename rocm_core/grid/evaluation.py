@@ -1,4 +1,4 @@
-"""What is evaluated where: prompt sets and their sizes, numbers of inference steps, sweeps of β."""
+"""What is evaluated where: prompt sets and their sizes, numbers of inference steps."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -50,17 +50,6 @@ def sample_sets(
         return [("validation", steps[0])]
     sets = [(name, steps[0]) for name in judged]
     return [*sets, *(("validation", number) for number in steps[1:])]
-
-
-def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
-    and divergences for which several β are tried."""
-    found: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
-        if is_rocm and {name for name, _ in cell.swept} <= {"beta"}:
-            found.setdefault((cell.reward, cell.method), []).append(cell)
-    return [c for own in found.values() if len({c.variant for c in own}) > 1 for c in own]
 
 
 def generation_settings(

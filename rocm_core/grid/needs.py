@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from rocm_core.errors import UserError
+from rocm_core.grid.beta_sweep import beta_tries
 from rocm_core.grid.cells import make_grid
-from rocm_core.grid.evaluation import beta_tries, evaluation_sets, inference_steps
+from rocm_core.grid.evaluation import evaluation_sets, inference_steps
 from rocm_core.plugins import did_you_mean, facts, names
 
 if TYPE_CHECKING:

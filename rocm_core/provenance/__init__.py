@@ -1,5 +1,6 @@
-"""Provenance: code fingerprints, manifests, and files that are written whole or not at all."""
+"""Provenance: the paths of results, code fingerprints, manifests, acceptance, whole files."""
 
+from rocm_core.provenance.acceptance import Accepted, accepted_code
 from rocm_core.provenance.files import (
     LOCK,
     atomic_write,
@@ -18,11 +19,24 @@ from rocm_core.provenance.fingerprint import (
     forget_code,
     module_closure,
 )
+from rocm_core.provenance.layout import (
+    CellFiles,
+    Layout,
+    SampleFiles,
+    SnapshotFiles,
+    record_beside,
+)
 from rocm_core.provenance.manifests import package_versions, write_manifest
 
 __all__ = [
     "LOCK",
+    "Accepted",
+    "CellFiles",
+    "Layout",
     "SKIPPED",
+    "SampleFiles",
+    "SnapshotFiles",
+    "accepted_code",
     "atomic_write",
     "code_fingerprint",
     "digest_of",
@@ -33,6 +47,7 @@ __all__ = [
     "module_closure",
     "package_versions",
     "read_listing",
+    "record_beside",
     "record_of",
     "sha256_file",
     "write_json",

@@ -4,7 +4,7 @@ import ast
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def is_skipped(module: str) -> bool:
     return module in SKIPPED or ".".join(module.split(".")[:2]) in SKIPPED - {"rocm_core"}
 
 
+@functools.cache
 def _file_of(name: str, root: Path, guests: frozenset[str]) -> Path | None:
     """The file of a dotted project module, or of a path relative to `root`, if there is one.
 
@@ -41,20 +42,19 @@ def _file_of(name: str, root: Path, guests: frozenset[str]) -> Path | None:
     return next(found, source_of(name) if name.partition(".")[0] in guests else None)
 
 
-def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below one, but for what only type checkers see."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-            for other in child.orelse:
-                yield from _running(other)
-        else:
-            yield from _running(child)
+def _running(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """The statements of a block and those inside of them, but for what only type checkers see."""
+    for node in body:
+        yield node
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            yield from _running(getattr(node, "body", ()))
+        for part in ("orelse", "finalbody", "handlers", "cases"):
+            yield from _running(getattr(node, part, ()))
 
 
-def imports_of(tree: ast.AST, package: str) -> Iterator[tuple[str, str]]:
+def imports_of(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
     """(dotted module, name taken from it or "") of every import that runs, wherever it stands."""
-    for node in _running(tree):
+    for node in _running(tree.body):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -84,11 +84,25 @@ def _canonical(node: Any) -> Any:
 
 
 @functools.cache
-def _read_module(path: Path, package: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """sha256 of what a source file means, and what it imports."""
+def _read_module(path: Path, package: str) -> tuple[str, tuple[tuple[str, str], ...], bool]:
+    """sha256 of what a source file means, what it imports, and whether it reads files beside it."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     meaning = json.dumps(_canonical(tree), sort_keys=True)
-    return hashlib.sha256(meaning.encode()).hexdigest(), tuple(imports_of(tree, package))
+    imports = tuple(imports_of(tree, package))
+    modules = {f"{module}.{name}".rstrip(".") for module, name in imports}
+    reads = any(f"'{word}'" in meaning for word in ("__file__", "PackageLoader")) or any(
+        module.startswith("importlib.resources") for module in modules
+    )
+    return hashlib.sha256(meaning.encode()).hexdigest(), imports, reads
+
+
+def _files_beside(path: Path) -> Iterator[Path]:
+    """The files in a module's folder that are not Python: templates, styles, pages."""
+    for entry in sorted(path.parent.iterdir()):
+        if entry.is_dir() and entry.name != "__pycache__" and not (entry / "__init__.py").exists():
+            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
+        elif entry.is_file() and entry.suffix not in (".py", ".pyc"):
+            yield entry
 
 
 @functools.cache
@@ -124,29 +138,46 @@ def _resolve(module: str, name: str, root: Path, guests: frozenset[str]) -> Iter
 
 
 @functools.cache
+def _dependencies(
+    name: str, path: Path, root: Path, guests: frozenset[str]
+) -> tuple[dict[str, str], list[str]]:
+    """{a module and the files beside it that it reads: what they mean}, and what it depends on."""
+    is_script, is_package = name.endswith(".py"), path.name == "__init__.py"
+    package = "" if is_script else name if is_package else name.rpartition(".")[0]
+    meaning, imports, reads_files = _read_module(path, package)
+    found = {name: meaning}
+    for file in _files_beside(path) if reads_files else ():
+        place = f"{name}:{file.relative_to(path.parent).as_posix()}"
+        found[place] = hashlib.sha256(file.read_bytes()).hexdigest()
+    parts = [] if is_script else name.split(".")
+    needs = [".".join(parts[:i]) for i in range(1, len(parts))]
+    for module, taken in imports:
+        if module == "rocm_core" or not is_skipped(module):  # a room, taken from the house
+            needs += _resolve(module, taken, root, guests)
+    return found, [module for module in dict.fromkeys(needs) if not is_skipped(module)]
+
+
+@functools.cache
 def _walk(names: tuple[str, ...], root: Path) -> dict[str, str]:
     guests = frozenset(name.partition(".")[0] for name in names if not name.endswith(".py"))
     guests -= {"rocm_core"}
     found: dict[str, str] = {}
-    waiting = list(names)
+    waiting, seen = list(names), set()
     while waiting:
         name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         path = _file_of(name, root, guests)
-        if name in found or path is None:
-            if name in names and path is None:
+        if path is None:
+            if name in names:
                 raise FileNotFoundError(f"no project module or file {name!r} under {root}")
             continue
-        is_script, is_package = name.endswith(".py"), path.name == "__init__.py"
-        package = "" if is_script else name if is_package else name.rpartition(".")[0]
-        if is_package and _door(path, name) is not None and name not in names:
+        if path.name == "__init__.py" and name not in names and _door(path, name) is not None:
             continue
-        found[name], imports = _read_module(path, package)
-        if not is_script:
-            parts = name.split(".")
-            waiting += [p for i in range(1, len(parts)) if not is_skipped(p := ".".join(parts[:i]))]
-        for module, taken in imports:
-            if not is_skipped(module):
-                waiting += [m for m in _resolve(module, taken, root, guests) if not is_skipped(m)]
+        meanings, needs = _dependencies(name, path, root, guests)
+        found |= meanings
+        waiting += needs
     return dict(sorted(found.items()))
 
 
@@ -156,7 +187,8 @@ def module_closure(*names: str, root: Path = ROOT) -> list[str]:
     names: dotted modules or paths of scripts relative to `root`; a module of another package than
     rocm_core brings its package with it. Imports inside functions count, those for type checkers do
     not. A name taken through a package that only passes names on counts as taken from its module.
-    `SKIPPED` rooms are entered only when named. Raises FileNotFoundError for an unknown name.
+    `SKIPPED` rooms are entered only when named. A module that reads files beside it, a template or
+    a page, brings them with it, as `module:file`. Raises FileNotFoundError for an unknown name.
     """
     return list(_walk(tuple(sorted(names)), root))
 
@@ -171,5 +203,5 @@ def code_fingerprint(*names: str, root: Path = ROOT) -> str:
 
 def forget_code() -> None:
     """Read the sources anew at the next question."""
-    for cached in (_read_module, _door, _walk, code_fingerprint):
+    for cached in (_read_module, _door, _file_of, _dependencies, _walk, code_fingerprint):
         cached.cache_clear()

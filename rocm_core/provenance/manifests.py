@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ def write_manifest(
     code: str,
     outputs: Iterable[str | Path] = (),
     weights: Iterable[str | Path] = (),
+    inputs: Iterable[str | Path] = (),
     device: str = "cpu",
     seconds: float = 0.0,
     peak_memory_gib: float | None = None,
@@ -34,8 +36,9 @@ def write_manifest(
     """Write the manifest of an artefact: what made it, from what, and the sha256 of its files.
 
     settings: the job's settings, seeds included. code: its code fingerprint. outputs: files below
-    the manifest's folder. weights: folders or files that were loaded. seconds: of work, summed over
-    attempts. extra: further top-level keys.
+    the manifest's folder. weights: folders or files that were loaded. inputs: files of the same
+    results that it was made from. seconds: of work, summed over attempts. extra: further top-level
+    keys.
     """
     folder = Path(path).parent.absolute()
     manifest = {
@@ -49,6 +52,10 @@ def write_manifest(
         "peak_memory_gib": peak_memory_gib,
         "attempts": attempts,
         **(extra or {}),
+        "inputs": {
+            Path(os.path.relpath(file, folder)).as_posix(): sha256_file(file)
+            for file in sorted(map(Path, inputs))
+        },
         "outputs": {
             Path(file).absolute().relative_to(folder).as_posix(): sha256_file(file)
             for file in sorted(map(Path, outputs))

@@ -2,7 +2,9 @@
 
 from rocm_core.weights.catalogue import (
     describe,
+    digest_of_all,
     files_of,
+    files_of_all,
     table,
     to_fetch,
     weights_digest,
@@ -15,8 +17,10 @@ __all__ = [
     "check_all",
     "check_weights",
     "describe",
+    "digest_of_all",
     "fetch",
     "files_of",
+    "files_of_all",
     "record",
     "require_fit",
     "require_recorded",

@@ -76,6 +76,17 @@ def weights_digest(path: str | Path) -> str:
     return digest_of({f.path: f"{f.repo}@{f.revision}/{f.remote} {f.sha256}" for f in files})
 
 
+@functools.cache
+def digest_of_all(*paths: str | None) -> str:
+    """One digest of several folders of weights, as `weights_digest` has it for each."""
+    return digest_of({path: weights_digest(path) for path in paths if path})
+
+
+def files_of_all(*paths: str | None) -> list[str]:
+    """The table's files at or below any of several local paths."""
+    return [file for path in paths if path for file in files_of(path)]
+
+
 def read_lock() -> dict[str, dict[str, Any]]:
     return read_listing(Path(LOCK)) if Path(LOCK).is_file() else {}
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from rocm_core.errors import UserError
+from rocm_core.plugins import ROOT, source_of
 from rocm_core.provenance import (
-    ROOT,
     SKIPPED,
     atomic_write,
     code_fingerprint,
@@ -27,19 +27,34 @@ PROJECT = {
     "script.py": "from rocm_core.train import go\ngo()\n",
     "rocm_core/__init__.py": "from rocm_core import everything\n",
     "rocm_core/train.py": (
-        '"""Train."""\nimport json\nfrom . import loop\nfrom rocm_core.configuration.config import x\n\n\n'
+        '"""Train."""\nimport json\nfrom typing import TYPE_CHECKING\nfrom . import loop\n'
+        "from rocm_core.configuration import x\nfrom rocm_core.house import guide\n\n"
+        "if TYPE_CHECKING:\n    from rocm_core.figures import colour\n\n\n"
         "def go():\n    from rocm_core.rewards.a import score\n\n    return score\n"
     ),
     "rocm_core/loop.py": "from .deep.inner import step\nimport torch\n",
-    "rocm_core/deep/__init__.py": "from rocm_core.deep import other\n",
+    "rocm_core/deep/__init__.py": "from rocm_core.deep import other\nNUMBER = 1\n",
     "rocm_core/deep/inner.py": "def step(x):\n    return x + 1\n",
     "rocm_core/deep/other.py": "from ..loop import step  # a cycle\n",
     "rocm_core/rewards/__init__.py": "import importlib\nload = importlib.import_module\n",
     "rocm_core/rewards/a.py": "score = 1\n",
     "rocm_core/rewards/b.py": "score = 2\n",
+    "rocm_core/configuration/__init__.py": "from rocm_core.configuration.config import x\n",
     "rocm_core/configuration/config.py": "import rocm_core.figures\nx = 1\n",
+    # A door: it passes names on and does nothing else.
+    "rocm_core/house/__init__.py": (
+        '"""The house."""\n\nfrom rocm_core.house.hall import guide\n'
+        "from rocm_core.house.attic import stored\n\n__all__ = ['guide', 'stored']\n"
+    ),
+    "rocm_core/house/hall.py": "def guide():\n    return 1\n",
+    "rocm_core/house/attic.py": "stored = 2\n",
     "rocm_core/figures.py": "colour = 'red'\n",
     "rocm_core/everything.py": "from rocm_core import figures\n",
+    # Beside the project: a package of the user's own.
+    "guest/mine/__init__.py": "VERSION = 1\n",
+    "guest/mine/bright.py": "from mine.light import SHADE\nfrom rocm_core.house import stored\n",
+    "guest/mine/light.py": "SHADE = 1\n",
+    "guest/mine/dark.py": "SHADE = 0\n",
 }
 
 
@@ -58,17 +73,124 @@ def fingerprint(root, *names):
 
 
 def test_the_closure_follows_imports_wherever_they_stand(project):
-    expected = "deep deep.inner deep.other loop rewards rewards.a train".split()
+    expected = "deep deep.inner deep.other house.hall loop rewards rewards.a train".split()
     closure = [f"rocm_core.{name}" for name in expected] + ["script.py"]
     assert module_closure("script.py", root=project) == closure
 
 
 def test_modules_that_touch_no_number_exist_and_are_entered_when_named():
-    for name in SKIPPED - {"rocm_core"}:
-        assert (ROOT / f"{name.replace('.', '/')}.py").is_file()
-    assert module_closure("rocm_core.configuration.settings") == [
-        "rocm_core.configuration.settings"
-    ]
+    for name in SKIPPED:
+        assert source_of(name)
+    assert module_closure("rocm_core.provenance.files") == ["rocm_core.provenance.files"]
+
+
+def test_a_name_taken_through_a_door_counts_as_its_module(project):
+    assert "rocm_core.house.hall" in module_closure("script.py", root=project)
+    before = fingerprint(project)
+    for file, text in (
+        ("attic.py", "stored = 3\n"),
+        ("cellar.py", "wine = 1\n"),
+        (
+            "__init__.py",
+            "from rocm_core.house.cellar import wine\nfrom rocm_core.house.hall import guide\n",
+        ),
+    ):
+        (project / "rocm_core/house" / file).write_text(text)
+        assert fingerprint(project) == before
+    (project / "rocm_core/house/hall.py").write_text("def guide():\n    return 2\n")
+    assert fingerprint(project) != before
+
+
+@pytest.mark.parametrize("taken", ["import rocm_core.house", "from rocm_core.house import *"])
+def test_a_door_that_is_taken_whole_counts_with_all_behind_it(project, taken):
+    (project / "script.py").write_text(taken)
+    behind = ["rocm_core.house.attic", "rocm_core.house.hall", "script.py"]
+    assert module_closure("script.py", root=project) == behind
+
+
+def test_a_door_through_which_another_module_answers_is_another_fingerprint(project):
+    before = fingerprint(project)
+    (project / "rocm_core/house/porch.py").write_text("def guide():\n    return 5\n")
+    door = project / "rocm_core/house/__init__.py"
+    door.write_text(door.read_text().replace("house.hall", "house.porch"))
+    assert fingerprint(project) != before
+
+
+def test_a_package_that_computes_is_not_a_door(project):
+    door = project / "rocm_core/house/__init__.py"
+    door.write_text(door.read_text() + "ROOMS = 2\n")
+    closure = module_closure("script.py", root=project)
+    assert {"rocm_core.house", "rocm_core.house.attic"} <= set(closure)
+
+
+def test_imports_for_type_checkers_are_not_followed_and_their_alternatives_are(project):
+    assert "rocm_core.figures" not in module_closure("script.py", root=project)
+    forget_code()
+    (project / "script.py").write_text(
+        "import typing\nif typing.TYPE_CHECKING:\n    from rocm_core import figures\n"
+        "else:\n    from rocm_core.rewards import b\n"
+    )
+    closure = module_closure("script.py", root=project)
+    assert closure == ["rocm_core.rewards", "rocm_core.rewards.b", "script.py"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "try:\n    {}\nexcept ImportError:\n    pass\n",
+        "try:\n    pass\nexcept ImportError:\n    {}\n",
+        "try:\n    pass\nfinally:\n    {}\n",
+        "for x in ():\n    pass\nelse:\n    {}\n",
+        "with open(__name__):\n    {}\n",
+        "match 1:\n    case 1:\n        {}\n",
+        "class A:\n    async def f(self):\n        while True:\n            {}\n",
+    ],
+)
+def test_an_import_is_found_in_every_kind_of_block(project, place):
+    (project / "script.py").write_text(place.format("import rocm_core.figures"))
+    assert "rocm_core.figures" in module_closure("script.py", root=project)
+
+
+def test_a_guest_is_followed_with_its_closure(project, monkeypatch):
+    """A plug-in of the user's own package, which is found on her Python path."""
+    monkeypatch.syspath_prepend(project / "guest")
+    names = ("script.py", "mine.bright")
+    closure = module_closure(*names, root=project)
+    assert {"mine", "mine.bright", "mine.light", "rocm_core.house.attic"} <= set(closure)
+    assert "mine.dark" not in closure
+    before, alone = fingerprint(project, *names), fingerprint(project)
+    (project / "guest/mine/light.py").write_text("SHADE = 2\n")
+    assert fingerprint(project, *names) != before and fingerprint(project) == alone
+
+
+def test_another_package_is_followed_only_when_named(project, monkeypatch):
+    monkeypatch.syspath_prepend(project / "guest")
+    (project / "script.py").write_text("import mine.bright\n")
+    forget_code()
+    assert module_closure("script.py", root=project) == ["script.py"]
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "from pathlib import Path\npage = Path(__file__).with_name('page.html')\n",
+        "from importlib import resources\npage = resources.files('rocm_core.house')\n",
+        "import importlib.resources\n",
+        "import jinja2\nloader = jinja2.PackageLoader('rocm_core.house')\n",
+    ],
+)
+def test_the_files_beside_a_module_that_reads_them_count(project, reading):
+    page = project / "rocm_core/house/assets/page.html"
+    page.parent.mkdir()
+    page.write_text("<p>")
+    before = fingerprint(project)
+    page.write_text("<b>")
+    assert fingerprint(project) == before
+    (project / "rocm_core/house/hall.py").write_text(f"{reading}\n\ndef guide():\n    return 1\n")
+    reads = fingerprint(project)
+    page.write_text("<i>")
+    assert fingerprint(project) != reads
+    assert "rocm_core.house.hall:assets/page.html" in module_closure("script.py", root=project)
 
 
 def test_a_module_resolved_by_name_counts_only_where_it_is_named(project):
@@ -98,8 +220,12 @@ def test_an_unknown_module_is_an_error(project):
         ("rocm_core/figures.py", "colour = 'blue'\n"),
         ("rocm_core/configuration/config.py", "import rocm_core.figures\nx = 2\n"),
         ("rocm_core/rewards/b.py", "score = 3\n"),
+        ("rocm_core/house/attic.py", "stored = 3\n"),
     ],
-    ids="touch comments docstrings formatting docstring-text figure settings other-reward".split(),
+    ids=(
+        "touch comments docstrings formatting docstring-text figure settings other-reward"
+        " behind-the-same-door"
+    ).split(),
 )
 def test_what_changes_no_number_changes_no_fingerprint(project, file, text):
     before = fingerprint(project)
@@ -116,6 +242,7 @@ def test_what_changes_no_number_changes_no_fingerprint(project, file, text):
         ("rocm_core/deep/inner.py", "return x + 1", "return (x, +1)"),
         ("rocm_core/deep/__init__.py", "import other", "import other, inner"),
         ("rocm_core/rewards/a.py", "1", "1.0"),
+        ("rocm_core/house/hall.py", "1", "2"),
         ("rocm_core/train.py", "    return score", "    return None"),
     ],
 )
@@ -127,7 +254,10 @@ def test_an_edit_of_code_that_is_used_changes_the_fingerprint(project, file, old
 
 
 def test_a_fingerprint_is_the_same_in_another_process_and_directory(tmp_path):
-    code = "from rocm_core.provenance.manifests import *; print(code_fingerprint('rocm_core.configuration.settings'))"
+    code = (
+        "from rocm_core.provenance import code_fingerprint;"
+        " print(code_fingerprint('rocm_core.configuration.settings'))"
+    )
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     there = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

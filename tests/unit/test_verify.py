@@ -2,18 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from finished_run import write_run
 
-from rocm_core.commands.verify import DISTANCES, verify
-from rocm_core.grid import code as grid
-from rocm_core.grid import generation_settings, make_grid, parse_config
+from rocm_core.commands.verify import verify
+from rocm_core.grid import code, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
-from rocm_core.provenance import write_manifest
+from rocm_core.provenance import sha256_file, write_manifest
 
 CONFIG = {
     "name": "run",
@@ -28,63 +29,21 @@ CONFIG = {
     "training": {"iterations": 4, "snapshot_every": 2},
     "monitor": {"prompts": 2},
 }
-PROMPTS = [Prompt(f"{i:05d}", f"caption {i}", "shapes") for i in range(3)]
+PROMPTS = {
+    "train": [Prompt(str(i), f"t {i}", "t") for i in range(4)],
+    "validation": [Prompt(f"{i:05d}", f"caption {i}", "shapes") for i in range(3)],
+}
 CELL = "cells/hpsv2/rocm-kl/seed-0"
 SAMPLES = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4"
 SNAPSHOTS = "samples/hpsv2/rocm-kl/seed-0/snapshots"
 
 
-def write(folder, files, settings, code, weights=(), manifest="manifest.json"):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    outputs, path = [folder / name for name in files], folder / manifest
-    write_manifest(path, settings=settings, code=code, outputs=outputs, weights=weights)
-
-
-def write_run(config, root):
-    """A finished run as the workflow leaves it, its images and weights being a few letters."""
-    (root / "base").mkdir(parents=True)
-    (root / "base" / "w.bin").write_text("weights")
-    write_prompts(root / "prompts/train.jsonl", [Prompt(str(i), f"t {i}", "t") for i in range(4)])
-    write_prompts(root / "prompts/validation.jsonl", PROMPTS)
-    for source in ["consistency", *make_grid(config)]:
-        settings = generation_settings(config, source)
-        name = "base-consistency" if isinstance(source, str) else source.name
-        samples = root / "samples" / name / "validation/steps-4"
-        images = {f"{prompt.id}.png": f"{name} {prompt.id}" for prompt in PROMPTS}
-        code = grid.generate_code(settings)
-        write(samples, images | {"index.jsonl": "…"}, settings.to_dict(), code)
-        lines = [f"{p.id},{metric},0.5\n" for p in PROMPTS for metric in config.metrics]
-        files = {"scores.csv": "prompt_id,metric,value\n" + "".join(lines)}
-        scorers = {"scorers": config.scorer_paths()}
-        code = grid.score_code(config.metrics)
-        write(samples, files, scorers, code, manifest="scores.manifest.json")
-        names = ["high_frequency", "pixel_diversity"]
-        lines = [f"{p.id},{name},0.5\n" for p in PROMPTS for name in names]
-        files = {"readouts.csv": "prompt_id,metric,value\n" + "".join(lines)}
-        code = grid.measure_code()
-        write(samples, files, {"clip": None}, code, manifest="readouts.manifest.json")
-        if isinstance(source, str):
-            continue
-        files = {f"snapshots/step-{n}.safetensors": f"{n}" for n in (2, 4)} | {
-            "lora.safetensors": "4"
-        }
-        files["history.csv"] = "step,reward,loss\n" + "".join(f"{n},0.1,0.2\n" for n in range(1, 5))
-        code = grid.train_code(source.settings)
-        write(root / "cells" / name, files, source.settings.to_dict(), code, [root / "base"])
-        metrics = [*config.metrics, *DISTANCES]
-        lines = [f"{n},{p.id},{m},0\n" for n in (0, 2, 4) for p in PROMPTS[:2] for m in metrics]
-        files = {f"step-{n}/{p.id}.png": f"{n}" for n in (2, 4) for p in PROMPTS[:2]}
-        files["scores.csv"] = "step,prompt_id,metric,value\n" + "".join(lines)
-        code = grid.monitor_code(settings, config.metrics)
-        write(root / "samples" / name / "snapshots", files, settings.to_dict() | scorers, code)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished") / "run"
-    write_run(parse_config(CONFIG), root)
+    (root / "base").mkdir(parents=True)
+    (root / "base" / "w.bin").write_text("weights")
+    write_run(parse_config(CONFIG), root, PROMPTS)
     return root
 
 
@@ -94,9 +53,14 @@ def run(finished, tmp_path):
 
 
 def problems(root, **changes):
-    found = verify(parse_config(CONFIG | changes), root)
+    found = verify(parse_config(CONFIG | changes), root).problems
     assert all(line.splitlines() == [line] for line in found)
     return found
+
+
+def of_jobs(found):
+    """Problems of what jobs made, not of what was rendered from that."""
+    return [line for line in found if not re.search(r"/(tables|figures)/|/(claims|report)\.", line)]
 
 
 def test_a_finished_run_passes(run):
@@ -120,6 +84,15 @@ def test_a_finished_run_passes(run):
         f"{SNAPSHOTS}/scores.csv",
         "prompts/train.jsonl",
         "prompts/validation.jsonl",
+        "prompts/validation.manifest.json",
+        "tables/table1.tex",
+        "tables/table1.manifest.json",
+        "figures/figure2.pdf",
+        "figures/figure2.manifest.json",
+        "claims.md",
+        "claims.manifest.json",
+        "report.html",
+        "report.manifest.json",
         "samples/base-consistency/validation/steps-4/index.jsonl",
     ],
 )
@@ -129,7 +102,17 @@ def test_a_missing_file_is_reported(run, name):
     assert found and all(str(run / name) in line for line in found)
 
 
-@pytest.mark.parametrize("name", [f"{CELL}/lora.safetensors", f"{SAMPLES}/00002.png"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{CELL}/lora.safetensors",
+        f"{SAMPLES}/00002.png",
+        "tables/table1.csv",
+        "figures/figure2.png",
+        "claims.json",
+        "report.html",
+    ],
+)
 def test_a_damaged_file_is_reported(run, name):
     (run / name).write_text("damaged")
     assert problems(run) == [
@@ -149,6 +132,27 @@ def test_scores_by_other_scorers_are_stale(run):
         *map(str, run.rglob("scores.manifest.json")),
         *map(str, run.rglob("snapshots/manifest.json")),
     }
+
+
+def test_prompts_that_were_edited_are_reported(run):
+    path = run / "prompts/validation.jsonl"
+    rewrite(path, "caption 1", "caption I")
+    assert problems(run) == [f"{path} is not the file that its manifest lists: its sha256 differs"]
+
+
+def test_what_was_made_from_another_file_is_reported(run):
+    """A table that was not made again after its scores were, and these are right themselves."""
+    scores, record = run / SAMPLES / "scores.csv", run / "tables/table1.manifest.json"
+    inputs = {f"../{SAMPLES}/scores.csv": sha256_file(scores)}
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"inputs": inputs}))
+    assert problems(run) == []
+    rewrite(scores, "00001,gold,0.5", "00001,gold,0.6")
+    its = scores.with_name("scores.manifest.json")
+    manifest = json.loads(its.read_text())
+    its.write_text(json.dumps(manifest | {"outputs": {"scores.csv": sha256_file(scores)}}))
+    assert problems(run) == [
+        f"{record}: made from another scores.csv (../{SAMPLES}/scores.csv)",
+    ]
 
 
 def rewrite(path, old, new):
@@ -183,10 +187,13 @@ def test_a_history_must_be_complete_and_finite(run):
 
 def test_results_of_other_settings_are_stale(run):
     methods = {"rocm-none": {}, "rocm-kl": {"beta": 0.1}}
-    assert problems(run, methods=methods) == [
+    found = problems(run, methods=methods)
+    assert of_jobs(found) == [
         f"{run / CELL / 'manifest.json'}: made with beta 0.05, the configuration says 0.1"
     ]
-    found = problems(run, generation={"seed": 9})
+    assert found[-1].startswith(f"{run / 'report.manifest.json'}: made from a configuration that")
+    assert found[-1].endswith("differs in methods")
+    found = of_jobs(problems(run, generation={"seed": 9}))
     assert len(found) == 3 + 2 and all("made with seed 1000" in line for line in found)
 
 
@@ -220,7 +227,8 @@ def test_the_command_lists_the_problems_and_exits_1(tmp_path):
 
 def test_a_cell_that_was_never_trained_is_reported(run):
     found = problems(run, methods=CONFIG["methods"] | {"rocm-js": {"beta": 1}})
-    assert found and all("rocm-js" in line for line in found)
+    assert of_jobs(found) and all("rocm-js" in line for line in of_jobs(found))
+    assert any(line.startswith(f"{run / 'tables/table1.manifest.json'}: ") for line in found)
 
 
 def test_prompts_of_another_count_or_in_both_sets_are_reported(run):
@@ -238,7 +246,14 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
     path = run / "prompts/more.jsonl"
     assert str(path) in problems(run, prompts=further)[0]
     write_prompts(path, [Prompt(str(i), f"more {i}", "t") for i in range(3)])
-    found = problems(run, prompts=further, generation={"inference_steps": [None, 2]})
+    write_manifest(
+        run / "prompts/more.manifest.json",
+        settings=parse_config(CONFIG | {"prompts": further}).prompts["more"].to_dict(),
+        code=code.prompts_code(parse_config(CONFIG).prompts["validation"]),
+        outputs=[path],
+    )
+    steps = {"inference_steps": [None, 2]}
+    found = of_jobs(problems(run, prompts=further, generation=steps))
     for source in ("hpsv2/rocm-kl/seed-0", "base-consistency"):
         for part in ("more/steps-4", "validation/steps-2"):
             folder = run / "samples" / source / part

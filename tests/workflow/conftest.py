@@ -1,13 +1,11 @@
 """A checkout in which every result already exists, made without training anything."""
 
 import functools
-import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, copy_checkout
+from checkout import Checkout, PlannedCheckout, Planner, copy_checkout
 
 MATRIX = """\
 name: matrix
@@ -41,16 +39,22 @@ def plan(pristine: Checkout) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planner]:
+    planner = Planner(tmp_path_factory.mktemp("planner"))
+    yield planner
+    planner.stop()
+
+
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> PlannedCheckout:
     """A copy in which all outputs of config/matrix.yaml exist."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("complete"))
+    copy = copy_checkout(tmp_path_factory.mktemp("complete"))
+    checkout = PlannedCheckout(copy.path, planner)
     checkout.pretend("config/matrix.yaml", MATRIX)
     return checkout
 
 
 @pytest.fixture
-def finished(complete: Checkout, tmp_path: Path) -> Checkout:
+def finished(complete: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
     """The complete copy, to be edited."""
-    shutil.copytree(complete.path, tmp_path / "checkout", symlinks=True)
-    time.sleep(0.01)  # an edit is later than everything copied
-    return Checkout(tmp_path / "checkout")
+    return complete.copied(tmp_path / "checkout")

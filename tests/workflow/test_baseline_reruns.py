@@ -1,15 +1,15 @@
 """What runs again in a grid of several methods, policies, prompt sets and numbers of steps.
 
-Cells: hpsv2 with ROCM, RLCM and DDPO, JPEG compressibility with RLCM and DDPO, and RLCM at another
-horizon on both; two bases. All but the two swept cells have images of three kinds.
+Cells: hpsv2 with ROCM (without divergence and with KL), RLCM and DDPO, JPEG compressibility with
+RLCM and DDPO; swept ones with another horizon of RLCM on both, and another β on hpsv2; two bases.
+All but the three swept cells have images of three kinds.
 """
 
-import shutil
-import time
+import re
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, copy_checkout
+from checkout import Checkout, PlannedCheckout, Planner, copy_checkout
 
 CONFIG = "config/compared.yaml"
 TEXT = """\
@@ -28,21 +28,25 @@ prompts:
 rewards: [hpsv2, jpeg_compressibility]
 methods:
   rocm-none:
+  rocm-kl: {beta: 0.02}
   rlcm:
   ddpo:
 cells:
   jpeg_compressibility/rocm-none:
+  jpeg_compressibility/rocm-kl:
 training: {iterations: 4}
 sweeps:
   - {methods: [rlcm], setting: inference_steps, values: [2, 4]}
+  - {rewards: [hpsv2], methods: [rocm-kl], setting: beta, values: [0.5]}
 generation: {inference_steps: [null, 1]}
 monitor: {prompts: 0}
 """
-TABLES = ("table1", "table4", "costs", "sweep", "readouts")
+TABLES = ("table1", "table2", "table4", "costs", "sweep", "readouts")
 FIGURES = (
-    *("figure2", "figure5", "samples", "efficiency"),
+    *("figure1", "figure2", "figure4", "figure5", "samples", "efficiency", "squared_distance"),
     *("inference_time", "horizon", "generalisation"),
 )
+OF_THE_CODE = {"table3": 1, "divergences": 1}  # they show no results
 DRAWN = dict.fromkeys((*TABLES, *FIGURES, "claims", "report"), 1)
 
 
@@ -53,23 +57,30 @@ def again(trained: int, sampled: int, bases: int = 0) -> dict[str, int]:
     return made | {"measure_images": trained + bases} | DRAWN
 
 
+def verified(checkout: Checkout) -> set[str]:
+    """The manifests that `verify` calls missing or made by other code."""
+    done = checkout.python("-m", "rocm_core.commands.verify", "--configfile", CONFIG)
+    return set(
+        re.findall(r"^results/compared/(\S+?):? (?:is missing|made by other)", done.stdout, re.M)
+    )
+
+
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    checkout = copy_checkout(tmp_path_factory.mktemp("compared"))
+def compared(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> PlannedCheckout:
+    copy = copy_checkout(tmp_path_factory.mktemp("compared"))
+    checkout = PlannedCheckout(copy.path, planner)
     checkout.pretend(CONFIG, TEXT)
     return checkout
 
 
 @pytest.fixture
-def finished(compared: Checkout, tmp_path: Path) -> Checkout:
+def finished(compared: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
     """The complete copy, to be edited."""
-    shutil.copytree(compared.path, tmp_path / "checkout", symlinks=True)
-    time.sleep(0.01)  # an edit is later than everything copied
-    return Checkout(tmp_path / "checkout")
+    return compared.copied(tmp_path / "checkout")
 
 
 def test_a_new_checkout_runs_everything_once(compared: Checkout) -> None:
-    everything = again(7, 7 * 3 + 2, 2) | {"make_prompts": 3}
+    everything = again(9, 8 * 3 + 3, 2) | {"make_prompts": 3} | OF_THE_CODE
     assert compared.jobs("--forceall", config=CONFIG) == everything
     assert compared.jobs(config=CONFIG) == {}
 
@@ -78,7 +89,7 @@ def test_a_new_checkout_runs_everything_once(compared: Checkout) -> None:
     ("file", "trained", "sampled", "bases"),
     [
         ("algorithms/ppo.py", 6, 4 * 3 + 2, 0),
-        ("algorithms/direct.py", 1, 3, 0),
+        ("algorithms/direct.py", 3, 2 * 3 + 1, 0),
         ("rewards/jpeg_compressibility.py", 3, 2 * 3 + 1, 0),
         ("policies/diffusion.py", 2, 3 * 3, 1),
     ],
@@ -89,18 +100,25 @@ def test_editing_a_module_retrains_the_cells_that_use_it(
     finished.add_statement(f"rocm_core/{file}")
     expected = again(trained, sampled, bases)
     if file.startswith("rewards"):  # a metric, too
-        expected["score_images"] = 7 * 3 + 2
+        expected["score_images"] = 8 * 3 + 3
     assert finished.jobs(config=CONFIG) == expected
 
 
 def test_another_number_of_inference_steps_makes_its_images_only(finished: Checkout) -> None:
     finished.edit(CONFIG, "inference_steps: [null, 1]", "inference_steps: [null, 1, 2]")
-    assert finished.jobs(config=CONFIG) == {"generate_images": 7, "score_images": 7} | DRAWN
+    assert (
+        finished.jobs(config=CONFIG)
+        == {"generate_images": 8, "score_images": 8} | DRAWN | OF_THE_CODE
+    )
 
 
 def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> None:
-    finished.edit(CONFIG, "rewards: [", "  crosses: {source: shapes, count: 4}\nrewards: [")
-    expected = {"make_prompts": 1, "generate_images": 7, "score_images": 7} | DRAWN
+    finished.edit(
+        CONFIG,
+        "rewards: [hpsv2, jpeg",
+        "  crosses: {source: shapes, count: 4}\nrewards: [hpsv2, jpeg",
+    )
+    expected = {"make_prompts": 1, "generate_images": 8, "score_images": 8} | DRAWN | OF_THE_CODE
     assert finished.jobs(config=CONFIG) == expected
 
 
@@ -108,3 +126,22 @@ def test_editing_how_costs_are_reckoned_draws_what_shows_them(finished: Checkout
     finished.add_statement("rocm_core/analysis/efficiency.py")
     shown = dict.fromkeys(("figure5", "efficiency", "horizon", "costs", "claims", "report"), 1)
     assert finished.jobs(config=CONFIG) == shown
+
+
+def test_other_steps_of_a_swept_cell_make_its_images(finished: Checkout) -> None:
+    finished.edit_function(
+        "sample_sets", '[("validation", steps[0])]', '[("validation", steps[-1])]'
+    )
+    made = dict.fromkeys(("generate_images", "score_images", "measure_images"), 3)
+    assert finished.jobs(config=CONFIG) == made | DRAWN | OF_THE_CODE
+    stale = verified(finished)
+    assert "samples/hpsv2/rocm-kl--beta-0.5/seed-0/validation/steps-1/scores.manifest.json" in stale
+    assert {"tables/table2.manifest.json", "report.manifest.json"} <= stale
+
+
+def test_other_tries_of_beta_are_drawn_where_they_are_shown(finished: Checkout) -> None:
+    finished.edit_function("beta_tries", "> 1", ">= 2")  # there are still tries to show
+    assert finished.jobs(config=CONFIG) == DRAWN | OF_THE_CODE
+    stale = verified(finished)
+    assert {"tables/table2.manifest.json", "figures/figure4.manifest.json"} <= stale
+    assert not any(file.startswith(("cells/", "samples/", "prompts/")) for file in stale)

@@ -241,7 +241,7 @@ def test_an_unknown_cell_is_named_in_one_sentence(pristine: Checkout) -> None:
     shown = pristine.snakemake("-n", "results/demo/cells/hpsv2/rocm-kll/seed-0/lora.safetensors")
     assert shown.returncode != 0
     last = shown.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: hpsv2/rocm-kll/seed-0 is no cell of results/demo")
+    assert last.startswith("error: hpsv2/rocm-kll/seed-0 is not a cell of results/demo")
 
 
 def test_partial_results_need_some_results(pristine: Checkout) -> None:

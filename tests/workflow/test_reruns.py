@@ -6,7 +6,8 @@ The grid has 2 rewards (hpsv2, aesthetic) and 3 methods (none, kl, js), so 6 cel
 import json
 import os
 
-from checkout import Checkout
+import pytest
+from checkout import Checkout, PlannedCheckout
 
 JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
 AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
@@ -38,7 +39,7 @@ def test_touching_every_source_runs_nothing(finished: Checkout) -> None:
 
 
 def test_comments_docstrings_and_formatting_run_nothing(finished: Checkout) -> None:
-    for name in ("training", "divergences/js", "rewards/hpsv2"):
+    for name in ("training/trainer", "divergences/js", "rewards/hpsv2"):
         path = finished.path / f"rocm_core/{name}.py"
         said = path.read_text().replace('"""', '"""Said otherwise: ', 1)
         path.write_text(said + "\n\n\n# A remark.\n")
@@ -171,3 +172,44 @@ def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> 
         assert any(len(value) == 64 and int(value, 16) for value in params), record["rule"]
         if record["rule"] != "measure_images":  # it has no settings
             assert any(value.startswith("{") for value in params), record["rule"]
+
+
+# The edits below change results. Each is made in the function where it is decided, wherever that
+# function stands; `verify` names what they make stale (test_accepting.py).
+def test_cleaning_prompts_in_another_way_makes_everything_again(finished: Checkout) -> None:
+    finished.edit_function("clean", '"NFC"', '"NFKC"')
+    assert finished.jobs() == cells(6) | IMAGES | {"make_prompts": 2} | OF_THE_CODE
+
+
+def test_another_version_of_a_scorer_is_drawn_where_metrics_are_held_out(
+    finished: Checkout,
+) -> None:
+    held_out = "rocm_core/analysis/held_out.py"
+    finished.edit(held_out, "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", ')
+    assert finished.jobs() == JUDGED | {"figure6": 1}
+
+
+def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checkout) -> None:
+    finished.edit(
+        "rocm_core/rewards/blipscore.py", "DIFFERENTIABLE", 'VERSION_OF = "hpsv2"\nDIFFERENTIABLE'
+    )
+    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | DRAWN | OF_THE_CODE
+
+
+def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:
+    finished.edit_function("snapshot_steps", "[*steps, settings.iterations]", "[*steps]")
+    assert finished.jobs() == cells(6)
+
+
+EDITS = {
+    "none": lambda checkout: None,
+    "code": lambda checkout: checkout.add_statement("rocm_core/divergences/js.py"),
+    "settings": lambda checkout: checkout.edit("config/matrix.yaml", "beta: 0.25", "beta: 0.3"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_command_plans_what_its_fork_plans(finished: PlannedCheckout, edit: str) -> None:
+    """The other tests ask forks of one process; this one types `snakemake`."""
+    EDITS[edit](finished)
+    assert Checkout(finished.path).jobs() == finished.jobs()

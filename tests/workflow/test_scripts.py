@@ -1,5 +1,6 @@
 """The scripts behind the rules run alone and say in one sentence what is wrong with their input."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
+from synthetic import make_config, write_results
+
+from rocm_core.commands.render import render
 
 CASES = {
     "make_prompts": ["--settings", '{"source": "shapes", "sead": 1}', "--output", "out.jsonl"],
@@ -58,3 +62,31 @@ def test_prompts_are_made_without_snakemake(tmp_path: Path) -> None:
     again = make("again.jsonl", 1, "--exclude", "train.jsonl")
     assert len(set(train)) == len(set(again)) == 20
     assert not set(train) & set(again)
+
+
+def test_a_prompt_set_has_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a red circle\n")
+    settings = json.dumps({"source": "list.txt"})
+    arguments = ["--settings", settings, "--output", "train.jsonl", "--fingerprint", "c0de"]
+    done = run_script("make_prompts", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "train.manifest.json").read_text())
+    made = hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
+    assert manifest["outputs"] == {"train.jsonl": made} and manifest["code"] == "c0de"
+    assert manifest["settings"]["source"] == "list.txt" and manifest["weights"].keys() == {
+        "list.txt"
+    }
+
+
+def test_a_table_has_a_manifest_with_what_it_was_made_from(tmp_path: Path) -> None:
+    config = make_config()
+    write_results(tmp_path, config)
+    render("table", "table1", config, tmp_path, tmp_path / "tables/table1", "c0de")
+    manifest = json.loads((tmp_path / "tables/table1.manifest.json").read_text())
+    assert manifest["outputs"].keys() == {"table1.md", "table1.tex", "table1.csv"}
+    scores = sorted(tmp_path.glob("samples/**/validation/*/scores.csv"))
+    assert manifest["inputs"] == {
+        f"../{path.relative_to(tmp_path)}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in scores
+    }
+    assert "methods" in manifest["settings"] and "resources" not in manifest["settings"]

@@ -3,16 +3,16 @@
 
 rule generate_images:
     input:
-        prompts=f"{RESULTS}/prompts/{{set}}.jsonl",
-        lora=lambda w: ([] if w.source in BASES else f"{RESULTS}/cells/{w.source}/lora.safetensors"),
-        weights=ancient(lambda w: fetched(*generation_of(w.source).weights)),
+        prompts=LAYOUT.prompts("{set}"),
+        lora=lambda w: [] if w.source in FILES.bases else LAYOUT.cell(w.source).lora,
+        weights=ancient(lambda w: files_of_all(*generation_of(w.source).weights)),
     output:
-        index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
-        manifest=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/manifest.json",
+        index=SAMPLES.index,
+        manifest=SAMPLES.manifest,
     log:
-        f"{LOGS}/generate/{{source}}/{{set}}/steps-{{steps}}.log",
+        LAYOUT.log("generate", "{source}", "{set}", "steps-{steps}"),
     benchmark:
-        f"{BENCHMARKS}/generate/{{source}}/{{set}}/steps-{{steps}}.tsv"
+        LAYOUT.benchmark("generate", "{source}", "{set}", "steps-{steps}")
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -22,8 +22,13 @@ rule generate_images:
         runtime=RUNTIME,
     params:
         settings=lambda w: to_json(generation_of(w.source, w.steps)),
-        code=lambda w: fingerprints.generate_code(generation_of(w.source)),
-        weights=lambda w: weights_of(*generation_of(w.source).weights),
+        code=lambda w: ACCEPTED.code(
+            LAYOUT.samples(w.source, w.set, w.steps).manifest,
+            fingerprints.generate_code(generation_of(w.source)),
+        ),
+        # What runs now, whatever was accepted; Snakemake compares no params that take `output`.
+        now=lambda w, output: fingerprints.generate_code(generation_of(w.source)),
+        weights=lambda w: digest_of_all(*generation_of(w.source).weights),
         lora=lambda w, input: f"--lora {input.lora}" if input.get("lora") else "",
         folder=subpath(output.index, parent=True),
     message:
@@ -32,4 +37,4 @@ rule generate_images:
         "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/generate.py --settings {params.settings:q}"
         " --prompts {input.prompts} {params.lora} --output {params.folder}"
-        " --fingerprint {params.code} > {log} 2>&1"
+        " --fingerprint {params.now} > {log} 2>&1"

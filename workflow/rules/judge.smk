@@ -1,20 +1,19 @@
 # The published scorers on the final images, and how far ours are from them.
 
-JUDGES = {name: CONFIG.scorers[name] for name in CONFIG.judges}
 # Their environment: conda's with --sdm conda, or the one that `make judges` makes.
 JUDGE = "python" if workflow.deployment_settings.deployment_method else ".venv-judges/bin/python"
 
 
 rule judge_images:
     input:
-        index=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/index.jsonl",
-        weights=ancient(fetched(*JUDGES.values())),
+        index=MAIN_SAMPLES.index,
+        weights=ancient(files_of_all(*FILES.judges.values())),
     output:
-        f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/judged.csv",
+        MAIN_SAMPLES.judged,
     log:
-        f"{LOGS}/judge/{{source}}/steps-{{steps}}.log",
+        LAYOUT.log("judge", "{source}", "steps-{steps}"),
     benchmark:
-        f"{BENCHMARKS}/judge/{{source}}/steps-{{steps}}.tsv"
+        LAYOUT.benchmark("judge", "{source}", "steps-{steps}")
     conda:
         "../../envs/judges.yaml"
     threads: THREADS
@@ -24,9 +23,13 @@ rule judge_images:
         runtime=RUNTIME,
     params:
         python=JUDGE,
-        judges=json.dumps(JUDGES, sort_keys=True),
-        code=code_fingerprint("workflow/scripts/judge.py"),
-        weights=weights_of(*JUDGES.values()),
+        judges=to_json(FILES.judges),
+        code=lambda w: ACCEPTED.code(
+            record_beside(LAYOUT.samples(w.source, "validation", w.steps).judged),
+            fingerprints.judge_code(),
+        ),
+        now=lambda w, output: fingerprints.judge_code(),
+        weights=digest_of_all(*FILES.judges.values()),
         folder=subpath(input.index, parent=True),
     message:
         "Scoring the images of {wildcards.source} with the published packages"
@@ -35,7 +38,7 @@ rule judge_images:
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
         " exec {params.python} -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/judge.py --judges {params.judges:q}"
-        " --samples {params.folder} --output {output} > {log} 2>&1"
+        " --samples {params.folder} --output {output} --fingerprint {params.now} > {log} 2>&1"
 
 
 rule scorer_agreement:
@@ -43,11 +46,11 @@ rule scorer_agreement:
         scores=main_scores("scores.csv"),
         judged=main_scores("judged.csv"),
     output:
-        f"{RESULTS}/tables/scorer_agreement.csv",
+        LAYOUT.scorer_agreement,
     log:
-        f"{LOGS}/render/scorer_agreement.log",
+        LAYOUT.log("render", "scorer_agreement"),
     benchmark:
-        f"{BENCHMARKS}/render/scorer_agreement.tsv"
+        LAYOUT.benchmark("render", "scorer_agreement")
     conda:
         ENVIRONMENT
     threads: 1
@@ -55,9 +58,9 @@ rule scorer_agreement:
         mem_mb=4000,
         runtime=10,
     params:
-        code=code_fingerprint("workflow/scripts/scorer_agreement.py"),
+        code=fingerprints.agreement_code(),
     message:
         "Comparing our scorers with the published packages"
     shell:
         "exec python workflow/scripts/scorer_agreement.py --ours {input.scores}"
-        " --judged {input.judged} --output {output} > {log} 2>&1"
+        " --judged {input.judged} --output {output} --fingerprint {params.code} > {log} 2>&1"

@@ -1,18 +1,16 @@
 # What shows reward hacking in the images themselves: noise and lost diversity.
 
-CLIP = CONFIG.scorers["clipscore"] if "clipscore" in CONFIG.metrics else None
-
 
 rule measure_images:
     input:
-        index=f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/index.jsonl",
-        weights=ancient(fetched(CLIP)),
+        index=MAIN_SAMPLES.index,
+        weights=ancient(files_of_all(FILES.clip)),
     output:
-        f"{RESULTS}/samples/{{source}}/validation/steps-{{steps}}/readouts.csv",
+        MAIN_SAMPLES.readouts,
     log:
-        f"{LOGS}/measure/{{source}}/steps-{{steps}}.log",
+        LAYOUT.log("measure", "{source}", "steps-{steps}"),
     benchmark:
-        f"{BENCHMARKS}/measure/{{source}}/steps-{{steps}}.tsv"
+        LAYOUT.benchmark("measure", "{source}", "steps-{steps}")
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -21,13 +19,17 @@ rule measure_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
-        clip=f"--clip {CLIP}" if CLIP else "",
-        code=fingerprints.measure_code(),
-        weights=weights_of(CLIP),
+        clip=f"--clip {FILES.clip}" if FILES.clip else "",
+        code=lambda w: ACCEPTED.code(
+            record_beside(LAYOUT.samples(w.source, "validation", w.steps).readouts),
+            fingerprints.measure_code(),
+        ),
+        now=lambda w, output: fingerprints.measure_code(),
+        weights=digest_of_all(FILES.clip),
         folder=subpath(input.index, parent=True),
     message:
         "Measuring the images of {wildcards.source}"
     shell:
         "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/measure.py --samples {params.folder} {params.clip}"
-        " --output {output} --fingerprint {params.code} > {log} 2>&1"
+        " --output {output} --fingerprint {params.now} > {log} 2>&1"

@@ -3,18 +3,14 @@
 
 rule make_prompts:
     input:
-        source=ancient(lambda w: prompt_source(w.set)),
-        exclude=lambda w: (
-            []
-            if w.set in TRAINED_ON or CONFIG.prompts[w.set].overlap == "allow"
-            else expand("{folder}/{set}.jsonl", folder=f"{RESULTS}/prompts", set=TRAINED_ON)
-        ),
+        source=ancient(lambda w: FILES.prompt_sources(w.set)),
+        exclude=lambda w: FILES.kept_out(w.set),
     output:
-        f"{RESULTS}/prompts/{{set}}.jsonl",
+        LAYOUT.prompts("{set}"),
     log:
-        f"{LOGS}/prompts/{{set}}.log",
+        LAYOUT.log("prompts", "{set}"),
     benchmark:
-        f"{BENCHMARKS}/prompts/{{set}}.tsv"
+        LAYOUT.benchmark("prompts", "{set}")
     conda:
         ENVIRONMENT
     threads: 1
@@ -23,11 +19,15 @@ rule make_prompts:
         runtime=30,
     params:
         settings=lambda w: to_json(CONFIG.prompts[w.set]),
-        code=lambda w: fingerprints.prompts_code(CONFIG.prompts[w.set]),
-        content=lambda w: weights_of(*prompt_source(w.set)),
+        code=lambda w: ACCEPTED.code(
+            record_beside(LAYOUT.prompts(w.set)),
+            fingerprints.prompts_code(CONFIG.prompts[w.set]),
+        ),
+        now=lambda w, output: fingerprints.prompts_code(CONFIG.prompts[w.set]),
+        content=lambda w: digest_of_all(*FILES.prompt_sources(w.set)),
         exclude=lambda w, input: f"--exclude {input.exclude}" if input.get("exclude") else "",
     message:
         "Making the {wildcards.set} prompts"
     shell:
         "exec python workflow/scripts/make_prompts.py --settings {params.settings:q}"
-        " --output {output} {params.exclude} > {log} 2>&1"
+        " --output {output} {params.exclude} --fingerprint {params.now} > {log} 2>&1"

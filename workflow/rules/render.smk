@@ -1,7 +1,9 @@
 # Tables, figures and the report: one rule each, named after it. partial=true uses what exists.
 # What a table or figure needs, reads and finds stands in its module: a new one is that file alone.
 
-from rocm_core.plugins import facts, module_of, names
+from rocm_core.figures import figures
+from rocm_core.plugins import facts, names
+from rocm_core.tables import tables
 
 # What READS of a table or figure can name.
 READS = {
@@ -17,9 +19,8 @@ READS = {
     "images": final_images(),
     "times": samples("manifest.json", ["validation"]),
     "published curves": [*filter(None, [CONFIG.efficiency_overlay])],
-    "votes": [f"{RESULTS}/study/results.json"],
+    "votes": [LAYOUT.study.results],
 }
-SUFFIXES = {"table": ("md", "tex", "csv"), "figure": ("pdf", "png", "csv")}
 try:  # those that this configuration has the data for
     TABLES, FIGURES = tables(CONFIG), figures(CONFIG)
 except UserError as error:
@@ -30,8 +31,8 @@ if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
     FIGURES = [name for name in FIGURES if name not in OF_VOTES]
 # Votes come from people: they speak where there are any.
 READS["votes, if any"] = READS["votes"] if set(OF_VOTES) & set(FIGURES) else []
-TABLE_FILES = [f"{RESULTS}/tables/{name}.csv" for name in TABLES]
-FIGURE_FILES = [f"{RESULTS}/figures/{name}.png" for name in FIGURES]
+TABLE_FILES = [LAYOUT.rendered("table", name)[-1] for name in TABLES]
+FIGURE_FILES = [LAYOUT.rendered("figure", name)[1] for name in FIGURES]
 
 
 def files_read(kind, name):
@@ -40,12 +41,6 @@ def files_read(kind, name):
     for word in set(words) - set(READS):
         sys.exit(f"error: {kind}/{name}.py: READS can be {', '.join(READS)}, not {word!r}")
     return [file for word in words for file in READS[word]]
-
-
-def modules_of(kind, name):
-    """The module of a table or figure, and those that it finds by name."""
-    found = [module_of(of, n, of) for of in facts(kind, name)["FINDS"] for n in names(of)]
-    return [module_of(kind, name, kind), *found]
 
 
 for _name, _kind in [
@@ -61,17 +56,17 @@ for _name, _kind in [
         output:
             [
                 report(
-                    f"{RESULTS}/{_kind}s/{_name}.{suffix}",
+                    file,
                     caption="../report/drawing.rst",
                     category="Tables" if _kind == "table" else "Figures",
-                    labels={"shows": _name, "as": suffix},
+                    labels={"shows": _name, "as": file.suffix[1:]},
                 )
-                for suffix in SUFFIXES[_kind]
+                for file in LAYOUT.rendered(_kind, _name)
             ],
         log:
-            f"{LOGS}/render/{_name}.log",
+            LAYOUT.log("render", _name),
         benchmark:
-            f"{BENCHMARKS}/render/{_name}.tsv"
+            LAYOUT.benchmark("render", _name)
         group:
             "render"
         conda:
@@ -85,13 +80,14 @@ for _name, _kind in [
             kind=_kind,
             name=_name,
             title=lambda w, of=f"{_kind}s", name=_name: facts(of, name)["TITLE"],
-            stem=subpath(output[0], strip_suffix=f".{SUFFIXES[_kind][0]}"),
-            code=code_fingerprint("workflow/scripts/render.py", *modules_of(f"{_kind}s", _name)),
+            stem=subpath(output[0], strip_suffix=f".{LAYOUT.SUFFIXES[_kind][0]}"),
+            code=fingerprints.render_code(_kind, _name, CONFIG),
         message:
             f"Rendering the {_kind} {_name}"
         shell:
             "exec python workflow/scripts/render.py {params.kind} {params.name}"
-            " --config {params.config:q} --output {params.stem} > {log} 2>&1"
+            " --config {params.config:q} --output {params.stem}"
+            " --fingerprint {params.code} > {log} 2>&1"
 
 
 rule claims:
@@ -103,12 +99,12 @@ rule claims:
         histories=trained("history.csv"),
         votes=READS["votes, if any"],
     output:
-        json=f"{RESULTS}/claims.json",
-        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+        json=LAYOUT.rendered("claims")[0],
+        text=report(LAYOUT.rendered("claims")[1], caption="../report/claims.rst", category="Claims"),
     log:
-        f"{LOGS}/render/claims.log",
+        LAYOUT.log("render", "claims"),
     benchmark:
-        f"{BENCHMARKS}/render/claims.tsv"
+        LAYOUT.benchmark("render", "claims")
     group:
         "render"
     conda:
@@ -120,12 +116,12 @@ rule claims:
     params:
         config=shown(study=True),
         stem=subpath(output.json, strip_suffix=".json"),
-        code=code_fingerprint("workflow/scripts/render.py", "rocm_core.claims"),
+        code=fingerprints.render_code("claims", "claims", CONFIG),
     message:
         "Judging the claims"
     shell:
         "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
-        " --output {params.stem} > {log} 2>&1"
+        " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"
 
 
 rule report:
@@ -138,11 +134,11 @@ rule report:
         images=final_images(),
         manifests=trained("manifest.json"),
     output:
-        report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
+        report(LAYOUT.rendered("report")[0], caption="../report/report.rst", category="Report"),
     log:
-        f"{LOGS}/render/report.log",
+        LAYOUT.log("render", "report"),
     benchmark:
-        f"{BENCHMARKS}/render/report.tsv"
+        LAYOUT.benchmark("render", "report")
     group:
         "render"
     conda:
@@ -154,14 +150,9 @@ rule report:
     params:
         config=shown(study=True),
         stem=subpath(output[0], strip_suffix=".html"),
-        code=code_fingerprint(
-            "workflow/scripts/render.py",
-            "rocm_core.report",
-            *(module for name in TABLES for module in modules_of("tables", name)),
-        ),
-        page=weights_of("rocm_core/report/page.html.j2", "rocm_core/report/style.css"),
+        code=fingerprints.render_code("report", "report", CONFIG, TABLES),
     message:
         "Assembling the report"
     shell:
         "exec python workflow/scripts/render.py report report --config {params.config:q}"
-        " --output {params.stem} > {log} 2>&1"
+        " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"

@@ -3,14 +3,14 @@
 
 rule score_images:
     input:
-        index=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/index.jsonl",
-        weights=ancient(fetched(*CONFIG.scorer_paths().values())),
+        index=SAMPLES.index,
+        weights=ancient(files_of_all(*CONFIG.scorer_paths().values())),
     output:
-        scores=f"{RESULTS}/samples/{{source}}/{{set}}/steps-{{steps}}/scores.csv",
+        scores=SAMPLES.scores,
     log:
-        f"{LOGS}/score/{{source}}/{{set}}/steps-{{steps}}.log",
+        LAYOUT.log("score", "{source}", "{set}", "steps-{steps}"),
     benchmark:
-        f"{BENCHMARKS}/score/{{source}}/{{set}}/steps-{{steps}}.tsv"
+        LAYOUT.benchmark("score", "{source}", "{set}", "steps-{steps}")
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -20,8 +20,12 @@ rule score_images:
         runtime=RUNTIME,
     params:
         scorers=to_json(CONFIG.scorer_paths()),
-        code=fingerprints.score_code(CONFIG.metrics),
-        weights=weights_of(*CONFIG.scorer_paths().values()),
+        code=lambda w: ACCEPTED.code(
+            record_beside(LAYOUT.samples(w.source, w.set, w.steps).scores),
+            fingerprints.score_code(CONFIG.metrics),
+        ),
+        now=lambda w, output: fingerprints.score_code(CONFIG.metrics),
+        weights=digest_of_all(*CONFIG.scorer_paths().values()),
         folder=subpath(input.index, parent=True),
     message:
         "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
@@ -29,23 +33,23 @@ rule score_images:
         "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/score.py --scorers {params.scorers:q}"
         " --samples {params.folder} --output {output.scores}"
-        " --fingerprint {params.code} > {log} 2>&1"
+        " --fingerprint {params.now} > {log} 2>&1"
 
 
 rule monitor_cell:
     input:
-        prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).monitored_on}.jsonl",
-        snapshots=f"{RESULTS}/cells/{{cell}}/snapshots",
+        prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).monitored_on),
+        snapshots=CELL.snapshots,
         weights=ancient(
-            lambda w: fetched(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
+            lambda w: files_of_all(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
         ),
     output:
-        scores=f"{RESULTS}/samples/{{cell}}/snapshots/scores.csv",
-        manifest=f"{RESULTS}/samples/{{cell}}/snapshots/manifest.json",
+        scores=SNAPSHOTS.scores,
+        manifest=SNAPSHOTS.manifest,
     log:
-        f"{LOGS}/monitor/{{cell}}.log",
+        LAYOUT.log("monitor", "{cell}"),
     benchmark:
-        f"{BENCHMARKS}/monitor/{{cell}}.tsv"
+        LAYOUT.benchmark("monitor", "{cell}")
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -56,9 +60,13 @@ rule monitor_cell:
     params:
         settings=lambda w: to_json(generation_of(w.cell)),
         scorers=to_json(CONFIG.scorer_paths()),
-        first=grid.monitor_prompts(CONFIG),
-        code=lambda w: fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
-        weights=lambda w: weights_of(
+        first=monitor_prompts(CONFIG),
+        code=lambda w: ACCEPTED.code(
+            LAYOUT.snapshots(w.cell).manifest,
+            fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
+        ),
+        now=lambda w, output: fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
+        weights=lambda w: digest_of_all(
             *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()
         ),
         folder=subpath(output.scores, parent=True),
@@ -69,4 +77,4 @@ rule monitor_cell:
         " workflow/scripts/monitor.py --settings {params.settings:q}"
         " --scorers {params.scorers:q} --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"
-        " --fingerprint {params.code} > {log} 2>&1"
+        " --fingerprint {params.now} > {log} 2>&1"

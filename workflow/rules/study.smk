@@ -3,28 +3,27 @@
 
 import itertools
 
-STUDY = f"{RESULTS}/study"
-VOTES = f"{STUDY}/votes.jsonl"
+STUDY = LAYOUT.study
 STUDY_PROMPTS = CONFIG.study.prompts if CONFIG.study else "validation"
 STUDIED = {
-    name: f"{RESULTS}/samples/{name}/{STUDY_PROMPTS}/steps-{generation_of(name).inference_steps}"
+    name: LAYOUT.samples(name, STUDY_PROMPTS, generation_of(name).inference_steps)
     for name in itertools.chain(*(CONFIG.study.comparisons if CONFIG.study else []))
 }
-STUDY_SAMPLES = [f"{folder}/index.jsonl" for folder in STUDIED.values()]
+STUDY_SAMPLES = [files.index for files in STUDIED.values()]
 
 
 rule study:
     input:
-        prompts=f"{RESULTS}/prompts/{STUDY_PROMPTS}.jsonl",
+        prompts=LAYOUT.prompts(STUDY_PROMPTS),
         samples=lambda w: STUDY_SAMPLES
         or sys.exit("error: there is no study in the configuration: add the key study"),
     output:
-        page=directory(f"{STUDY}/page"),
-        key=f"{STUDY}/key.json",
+        page=directory(STUDY.page),
+        key=STUDY.key,
     log:
-        f"{LOGS}/study/build.log",
+        LAYOUT.log("study", "build"),
     benchmark:
-        f"{BENCHMARKS}/study/build.tsv"
+        LAYOUT.benchmark("study", "build")
     conda:
         ENVIRONMENT
     threads: 1
@@ -33,10 +32,9 @@ rule study:
         runtime=60,
     params:
         settings=to_json(CONFIG.study or {}),
-        samples=to_json(STUDIED),
+        samples=to_json({name: str(files.folder) for name, files in STUDIED.items()}),
         folder=subpath(output.key, parent=True),
         code=code_fingerprint("rocm_core.study.build"),
-        page=weights_of("rocm_core/study/page"),
     message:
         "Building the user study"
     shell:
@@ -50,20 +48,20 @@ rule study_results:
     input:
         key=rules.study.output.key,
         votes=lambda w: (
-            VOTES
-            if os.path.exists(VOTES)
+            STUDY.votes
+            if STUDY.votes.exists()
             else sys.exit(
-                f"error: {VOTES} does not exist: vote first, on the page that"
-                f" `python -m rocm_core.study serve --study {STUDY}` serves"
+                f"error: {STUDY.votes} does not exist: vote first, on the page that"
+                f" `python -m rocm_core.study serve --study {STUDY.folder}` serves"
             )
         ),
     output:
-        table=f"{STUDY}/results.csv",
-        results=f"{STUDY}/results.json",
+        table=STUDY.table,
+        results=STUDY.results,
     log:
-        f"{LOGS}/study/aggregate.log",
+        LAYOUT.log("study", "aggregate"),
     benchmark:
-        f"{BENCHMARKS}/study/aggregate.tsv"
+        LAYOUT.benchmark("study", "aggregate")
     conda:
         ENVIRONMENT
     threads: 1

@@ -1,8 +1,6 @@
 # One training job a cell, of one process a GPU. `exec` hands the job's signals to the trainer. Its
 # state, in a folder for each version of the job, outlives it until this Snakemake run has ended, so
 # that a job that was started twice, or whose end nobody saw, finds what is done.
-from pathlib import Path
-
 from rocm_core.jobs import remove_finished
 
 PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so they count as params
@@ -10,17 +8,17 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 
 rule train_cell:
     input:
-        prompts=lambda w: f"{RESULTS}/prompts/{cell_of(w.cell).settings.prompts}.jsonl",
-        weights=ancient(lambda w: fetched(*cell_of(w.cell).settings.weights)),
+        prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).settings.prompts),
+        weights=ancient(lambda w: files_of_all(*cell_of(w.cell).settings.weights)),
     output:
-        lora=f"{RESULTS}/cells/{{cell}}/lora.safetensors",
-        history=f"{RESULTS}/cells/{{cell}}/history.csv",
-        manifest=f"{RESULTS}/cells/{{cell}}/manifest.json",
-        snapshots=directory(f"{RESULTS}/cells/{{cell}}/snapshots"),
+        lora=CELL.lora,
+        history=CELL.history,
+        manifest=CELL.manifest,
+        snapshots=directory(CELL.snapshots),
     log:
-        f"{LOGS}/train/{{cell}}.log",
+        LAYOUT.log("train", "{cell}"),
     benchmark:
-        f"{BENCHMARKS}/train/{{cell}}.tsv"
+        LAYOUT.benchmark("train", "{cell}")
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -30,11 +28,18 @@ rule train_cell:
         runtime=RUNTIME,
     params:
         settings=lambda w: to_json(cell_of(w.cell).settings),
-        code=lambda w: fingerprints.train_code(cell_of(w.cell).settings),
-        weights=lambda w: weights_of(*cell_of(w.cell).settings.weights),
-        state=lambda w: f"{RESULTS}/.state/{w.cell}/"
-        + fingerprints.train_version(
-            cell_of(w.cell).settings, weights_of(*cell_of(w.cell).settings.weights), PROCESSES
+        code=lambda w: ACCEPTED.code(
+            LAYOUT.cell(w.cell).manifest, fingerprints.train_code(cell_of(w.cell).settings)
+        ),
+        now=lambda w, output: fingerprints.train_code(cell_of(w.cell).settings),
+        weights=lambda w: digest_of_all(*cell_of(w.cell).settings.weights),
+        state=lambda w, output: LAYOUT.state(
+            w.cell,
+            fingerprints.train_version(
+                cell_of(w.cell).settings,
+                digest_of_all(*cell_of(w.cell).settings.weights),
+                PROCESSES,
+            ),
         ),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
         folder=subpath(output.lora, parent=True),
@@ -44,12 +49,12 @@ rule train_cell:
         "exec python -m rocm_core.commands.launch --gpus {resources.gpu} {params.processes}"
         " workflow/scripts/train.py --settings {params.settings:q}"
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
-        " --fingerprint {params.code} > {log} 2>&1"
+        " --fingerprint {params.now} > {log} 2>&1"
 
 
 onsuccess:
-    remove_finished(Path(RESULTS, ".state"), Path(RESULTS, "cells"))
+    remove_finished(LAYOUT.states, LAYOUT.cells)
 
 
 onerror:
-    remove_finished(Path(RESULTS, ".state"), Path(RESULTS, "cells"))
+    remove_finished(LAYOUT.states, LAYOUT.cells)

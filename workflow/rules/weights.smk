@@ -6,9 +6,9 @@ rule fetch_weights:
     output:
         "weights/{file}",
     log:
-        f"{LOGS}/weights/{{file}}.log",
+        LAYOUT.log("weights", "{file}"),
     benchmark:
-        f"{BENCHMARKS}/weights/{{file}}.tsv"
+        LAYOUT.benchmark("weights", "{file}")
     wildcard_constraints:
         file="|".join(re.escape(path.removeprefix("weights/")) for path in table()),
     localrule: True

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rocm_core.errors import run
 from rocm_core.evaluation import judge_folder
+from rocm_core.provenance import record_beside, write_manifest
 
 
 def main() -> None:
@@ -13,8 +14,16 @@ def main() -> None:
     parser.add_argument("--judges", type=json.loads, required=True, help="{metric: weights}, JSON")
     parser.add_argument("--samples", type=Path, required=True, help="folder with an index.jsonl")
     parser.add_argument("--output", type=Path, required=True, help="judged.csv")
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     judge_folder(args.judges, args.samples, args.output)
+    write_manifest(
+        record_beside(args.output),
+        settings={"judges": args.judges},
+        code=args.fingerprint,
+        weights=args.judges.values(),
+        outputs=[args.output],
+    )
 
 
 if __name__ == "__main__":

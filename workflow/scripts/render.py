@@ -16,9 +16,11 @@ def main() -> None:
     parser.add_argument("--config", type=json.loads, required=True, help="configuration, JSON")
     parser.add_argument("--results", type=Path, help="folder of results: the configuration's own")
     parser.add_argument("--output", type=Path, required=True, help="path without a suffix")
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     config = type_config(args.config)
-    render(args.kind, args.name, config, args.results or config.root, args.output)
+    root = args.results or config.root
+    render(args.kind, args.name, config, root, args.output, args.fingerprint)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rocm_core.errors import run
 from rocm_core.evaluation import write_agreement
+from rocm_core.provenance import record_beside, write_manifest
 
 
 def main() -> None:
@@ -12,8 +13,16 @@ def main() -> None:
     parser.add_argument("--ours", type=Path, nargs="+", required=True, help="each a scores.csv")
     parser.add_argument("--judged", type=Path, nargs="+", required=True, help="its judged.csv")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
     write_agreement(args.ours, args.judged, args.output)
+    write_manifest(
+        record_beside(args.output),
+        settings={},
+        code=args.fingerprint,
+        inputs=[*args.ours, *args.judged],
+        outputs=[args.output],
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""Keep finished trainings, images and scores over an update that changes code but no number.
+
+`python -m rocm_core.commands.accept --configfile config/demo.yaml`, or `make accept`, records in
+each manifest, and in accepted.json for the rules, who says so and for which code. Only code is ever
+accepted: what was made with other settings, weights or prompts, or is damaged, is left as it is.
+"""
+
+import argparse
+import fnmatch
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rocm_core.commands.verify import (
+    check_manifest,
+    is_accepted,
+    read_manifest,
+    readable_prompts,
+)
+from rocm_core.configuration import Config
+from rocm_core.errors import UserError, run
+from rocm_core.grid import Artefacts, Made, load_config
+from rocm_core.prompts import make_prompts, read_prompts, write_prompts
+from rocm_core.provenance import Accepted
+
+
+def accept(
+    config: Config,
+    root: str | Path | None = None,
+    cells: Sequence[str] = ("*",),
+    dry_run: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Accept all artefacts that other code made and that are otherwise as configured; returns their
+    manifests. `say` is told what is kept, and what is not and why.
+
+    cells: patterns of the cells and bases whose artefacts may be accepted. dry_run: only say so.
+    Raises `UserError` where the present code makes other prompts: what was made from them is stale.
+    """
+    files = Artefacts(config, root)
+    _require_same_prompts(files)
+    accepted, kept = Accepted(files.layout), []
+    wanted = [
+        made
+        for made in files.made(readable_prompts(files))
+        if any(fnmatch.fnmatch(_owner(files, made), pattern) for pattern in cells)
+    ]
+    for made in [*files.made_prompts(), *wanted]:
+        manifest, problems = read_manifest(made.manifest)
+        if not manifest:
+            say(problems[0])
+        elif manifest["code"] == made.code or is_accepted(made, manifest):
+            continue
+        elif others := [p for p in check_manifest(made, manifest) if "other code" not in p]:
+            say(f"not accepted: {others[0]}")
+        else:
+            say(f"{made.manifest}: {manifest['code'][:12]} → {made.code[:12]}")
+            kept.append(made.manifest)
+            if not dry_run:
+                accepted.accept(made.manifest, made.code)
+    if kept and not dry_run:
+        accepted.save()
+    return kept
+
+
+def _owner(files: Artefacts, made: Made) -> str:
+    """The cell or base that an artefact is of."""
+    folder = made.manifest.relative_to(files.layout.root).parent.as_posix()
+    return next(name for name in files.sources if f"{folder}/".find(f"/{name}/") > 0)
+
+
+def _require_same_prompts(files: Artefacts) -> None:
+    """Prompts are made again and compared: they cost seconds, and all else is made from them."""
+    with TemporaryDirectory() as folder:
+        for name, settings in files.config.prompts.items():
+            path, again = files.layout.prompts(name), Path(folder, f"{name}.jsonl")
+            excluded = [p for other in files.kept_out(name) for p in read_prompts(other)]
+            write_prompts(again, make_prompts(settings, excluded))
+            if not path.is_file() or path.read_bytes() != again.read_bytes():
+                raise UserError(
+                    f"{path} is not what the present code makes of the configuration: nothing is"
+                    " accepted, because all images are made from prompts"
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Keep results that an update made stale.")
+    parser.add_argument("--configfile", required=True)
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        default=["*"],
+        help="patterns of cells and bases, as `make cells` prints them: by default all",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would be accepted")
+    args = parser.parse_args()
+    config = load_config(args.configfile)
+    kept = accept(config, cells=args.cells, dry_run=args.dry_run)
+    would = "would be " if args.dry_run else ""
+    print(f"{config.root}: {len(kept)} artefacts {would}accepted; `make verify` names them")
+
+
+if __name__ == "__main__":
+    run(main)

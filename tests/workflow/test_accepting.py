@@ -1,0 +1,166 @@
+"""`verify` names what an edit makes stale; `accept` keeps what an edit cannot have changed.
+
+The grid is that of test_reruns.py: 6 cells, 1 base, 2 prompt sets.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from checkout import Checkout
+
+CONFIG = ("--configfile", "config/matrix.yaml")
+LORA = "hpsv2/rocm-kl/seed-0"
+IMAGES = {"images": 7, "scores": 7, "readouts": 7, "snapshots": 6}
+# These read manifests, in which it is said what was accepted.
+SHOWN = {"figure5": 1, "report": 1}
+
+
+def kind_of(manifest: str) -> str:
+    """Which artefact a manifest below results/matrix/ is of."""
+    folder, *_ = manifest.split("/")
+    if folder == "samples":
+        if "/snapshots/" in manifest:
+            return "snapshots"
+        name = Path(manifest).name.removesuffix("manifest.json").rstrip(".")
+        return name or "images"
+    return folder if folder in ("prompts", "cells") else manifest.removesuffix(".manifest.json")
+
+
+def verified(checkout: Checkout) -> tuple[dict[str, int], str]:
+    """How many artefacts of each kind `verify` calls stale, and all that it prints."""
+    done = checkout.python("-m", "rocm_core.commands.verify", *CONFIG)
+    assert not done.stderr
+    stale = re.findall(r"^results/matrix/(\S+): made by other code", done.stdout, re.M)
+    missing = re.findall(r"^results/matrix/(\S+) is missing", done.stdout, re.M)
+    assert done.returncode == bool(stale or missing)
+    return dict(Counter(map(kind_of, [*stale, *missing]))), done.stdout
+
+
+def accept(checkout: Checkout, *arguments: str) -> str:
+    done = checkout.python("-m", "rocm_core.commands.accept", *CONFIG, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rename(checkout: Checkout) -> None:
+    """Give a constant of the training another name: other code, the same numbers."""
+    path = checkout.path / "rocm_core/training/job.py"
+    source = path.read_text()
+    assert source.count("SAVE_SECONDS") == 2
+    path.write_text(source.replace("SAVE_SECONDS", "SECONDS_UNTIL_SAVED"))
+
+
+def test_a_finished_tree_is_verified(complete: Checkout) -> None:
+    assert verified(complete) == ({}, "results/matrix: everything is there and as configured\n")
+
+
+def test_verify_names_what_another_cleaning_of_prompts_makes_stale(finished: Checkout) -> None:
+    finished.edit_function("clean", '"NFC"', '"NFKC"')
+    stale, _ = verified(finished)
+    assert stale["images"] == 7 and stale["snapshots"] == 6
+    assert stale["prompts"] == 2 and stale["cells"] == 6 and stale["tables/table1"] == 1
+
+
+def test_verify_names_what_another_version_of_a_scorer_makes_stale(finished: Checkout) -> None:
+    held_out = "rocm_core/analysis/held_out.py"
+    finished.edit(held_out, "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", ')
+    stale, _ = verified(finished)
+    drawn = {"tables/table1", "tables/readouts", "figures/figure6", "claims", "report"}
+    assert stale == dict.fromkeys(drawn, 1)
+
+
+def test_verify_names_what_another_choice_of_snapshots_makes_stale(finished: Checkout) -> None:
+    finished.edit_function("snapshot_steps", "[*steps, settings.iterations]", "[*steps]")
+    stale, _ = verified(finished)
+    assert stale["cells"] == 6 and stale["figures/figure6"] == stale["claims"] == 1
+
+
+def test_a_rename_is_accepted_and_nothing_is_trained(finished: Checkout) -> None:
+    rename(finished)
+    assert finished.jobs()["train_cell"] == 6 and verified(finished)[0] == {"cells": 6}
+    said = accept(finished)
+    assert said.endswith("results/matrix: 6 artefacts accepted; `make verify` names them\n")
+    assert finished.jobs() == SHOWN
+    stale, said = verified(finished)
+    assert stale == {} and said.count(": accepted by ") == 6
+    path = finished.path / f"results/matrix/cells/{LORA}/manifest.json"
+    (note,) = json.loads(path.read_text())["accepted"]
+    assert note.keys() == {"code", "instead_of", "by", "commit", "at"}
+    assert note["code"] != note["instead_of"] == json.loads(path.read_text())["code"]
+    assert accept(finished).startswith("results/matrix: 0 artefacts accepted")
+    # Whoever edits the code again has another code, which nobody has accepted.
+    finished.add_statement("rocm_core/training/job.py")
+    assert finished.jobs()["train_cell"] == 6 and verified(finished)[0] == {"cells": 6}
+    accept(finished)
+    assert finished.jobs() == SHOWN
+    assert len(json.loads(path.read_text())["accepted"]) == 2
+
+
+def test_accepting_can_be_limited_to_cells_and_listed_first(finished: Checkout) -> None:
+    rename(finished)
+    before = {path: path.read_bytes() for path in finished.path.glob("results/**/*.json")}
+    said = accept(finished, "--dry-run")
+    assert said.count(" → ") == 6 and "6 artefacts would be accepted" in said
+    assert before == {path: path.read_bytes() for path in finished.path.glob("results/**/*.json")}
+    assert "3 artefacts accepted" in accept(finished, "--cells", "hpsv2/*")
+    jobs = finished.jobs()
+    assert jobs["train_cell"] == jobs["generate_images"] == 3
+    assert verified(finished)[0] == {"cells": 3}
+
+
+def test_images_and_scores_are_accepted_too(finished: Checkout) -> None:
+    for file in ("generate", "score", "measure", "monitor"):
+        finished.add_statement(f"workflow/scripts/{file}.py")
+    assert verified(finished)[0] == IMAGES
+    assert "27 artefacts accepted" in accept(finished)
+    assert finished.jobs() == {} and verified(finished)[0] == {}
+
+
+def test_a_job_that_runs_under_accepted_code_is_one_of_that_code(finished: Checkout) -> None:
+    """Its manifest names the code that ran, while Snakemake has the older one on record."""
+    rename(finished)
+    accept(finished)
+    command = finished.snakemake(
+        *("-n", "-p", "train", "-R", f"results/matrix/cells/{LORA}/lora.safetensors"), *CONFIG
+    )
+    accepted = json.loads((finished.path / "results/matrix/accepted.json").read_text())
+    entry = accepted[f"cells/{LORA}/manifest.json"]
+    assert f"--fingerprint {entry['code']}" in command.stdout
+    assert entry["recorded"] not in command.stdout
+
+
+def test_settings_and_weights_and_damage_are_never_accepted(finished: Checkout) -> None:
+    rename(finished)
+    finished.edit(
+        "config/matrix.yaml", "aesthetic/rocm-js: {beta: 0.25}", "aesthetic/rocm-js: {beta: 0.3}"
+    )
+    (finished.path / f"results/matrix/cells/{LORA}/lora.safetensors").write_text("damaged")
+    said = accept(finished)
+    assert said.count("not accepted: ") == 2 and "4 artefacts accepted" in said
+    assert finished.jobs()["train_cell"] == 2
+    (finished.path / "weights/hpsv2/model.safetensors").write_text("others")
+    finished.add_statement("rocm_core/training/job.py")
+    said = accept(finished)
+    assert said.count("made with other weights in weights/hpsv2") == 3
+
+
+def test_prompts_are_made_again_before_their_code_is_accepted(finished: Checkout) -> None:
+    finished.edit_function("clean", '"NFC"', '"NFKC"')  # the prompts are plain letters
+    accept(finished)
+    assert not finished.jobs().keys() & {"make_prompts", "train_cell", "generate_images"}
+    finished.edit_function("clean", "return cleaned", "return cleaned.upper()")
+    done = finished.python("-m", "rocm_core.commands.accept", *CONFIG)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: results/matrix/prompts/train.jsonl is not what the")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_broken_record_of_what_was_accepted_is_named(finished: Checkout, text: str) -> None:
+    (finished.path / "results/matrix/accepted.json").write_text(text)
+    done = finished.snakemake("-n", *CONFIG)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "results/matrix/accepted.json cannot be read" in last
