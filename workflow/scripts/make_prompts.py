@@ -28,7 +28,7 @@ def main() -> None:
         record_beside(args.output),
         settings=settings.to_dict(),
         code=args.fingerprint,
-        weights=filter(os.path.isfile, settings.files),
+        weights=[file for file in prompt_files(settings) if os.path.isfile(file)],
         inputs=args.exclude,
         outputs=[args.output],
     )
