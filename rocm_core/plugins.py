@@ -37,9 +37,9 @@ class Kind:
 
 
 # NEEDS: what the configuration must have, in the words of rocm_core/grid/needs.py. READS: what the
-# rule depends on, in those of workflow/rules/render.smk. FINDS: kinds of plug-ins that it finds by
-# name, all of them. PLACE: where in the report, the smallest first.
-_DRAWN = {"TITLE": REQUIRED, "READS": REQUIRED, "NEEDS": (), "FINDS": (), "PLACE": 1000}
+# rule depends on, in those of workflow/rules/render.smk. PLACE: where in the
+# report, the smallest first.
+_DRAWN = {"TITLE": REQUIRED, "READS": REQUIRED, "NEEDS": (), "PLACE": 1000}
 
 KINDS = {
     # Does a gradient flow from the scores to the images?

@@ -198,6 +198,18 @@ class Results:
         return None if manifest is None else float(manifest["seconds_per_image"])
 
     @cached_property
+    def outcomes(self) -> list[dict[str, Any]] | None:
+        """What the raters of the user study said, one entry per comparison and question: the fields
+        of `rocm_core.study.aggregate.Outcome.flat`. None before votes are aggregated."""
+        path = self.layout.study.results
+        if not path.exists():
+            return None
+        try:
+            return list(json.loads(self.existing(path).read_text(encoding="utf-8"))["outcomes"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): aggregate the votes again") from None
+
+    @cached_property
     def gaps(self) -> list[str]:
         """Artefacts of the configuration that do not exist, relative to the results directory."""
         wanted = [

@@ -1,29 +1,22 @@
 """What people said, from the study's aggregated votes."""
 
-import json
 from statistics import NormalDist
 
 from rocm_core.analysis import Comparison, Estimate
 from rocm_core.claims._evidence import Evidence, Undecidable
-from rocm_core.errors import UserError
 
 
 def preference(e: Evidence, first: str, second: str, question: str) -> Comparison:
     """Share of votes for `first`, less ½; p is that of a normal distribution with the interval of
     the study, which draws raters and pairs."""
-    path = e.results.root / "study" / "results.json"
-    if not path.exists():
+    if e.results.outcomes is None:
         raise Undecidable("nobody has voted, or the votes are not counted: `snakemake figure3`")
-    try:
-        outcomes = json.loads(path.read_text(encoding="utf-8"))["outcomes"]
-        keys = {(o["first"], o["second"], o["question"]): o for o in outcomes}
-        outcome = keys.get((first, second, question))
-        if outcome is None:
-            raise Undecidable(f"no votes on {first} against {second}")
-        low, high = (outcome[f"win_rate_{end}"] - 0.5 for end in ("low", "high"))
-        share = Estimate(outcome["win_rate"] - 0.5, low, high, int(outcome["pairs"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of a study ({error}): count its votes") from None
+    outcomes = {(o["first"], o["second"], o["question"]): o for o in e.results.outcomes}
+    outcome = outcomes.get((first, second, question))
+    if outcome is None:
+        raise Undecidable(f"no votes on {first} against {second}")
+    low, high = (outcome[f"win_rate_{end}"] - 0.5 for end in ("low", "high"))
+    share = Estimate(outcome["win_rate"] - 0.5, low, high, int(outcome["pairs"]))
     normal = NormalDist()
     deviation = share.half_width / normal.inv_cdf(0.975)
     p = 2 * normal.cdf(-abs(share.mean) / deviation) if deviation > 0 else float(share.mean == 0)

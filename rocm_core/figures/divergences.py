@@ -13,7 +13,6 @@ from rocm_core.figures import _style as style
 TITLE = "The divergences as functions of the squared distance"
 NEEDS = ("regularised rocm",)
 READS = ()
-FINDS = ("divergences",)
 PLACE = 7
 _NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points per curve
 _STD = 0.5  # at which Fisher is drawn, apart from Jeffreys

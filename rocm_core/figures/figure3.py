@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from rocm_core.analysis import Results, Source, amount, metric_label
+from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
-from rocm_core.figures._votes import read_outcomes
 
 TITLE = "What the raters of the user study preferred"
 NEEDS = ("votes",)
@@ -29,7 +29,9 @@ def make(results: Results) -> style.Drawing:
     """One panel per comparison, one bar per question: shares of wins, ties and losses of the first
     model, and its win rate with the interval. A comparison of the configuration without votes is
     named as missing. Raises `UserError` before votes are aggregated."""
-    data = read_outcomes(results.root)
+    if results.outcomes is None:
+        raise UserError(f"{results.layout.study.results} does not exist: aggregate the votes first")
+    data = pd.DataFrame(results.outcomes)
     voted = {tuple(pair): rows for pair, rows in data.groupby(["first", "second"], sort=False)}
     models = {source.name: source for source in results.bases + results.trained}
     study = results.config.study

@@ -19,7 +19,6 @@ from rocm_core.analysis import (
     win_rate,
 )
 from rocm_core.figures import _style as style
-from rocm_core.figures._votes import read_outcomes
 
 TITLE = "Preference over the base model against the weight β of the divergence"
 NEEDS = ("beta sweeps",)
@@ -53,8 +52,7 @@ def make(results: Results) -> style.Drawing:
         shown |= {reward: own} if own else {}
     every = [point for own in shown.values() for point in own]
     rows = [row for point in every for row in _rows(results, point)]
-    if (results.root / "study" / "results.json").exists():
-        rows += _said(results, every)
+    rows += _said(results, every)
     data = pd.DataFrame(rows, columns=COLUMNS)
     figure, grid = style.wrapped(len(shown), height=2.5)
     for panel, (reward, own) in zip(grid, shown.items(), strict=True):
@@ -102,9 +100,8 @@ def _rows(results: Results, point: SweepPoint) -> list[dict[str, object]]:
 
 def _said(results: Results, wanted: list[SweepPoint]) -> list[dict[str, object]]:
     """A row for each model that raters compared with its base."""
-    votes = read_outcomes(results.root)
-    votes = votes[votes["question"] == "preference"]
-    said = {(vote["first"], vote["second"]): vote for vote in votes.to_dict("records")}
+    votes = [vote for vote in results.outcomes or () if vote["question"] == "preference"]
+    said = {(vote["first"], vote["second"]): vote for vote in votes}
     return [
         {
             "reward": point.reward,

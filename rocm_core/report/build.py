@@ -136,12 +136,12 @@ def _pictures(results: Results) -> list[dict[str, str]]:
     """Title, caption, CSV path and inlined PNG of each figure in the results directory."""
     pictures = []
     for name in figures(results.config):
-        path = results.root / "figures" / f"{name}.png"
+        path = results.layout.rendered("figure", name)[1]
         if not path.exists():
             if results.config.partial:
                 continue
             raise UserError(f"{path} does not exist: render the figure {name} first")
-        with Image.open(path) as image:
+        with Image.open(results.existing(path)) as image:
             title, caption = (str(image.info.get(k, "")) for k in ("Title", "Description"))
         data = base64.b64encode(path.read_bytes()).decode()
         source = f"data:image/png;base64,{data}"
@@ -151,11 +151,9 @@ def _pictures(results: Results) -> list[dict[str, str]]:
 
 def _ledger(results: Results) -> list[dict[str, Any]]:
     """The claims as `rocm_core.claims` wrote them."""
-    path = results.root / "claims.json"
+    path = results.layout.rendered("claims", "claims")[0]
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["claims"])
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: decide the claims first") from None
+        return list(json.loads(results.existing(path).read_text(encoding="utf-8"))["claims"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a ledger ({error}): decide the claims again") from None
 

@@ -13,7 +13,6 @@ from rocm_core.tables._table import Block, Cell, Table
 TITLE = "Divergences between two Gaussians of equal covariance"
 NEEDS = ("regularised rocm",)
 READS = ()
-FINDS = ("divergences",)
 PLACE = 3
 DISTANCES = (0.1, 1.0, 3.0, 8.0)
 COLUMNS = ["divergence", "formula", "bound", "distance", "value"]

@@ -85,10 +85,7 @@ def followed():
     plugins = [module_of(kind, name, kind) for kind in KINDS for name in names(kind)]
     rest = ["rocm_core.claims.ledger", "rocm_core.report.build", "rocm_core.shapes.scenes"]
     rest += ["rocm_core.study.build", "rocm_core.study.aggregate"]
-    rest += [
-        f"rocm_core.shapes.recipes.{f.stem}"
-        for f in (ROOT / "rocm_core/shapes/recipes").glob("*.py")
-    ]
+    rest += [f"rocm_core.recipes.{f.stem}" for f in (ROOT / "rocm_core/recipes").glob("*.py")]
     closure = module_closure(*scripts, *plugins, *rest)
     return [name for name in closure if ":" not in name]
 

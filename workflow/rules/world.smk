@@ -43,11 +43,11 @@ rule world_autoencoder:
         mem_mb=8000,
         runtime=600,
     params:
-        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.autoencoder"),
+        code=lambda w: code_fingerprint("rocm_core.recipes.autoencoder"),
     message:
         "Training the shapes world's autoencoder"
     shell:
-        "exec python -m rocm_core.shapes.recipes.autoencoder --output {output} > {log} 2>&1"
+        "exec python -m rocm_core.recipes.autoencoder --output {output} > {log} 2>&1"
 
 
 rule world_diffusion:
@@ -70,11 +70,11 @@ rule world_diffusion:
         runtime=1440,
     params:
         folder=subpath(output.unet, parent=True),
-        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.diffusion"),
+        code=lambda w: code_fingerprint("rocm_core.recipes.diffusion"),
     message:
         "Training the shapes world's diffusion model"
     shell:
-        "exec python -m rocm_core.shapes.recipes.diffusion --vae {input.vae}"
+        "exec python -m rocm_core.recipes.diffusion --vae {input.vae}"
         " --tokenizer {input.tokenizer} --output {params.folder} > {log} 2>&1"
 
 
@@ -101,11 +101,11 @@ rule world_consistency:
     params:
         teacher=subpath(input.unet, parent=True),
         folder=subpath(output.consistency, parent=True),
-        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.consistency"),
+        code=lambda w: code_fingerprint("rocm_core.recipes.consistency"),
     message:
         "Distilling the shapes world's consistency model"
     shell:
-        "exec python -m rocm_core.shapes.recipes.consistency --vae {input.vae}"
+        "exec python -m rocm_core.recipes.consistency --vae {input.vae}"
         " --tokenizer {input.tokenizer} --diffusion {params.teacher}"
         " --output {params.folder} > {log} 2>&1"
 
@@ -132,12 +132,12 @@ rule world_scorer:
     params:
         folder=subpath(output[0], parent=True),
         code=lambda w: code_fingerprint(
-            "rocm_core.shapes.recipes.scorers", f"rocm_core.rewards.{w.scorer}"
+            "rocm_core.recipes.scorers", f"rocm_core.rewards.{w.scorer}"
         ),
     message:
         "Training the shapes world's {wildcards.scorer}"
     shell:
-        "exec python -m rocm_core.shapes.recipes.scorers --only {wildcards.scorer}"
+        "exec python -m rocm_core.recipes.scorers --only {wildcards.scorer}"
         " --base {input.base} --tokenizer {input.tokenizer}"
         " --output {params.folder} > {log} 2>&1"
 
@@ -163,8 +163,8 @@ rule world:
         runtime=120,
     params:
         folder=subpath(output.quality, parent=True),
-        code=lambda w: code_fingerprint("rocm_core.shapes.recipes.evaluate"),
+        code=lambda w: code_fingerprint("rocm_core.recipes.evaluate"),
     message:
         "Measuring the shapes world"
     shell:
-        "exec python -m rocm_core.shapes.recipes.evaluate --world {params.folder} > {log} 2>&1"
+        "exec python -m rocm_core.recipes.evaluate --world {params.folder} > {log} 2>&1"

@@ -1,4 +1,4 @@
-"""Train the shapes world's diffusion base: ``python -m rocm_core.shapes.recipes.diffusion``.
+"""Train the shapes world's diffusion base: ``python -m rocm_core.recipes.diffusion``.
 
 Noise prediction with min-SNR weighting (Hang et al. 2023, γ = 5), captions dropped for one image in
 ten (classifier-free guidance), the text encoder trained jointly, a moving average of both. An

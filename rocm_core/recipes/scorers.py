@@ -1,4 +1,4 @@
-"""Train the shapes world's six scorers: ``python -m rocm_core.shapes.recipes.scorers``.
+"""Train the shapes world's six scorers: ``python -m rocm_core.recipes.scorers``.
 
 Each repeats its published model's training at a tiny size, on renderings, images, noise and a seed
 of its own: contrastive learning on captioned renderings (``clipscore``, ``blipscore``), and from
@@ -24,6 +24,14 @@ from transformers import CLIPTokenizer
 
 from rocm_core.errors import run
 from rocm_core.provenance import write_json
+from rocm_core.recipes.architectures import make_clip, make_scorer, save_scorer
+from rocm_core.recipes.candidates import (
+    GENERATED,
+    Candidates,
+    accuracy,
+    make_candidates,
+    score_all,
+)
 from rocm_core.rewards import load_reward
 from rocm_core.rewards.aesthetic import Aesthetic
 from rocm_core.rewards.blipscore import BlipScore
@@ -31,15 +39,7 @@ from rocm_core.rewards.clipscore import ClipScore
 from rocm_core.rewards.frozen import FrozenReward
 from rocm_core.rewards.hpsv2 import HPSv2
 from rocm_core.rewards.imagereward import MEAN, STD, ImageReward
-from rocm_core.shapes.recipes.candidates import (
-    GENERATED,
-    Candidates,
-    accuracy,
-    make_candidates,
-    score_all,
-)
 from rocm_core.shapes.scenes import describe, render, training_scenes
-from rocm_core.shapes.scorers import make_clip, make_scorer, save_scorer
 
 
 @dataclass(frozen=True)

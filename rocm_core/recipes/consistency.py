@@ -1,4 +1,4 @@
-"""Distil the consistency base: ``python -m rocm_core.shapes.recipes.consistency``.
+"""Distil the consistency base: ``python -m rocm_core.recipes.consistency``.
 
 Latent consistency distillation (Luo et al. 2023, algorithm 1): one guided DDIM step of the teacher
 skips a fiftieth of the schedule; the student's answers at both ends must agree, measured against
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rocm_core.errors import run
+from rocm_core.recipes.diffusion import encode_world
 from rocm_core.shapes.models import (
     CONSISTENCY_INTERVALS,
     GUIDANCE_EMBEDDING,
@@ -32,7 +33,6 @@ from rocm_core.shapes.models import (
     make_unet,
     tokenize,
 )
-from rocm_core.shapes.recipes.diffusion import encode_world
 
 GUIDANCE_RANGE = (1.0, 5.0)  # guidance scale ω; the embedding is of ω - 1
 HUBER_WIDTH = 1e-3

@@ -1,4 +1,4 @@
-"""Train the shapes world's autoencoder: ``python -m rocm_core.shapes.recipes.autoencoder``.
+"""Train the shapes world's autoencoder: ``python -m rocm_core.recipes.autoencoder``.
 
 A KL weight of 1e-4 keeps all latent channels alive (2e-3 collapsed most of four). Afterwards
 the mean and standard deviation per latent channel are folded into ``quant_conv`` and

@@ -1,4 +1,4 @@
-"""Measure the shapes world's base models: ``python -m rocm_core.shapes.recipes.evaluate``.
+"""Measure the shapes world's base models: ``python -m rocm_core.recipes.evaluate``.
 
 Writes ``quality.json`` (gold scores for held-out captions), ``samples.png`` (one row of renderings
 and one row per number of steps) and the folder's ``MANIFEST.json``.

@@ -1,0 +1,1 @@
+"""Recipes: how the models and scorers of the embedded world are trained, one command each."""
