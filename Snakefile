@@ -29,7 +29,7 @@ if not CONFIG.partial:
     include: "workflow/rules/train.smk"
     include: "workflow/rules/generate.smk"
     include: "workflow/rules/score.smk"
-    include: "workflow/rules/judge.smk"
+    include: "workflow/rules/published.smk"
     include: "workflow/rules/measure.smk"
     include: "workflow/rules/world.smk"
 
@@ -43,8 +43,8 @@ rule all:
         rules.report.output,
         trained(),
         samples("scores.csv"),
-        monitored(),
-        finished([LAYOUT.scorer_agreement] if CONFIG.judges else []),
+        snapshot_scores(),
+        finished([LAYOUT.scorer_agreement] if CONFIG.published else []),
 
 
 rule prompts:
@@ -65,7 +65,7 @@ rule generate:
 rule score:
     input:
         samples("scores.csv"),
-        monitored(),
+        snapshot_scores(),
         main_scores("readouts.csv"),
 
 

@@ -121,7 +121,7 @@ class Contender:
             "images_per_second": self.batch_size / seconds,
             "loaded_bytes": self.loaded_bytes,
             "peak_bytes": self.ask("memory")["result"],
-            "unet_passes": self.ask("passes")["result"],
+            "nfe": self.ask("passes")["result"],
         }
 
     def close(self) -> None:
@@ -226,7 +226,7 @@ def _gradient_difference(one: Contender, other: Contender) -> float:
 
 def against_trl(trainer: str, setup: dict[str, Any], repeats: int, clock: str) -> dict[str, Any]:
     """An unregularised diffusion policy with classifier-free guidance, which TRL cannot do without:
-    two U-Net passes a step and image on both sides."""
+    two NFE a step and image on both sides."""
     shared = setup | GUIDED | {"algorithm": TRAINERS[trainer], "trainer": trainer}
     with started(("ours", shared), ("trl", shared, TRL)) as contenders:
         take_turns(contenders, repeats)
@@ -366,7 +366,7 @@ def report(compared: dict[str, Any]) -> None:
                 f"{name}: {contender} {numbers['seconds_per_step']:.3f} s a step,"
                 f" {numbers['images_per_second']:.2f} images/s,"
                 f" {numbers['peak_bytes'] / 2**20:.0f} MiB at most,"
-                f" {numbers['unet_passes']} U-Net passes"
+                f" {numbers['nfe']} NFE"
             )
         for other, difference in result.get("gradient_differences", {}).items():
             print(f"{name}: the gradient of {other} differs by {difference:.1e}")

@@ -36,7 +36,7 @@ def _work(root: Path, stage: str, name: str) -> float:
     manifests = {"generate": "manifest.json", "score": "scores.manifest.json"}
     if stage in manifests:
         return _manifest(root / "samples" / name / manifests[stage])
-    if stage == "monitor":
+    if stage == "snapshots":
         return _manifest(root / "samples" / name / "snapshots/manifest.json")
     return 0.0
 

@@ -53,7 +53,7 @@ def table(records: list[Record]) -> str:
             seconds = numbers[_clock(record)]
             cells += [f"{seconds:.3f}", f"{record['setup']['batch_size'] / seconds:.2f}"]
             differs = record.get("gradient_differences", {}).get(contender)
-            cells += [str(numbers["unet_passes"]), f"{numbers['peak_bytes'] / 2**20:.0f}", times]
+            cells += [str(numbers["nfe"]), f"{numbers['peak_bytes'] / 2**20:.0f}", times]
             cells.append("" if differs is None else f"{differs:.0e}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -72,7 +72,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         write(own.manifest, files, settings.to_dict(), code, weights)
     for name, evaluated in run.evaluated().items():
         settings, steps = run.generation(name), snapshot_steps(run.cells[name].settings)
-        first = made[run.cells[name].monitored_on][: config.monitor.prompts]
+        first = made[run.cells[name].evaluated_on][: config.snapshots.prompts]
         lines = [
             f"{n},{line}\n"
             for n in (0, *steps)
@@ -80,7 +80,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         ]
         files = {evaluated.image(n, p.id): f"{n}" for n in steps for p in first}
         files[evaluated.scores] = "step,prompt_id,metric,value\n" + "".join(lines)
-        code = codes.monitor_code(settings, config.metrics)
+        code = codes.snapshots_code(settings, config.metrics)
         write(evaluated.manifest, files, settings.to_dict() | scorers, code)
     shown = tables(config)
     parts = [("table", name) for name in shown] + [("figure", name) for name in figures(config)]

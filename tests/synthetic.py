@@ -31,7 +31,7 @@ def make_config(**changes: Any) -> Config:
         "rewards": ["hpsv2", "aesthetic"],
         "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.05}, "rocm-js": {"beta": 0.5}},
         "training": {"iterations": 40, "snapshot_every": 10},
-        "monitor": {"prompts": 16},
+        "snapshots": {"prompts": 16},
     }
     return parse_config(values | changes)
 
@@ -124,7 +124,7 @@ def write_results(
         _write_training(root / "cells" / cell.name, cell, effect.get("slope", 0.001))
 
         frames = []
-        iterations, n = cell.settings.iterations, config.monitor.prompts
+        iterations, n = cell.settings.iterations, config.snapshots.prompts
         for step in [0, *snapshot_steps(cell.settings)]:
             frame = scores(effect, step / iterations, n)
             distance = pd.DataFrame(
@@ -184,7 +184,7 @@ def _write_training(folder: Path, cell: Any, slope: float) -> None:
     per_step = cell.settings.inference_steps * (4 if cell.settings.policy == "diffusion" else 1)
     columns: dict[str, Any] = {"step": step, "reward": 0.3 + slope * step + 0.002 * cell.seed}
     columns |= {"seconds": step * 0.125 * per_step, "reward_queries": 8 * step}
-    columns |= {"unet_passes": 8 * per_step * step}
+    columns |= {"nfe": 8 * per_step * step}
     for k in range(cell.settings.inference_steps, 1, -1):
         measured = cell.settings.divergence != "none"
         columns[f"squared_distance_{k}"] = step / (10.0 * k) if measured else None
@@ -201,6 +201,6 @@ def _write_training(folder: Path, cell: Any, slope: float) -> None:
         "attempts": 1,
         "beta": 0.07 if cell.settings.beta == "auto" else cell.settings.beta,
         "reward_queries": 8 * cell.settings.iterations,
-        "unet_passes": 32 * cell.settings.iterations,
+        "nfe": 32 * cell.settings.iterations,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

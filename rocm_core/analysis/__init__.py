@@ -20,7 +20,7 @@ from rocm_core.analysis.efficiency import (
     seed_curves,
     thinned,
 )
-from rocm_core.analysis.judging import is_held_out, judges, overall
+from rocm_core.analysis.judging import evaluators, is_held_out, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,
@@ -65,7 +65,7 @@ __all__ = [
     "divergence_label",
     "holm",
     "is_held_out",
-    "judges",
+    "evaluators",
     "mean_interval",
     "metric_label",
     "number",

@@ -1,4 +1,4 @@
-"""What a training reward costs: reward against seconds, reward queries and U-Net passes."""
+"""What a training reward costs: reward against seconds, reward queries and NFE."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import pandas as pd
 
 from rocm_core.analysis.results import Results
 
-COSTS = ("seconds", "reward_queries", "unet_passes")
+COSTS = ("seconds", "reward_queries", "nfe")
 _WINDOWS = 20  # of the running mean in the shortest training
 
 

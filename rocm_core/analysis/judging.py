@@ -17,7 +17,7 @@ def is_held_out(metric: str, reward: str) -> bool:
     return VERSIONS.get(metric, metric) != VERSIONS.get(reward, reward)
 
 
-def judges(results: Results, reward: str) -> list[str]:
+def evaluators(results: Results, reward: str) -> list[str]:
     """The gold judge where there is one, else every metric that was not trained on."""
     metrics = results.config.metrics
     return [GOLD] if GOLD in metrics else [m for m in metrics if is_held_out(m, reward)]
@@ -37,6 +37,6 @@ def final_scores(results: Results, method: str, reward: str, trained: bool = Tru
     """
     columns = {
         judge: results.scores(method, judge, reward if trained else None)
-        for judge in judges(results, reward)
+        for judge in evaluators(results, reward)
     }
     return pd.DataFrame(columns).dropna()

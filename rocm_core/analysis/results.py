@@ -132,10 +132,10 @@ class Results:
         columns = ["prompt_id", "metric", "value"]
         files = [(source, self.samples(source)) for source in self.bases + self.trained]
         found = self._concatenate([(s, own.scores) for s, own in files], columns)
-        if not self.config.judges:
+        if not self.config.published:
             return found
-        ours = found[~found["metric"].isin(self.config.judges)]
-        judged = self._concatenate([(s, own.judged) for s, own in files], columns)
+        ours = found[~found["metric"].isin(self.config.published)]
+        judged = self._concatenate([(s, own.published) for s, own in files], columns)
         return pd.concat([ours, judged], ignore_index=True)
 
     @cached_property
@@ -149,7 +149,7 @@ class Results:
         return self._concatenate(files, ["prompt_id", "metric", "value"])
 
     @cached_property
-    def monitor(self) -> pd.DataFrame:
+    def snapshots(self) -> pd.DataFrame:
         """Scores of the snapshots (step 0: the base) on the first validation prompts, or on those
         of the set that a sweep trained on.
 
@@ -158,7 +158,7 @@ class Results:
         half (nats).
         """
         found = self._concatenate(
-            [(s, self.layout.snapshots(s.name).scores) for s in self._monitored],
+            [(s, self.layout.snapshots(s.name).scores) for s in self._with_snapshots],
             ["step", "prompt_id", "metric", "value"],
         )
         distance = found[found["metric"] == "squared_distance"]
@@ -219,11 +219,11 @@ class Results:
         ]
         main = [self.samples(source) for source in self.bases + self.trained]
         wanted += [files.readouts for files in main]
-        wanted += [files.judged for files in main if self.config.judges]
+        wanted += [files.published for files in main if self.config.published]
         for source in self.trained:
             cell = self.layout.cell(source.name)
             wanted += [cell.manifest, cell.history]
-            if source in self._monitored:
+            if source in self._with_snapshots:
                 wanted.append(self.layout.snapshots(source.name).scores)
         return [str(p.relative_to(self.root)) for p in wanted if not p.exists()]
 
@@ -243,7 +243,7 @@ class Results:
         """The image of one validation prompt; None where it does not exist (partial)."""
         return self._image(self.samples(source).image(prompt_id))
 
-    def snapshot(self, source: Source, step: int, prompt_id: str) -> Path | None:
+    def snapshot_image(self, source: Source, step: int, prompt_id: str) -> Path | None:
         """The image by a training's snapshot, as `image`; step 0 is the base."""
         return self._image(self.layout.snapshots(source.name).image(step, prompt_id))
 
@@ -286,19 +286,19 @@ class Results:
         final = self.final
         return final[(final["reward"] == reward) & (final["method"] == method)]["seed"].nunique()
 
-    def is_monitored(self, reward: str, method: str) -> bool:
+    def has_snapshots(self, reward: str, method: str) -> bool:
         """Whether the configuration judges snapshots of this method."""
-        return any(s.reward == reward and s.method == method for s in self._monitored)
+        return any(s.reward == reward and s.method == method for s in self._with_snapshots)
 
-    def monitored_methods(self, reward: str | None = None) -> list[str]:
+    def methods_with_snapshots(self, reward: str | None = None) -> list[str]:
         """The methods of a reward (None: of any) whose snapshots are judged, sweeps left out."""
         rewards = self.rewards if reward is None else [reward]
         methods = self.methods(reward)
-        return [m for m in methods if any(self.is_monitored(r, m) for r in rewards)]
+        return [m for m in methods if any(self.has_snapshots(r, m) for r in rewards)]
 
     @cached_property
-    def _monitored(self) -> list[Source]:
-        if not self.config.monitor.prompts:
+    def _with_snapshots(self) -> list[Source]:
+        if not self.config.snapshots.prompts:
             return []
         return [s for s in self.trained if s.cell and s.cell.settings.snapshot_every]
 

@@ -88,14 +88,16 @@ class Evidence:
 
     def steps(self, reward: str, method: str) -> list[int]:
         """The steps at which snapshots of a method were kept and judged."""
-        if not self.results.is_monitored(reward, method):
-            raise Undecidable(f"no snapshots of {reward}/{method}: set snapshot_every and monitor")
+        if not self.results.has_snapshots(reward, method):
+            raise Undecidable(
+                f"no snapshots of {reward}/{method}: set snapshot_every and snapshots"
+            )
         cell = self.results.sources(reward, method)[0].cell
         assert cell is not None  # a base has no snapshots
         return snapshot_steps(cell.settings)
 
     def scores(self, reward: str, candidate: Candidate, metric: str) -> Scores:
-        """Scores of final models on the validation prompts, of snapshots on the monitor's, which
+        """Scores of final models on the validation prompts, of snapshots on theirs, which
         are the first of these."""
         key = reward, candidate, metric
         if key not in self._known:
@@ -166,13 +168,13 @@ class Evidence:
         return float(self.results.manifests.get(source.name, {}).get("beta", float("nan")))
 
     def passes(self, reward: str, method: str) -> list[tuple[int, float]]:
-        """(step, U-Net passes until then) of every snapshot of a method, by its first seed."""
+        """(step, NFE until then) of every snapshot of a method, by its first seed."""
         self.require(reward, method)
         source = self.results.sources(reward, method)[0]
-        history = self.results.history(source, ["step", "unet_passes"])
+        history = self.results.history(source, ["step", "nfe"])
         if history is None:
             raise Undecidable(f"cell {source.name} missing")
-        spent = history.set_index("step")["unet_passes"]
+        spent = history.set_index("step")["nfe"]
         return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
 
     def require(self, reward: str, method: str) -> None:
@@ -247,7 +249,7 @@ class Evidence:
 
     @cached_property
     def _monitor(self) -> dict[tuple, Scores]:
-        return _matrices(self.results.monitor, ["reward", "method", "metric", "step"])
+        return _matrices(self.results.snapshots, ["reward", "method", "metric", "step"])
 
 
 def _matrices(frame: pd.DataFrame, keys: list[str]) -> dict[tuple, Scores]:

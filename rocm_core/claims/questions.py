@@ -4,7 +4,7 @@ lower learning rates, stopped early, at the same search budget.
 The budget is the number of trainings: of two arms the first so many in the configuration take part,
 as many as the smaller arm has. Stopping is free, since every training leaves snapshots. What to
 stop at, and which training, is chosen by the scorers not trained on (never by the judge), on one
-half of the monitor's prompts; it is judged on the other half, and the other way round.
+half of the prompts of snapshots; it is judged on the other half, and the other way round.
 """
 
 import itertools
@@ -94,7 +94,7 @@ def _stopped(e: Evidence, reward: str, method: str) -> tuple[Scores, Scores]:
     return _arms(e, reward, method, stops=True)
 
 
-_NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and monitor"
+_NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and snapshots"
 
 
 @claim(
@@ -144,15 +144,15 @@ def _best_of_each(e: Evidence, reward: str, one: str, other: str) -> Comparison:
 
 
 _PASSES = (
-    "Snapshots of ROCM and RLCM at the U-Net passes that the cheaper training ends with, or the"
+    "Snapshots of ROCM and RLCM at the NFE that the cheaper training ends with, or the"
     " last before; as many trainings in either arm, the best chosen by the scorers not trained on,"
-    " on the other half of the monitor's prompts"
+    " on the other half of the prompts of snapshots"
 )
 
 
 @claim(
     "Q3a",
-    "ROCM beats RLCM at equal U-Net passes: on the reward that both train on",
+    "ROCM beats RLCM at equal NFE: on the reward that both train on",
     test=f"{_PASSES}.",
     needs="ROCM and rlcm",
     rule=first,
@@ -163,7 +163,7 @@ def equal_passes_by_reward(e: Evidence) -> Iterator[Part]:
 
 @claim(
     "Q3b",
-    "ROCM beats RLCM at equal U-Net passes: by the judge",
+    "ROCM beats RLCM at equal NFE: by the judge",
     test=f"{_PASSES}. Judge: the gold judge, without one the held-out scorers.",
     needs="ROCM and rlcm",
     rule=first,
@@ -203,5 +203,5 @@ def _within(spent: list[tuple[int, float]], limit: float, name: str) -> int:
     """The last step whose passes are within the limit."""
     steps = [step for step, passes in spent if passes <= limit]
     if not steps:
-        raise Undecidable(f"no snapshot of {name} within {limit:,.0f} U-Net passes")
+        raise Undecidable(f"no snapshot of {name} within {limit:,.0f} NFE")
     return steps[-1]

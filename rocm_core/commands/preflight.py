@@ -35,7 +35,7 @@ ANCHORS = {
     "aesthetic": (5.468, 2.5),
     "imagereward": (0.008, 2.6),
 }
-JUDGE = ROOT / ".venv-judges/bin/python"
+PUBLISHED = ROOT / ".venv-judges/bin/python"
 DISAGREEMENT = 0.01  # more than half precision, in which hpsv2 computes on a GPU
 
 
@@ -88,18 +88,23 @@ def _draw_and_score(
         say(f"{policy}: {metric} {_text(scores)}, {time.monotonic() - began:.0f} s")
         if config.world == "paper" and metric in ANCHORS:
             yield from out_of_scale(metric, scores)
-    if config.judges:
+    if config.published:
         yield from _judge(config, policy, folder, say)
 
 
 def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]) -> Iterator[str]:
     """The published packages on the same images, in the environment that `make judges` makes."""
-    if not JUDGE.exists():
+    if not PUBLISHED.exists():
         yield "the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"
         return
-    judges = json.dumps({name: config.scorers[name] for name in config.judges})
-    output = folder / "judged.csv"
-    script = [str(JUDGE), str(ROOT / "workflow/scripts/judge.py"), "--judges", judges]
+    scorers = json.dumps({name: config.scorers[name] for name in config.published})
+    output = folder / "published.csv"
+    script = [
+        str(PUBLISHED),
+        str(ROOT / "workflow/scripts/score_published.py"),
+        "--scorers",
+        scorers,
+    ]
     done = subprocess.run(
         [
             *(*script, "--samples", str(folder), "--output", str(output)),
@@ -114,7 +119,7 @@ def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]
         *_, last = ["", *done.stderr.strip().splitlines()]
         yield f"the published scorers failed with exit status {done.returncode}: {last}"
         return
-    for name in config.judges:
+    for name in config.published:
         ours, theirs = _values(folder / f"{name}.csv", name), _values(output, name)
         say(f"{policy}: {name} as published {_text(theirs)}")
         if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > DISAGREEMENT:

@@ -22,8 +22,8 @@ from rocm_core.grid import (
     Artefacts,
     Made,
     load_config,
-    monitor_prompts,
     shown_sections,
+    snapshot_prompts,
     snapshot_steps,
     used,
 )
@@ -33,7 +33,7 @@ from rocm_core.provenance import accepted_code, folder_digest, record_beside, sh
 from rocm_core.tables import tables
 from rocm_core.weights import check_all
 
-# What monitor scores hold beside the metrics: how far the snapshot went from the reference.
+# What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
 
 
@@ -71,8 +71,8 @@ def verify(config: Config, root: str | Path | None = None) -> Findings:
 def readable_prompts(files: Artefacts) -> dict[str, list[Prompt]]:
     """The prompt sets that images are made of, as far as their files can be read."""
     prompts: dict[str, list[Prompt]] = {}
-    evaluated = (cell.monitored_on for cell in files.cells.values())
-    for name in dict.fromkeys([*files.judged_on, *evaluated]):
+    evaluated = (cell.evaluated_on for cell in files.cells.values())
+    for name in dict.fromkeys([*files.evaluation_sets, *evaluated]):
         with contextlib.suppress(UserError):  # `_check_prompts` says so
             prompts[name] = read_prompts(files.layout.prompts(name))
     return prompts
@@ -91,7 +91,7 @@ def rendered(files: Artefacts) -> Iterator[Made]:
             [file.name for file in outputs],
             rendered=True,
         )
-    if config.judges:
+    if config.published:
         table = files.layout.scorer_agreement
         yield Made(record_beside(table), {}, fingerprints.agreement_code(), [table.name])
 
@@ -187,10 +187,10 @@ def _check_values(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Iter
         yield from check(images.scores, prompt_set, config.metrics)
     for _, prompt_set, images in files.folders(["validation"], every_step=False):
         yield from check(images.readouts, prompt_set, readouts)
-        yield from check(images.judged, prompt_set, config.judges)
+        yield from check(images.published, prompt_set, config.published)
     for name, snapshots in files.evaluated().items():
         cell = files.cells[name]
-        first = prompts.get(cell.monitored_on, [])[: monitor_prompts(config)]
+        first = prompts.get(cell.evaluated_on, [])[: snapshot_prompts(config)]
         steps, columns = [0, *snapshot_steps(cell.settings)], (*config.metrics, *DISTANCES)
         wanted = {(str(n), p.id, column) for n in steps for p in first for column in columns}
         if wanted:

@@ -78,12 +78,12 @@ class Generation(Settings):
     against inference time."""
 
 
-class Monitor(Settings):
-    """Evaluating snapshots, to see reward and judge over training."""
+class Snapshots(Settings):
+    """Evaluating snapshots, to see the reward and the gold judge over training."""
 
     prompts: Annotated[Whole, number(0, 1_000_000_000, "prompts")] = 64
-    """The first validation prompts on which each snapshot is judged; all if there are fewer; 0
-    judges none."""
+    """The first validation prompts on which each snapshot is evaluated; all if there are fewer;
+    0 evaluates none."""
 
 
 class Resources(Settings):
@@ -132,7 +132,7 @@ class Config(Settings):
         dict[Name, PromptSettings],
         having(train="Training prompts.", validation="Validation prompts."),
     ]
-    """Prompt sets: those to train on, and any number to judge on. Images of the validation prompts
+    """Prompt sets: those to train on, and any number to evaluate on. Images of the validation prompts
     fill the tables; those of further sets show what holds on other prompts."""
     rewards: _Names
     """Training rewards: names of scorers."""
@@ -155,12 +155,12 @@ class Config(Settings):
     ignored there."""
     sweeps: Annotated[tuple[Sweep, ...], items(distinct=False)] = ()
     """Further cells, in which one setting takes each of several values. Their method is
-    `<method>--<setting>-<value>`. They are judged on the validation prompts, at the first number of
+    `<method>--<setting>-<value>`. They are evaluated on the validation prompts, at the first number of
     inference steps."""
     generation: Generation = Generation()
     """How the images that are scored are made."""
-    monitor: Monitor = Monitor()
-    """Judging snapshots, to see reward and judge over training."""
+    snapshots: Snapshots = Snapshots()
+    """Evaluating snapshots, to see the reward and the gold judge over training."""
     metrics: Annotated[_Names, OrNull]
     """Scorers that measure the images; null: all of `scorers`."""
     efficiency_overlay: Path | None = None
@@ -171,7 +171,7 @@ class Config(Settings):
     study: StudySettings | None = None
     """The user study that `snakemake study` builds: people compare the images of pairs of models,
     blind. null: there is none."""
-    judges: Annotated[tuple[Literal["hpsv2", "hpsv2_0", "imagereward"], ...], items()] = ()
+    published: Annotated[tuple[Literal["hpsv2", "hpsv2_0", "imagereward"], ...], items()] = ()
     """Metrics whose published package scores the final images beside our own scorer: `hpsv2`,
     `hpsv2_0` and `imagereward`, in the environment that `make judges` makes. Tables and figures
     then show the package's scores; training and snapshots use ours."""

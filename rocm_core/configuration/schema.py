@@ -71,11 +71,12 @@ def _training(algorithms: Iterable[str]) -> dict[str, Any]:
     """The settings of all algorithms, each once. Where their defaults differ it is null, which
     stands for each algorithm's own."""
     known: dict[str, list[dict[str, Any]]] = {}
+    decided = CellSettings.model_fields.keys() - TrainingSettings.__annotations__.keys()
     for algorithm in algorithms:
         model = settings_class(algorithm, "methods")
         properties = dict(schema_of(model)["properties"])
         allow_null(properties, nullable_keys(model))
-        for key in [k for k in properties if k not in CellSettings.model_fields]:
+        for key in [k for k in properties if k not in decided]:
             known.setdefault(key, []).append(properties[key])
             if _meaning(known[key][0]) != _meaning(properties[key]):
                 raise UserError(

@@ -89,7 +89,7 @@ class PromptSettings(Settings):
     without: _Words = ()
     """Only prompts with none of these words."""
     overlap: Literal["refuse", "drop", "allow"] = "refuse"
-    """What becomes of prompts of a set to judge on that are among those trained on, whatever their
+    """What becomes of prompts of a set to evaluate on that are among those trained on, whatever their
     case and punctuation: `refuse` ends the run with a sentence, `drop` leaves them out, `allow`
     keeps them, to see a model where it was trained. A world avoids them anyway, unless they are
     allowed."""

@@ -2,7 +2,7 @@
 
 from rocm_core.evaluation.agreement import write_agreement
 from rocm_core.evaluation.images import generate, iterate_images, save_png
-from rocm_core.evaluation.published import Judge, judge_folder
+from rocm_core.evaluation.published import PublishedScorer, score_folder_published
 from rocm_core.evaluation.readouts import (
     feature_diversity,
     high_frequency,
@@ -10,17 +10,17 @@ from rocm_core.evaluation.readouts import (
     pixel_diversity,
 )
 from rocm_core.evaluation.scores import read_index, score, score_folder
-from rocm_core.evaluation.snapshots import monitor
+from rocm_core.evaluation.snapshots import evaluate_snapshots
 
 __all__ = [
-    "Judge",
+    "PublishedScorer",
     "feature_diversity",
     "generate",
     "high_frequency",
     "iterate_images",
-    "judge_folder",
+    "score_folder_published",
     "measure_folder",
-    "monitor",
+    "evaluate_snapshots",
     "pixel_diversity",
     "read_index",
     "save_png",

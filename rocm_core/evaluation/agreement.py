@@ -9,40 +9,42 @@ from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write
 
 
-def write_agreement(ours: Sequence[Path], judged: Sequence[Path], output: Path) -> None:
+def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Path) -> None:
     """Write a row a metric: images, means of both, mean and largest absolute difference, and
-    Pearson's correlation. `ours` and `judged` are the scores of the same folders, pairwise.
+    Pearson's correlation. `ours` and `published` are the scores of the same folders, pairwise.
 
-    Raises `UserError` for a file that cannot be read or judges an image that ours does not have.
+    Raises `UserError` for a file that cannot be read or scores an image that ours does not have.
     """
-    pairs = pd.concat([_paired(*files) for files in zip(ours, judged, strict=True)])
+    pairs = pd.concat([_paired(*files) for files in zip(ours, published, strict=True)])
     rows = []
     for metric, scores in pairs.groupby("metric"):
-        difference = (scores["value"] - scores["judged"]).abs()
+        difference = (scores["value"] - scores["published"]).abs()
         rows.append(
             {
                 "metric": metric,
                 "images": len(scores),
                 "ours": scores["value"].mean(),
-                "published": scores["judged"].mean(),
+                "published": scores["published"].mean(),
                 "mean_difference": difference.mean(),
                 "largest_difference": difference.max(),
-                "correlation": scores["value"].corr(scores["judged"]),
+                "correlation": scores["value"].corr(scores["published"]),
             }
         )
     with atomic_write(output) as file:
         file.write(pd.DataFrame(rows).to_csv(index=False, float_format="%.6g").encode())
 
 
-def _paired(ours: Path, judged: Path) -> pd.DataFrame:
+def _paired(ours: Path, published: Path) -> pd.DataFrame:
     keys = ["prompt_id", "metric"]
     try:
-        first, second = (pd.read_csv(p, dtype={"prompt_id": str}) for p in (ours, judged))
-        both = second.rename(columns={"value": "judged"}).merge(
+        first, second = (pd.read_csv(p, dtype={"prompt_id": str}) for p in (ours, published))
+        both = second.rename(columns={"value": "published"}).merge(
             first, on=keys, how="left", validate="1:1"
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{judged} and {ours} cannot be compared ({error}): score again") from None
+        raise UserError(
+            f"{published} and {ours} cannot be compared ({error}): score again"
+        ) from None
     if both["value"].isna().any():
-        raise UserError(f"{judged} judges images that {ours} lacks: score them again")
+        raise UserError(f"{published} scores images that {ours} lacks: score them again")
     return both

@@ -34,7 +34,7 @@ def iterate_images(
     """Batches of (prompts, images, trajectory): images `(N, 3, H, W)` in [0, 1], rounded to 8 bits.
 
     The noise of an image depends on (seed, prompt id) only. reference="full": the trajectory also
-    knows its distance to the model without adapter, for as many U-Net passes again.
+    knows its distance to the model without adapter, for as many NFE again.
     """
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -76,7 +76,7 @@ def generate(
     files, paces = [], []
     size = settings.batch_size
     next(iterate_images(policy, prompts[:size], settings.seed, size))
-    policy.unet_passes = 0
+    policy.nfe = 0
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(prompts), unit="image", disable=None) as bar:
         _synchronise(device)
@@ -105,7 +105,7 @@ def generate(
         seconds=time.perf_counter() - began,
         extra={
             "timesteps": policy.timesteps.tolist(),
-            "unet_passes": policy.unet_passes,
+            "nfe": policy.nfe,
             "seconds_per_image": statistics.median(paces),
             "threads": torch.get_num_threads(),
         },

@@ -1,4 +1,4 @@
-"""The published scorers, hpsv2 and image-reward, as judges of our own: envs/judges.txt has them.
+"""The published scorers, hpsv2 and image-reward, which check our own: envs/judges.txt has them.
 
 They are called as their authors wrote them, one image after the other and without gradients; what
 is arranged around them here is that they find their files on the disk and read them once.
@@ -19,25 +19,27 @@ from rocm_core.weights import require_recorded
 
 ARCHITECTURE = "ViT-H-14"
 
-Judge = Callable[[Path, str], float]
+PublishedScorer = Callable[[Path, str], float]
 
 
-def load_judge(name: str, weights: Path, device: str = "cpu") -> Judge:
+def load_published(name: str, weights: Path, device: str = "cpu") -> PublishedScorer:
     """A function (image file, prompt) → score of the published package behind a scorer of ours.
 
     Raises `UserError` for a scorer without one, and for weights or packages that are not there.
     """
-    if name not in _JUDGES:
-        raise UserError(f"judges: {name!r} has no published package: it is {' or '.join(_JUDGES)}")
+    if name not in _SCORERS:
+        raise UserError(
+            f"published: {name!r} has no published package: it is {' or '.join(_SCORERS)}"
+        )
     try:
-        return _JUDGES[name](weights, device)
+        return _SCORERS[name](weights, device)
     except ModuleNotFoundError as error:
         raise UserError(
             f"the published scorer {name} can't be imported ({error}): run `make judges`"
         ) from None
 
 
-def _load_hpsv2(weights: Path, device: str) -> Judge:
+def _load_hpsv2(weights: Path, device: str) -> PublishedScorer:
     files = sorted(weights.glob("HPS_v2*.pt"))
     if len(files) != 1:
         raise UserError(f"{weights} must hold one HPS_v2*.pt: fetch it with `snakemake weights`")
@@ -68,7 +70,7 @@ def _load_hpsv2(weights: Path, device: str) -> Judge:
     return score
 
 
-def _load_imagereward(weights: Path, device: str) -> Judge:
+def _load_imagereward(weights: Path, device: str) -> PublishedScorer:
     require_recorded(weights / "ImageReward.pt")
     import ImageReward
     from ImageReward.models.BLIP import blip
@@ -90,25 +92,25 @@ def _load_imagereward(weights: Path, device: str) -> Judge:
     return score
 
 
-def judge_folder(judges: Mapping[str, str | Path], samples: Path, output: Path) -> None:
+def score_folder_published(scorers: Mapping[str, str | Path], samples: Path, output: Path) -> None:
     """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`.
 
-    judges: {scorer: its weights}. Raises `UserError` as `score_folder` does.
+    scorers: {name: its weights}. Raises `UserError` as `score_folder` does.
     """
     from rocm_core.evaluation.scores import read_index, write_scores
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, rows = read_index(samples), []
-    for name, weights in judges.items():
-        judge = load_judge(name, Path(weights), device)
+    for name, weights in scorers.items():
+        score = load_published(name, Path(weights), device)
         for image in tqdm(images, desc=name, unit="image", disable=None):
             if not image.file.is_file():
                 raise UserError(f"{image.file} is missing: generate it again")
-            rows.append((*image.key, name, judge(image.file, image.text)))
+            rows.append((*image.key, name, score(image.file, image.text)))
     write_scores(output, ("prompt_id",), rows)
 
 
-_JUDGES: Mapping[str, Callable[[Path, str], Judge]] = {
+_SCORERS: Mapping[str, Callable[[Path, str], PublishedScorer]] = {
     "hpsv2": _load_hpsv2,
     "hpsv2_0": _load_hpsv2,
     "imagereward": _load_imagereward,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rocm_core.configuration import GenerationSettings
 
 
-def monitor(
+def evaluate_snapshots(
     settings: GenerationSettings,
     scorers: Mapping[str, str | Path | None],
     prompts: Sequence[Prompt],
@@ -63,7 +63,7 @@ def monitor(
                 save_png(image, sample.file)
                 samples.append(sample)
                 rows.append((*sample.key, "squared_distance", distance))
-    passes = policy.unet_passes
+    passes = policy.nfe
     del policy
     rows += score(samples, scorers, settings.batch_size)
     write_scores(output / "scores.csv", ("step", "prompt_id"), rows)
@@ -74,5 +74,5 @@ def monitor(
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
         weights=[*settings.weights, *filter(None, scorers.values()), *files],
         began=began,
-        extra={"unet_passes": passes},
+        extra={"nfe": passes},
     )

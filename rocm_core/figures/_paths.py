@@ -23,7 +23,7 @@ def draw_paths(
         of_reward = data[data["reward"] == reward]
         missing = [
             method
-            for method in results.monitored_methods(reward)
+            for method in results.methods_with_snapshots(reward)
             if not _path(panel, of_reward[of_reward["method"] == method], method, metric(reward))
         ]
         style.note_missing(panel, results, missing)
@@ -32,7 +32,7 @@ def draw_paths(
         panel.set_ylabel(metric_label(GOLD))
         panel.locator_params(nbins=5)
     base = Line2D([], [], color="black", marker="o", linestyle="", label="base")
-    style.legend(figure, [base, *style.handles(results, results.monitored_methods())])
+    style.legend(figure, [base, *style.handles(results, results.methods_with_snapshots())])
     return figure
 
 

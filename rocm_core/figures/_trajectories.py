@@ -16,15 +16,15 @@ def trajectories(results: Results, metrics: dict[str, list[str]]) -> pd.DataFram
     its 95 % interval low..high, n (prompts), seeds (averaged within a prompt). Swept methods are
     left out. Step 0 is the base.
     """
-    monitor = results.monitor
+    snapshots = results.snapshots
     rows = []
     for reward in results.rewards:
         for method in results.methods(reward):
-            own = monitor[(monitor["reward"] == reward) & (monitor["method"] == method)]
+            own = snapshots[(snapshots["reward"] == reward) & (snapshots["method"] == method)]
             for metric in metrics[reward]:
                 scores = own[own["metric"] == metric]
                 may_lack = scores.empty and results.config.partial
-                expected = results.is_monitored(reward, method) and not may_lack
+                expected = results.has_snapshots(reward, method) and not may_lack
                 if expected and 0 not in set(scores["step"]):
                     cell = f"{reward}/{method}"
                     raise UserError(

@@ -23,7 +23,7 @@ PLACE = 13
 _LABELS = {
     "seconds": "training seconds",
     "reward_queries": "reward queries",
-    "unet_passes": "U-Net passes",
+    "nfe": "NFE",
 }
 # What the curves read off RLCM's figures call the rewards.
 _TASKS = {
@@ -37,7 +37,7 @@ _TASKS = {
 @style.styled
 def make(results: Results) -> style.Drawing:
     """One row per training reward on which several methods are compared: the same curves against
-    seconds, queries and U-Net passes.
+    seconds, queries and NFE.
 
     `data` has origin (ours, or published for those of `efficiency_overlay`), reward, method, step,
     the three costs, mean, deviation and seeds.

@@ -13,7 +13,7 @@ from rocm_core.analysis import (
     Results,
     SweepPoint,
     amount,
-    judges,
+    evaluators,
     metric_label,
     sweep_points,
     win_rate,
@@ -88,7 +88,7 @@ def _rows(results: Results, point: SweepPoint) -> list[dict[str, object]]:
     rows = []
     for whose, metrics in (
         (_REWARD_MODEL, [point.reward]),
-        (_JUDGE, judges(results, point.reward)),
+        (_JUDGE, evaluators(results, point.reward)),
     ):
         rates = pd.DataFrame(map(vars, _win_rates(results, point, metrics)))
         if len(rates):

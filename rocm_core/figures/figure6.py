@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, Source, judges, metric_label, overall
+from rocm_core.analysis import GOLD, Results, Source, evaluators, metric_label, overall
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks, lead
-from rocm_core.grid import monitor_prompts, snapshot_steps
+from rocm_core.grid import snapshot_prompts, snapshot_steps
 
 TITLE = "Images along the training, and the best snapshot of each divergence"
 NEEDS = ("rocm snapshots",)
@@ -30,9 +30,9 @@ def make(results: Results) -> style.Drawing:
     models = _models(results)
     reward = str(models[0].reward)
     assert models[0].cell
-    judged_on = models[0].cell.monitored_on
-    judged = results.prompt_set(judged_on)[: monitor_prompts(results.config)]
-    prompts = judged[:_PROMPTS]
+    evaluated_on = models[0].cell.evaluated_on
+    evaluated = results.prompt_set(evaluated_on)[: snapshot_prompts(results.config)]
+    prompts = evaluated[:_PROMPTS]
     verdicts = {model.method: _verdicts(results, model) for model in models}
     best = {
         m: scores.drop(0).idxmax() if len(scores) > 1 else None for m, scores in verdicts.items()
@@ -46,7 +46,7 @@ def make(results: Results) -> style.Drawing:
     chosen = [("B", m, best[m.method], prompt) for prompt in prompts for m in models]
     rows, paths = [], []
     for part, model, step, prompt in [*along, *chosen]:
-        path = None if step is None else results.snapshot(model, step, prompt.id)
+        path = None if step is None else results.snapshot_image(model, step, prompt.id)
         file = path.relative_to(results.root).as_posix() if path else None
         verdict = verdicts[model.method].get(step)
         rows.append([part, reward, model.method, model.seed, step, verdict, prompt.id, file])
@@ -62,9 +62,9 @@ def make(results: Results) -> style.Drawing:
     judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     caption = (
         f"Models trained on {metric_label(reward)}, the first training seed; one noise along a row."
-        f" A: the first {judged_on} prompt at shares of each training, from the base on. B:"
+        f" A: the first {evaluated_on} prompt at shares of each training, from the base on. B:"
         f" the first {len(prompts)} prompts at the snapshot of each training with the best {judge}"
-        f" on average over {len(judged)} {judged_on} prompts, these included."
+        f" on average over {len(evaluated)} {evaluated_on} prompts, these included."
     )
     data = pd.DataFrame(rows, columns=COLUMNS)
     return style.Drawing(draw_blocks(blocks), data, TITLE, caption)
@@ -81,12 +81,12 @@ def _models(results: Results) -> list[Source]:
         and source.swept.keys() <= {"prompts"}
     ]
     reward = lead([cell.reward for _, cell in cells], "aesthetic")
-    sets = {cell.monitored_on for _, cell in cells if cell.reward == reward}
+    sets = {cell.evaluated_on for _, cell in cells if cell.reward == reward}
     chosen = lead(sorted(sets - {"validation"}) or ["validation"], "animals")
     first = {
         source.method: source
         for source, cell in reversed(cells)
-        if (cell.reward, cell.monitored_on) == (reward, chosen)
+        if (cell.reward, cell.evaluated_on) == (reward, chosen)
     }
     return list(reversed(first.values()))
 
@@ -101,9 +101,11 @@ def _stages(model: Source) -> list[int]:
 
 def _verdicts(results: Results, model: Source) -> pd.Series:
     """Mean verdict of the judges at every step; empty where the snapshots have no scores."""
-    monitor = results.monitor
-    own = monitor[(monitor["reward"] == model.reward) & (monitor["method"] == model.method)]
-    own = own[(own["seed"] == model.seed) & own["metric"].isin(judges(results, str(model.reward)))]
+    snapshots = results.snapshots
+    own = snapshots[(snapshots["reward"] == model.reward) & (snapshots["method"] == model.method)]
+    own = own[
+        (own["seed"] == model.seed) & own["metric"].isin(evaluators(results, str(model.reward)))
+    ]
     scores = own.pivot(index=["step", "prompt_id"], columns="metric", values="value")
     if scores.empty:
         return pd.Series(dtype=float)

@@ -46,7 +46,7 @@ def make(results: Results) -> style.Drawing:
     caption = (
         "Running mean of the training reward when the training's chain has K steps, over as many "
         "reward queries for every line of a panel; line and band: mean and standard deviation over "
-        f"{amount(data['seeds'], 'training seed')}. A reward query costs K U-Net passes to sample."
+        f"{amount(data['seeds'], 'training seed')}. A reward query costs K NFE to sample."
     )
     return style.Drawing(figure, data, TITLE, caption)
 

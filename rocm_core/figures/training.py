@@ -36,11 +36,11 @@ def make(results: Results) -> style.Drawing:
             panel.set_title(f"Trained on {metric_label(reward)}")
             panel.set_ylabel(f"{metric_label(metric)}{' (trained)' if metric == reward else ''}")
             present = set(lines["method"])
-            judged = results.monitored_methods(reward)
+            judged = results.methods_with_snapshots(reward)
             style.note_missing(panel, results, [m for m in judged if m not in present])
     for panel in axes[-1]:
         panel.set_xlabel("training step")
-    style.legend(figure, style.handles(results, results.monitored_methods()))
+    style.legend(figure, style.handles(results, results.methods_with_snapshots()))
     caption = (
         f"Mean score of the snapshots over {counts(data)}; step 0 is the base model. "
         f"Bands: {PAIRED}."

@@ -11,8 +11,8 @@ from rocm_core.grid.evaluation import (
     evaluation_sets,
     generation_settings,
     inference_steps,
-    monitor_prompts,
     sample_sets,
+    snapshot_prompts,
     training_sets,
 )
 from rocm_core.grid.loading import load_config, parse_config
@@ -31,7 +31,7 @@ __all__ = [
     "inference_steps",
     "load_config",
     "make_grid",
-    "monitor_prompts",
+    "snapshot_prompts",
     "needed",
     "offered",
     "parse_config",

@@ -12,8 +12,8 @@ from rocm_core.grid.cells import Cell, make_grid
 from rocm_core.grid.evaluation import (
     evaluation_sets,
     generation_settings,
-    monitor_prompts,
     sample_sets,
+    snapshot_prompts,
     training_sets,
 )
 from rocm_core.grid.snapshots import snapshot_steps
@@ -56,7 +56,7 @@ class Artefacts:
         self.sources: dict[str, Cell | str] = {f"base-{p}": p for p in policies} | self.cells
         self.bases = [name for name in self.sources if name not in self.cells]
         self.trained_on = training_sets([*self.cells.values()])
-        self.judged_on = evaluation_sets(config, [*self.cells.values()])
+        self.evaluation_sets = evaluation_sets(config, [*self.cells.values()])
 
     def source(self, name: str) -> Cell | str:
         """The cell or the base's policy of that name; raises `UserError` where there is none."""
@@ -74,7 +74,7 @@ class Artefacts:
         """(source, prompt set, images) of every source: of these prompt sets (None: of all), at
         every number of inference steps or at the first."""
         for name, source in self.sources.items():
-            places = sample_sets(self.config, self.judged_on, source)
+            places = sample_sets(self.config, self.evaluation_sets, source)
             for prompt_set, steps in places:
                 if (sets is None or prompt_set in sets) and (every_step or steps == places[0][1]):
                     yield name, prompt_set, self.layout.samples(name, prompt_set, steps)
@@ -89,7 +89,7 @@ class Artefacts:
     def main_scores(self, *files: str) -> list[Path]:
         """Files beside the images that fill the tables, those of validation prompts at the first
         number of steps: their scores, and the published packages' where they are asked for."""
-        files = files or ("scores.csv", *(["judged.csv"] if self.config.judges else []))
+        files = files or ("scores.csv", *(["published.csv"] if self.config.published else []))
         return [path for file in files for path in self.samples(file, ["validation"], False)]
 
     def final_images(self) -> list[Path]:
@@ -105,10 +105,10 @@ class Artefacts:
         return {
             name: self.layout.snapshots(name)
             for name, cell in self.cells.items()
-            if monitor_prompts(self.config) and cell.settings.snapshot_every
+            if snapshot_prompts(self.config) and cell.settings.snapshot_every
         }
 
-    def monitored(self) -> list[Path]:
+    def snapshot_scores(self) -> list[Path]:
         """The scores of those snapshots."""
         return self.finished(files.scores for files in self.evaluated().values())
 
@@ -157,13 +157,15 @@ class Artefacts:
         for _, prompt_set, files in self.folders(["validation"], every_step=False):
             if prompt_set in prompts:
                 yield _beside(files.readouts, {"clip": self.clip}, code.measure_code())
-                if config.judges:
-                    yield _beside(files.judged, {"judges": self.judges}, code.judge_code())
+                if config.published:
+                    yield _beside(
+                        files.published, {"scorers": self.published}, code.published_code()
+                    )
         for name, evaluated in self.evaluated().items():
             cell = self.cells[name]
-            if cell.monitored_on in prompts:
+            if cell.evaluated_on in prompts:
                 drawn = self.generation(name)
-                first = prompts[cell.monitored_on][: monitor_prompts(config)]
+                first = prompts[cell.evaluated_on][: snapshot_prompts(config)]
                 images = [
                     evaluated.image(step, prompt.id)
                     for step in snapshot_steps(cell.settings)
@@ -173,7 +175,7 @@ class Artefacts:
                     file.relative_to(evaluated.folder).as_posix()
                     for file in [evaluated.scores, *images]
                 ]
-                made = code.monitor_code(drawn, config.metrics)
+                made = code.snapshots_code(drawn, config.metrics)
                 yield Made(evaluated.manifest, drawn.to_dict() | scorers, made, outputs)
 
     @property
@@ -182,9 +184,9 @@ class Artefacts:
         return self.config.scorers["clipscore"] if "clipscore" in self.config.metrics else None
 
     @property
-    def judges(self) -> dict[str, str | None]:
+    def published(self) -> dict[str, str | None]:
         """{metric: weights} of the published packages that score images."""
-        return {name: self.config.scorers[name] for name in self.config.judges}
+        return {name: self.config.scorers[name] for name in self.config.published}
 
 
 def _beside(file: Path, settings: Mapping[str, Any], fingerprint: str) -> Made:

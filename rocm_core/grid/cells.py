@@ -41,7 +41,7 @@ class Cell:
         return f"{self.reward}/{self.variant}/seed-{self.seed}"
 
     @property
-    def monitored_on(self) -> str:
+    def evaluated_on(self) -> str:
         """The prompt set on which its snapshots are evaluated: that of its training where a sweep
         chose it, as the animals of figure 6, else the validation prompts."""
         return self.settings.prompts if "prompts" in dict(self.swept) else "validation"

@@ -66,9 +66,11 @@ def measure_code() -> str:
     return code_fingerprint("workflow/scripts/measure.py")
 
 
-def monitor_code(settings: GenerationSettings, metrics: Sequence[str]) -> str:
+def snapshots_code(settings: GenerationSettings, metrics: Sequence[str]) -> str:
     """Code fingerprint of judging a cell's snapshots."""
-    return code_fingerprint("workflow/scripts/monitor.py", *_policy(settings), *_scorers(metrics))
+    return code_fingerprint(
+        "workflow/scripts/evaluate_snapshots.py", *_policy(settings), *_scorers(metrics)
+    )
 
 
 def _policy(settings: ModelSettings) -> list[str]:
@@ -83,9 +85,9 @@ def _scorers(metrics: Sequence[str]) -> list[str]:
     return [module_of("rewards", metric, "metrics") for metric in metrics]
 
 
-def judge_code() -> str:
+def published_code() -> str:
     """Code fingerprint of scoring images by the published packages."""
-    return code_fingerprint("workflow/scripts/judge.py")
+    return code_fingerprint("workflow/scripts/score_published.py")
 
 
 def agreement_code() -> str:

@@ -23,10 +23,10 @@ def evaluation_sets(config: "Config", cells: Sequence[Cell]) -> list[str]:
     return ["validation", *(name for name in config.prompts if name not in others)]
 
 
-def monitor_prompts(config: "Config") -> int:
+def snapshot_prompts(config: "Config") -> int:
     """How many of the first validation prompts each snapshot is evaluated on; 0: none."""
     most = prompt_count(config.prompts["validation"])
-    return config.monitor.prompts if most is None else min(config.monitor.prompts, most)
+    return config.snapshots.prompts if most is None else min(config.snapshots.prompts, most)
 
 
 def inference_steps(config: "Config") -> tuple[int | None, ...]:

@@ -19,9 +19,9 @@ from rocm_core.grid.methods import POLICIES, chain_of
 from rocm_core.plugins import did_you_mean, module_of
 from rocm_core.prompts import check_sources, prompt_count
 
-# Prompt sources that a world offers, and its judges: scorers that know the truth of that world.
+# Prompt sources that a world offers, and its gold judge, which knows the truth of that world.
 _SOURCES = {"shapes": ("shapes",), "paper": ()}
-_JUDGES = {"gold": "shapes"}
+_GOLD = {"gold": "shapes"}
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -51,20 +51,22 @@ def _check(config: Config) -> None:
         module_of("chains", chain_of(config, name), f"policies.{name}.chain")
     for name, weights in config.scorers.items():
         module_of("rewards", name, f"scorers.{name}")
-        if name in _JUDGES and _JUDGES[name] != config.world:
-            raise UserError(f"scorers.{name} is the judge of another world: remove it")
-        if name in _JUDGES and weights is not None:
-            raise UserError(f"scorers.{name} is a judge without weights: set it to null")
-    for name in config.judges:
+        if name in _GOLD and _GOLD[name] != config.world:
+            raise UserError(f"scorers.{name} is the gold judge of another world: remove it")
+        if name in _GOLD and weights is not None:
+            raise UserError(f"scorers.{name} is a gold judge without weights: set it to null")
+    for name in config.published:
         if name not in config.metrics:
-            raise UserError(f"judges: {name!r} is not among the metrics: add it or remove it here")
+            raise UserError(
+                f"published: {name!r} is not among the metrics: add it or remove it here"
+            )
     for key, names in (("rewards", config.rewards), ("metrics", config.metrics)):
         for name in names:
             if name not in config.scorers:
                 hint = did_you_mean(name, config.scorers)
                 raise UserError(f"{key}: {name!r} is not among the scorers{hint}")
-            if name in _JUDGES and key == "rewards":
-                raise UserError(f"rewards: {name!r} is a judge and never trains: remove it")
+            if name in _GOLD and key == "rewards":
+                raise UserError(f"rewards: {name!r} is a gold judge and never trains: remove it")
     overlay = config.efficiency_overlay
     if overlay and not Path(overlay).is_file():
         raise UserError(f"efficiency_overlay: {show(overlay)} does not exist: correct the path")

@@ -35,7 +35,7 @@ def _needs(config: "Config") -> dict[str, bool]:
     settings = [cell.settings for cell in cells]
     rocm = [one for one in settings if one.algorithm == "direct"]
     beta_sweeps = beta_tries(cells)
-    monitored = config.monitor.prompts > 0
+    evaluated = config.snapshots.prompts > 0
     return {
         "regularised": any(one.divergence != "none" for one in settings),
         "regularised rocm": any(one.divergence != "none" for one in rocm),
@@ -45,8 +45,8 @@ def _needs(config: "Config") -> dict[str, bool]:
         "beta sweeps": bool(beta_sweeps),
         "other sweeps": any(cell.swept for cell in cells if cell not in beta_sweeps),
         "horizons": any([k for k, _ in cell.swept] == ["inference_steps"] for cell in cells),
-        "snapshots": monitored and any(one.snapshot_every for one in settings),
-        "rocm snapshots": monitored and any(one.snapshot_every for one in rocm),
+        "snapshots": evaluated and any(one.snapshot_every for one in settings),
+        "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
         "gold": "gold" in config.metrics,
         "inference steps": len(set(inference_steps(config))) > 1,
         "prompt sets": len(evaluation_sets(config, cells)) > 1,

@@ -32,7 +32,7 @@ COMPILED_MODES = MODES[:2]  # a compiled network has no blocks any more
 
 
 class Policy(nn.Module):
-    """unet_passes: evaluations of the network so far, counted per image, forward; those that
+    """nfe: evaluations of the network so far, counted per image, forward; those that
     activation checkpointing repeats are not counted."""
 
     timesteps: Tensor  # (K,), in the order of the steps
@@ -41,7 +41,7 @@ class Policy(nn.Module):
     def __init__(self, denoiser: Denoiser, chain: Chain) -> None:
         super().__init__()
         self.denoiser, self.chain = denoiser, chain
-        self.unet_passes = 0
+        self.nfe = 0
         self._activation_checkpointing: ActivationCheckpointing = "none"
         # On the device too, so that no step waits for it.
         timesteps = torch.tensor([step.timestep for step in chain.steps], device=denoiser.device)
@@ -187,7 +187,7 @@ class Policy(nn.Module):
         return replace(past, mean=mean, reference_mean=reference_mean)
 
     def _count(self, state: Tensor) -> None:
-        self.unet_passes += self.denoiser.passes * len(state)
+        self.nfe += self.denoiser.passes * len(state)
 
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the reference: its adapter is off."""

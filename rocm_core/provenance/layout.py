@@ -29,7 +29,7 @@ class SampleFiles:
         self.index = folder / "index.jsonl"
         self.manifest = folder / "manifest.json"
         self.scores = folder / "scores.csv"
-        self.judged = folder / "judged.csv"
+        self.published = folder / "published.csv"
         self.readouts = folder / "readouts.csv"
 
     def image(self, prompt_id: str) -> Path:

@@ -31,7 +31,7 @@ from rocm_core.tables import tables
 _TEMPLATES = jinja2.FileSystemLoader(Path(__file__).parent)  # page.html.j2, with its style.css
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
-    *("beta", "reward_queries", "unet_passes"),
+    *("beta", "reward_queries", "nfe"),
 )
 _TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}
 _GROUPS = {"Q": "What this reproduction asks", "": "The ROCM paper", "R": "The RLCM paper"}

@@ -29,7 +29,7 @@ COLUMNS = [
     *(f"total_{cost}" for cost in COSTS),
     "seeds",
 ]
-_HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries", "U-Net passes"]
+_HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries", "NFE"]
 
 
 def make(results: Results) -> Table:

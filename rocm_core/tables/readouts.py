@@ -80,7 +80,7 @@ def _methods(results: Results, reward: str) -> list[str]:
 def _rows(results: Results, reward: str, method: str) -> Iterator[dict[str, object]]:
     is_base = results.models[method].cell is None
     trained_on = None if is_base else reward
-    readouts, monitor = results.readouts, results.monitor
+    readouts, snapshots = results.readouts, results.snapshots
     same = readouts["reward"].isna() if is_base else readouts["reward"] == reward
     own = readouts[same & (readouts["method"] == method)]
     values = {name: per_prompt(own[own["metric"] == name]) for name in readouts["metric"].unique()}
@@ -88,8 +88,8 @@ def _rows(results: Results, reward: str, method: str) -> Iterator[dict[str, obje
         values[GOLD] = results.scores(method, GOLD, trained_on)
     if not is_base:
         values[HELD_OUT] = _held_out(results, reward, method)
-    if not is_base and results.is_monitored(reward, method):
-        own = monitor[(monitor["reward"] == reward) & (monitor["method"] == method)]
+    if not is_base and results.has_snapshots(reward, method):
+        own = snapshots[(snapshots["reward"] == reward) & (snapshots["method"] == method)]
         own = own[(own["metric"] == _DISTANCE) & (own["step"] == own["step"].max())]
         values[_DISTANCE] = per_prompt(own)
     seeds = None if is_base else results.seeds(reward, method)

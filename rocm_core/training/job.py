@@ -149,6 +149,6 @@ def _write_results(
             "processes": processes,
             "trainable_parameters": sum(value.numel() for value in trainer.lora.values()),
             "reward_queries": last["reward_queries"],
-            "unet_passes": last["unet_passes"],
+            "nfe": last["nfe"],
         },
     )

@@ -126,7 +126,7 @@ class Trainer:
             "learning_rate": learning_rate,
             "seconds": round(self.seconds, 3),
             "reward_queries": self.reward_queries,
-            "unet_passes": self.policy.unet_passes * processes,
+            "nfe": self.policy.nfe * processes,
             "peak_memory_gib": round(_peak_memory_gib(self.device), 3),
         }
         return row, seen
@@ -250,7 +250,7 @@ class Trainer:
         return {
             "identity": self.identity,
             "counts": [self.step, self.seconds, self.reward_queries],
-            "unet_passes": self.policy.unet_passes,
+            "nfe": self.policy.nfe,
             "history": self.history,
             "beta": self.beta,
             "calibration": self.calibration,
@@ -277,7 +277,7 @@ class Trainer:
         if self.average is not None:
             self.average = {k: v.to(self.device) for k, v in state["average"].items()}
         self.step, self.seconds, self.reward_queries = state["counts"]
-        self.policy.unet_passes = state["unet_passes"]
+        self.policy.nfe = state["nfe"]
         self.history, self.calibration = state["history"], state["calibration"]
         self.activation_checkpointing = state["activation_checkpointing"]
 

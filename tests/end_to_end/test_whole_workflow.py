@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml."""
     checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
-    config |= {"name": "tiny", "rewards": ["aesthetic"], "monitor": {"prompts": JUDGED}}
+    config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
     del config["cells"]
     config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": 0.02}}
     config["policies"]["consistency"]["steps"] = STEPS

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rocm_core.evaluation import Judge
+from rocm_core.evaluation import PublishedScorer
 from rocm_core.evaluation import published as judges
 
 # From the names of transformers' BLIP to those of the network that image-reward brings along.
@@ -51,7 +51,7 @@ CLIP_NAMES = (
 )
 
 
-def load_pickscore(weights: Path, _: str) -> Judge:
+def load_pickscore(weights: Path, _: str) -> PublishedScorer:
     """The example of PickScore's model card, which is no package, on transformers of its time."""
     from transformers import AutoModel, AutoProcessor
 
@@ -78,7 +78,7 @@ def renamed(weights: Path, names: tuple[tuple[str, str], ...]) -> dict[str, Tens
     return tensors
 
 
-def load_blipscore(weights: Path, _: str) -> Judge:
+def load_blipscore(weights: Path, _: str) -> PublishedScorer:
     """image-reward's; it reads sizes and tokenizer where ImageReward has them."""
     from ImageReward.models.BLIP import blip
     from ImageReward.models.BLIPScore import BLIPScore
@@ -133,17 +133,17 @@ def load_clip_scorer(module: str, weights: Path) -> nn.Module:
         return getattr(importlib.import_module(f"ImageReward.models.{module}"), module)("")
 
 
-def load_clipscore(weights: Path, _: str) -> Judge:
+def load_clipscore(weights: Path, _: str) -> PublishedScorer:
     return scored_by(load_clip_scorer("CLIPScore", weights))
 
 
-def load_aesthetic(weights: Path, _: str) -> Judge:
+def load_aesthetic(weights: Path, _: str) -> PublishedScorer:
     scorer = load_clip_scorer("AestheticScore", weights)
     scorer.mlp.load_state_dict(torch.load(next(weights.glob("*.pth")), weights_only=True))
     return scored_by(scorer)
 
 
-def scored_by(scorer: nn.Module) -> Judge:
+def scored_by(scorer: nn.Module) -> PublishedScorer:
     scorer.eval()
     return lambda image, prompt: float(scorer.score(prompt, str(image)))
 

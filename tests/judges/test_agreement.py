@@ -79,14 +79,14 @@ def test_ours_and_the_published_scorers_agree(place: Path, judge: list[str], siz
     del chosen["clipscore_hessel"]  # its authors publish a script, not a package
     score_folder(chosen, place / f"samples-{size}", place / "ours.csv", "code")
     done = subprocess.run(
-        [*judge, ROOT / "workflow/scripts/judge.py", "--judges", json.dumps(chosen)]
-        + ["--samples", f"samples-{size}", "--output", "judged.csv"],
+        [*judge, ROOT / "workflow/scripts/score_published.py", "--scorers", json.dumps(chosen)]
+        + ["--samples", f"samples-{size}", "--output", "published.csv"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    ours, theirs = read(place / "ours.csv"), read(place / "judged.csv")
+    ours, theirs = read(place / "ours.csv"), read(place / "published.csv")
     assert ours.keys() == theirs.keys() and len(ours) == len(chosen) * len(PROMPTS)
     for name in chosen:
         pairs = [(ours[key], theirs[key]) for key in ours if key[1] == name]
@@ -108,7 +108,7 @@ prompts:
   validation: {source: validation.txt}
 rewards: [hpsv2]
 methods: {rocm-none: }
-judges: [hpsv2, hpsv2_0, imagereward]
+published: [hpsv2, hpsv2_0, imagereward]
 """
 
 
@@ -133,7 +133,7 @@ def test_the_workflow_writes_the_table_of_differences(
         shutil.copytree(place / "samples-224", folder)
         score_folder(chosen, folder, folder / "scores.csv", "code")
     target = "results/twins/tables/scorer_agreement.csv"
-    rules = ["--allowed-rules", "judge_images", "scorer_agreement"]
+    rules = ["--allowed-rules", "score_published", "scorer_agreement"]
     done = checkout.snakemake(target, "--cores", "1", *rules, "--configfile", "config/twins.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     with open(tmp_path / target, newline="") as file:

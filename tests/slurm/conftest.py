@@ -40,7 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["resources"] |= {"gpus": 1, "memory_gib": 1}
     config["prompts"]["train"]["count"] = 16
     config["prompts"]["validation"]["count"] = 4
-    config["monitor"]["prompts"] = 2
+    config["snapshots"]["prompts"] = 2
     config["training"] |= {"iterations": 4, "batch_size": 2, "snapshot_every": 2}
     _write(checkout.path / f"config/{DEMO}.yaml", config)
     del config["cells"]
@@ -49,7 +49,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rewards": ["aesthetic"],
         "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.02}},
         "metrics": ["aesthetic", "gold"],
-        "monitor": {"prompts": 0},
+        "snapshots": {"prompts": 0},
     }
     config["training"] |= {"iterations": ITERATIONS, "snapshot_every": SNAPSHOT}
     _write(checkout.path / f"config/{SMALL}.yaml", config)

@@ -37,7 +37,7 @@ def submitted(log: str) -> list[set[str]]:
     logs = re.findall(r"submitted with SLURM jobid \d+ \(log: .*/slurm_logs/(\S+)/\d+\.log\)", log)
     assert logs
     known = ("make_prompts", "train_cell", "generate_images", "score_images", "measure_images")
-    known += ("monitor_cell", "group_render")
+    known += ("evaluate_snapshots", "group_render")
     return [{rule for rule in known if rule in name} for name in logs]
 
 
@@ -59,7 +59,7 @@ def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
     config = load_config(grid.path / grid.config)
     cells = len(make_grid(config))
     # Trainings; images and scores, the base's too; snapshots.
-    assert sum(job.gpus for job in jobs) == 2 * cells + 1 + bool(config.monitor.prompts) * cells
+    assert sum(job.gpus for job in jobs) == 2 * cells + 1 + bool(config.snapshots.prompts) * cells
     for job in jobs:
         assert job.gpus <= GPUS[job.node]
         others = [o for o in jobs if o.gpus and o.start < job.end and job.start < o.end]
@@ -84,7 +84,7 @@ def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> Non
     images = {"generate_images", "score_images", "measure_images"}
     jobs = [{"train_cell"}, images, {"group_render"}]
     if (grid.results / "samples" / CELL / "snapshots").exists():
-        jobs.append({"monitor_cell"})
+        jobs.append({"evaluate_snapshots"})
     found = submitted(log.read_text()[before:])
     assert sorted(map(sorted, found)) == sorted(map(sorted, jobs))
     assert {path: path.stat().st_mtime_ns for path in others} == others

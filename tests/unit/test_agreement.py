@@ -23,7 +23,7 @@ def test_differences_are_those_of_the_same_image_and_metric(tmp_path):
         own = [("007", "hpsv2", 0.25 + index), ("7", "hpsv2", 0.5), ("007", "aesthetic", 5.0)]
         ours.append(write(tmp_path / folder / "scores.csv", own))
         other = [("7", "hpsv2", 0.5 + 0.01 * index), ("007", "hpsv2", 0.25 + index)]
-        judged.append(write(tmp_path / folder / "judged.csv", other))
+        judged.append(write(tmp_path / folder / "published.csv", other))
     write_agreement(ours, judged, tmp_path / "agreement.csv")
     with open(tmp_path / "agreement.csv", newline="") as file:
         (row,) = csv.DictReader(file)
@@ -38,9 +38,9 @@ def test_differences_are_those_of_the_same_image_and_metric(tmp_path):
 
 def test_an_image_that_only_the_judge_scored_is_refused(tmp_path):
     ours = write(tmp_path / "scores.csv", [("1", "hpsv2", 0.2)])
-    judged = write(tmp_path / "judged.csv", [("1", "hpsv2", 0.2), ("2", "hpsv2", 0.2)])
-    with pytest.raises(UserError, match="judged.csv judges images that"):
+    judged = write(tmp_path / "published.csv", [("1", "hpsv2", 0.2), ("2", "hpsv2", 0.2)])
+    with pytest.raises(UserError, match="published.csv scores images that"):
         write_agreement([ours], [judged], tmp_path / "agreement.csv")
     judged.write_text("nothing")
-    with pytest.raises(UserError, match="judged.csv and .*scores.csv cannot be compared"):
+    with pytest.raises(UserError, match="published.csv and .*scores.csv cannot be compared"):
         write_agreement([ours], [judged], tmp_path / "agreement.csv")

@@ -95,12 +95,12 @@ def test_the_floor_is_made_of_the_passes_that_a_step_takes(setup):
     ours = Ours(
         setup | {"turned": {"activation_checkpointing": "none"}}, CPU
     )  # not to be measured first
-    passes, before = ours.passes(), ours.trainer.policy.unet_passes
+    passes, before = ours.passes(), ours.trainer.policy.nfe
     assert passes == before
     counts = {name: line["count"] for name, line in ours.floor().items()}
     assert counts.pop("decode and reward") == 1
     assert sum(counts.values()) * setup["batch_size"] == passes
-    assert ours.trainer.policy.unet_passes == before, "bare passes are no steps"
+    assert ours.trainer.policy.nfe == before, "bare passes are no steps"
 
 
 def test_models_of_true_size_are_written_in_layouts_that_load(tmp_path, monkeypatch):

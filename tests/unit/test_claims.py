@@ -143,7 +143,7 @@ def stopping(tmp_path_factory):
             "train": {"source": "shapes", "count": 64, "seed": 1},
             "validation": {"source": "shapes", "count": 80, "seed": 2},
         },
-        monitor={"prompts": 80},
+        snapshots={"prompts": 80},
     )
     planted = effects(
         **{

@@ -23,7 +23,7 @@ from rocm_core.configuration import (
     validate,
 )
 from rocm_core.errors import UserError
-from rocm_core.grid import load_config, make_grid, monitor_prompts, parse_config
+from rocm_core.grid import load_config, make_grid, parse_config, snapshot_prompts
 from rocm_core.plugins import ROOT, names
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -76,8 +76,8 @@ def test_every_key_has_a_value_of_its_type():
     config = parse_config(yaml.safe_load(SMALL))
     assert config.training["adam_betas"] == [0.9, 0.999]  # a default of the schema
     assert config.metrics == ("hpsv2", "aesthetic", "gold")
-    assert config.monitor.prompts == 64
-    assert monitor_prompts(config) == 8  # as there are only eight
+    assert config.snapshots.prompts == 64
+    assert snapshot_prompts(config) == 8  # as there are only eight
     assert config.resources.threads == 1 and config.generation.seed == 1000
     assert config.prompts["validation"].held_out and not config.prompts["train"].held_out
 
@@ -151,11 +151,11 @@ BROKEN = {
         "prompts.train.source .txt",
     ),
     "path": ("name: small", "name: ../small", "name a name of lower-case letters"),
-    "judge": ("name: small", "name: small\njudges: [clipscore]", "judges 'clipscore'"),
+    "judge": ("name: small", "name: small\npublished: [clipscore]", "published 'clipscore'"),
     "judge of no metric": (
         "name: small",
-        "name: small\njudges: [imagereward]",
-        "judges 'imagereward' is not among the metrics",
+        "name: small\npublished: [imagereward]",
+        "published 'imagereward' is not among the metrics",
     ),
     "warm-up": ("snapshot_every: 5", "warmup_steps: 11", "warmup_steps at most 10 not 11"),
     "other world": ("name: small", "name: small\nworld: paper", "scorers.gold another world"),

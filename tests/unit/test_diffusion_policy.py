@@ -146,7 +146,7 @@ def test_passes_are_counted_per_image_and_guidance_1_takes_one(model):
         trajectory = policy.rollout(embeddings, noise, reference="stop")
         policy.reevaluate(1, trajectory.transitions[1], embeddings)
         policy.reevaluate(1, trajectory.transitions[1], embeddings, reference=True)
-        assert policy.unet_passes == sum(sizes) == passes * 3 * (4 + 4 + 1 + 2)
+        assert policy.nfe == sum(sizes) == passes * 3 * (4 + 4 + 1 + 2)
 
 
 def test_an_image_does_not_depend_on_its_batch(model):

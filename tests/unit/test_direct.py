@@ -181,11 +181,11 @@ def test_the_reduction_comes_before_the_divergence(double):
 
 
 def test_without_a_divergence_the_reference_is_never_evaluated(double):
-    before = double.unet_passes
+    before = double.nfe
     objective(double, tiny.settings(divergence="none"))
-    assert double.unet_passes - before == 2 * 3
+    assert double.nfe - before == 2 * 3
     _, statistics = objective(double, tiny.settings(divergence="kl", beta=BETA))
-    assert double.unet_passes - before == 2 * 3 + 2 * (3 + 2)
+    assert double.nfe - before == 2 * 3 + 2 * (3 + 2)
 
 
 def test_a_divergence_without_weight_is_observed_only(double):

@@ -281,7 +281,7 @@ def test_figure_6_prefers_models_trained_on_animals_and_shows_them_animals(tmp_p
     swept = {"methods": list(methods), "rewards": ["aesthetic"], "setting": "prompts"}
     sweeps = [swept | {"values": ["animals"]}]
     config = make_config(methods=methods, prompts=prompts, sweeps=sweeps, seeds=[0, 1])
-    assert {c.monitored_on for c in make_grid(config)} == {"validation", "animals"}
+    assert {c.evaluated_on for c in make_grid(config)} == {"validation", "animals"}
     write_results(tmp_path, config)
     animals = [Prompt(f"a{i}", f"animal {i}", "synthetic") for i in range(3)]
     write_prompts(tmp_path / "prompts/animals.jsonl", animals)
@@ -341,7 +341,7 @@ def test_efficiency_shows_the_planted_gain_against_every_cost(wide):
     assert rlcm["mean"] == pytest.approx(0.3 + 0.002 * 39.5 + 0.001)
     assert rlcm["deviation"] == pytest.approx(0.002 / 2**0.5) and rlcm["seeds"] == 2
     assert (rlcm["reward_queries"], ddpo["reward_queries"]) == (320, 320)
-    assert (rlcm["unet_passes"], ddpo["unet_passes"]) == (8 * 4 * 40, 8 * 40 * 40)
+    assert (rlcm["nfe"], ddpo["nfe"]) == (8 * 4 * 40, 8 * 40 * 40)
     assert ddpo["seconds"] == 10 * rlcm["seconds"] == 200
     assert "rlcm--inference_steps-2" not in set(data["method"])
 
@@ -433,7 +433,7 @@ def test_only_figures_with_data_are_offered(tmp_path, monkeypatch):
     assert set(figures(make_config())) == {*always, *monitored}
     without_gold = figures(make_config(metrics=["hpsv2", "aesthetic"]))
     assert set(without_gold) == {*always, "figure6", "training"}
-    assert set(figures(make_config(monitor={"prompts": 0}))) == set(always)
+    assert set(figures(make_config(snapshots={"prompts": 0}))) == set(always)
     unregularised = figures(make_config(methods={"rocm-none": {}}, rewards=["hpsv2"]))
     assert set(unregularised) == {"figure2", "figure5", *monitored}
 

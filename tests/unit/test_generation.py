@@ -51,7 +51,7 @@ def test_every_prompt_has_its_image_an_index_line_and_a_hash(model, tmp_path):
     manifest = json.loads((output / "manifest.json").read_text())
     expected = {name: sha256_file(output / name) for name in [*images, "index.jsonl"]}
     assert manifest["outputs"] == expected and manifest["code"] == "f00d"
-    assert manifest["settings"]["seed"] == 1000 and manifest["unet_passes"] == 7 * 4
+    assert manifest["settings"]["seed"] == 1000 and manifest["nfe"] == 7 * 4
 
 
 def test_the_time_of_an_image_leaves_out_loading_and_the_first_batch(model, tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_one_cells_beta_changes_that_cell_only():
 
 def test_resources_and_rendering_change_no_cell():
     resources = {"threads": 8, "gpus": 2, "memory_gib": 64, "runtime_minutes": 5}
-    assert cells_of(resources=resources, partial=True, monitor={"prompts": 2}) == cells_of()
+    assert cells_of(resources=resources, partial=True, snapshots={"prompts": 2}) == cells_of()
 
 
 def test_reverse_kl_is_kl_and_never_trained_twice():

@@ -86,7 +86,7 @@ def test_images_are_those_of_diffusers_with_the_lora_fused(
     images = policy.decode(policy.rollout(embeddings, noise).latents)
     wanted = pipeline_images(model, lora, noise, steps, guidance_scale, monkeypatch)
     torch.testing.assert_close(images, wanted, atol=1e-5, rtol=0)
-    assert policy.unet_passes == 2 * steps * (2 if guidance_scale > 1 else 1)
+    assert policy.nfe == 2 * steps * (2 if guidance_scale > 1 else 1)
     plain = pipeline_images(model, None, noise, steps, guidance_scale, monkeypatch)
     assert (images - plain).abs().max() > 0.01
     tiny.perturb(policy.network)

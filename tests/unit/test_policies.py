@@ -191,10 +191,10 @@ def test_passes_are_counted_per_image_and_once(model):
     policy = load(model)
     noise, embeddings = policy.noise(0, ["a", "b"], "test"), policy.encode_prompts(PROMPTS[:2])
     policy.rollout(embeddings, noise)
-    assert policy.unet_passes == 2 * 4
+    assert policy.nfe == 2 * 4
     policy.activation_checkpointing = "block"
     policy.rollout(embeddings, noise, reference="stop").latents.sum().backward()
-    assert policy.unet_passes == 2 * 4 + 2 * (4 + 3)
+    assert policy.nfe == 2 * 4 + 2 * (4 + 3)
 
 
 def test_a_rollout_reads_nothing_back_from_the_device(model, monkeypatch):

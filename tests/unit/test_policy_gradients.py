@@ -427,12 +427,12 @@ def test_passes_are_counted_in_the_same_way_for_all(models, kind):
     }
     batch = batch_for(policy)
     for (name, divergence), evaluations in expected.items():
-        before, sizes[:] = policy.unet_passes, []
+        before, sizes[:] = policy.nfe, []
         changes = {"beta": 0.1} if divergence == "kl" else {}
         epochs = {} if name == "direct" else {"inner_epochs": 2}
         learner = algorithm(name, divergence=divergence, **changes, **epochs)
         learner.update(policy, tiny.Brightness(), [batch], toy.Gradients(policy))
-        assert policy.unet_passes - before == sum(sizes) == 4 * passes * evaluations, name
+        assert policy.nfe - before == sum(sizes) == 4 * passes * evaluations, name
 
 
 def test_learning_keeps_the_activations_of_one_step_at_a_time(models):

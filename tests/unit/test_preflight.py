@@ -60,11 +60,11 @@ def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
     assert len(history.splitlines()) == 4
 
 
-JUDGE = """\
+PUBLISHED = """\
 #!{python}
 import csv, sys
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-if options["--judges"] != '{{"hpsv2": "models/HPSv2"}}':
+if options["--scorers"] != '{{"hpsv2": "models/HPSv2"}}':
     sys.exit("error: it was asked for others")
 with open(options["--output"], "w") as file:
     csv.writer(file).writerows([("prompt_id", "metric", "value"), ("a", "hpsv2", 0.2{digit})])
@@ -73,10 +73,12 @@ with open(options["--output"], "w") as file:
 
 def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
     python = tmp_path / "python"
-    monkeypatch.setattr(rocm_core.commands.preflight, "JUDGE", python)
+    monkeypatch.setattr(rocm_core.commands.preflight, "PUBLISHED", python)
     scorers = {"hpsv2": "models/HPSv2", "clipscore": "nowhere"}
     policies = {"consistency": {"model": "my/own", "steps": 3, "guidance_scale": 4.0}}
-    config = parse_config(CONFIG | {"scorers": scorers, "policies": policies, "judges": ["hpsv2"]})
+    config = parse_config(
+        CONFIG | {"scorers": scorers, "policies": policies, "published": ["hpsv2"]}
+    )
     (tmp_path / "hpsv2.csv").write_text("prompt_id,metric,value\na,hpsv2,0.25\n")
 
     def judge(asked=config):
@@ -90,9 +92,9 @@ def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
         [],
     )
     python.touch(0o755)
-    python.write_text(JUDGE.format(python=sys.executable, digit=5))
+    python.write_text(PUBLISHED.format(python=sys.executable, digit=5))
     assert judge() == ([], ["consistency: hpsv2 as published 0.25"])
-    python.write_text(JUDGE.format(python=sys.executable, digit=7))
+    python.write_text(PUBLISHED.format(python=sys.executable, digit=7))
     ((message,), _) = judge()
     assert message == "hpsv2 gives 0.25, its package 0.27: see which of them errs"
     config.scorers["hpsv2"] = "models/other"

@@ -98,7 +98,7 @@ def test_readings_follow_from_the_planted_effects(finished):
 
 def test_without_a_gold_judge_the_reading_is_about_the_reward(finished):
     metrics = ["hpsv2", "aesthetic", "clipscore"]
-    results = Results(make_config(metrics=metrics, monitor={"prompts": 0}), finished[1])
+    results = Results(make_config(metrics=metrics, snapshots={"prompts": 0}), finished[1])
     assert reading(results, "hpsv2", "rocm-none").phrase == "reward rises"
     assert "Gold judge" not in make(results).html
 
@@ -223,7 +223,7 @@ def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):
     write_claims(tmp_path)
     path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["unet_passes"]
+    del manifest["nfe"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="rocm-kl/seed-0/manifest.json has no unet_passes"):
+    with pytest.raises(UserError, match="rocm-kl/seed-0/manifest.json has no nfe"):
         make(Results(config, tmp_path))

@@ -37,25 +37,25 @@ def test_scores_recover_a_planted_effect_averaged_over_seeds(finished):
 
 
 def test_the_published_packages_fill_the_columns_of_metrics_with_a_judge(tmp_path):
-    config = make_config(judges=["hpsv2"])
+    config = make_config(published=["hpsv2"])
     write_results(tmp_path, config)
     ours = Results(make_config(), tmp_path).final
     for scores in tmp_path.glob("samples/**/validation/*/scores.csv"):
         own = pd.read_csv(scores, dtype={"prompt_id": str}).query("metric == 'hpsv2'")
-        own.assign(value=own["value"] + 1).to_csv(scores.with_name("judged.csv"), index=False)
+        own.assign(value=own["value"] + 1).to_csv(scores.with_name("published.csv"), index=False)
     judged = Results(config, tmp_path).final
     keys = ["method", "reward", "prompt_id", "metric"]
     both = ours.merge(judged, on=keys, how="outer", validate="1:1", suffixes=("", "_judged"))
     moved = both["value_judged"] - both["value"]
     np.testing.assert_allclose(moved, both["metric"] == "hpsv2", atol=1e-9)
-    monitor = Results(config, tmp_path).monitor.query("metric == 'hpsv2'")
+    monitor = Results(config, tmp_path).snapshots.query("metric == 'hpsv2'")
     assert monitor["value"].mean() == pytest.approx(LEVELS["hpsv2"], abs=0.02)
 
 
 def test_monitor_starts_at_the_base_and_adds_kl_as_half_the_squared_distance(finished):
-    monitor = Results(*finished).monitor
-    assert sorted(monitor["step"].unique()) == [0, 10, 20, 30, 40]
-    last = monitor[(monitor["step"] == 40) & (monitor["reward"] == "hpsv2")]
+    snapshots = Results(*finished).snapshots
+    assert sorted(snapshots["step"].unique()) == [0, 10, 20, 30, 40]
+    last = snapshots[(snapshots["step"] == 40) & (snapshots["reward"] == "hpsv2")]
     last = last[last["method"] == "rocm-none"].groupby("metric")["value"].mean()
     assert last["squared_distance"] == pytest.approx(100) and last["kl"] == pytest.approx(50)
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation import generate, monitor
+from rocm_core.evaluation import evaluate_snapshots, generate
 from rocm_core.evaluation import scores as scoring
 from rocm_core.policies import add_adapter, load_lora, save_lora
 from rocm_core.prompts import Prompt
@@ -164,9 +164,9 @@ def trained(tmp_path):
 
 def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):
     prompts = [Prompt(identity, text, "test") for identity, text in TEXTS.items()]
-    snapshots, output = tmp_path / "snapshots", tmp_path / "monitor"
+    snapshots, output = tmp_path / "snapshots", tmp_path / "evaluated"
     scorers = {"redness": None, "contrast": None}
-    monitor(trained, scorers, prompts, snapshots, output, "cd34")
+    evaluate_snapshots(trained, scorers, prompts, snapshots, output, "cd34")
     assert loaded == [("redness", None), ("contrast", None)]
     assert (output / "scores.csv").read_text().startswith("step,prompt_id,metric,value\n")
     rows = read_rows(output / "scores.csv")
@@ -207,4 +207,4 @@ def test_monitor_needs_snapshots(trained, tmp_path, loaded):
     (tmp_path / "empty").mkdir()
     prompts = [Prompt("00000", "a", "test")]
     with pytest.raises(UserError, match="empty holds no snapshot"):
-        monitor(trained, {}, prompts, tmp_path / "empty", tmp_path / "out", "cd34")
+        evaluate_snapshots(trained, {}, prompts, tmp_path / "empty", tmp_path / "out", "cd34")

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from synthetic import make_config, make_wide_config, write_results
 
-from rocm_core.analysis import Results, judges
+from rocm_core.analysis import Results, evaluators
 from rocm_core.commands.render import render
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
@@ -208,7 +208,7 @@ def test_costs_say_when_each_method_reached_the_best_of_the_slowest(wide):
     # 0.002 (n - 0.5) reaches 0.01975 at n = 10.4, rocm-kl with 0.01 at 2.5.
     assert of_reward.loc["rlcm", "reward_queries"] == 11 * 8
     assert of_reward.loc["rocm-kl", "reward_queries"] == 3 * 8
-    assert of_reward.loc["rlcm", "unet_passes"] == 11 * 8 * 4
+    assert of_reward.loc["rlcm", "nfe"] == 11 * 8 * 4
     assert of_reward.loc["rlcm", "seconds"] == 11 * 0.5
     assert of_reward.loc["rlcm", "deviation"] == pytest.approx(0.002 / 2**0.5)
 
@@ -257,7 +257,7 @@ def test_a_version_of_the_trained_scorer_judges_nothing(tmp_path):
     config = make_config(rewards=["hpsv2"], metrics=metrics, scorers=scorers)
     write_results(tmp_path, config)
     results = Results(config, tmp_path)
-    assert judges(results, "hpsv2") == ["aesthetic"]
+    assert evaluators(results, "hpsv2") == ["aesthetic"]
     entries = table1.make(results).data.set_index("metric")
     assert not entries.loc[["hpsv2", "hpsv2_0"], "best"].any()
     assert entries.loc["aesthetic", "best"].any()

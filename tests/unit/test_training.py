@@ -72,11 +72,11 @@ def test_a_run_leaves_its_results_and_no_state(run, tmp_path):
     assert list(rows[0]) == [
         *("step", "reward", "loss", "divergence", "squared_distance"),
         *("squared_distance_3", "squared_distance_2", "gradient_norm", "learning_rate"),
-        *("seconds", "reward_queries", "unet_passes", "peak_memory_gib"),
+        *("seconds", "reward_queries", "nfe", "peak_memory_gib"),
     ]
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [int(row["reward_queries"]) for row in rows] == [2, 4, 6, 8, 10, 12]
-    assert int(rows[-1]["unet_passes"]) == 6 * 2 * (3 + 2)
+    assert int(rows[-1]["nfe"]) == 6 * 2 * (3 + 2)
     for row in rows:
         parts = float(row["squared_distance_3"]) + float(row["squared_distance_2"])
         assert float(row["squared_distance"]) == pytest.approx(parts)

@@ -27,7 +27,7 @@ CONFIG = {
     "rewards": ["hpsv2"],
     "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.05}},
     "training": {"iterations": 4, "snapshot_every": 2},
-    "monitor": {"prompts": 2},
+    "snapshots": {"prompts": 2},
 }
 PROMPTS = {
     "train": [Prompt(str(i), f"t {i}", "t") for i in range(4)],

@@ -28,7 +28,7 @@ methods:
 cells:
   aesthetic/rocm-js: {beta: 0.25}
 training: {iterations: 4, snapshot_every: 2}
-monitor: {prompts: 4}
+snapshots: {prompts: 4}
 """
 
 

@@ -112,7 +112,7 @@ def test_accepting_can_be_limited_to_cells_and_listed_first(finished: Checkout) 
 
 
 def test_images_and_scores_are_accepted_too(finished: Checkout) -> None:
-    for file in ("generate", "score", "measure", "monitor"):
+    for file in ("generate", "score", "measure", "evaluate_snapshots"):
         finished.add_statement(f"workflow/scripts/{file}.py")
     assert verified(finished)[0] == IMAGES
     assert "27 artefacts accepted" in accept(finished)

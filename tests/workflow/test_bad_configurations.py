@@ -17,7 +17,7 @@ BROKEN = {
         ["training.learning_rate", "'1e-3'", "1.0e-3"],
     ),
     "a misspelt key": ("batch_size: 4", "batchsize: 4", ["training", "batchsize", "batch_size"]),
-    "a misspelt section": ("monitor:", "moniter:", ["moniter", "monitor"]),
+    "a misspelt section": ("snapshots:", "snapshosts:", ["snapshosts", "snapshots"]),
     "an unknown reward": (
         "rewards: [hpsv2, aesthetic]",
         "rewards: [hpsv3, aesthetic]",

@@ -39,7 +39,7 @@ sweeps:
   - {methods: [rlcm], setting: inference_steps, values: [2, 4]}
   - {rewards: [hpsv2], methods: [rocm-kl], setting: beta, values: [0.5]}
 generation: {inference_steps: [null, 1]}
-monitor: {prompts: 0}
+snapshots: {prompts: 0}
 """
 TABLES = ("table1", "table2", "table4", "costs", "sweep", "readouts")
 FIGURES = (

@@ -69,9 +69,9 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
         "train_cell": trained,
         "generate_images": (bases + main) * sets + trained - main,
         "score_images": (bases + main) * sets + trained - main,
-        "judge_images": bases + trained,
+        "score_published": bases + trained,
         "measure_images": bases + trained,
-        "monitor_cell": trained,
+        "evaluate_snapshots": trained,
     }
     documented = documented_jobs()
     assert {rule: jobs[rule] for rule in documented} == documented
@@ -136,7 +136,7 @@ def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
     (tmp_path / "sweep.yaml").write_text(demo + sweep)
     jobs = pristine.jobs("--profile", "slurm", config=str(tmp_path / "sweep.yaml"))
     cells = 10 + 2 * len(values)
-    assert cells == jobs["train_cell"] == jobs["monitor_cell"] == 500
+    assert cells == jobs["train_cell"] == jobs["evaluate_snapshots"] == 500
     assert jobs["generate_images"] == jobs["score_images"] == jobs["measure_images"] == cells + 1
     drawn = {name for name, count in jobs.items() if count == 1}
     assert {"table1", "table2", "samples", "report"} <= drawn
@@ -151,7 +151,7 @@ def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
         ("generate", {"make_prompts", "train_cell", "generate_images"}),
         ("table1", {"make_prompts", "train_cell", "generate_images", "score_images"}),
         ("squared_distance", {"make_prompts", "train_cell"}),
-        ("gold_vs_kl", {"make_prompts", "train_cell", "monitor_cell"}),
+        ("gold_vs_kl", {"make_prompts", "train_cell", "evaluate_snapshots"}),
     ],
 )
 def test_a_named_target_plans_only_what_it_needs(

@@ -19,7 +19,7 @@ DRAWN = AFTER_SCORES | AFTER_IMAGES | {"figure5": 1, "squared_distance": 1}
 
 def cells(count: int) -> dict[str, int]:
     """The jobs of `count` cells that are trained again, and what follows."""
-    each = ("train_cell", "generate_images", "score_images", "measure_images", "monitor_cell")
+    each = ("train_cell", "generate_images", "score_images", "measure_images", "evaluate_snapshots")
     return dict.fromkeys(each, count) | DRAWN
 
 
@@ -65,12 +65,12 @@ def test_editing_the_style_of_figures_redraws_them_all(finished: Checkout) -> No
 
 def test_editing_a_scorer_that_only_measures_trains_nothing(finished: Checkout) -> None:
     finished.add_statement("rocm_core/rewards/blipscore.py")
-    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | AFTER_SCORES
+    assert finished.jobs() == {"score_images": 7, "evaluate_snapshots": 6} | AFTER_SCORES
 
 
 def test_editing_a_scorer_that_trains_retrains_its_cells_only(finished: Checkout) -> None:
     finished.add_statement("rocm_core/rewards/aesthetic.py")
-    assert finished.jobs() == cells(3) | {"score_images": 7, "monitor_cell": 6}
+    assert finished.jobs() == cells(3) | {"score_images": 7, "evaluate_snapshots": 6}
 
 
 def test_editing_the_direct_update_rule_retrains_every_rocm_cell(finished: Checkout) -> None:
@@ -110,7 +110,7 @@ def test_other_weights_of_the_base_retrain_everything(finished: Checkout) -> Non
 
 def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Checkout) -> None:
     (finished.path / "weights/blipscore/model.safetensors").write_text("others")
-    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | AFTER_SCORES
+    assert finished.jobs() == {"score_images": 7, "evaluate_snapshots": 6} | AFTER_SCORES
 
 
 def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
@@ -163,7 +163,7 @@ def test_a_study_is_drawn_when_there_are_votes_and_redraws_nothing_else(finished
 def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> None:
     records = [json.loads(f.read_text()) for f in (complete.path / ".snakemake/metadata").iterdir()]
     assert {record["rule"] for record in records} == {
-        *("make_prompts", "train_cell", "monitor_cell", *IMAGES),
+        *("make_prompts", "train_cell", "evaluate_snapshots", *IMAGES),
         *DRAWN,
         *OF_THE_CODE,
     }
@@ -193,7 +193,7 @@ def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checko
     finished.edit(
         "rocm_core/rewards/blipscore.py", "DIFFERENTIABLE", 'VERSION_OF = "hpsv2"\nDIFFERENTIABLE'
     )
-    assert finished.jobs() == {"score_images": 7, "monitor_cell": 6} | DRAWN | OF_THE_CODE
+    assert finished.jobs() == {"score_images": 7, "evaluate_snapshots": 6} | DRAWN | OF_THE_CODE
 
 
 def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:

@@ -10,7 +10,7 @@ sys.path.insert(0, workflow.basedir)
 
 from rocm_core.configuration import read_yaml
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, monitor_prompts, needed, parse_config
+from rocm_core.grid import Artefacts, snapshot_prompts, needed, parse_config
 from rocm_core.grid import code as fingerprints
 from rocm_core.provenance import Accepted, code_fingerprint, record_beside
 from rocm_core.weights import digest_of_all, files_of_all, table, to_fetch, weights_digest
@@ -46,8 +46,8 @@ MEMORY_MB, RUNTIME = int(CONFIG.resources.memory_gib * 1024), CONFIG.resources.r
 WEIGHTS = needed(CONFIG)
 # By the environment: where a file came from is no reason to fetch it again.
 os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
-samples, trained, finished, monitored, main_scores, shown_prompts, final_images = (
-    *(FILES.samples, FILES.trained, FILES.finished, FILES.monitored),
+samples, trained, finished, snapshot_scores, main_scores, shown_prompts, final_images = (
+    *(FILES.samples, FILES.trained, FILES.finished, FILES.snapshot_scores),
     *(FILES.main_scores, FILES.prompts, FILES.final_images),
 )
 

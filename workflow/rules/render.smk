@@ -13,9 +13,9 @@ READS = {
     "readouts": main_scores("readouts.csv"),
     "histories": trained("history.csv"),
     "manifests": trained("manifest.json"),
-    "snapshots": monitored(),
+    "snapshots": snapshot_scores(),
     "prompts": shown_prompts(),
-    "prompts of snapshots": shown_prompts({cell.monitored_on: None for cell in CELLS.values()}),
+    "prompts of snapshots": shown_prompts({cell.evaluated_on: None for cell in CELLS.values()}),
     "images": final_images(),
     "times": samples("manifest.json", ["validation"]),
     "published curves": [*filter(None, [CONFIG.efficiency_overlay])],
@@ -93,9 +93,9 @@ for _name, _kind in [
 rule claims:
     input:
         scores=samples("scores.csv"),
-        judged=main_scores("judged.csv") if CONFIG.judges else [],
+        published=main_scores("published.csv") if CONFIG.published else [],
         readouts=main_scores("readouts.csv"),
-        monitored=monitored(),
+        snapshots=snapshot_scores(),
         histories=trained("history.csv"),
         votes=READS["votes, if any"],
     output:

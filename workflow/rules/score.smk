@@ -36,9 +36,9 @@ rule score_images:
         " --fingerprint {params.now} > {log} 2>&1"
 
 
-rule monitor_cell:
+rule evaluate_snapshots:
     input:
-        prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).monitored_on),
+        prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).evaluated_on),
         snapshots=CELL.snapshots,
         weights=ancient(
             lambda w: files_of_all(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
@@ -47,9 +47,9 @@ rule monitor_cell:
         scores=SNAPSHOTS.scores,
         manifest=SNAPSHOTS.manifest,
     log:
-        LAYOUT.log("monitor", "{cell}"),
+        LAYOUT.log("snapshots", "{cell}"),
     benchmark:
-        LAYOUT.benchmark("monitor", "{cell}")
+        LAYOUT.benchmark("snapshots", "{cell}")
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -60,12 +60,12 @@ rule monitor_cell:
     params:
         settings=lambda w: to_json(generation_of(w.cell)),
         scorers=to_json(CONFIG.scorer_paths()),
-        first=monitor_prompts(CONFIG),
+        first=snapshot_prompts(CONFIG),
         code=lambda w: ACCEPTED.code(
             LAYOUT.snapshots(w.cell).manifest,
-            fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
+            fingerprints.snapshots_code(generation_of(w.cell), CONFIG.metrics),
         ),
-        now=lambda w, output: fingerprints.monitor_code(generation_of(w.cell), CONFIG.metrics),
+        now=lambda w, output: fingerprints.snapshots_code(generation_of(w.cell), CONFIG.metrics),
         weights=lambda w: digest_of_all(
             *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()
         ),
@@ -74,7 +74,7 @@ rule monitor_cell:
         "Judging the snapshots of {wildcards.cell}"
     shell:
         "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
-        " workflow/scripts/monitor.py --settings {params.settings:q}"
+        " workflow/scripts/evaluate_snapshots.py --settings {params.settings:q}"
         " --scorers {params.scorers:q} --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"
         " --fingerprint {params.now} > {log} 2>&1"

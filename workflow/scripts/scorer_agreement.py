@@ -11,16 +11,18 @@ from rocm_core.provenance import record_beside, write_manifest
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ours", type=Path, nargs="+", required=True, help="each a scores.csv")
-    parser.add_argument("--judged", type=Path, nargs="+", required=True, help="its judged.csv")
+    parser.add_argument(
+        "--published", type=Path, nargs="+", required=True, help="its published.csv"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
-    write_agreement(args.ours, args.judged, args.output)
+    write_agreement(args.ours, args.published, args.output)
     write_manifest(
         record_beside(args.output),
         settings={},
         code=args.fingerprint,
-        inputs=[*args.ours, *args.judged],
+        inputs=[*args.ours, *args.published],
         outputs=[args.output],
     )
 

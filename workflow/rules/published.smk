@@ -1,19 +1,21 @@
 # The published scorers on the final images, and how far ours are from them.
 
 # Their environment: conda's with --sdm conda, or the one that `make judges` makes.
-JUDGE = "python" if workflow.deployment_settings.deployment_method else ".venv-judges/bin/python"
+PUBLISHED = (
+    "python" if workflow.deployment_settings.deployment_method else ".venv-judges/bin/python"
+)
 
 
-rule judge_images:
+rule score_published:
     input:
         index=MAIN_SAMPLES.index,
-        weights=ancient(files_of_all(*FILES.judges.values())),
+        weights=ancient(files_of_all(*FILES.published.values())),
     output:
-        MAIN_SAMPLES.judged,
+        MAIN_SAMPLES.published,
     log:
-        LAYOUT.log("judge", "{source}", "steps-{steps}"),
+        LAYOUT.log("published", "{source}", "steps-{steps}"),
     benchmark:
-        LAYOUT.benchmark("judge", "{source}", "steps-{steps}")
+        LAYOUT.benchmark("published", "{source}", "steps-{steps}")
     conda:
         "../../envs/judges.yaml"
     threads: THREADS
@@ -22,14 +24,14 @@ rule judge_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
-        python=JUDGE,
-        judges=to_json(FILES.judges),
+        python=PUBLISHED,
+        scorers=to_json(FILES.published),
         code=lambda w: ACCEPTED.code(
-            record_beside(LAYOUT.samples(w.source, "validation", w.steps).judged),
-            fingerprints.judge_code(),
+            record_beside(LAYOUT.samples(w.source, "validation", w.steps).published),
+            fingerprints.published_code(),
         ),
-        now=lambda w, output: fingerprints.judge_code(),
-        weights=digest_of_all(*FILES.judges.values()),
+        now=lambda w, output: fingerprints.published_code(),
+        weights=digest_of_all(*FILES.published.values()),
         folder=subpath(input.index, parent=True),
     message:
         "Scoring the images of {wildcards.source} with the published packages"
@@ -37,14 +39,14 @@ rule judge_images:
         "command -v {params.python} > /dev/null ||"
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
         " exec {params.python} -m rocm_core.commands.launch --gpus {resources.gpu}"
-        " workflow/scripts/judge.py --judges {params.judges:q}"
+        " workflow/scripts/score_published.py --scorers {params.scorers:q}"
         " --samples {params.folder} --output {output} --fingerprint {params.now} > {log} 2>&1"
 
 
 rule scorer_agreement:
     input:
         scores=main_scores("scores.csv"),
-        judged=main_scores("judged.csv"),
+        published=main_scores("published.csv"),
     output:
         LAYOUT.scorer_agreement,
     log:
@@ -63,4 +65,4 @@ rule scorer_agreement:
         "Comparing our scorers with the published packages"
     shell:
         "exec python workflow/scripts/scorer_agreement.py --ours {input.scores}"
-        " --judged {input.judged} --output {output} --fingerprint {params.code} > {log} 2>&1"
+        " --published {input.published} --output {output} --fingerprint {params.code} > {log} 2>&1"

@@ -5,23 +5,23 @@ import json
 from pathlib import Path
 
 from rocm_core.errors import run
-from rocm_core.evaluation import judge_folder
+from rocm_core.evaluation import score_folder_published
 from rocm_core.provenance import record_beside, write_manifest
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--judges", type=json.loads, required=True, help="{metric: weights}, JSON")
+    parser.add_argument("--scorers", type=json.loads, required=True, help="{metric: weights}, JSON")
     parser.add_argument("--samples", type=Path, required=True, help="folder with an index.jsonl")
-    parser.add_argument("--output", type=Path, required=True, help="judged.csv")
+    parser.add_argument("--output", type=Path, required=True, help="published.csv")
     parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
-    judge_folder(args.judges, args.samples, args.output)
+    score_folder_published(args.scorers, args.samples, args.output)
     write_manifest(
         record_beside(args.output),
-        settings={"judges": args.judges},
+        settings={"scorers": args.scorers},
         code=args.fingerprint,
-        weights=args.judges.values(),
+        weights=args.scorers.values(),
         outputs=[args.output],
     )
 

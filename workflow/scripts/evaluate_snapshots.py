@@ -1,4 +1,4 @@
-"""Judge the snapshots of one training by every metric, step 0 being the base model."""
+"""PublishedScorer the snapshots of one training by every metric, step 0 being the base model."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import run
-from rocm_core.evaluation import monitor
+from rocm_core.evaluation import evaluate_snapshots
 from rocm_core.prompts import read_prompts
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of images and scores")
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
     args = parser.parse_args()
-    monitor(
+    evaluate_snapshots(
         GenerationSettings.from_dict(args.settings),
         args.scorers,
         read_prompts(args.prompts)[: args.count],
