@@ -37,7 +37,7 @@ def module_imports() -> dict[str, set[str]]:
 
 
 def room_of(module: str) -> str:
-    """The room of a module, which for a module at the top is itself: rocm_core.rewards.kl → rewards"""
+    """The room of a module (rocm_core.rewards.gold: rewards); a module at the top is its own."""
     return module.split(".")[1] if "." in module else PACKAGE
 
 
@@ -131,12 +131,12 @@ def page() -> str:
         [
             "# How the code is laid out",
             "",
-            "Written by `python tests/import_graph.py > docs/layout.md` from the imports themselves;",
-            "a test holds this page to them.",
+            "Written by `python tests/import_graph.py > docs/layout.md` from the imports",
+            "themselves; a test holds this page to them.",
             "",
-            "`rocm_core` is a set of rooms. A room is entered through its `__init__`, which says what",
-            "it is for and passes names on. Imports go down only, also those inside functions; there",
-            "is no circle, between rooms or between modules.",
+            "`rocm_core` is a set of rooms. A room is entered through its `__init__`, which says",
+            "what it is for and passes names on. Imports go down only, also those inside",
+            "functions; there is no circle, neither between rooms nor between modules.",
             "",
             "| room | what lives there |",
             "|---|---|",
@@ -164,7 +164,35 @@ def page() -> str:
 
 
 # File and what happens there, in the order of a run.
-JOURNEYS: dict[str, list[tuple[str, str]]] = {}
+JOURNEYS: dict[str, list[tuple[str, str]]] = {
+    "A prompt, from the configuration to its image": [
+        ("config/demo.yaml", "`prompts.train` and `prompts.validation` say where prompts are from"),
+        ("rocm_core/configuration/settings.py", "`PromptSettings` types that section"),
+        ("rocm_core/grid/loading.py", "`load_config` checks it against the other sections"),
+        ("workflow/rules/prompts.smk", "one job per prompt set"),
+        ("rocm_core/prompts/sets.py", "`make_prompts` reads, filters and samples the set"),
+        ("rocm_core/prompts/prompt.py", "`Prompt`, and the .jsonl file that all stages read"),
+        ("workflow/rules/train.smk", "one job per cell reads the training prompts"),
+        ("rocm_core/training/job.py", "`train` runs the cell and keeps its state safe"),
+        ("rocm_core/training/trainer.py", "prompts are encoded once and dealt to batches"),
+        ("rocm_core/policies/policy.py", "`rollout`: K steps from noise to latents"),
+        ("rocm_core/algorithms/direct.py", "the reward scores each image with its prompt"),
+        ("rocm_core/evaluation/images.py", "a validation prompt's id names its image"),
+    ],
+    "β, from the configuration to a table": [
+        ("config/demo.yaml", "`cells.<reward>/<method>` gives β"),
+        ("rocm_core/configuration/settings.py", "`TrainingSettings.beta`: its type and bounds"),
+        ("rocm_core/grid/cells.py", "each cell's layers of settings, sweeps over β among them"),
+        ("rocm_core/grid/cell_settings.py", "the layers are merged and checked"),
+        ("workflow/rules/train.smk", "the settings travel as JSON in `params`"),
+        ("rocm_core/training/job.py", "`train` gets them typed, and writes β to the manifest"),
+        ("rocm_core/training/trainer.py", "`calibrate` finds β where it is `auto`"),
+        ("rocm_core/algorithms/direct.py", "R - β Σ D, equation 10"),
+        ("rocm_core/divergences/kl.py", "D, a function of d² alone"),
+        ("rocm_core/analysis/sweeps.py", "all β that were tried"),
+        ("rocm_core/tables/table2.py", "the best β of each divergence"),
+    ],
+}
 
 
 if __name__ == "__main__":

@@ -49,8 +49,9 @@ def test_other_rooms_are_entered_by_their_doors():
 
 
 def _may_be_named(module: str) -> bool:
-    """Modules of rooms whose files are what one asks for by name, such as a scorer."""
-    return import_graph.room_of(module) in ("rewards", "divergences", "shapes", "grid", "recipes")
+    """Modules of rooms whose files are what one asks for by name, such as a scorer or a table."""
+    rooms = ("rewards", "divergences", "shapes", "grid", "recipes", "tables")
+    return import_graph.room_of(module) in rooms
 
 
 def test_a_room_says_in_at_most_three_lines_what_it_is_for():
