@@ -111,6 +111,20 @@ def test_accepting_can_be_limited_to_cells_and_listed_first(finished: Checkout) 
     assert verified(finished)[0] == {"cells": 3}
 
 
+def test_what_was_accepted_can_be_taken_back(finished: Checkout) -> None:
+    path = finished.path / "rocm_core/training/job.py"
+    before = path.read_text()
+    rename(finished)
+    after = path.read_text()
+    accept(finished)
+    path.write_text(before)
+    assert "train_cell" not in finished.jobs() and "accepted by" not in verified(finished)[1]
+    path.write_text(after)
+    assert "train_cell" not in finished.jobs()
+    (finished.path / "results/matrix/accepted.json").unlink()
+    assert finished.jobs()["train_cell"] == 6
+
+
 def test_images_and_scores_are_accepted_too(finished: Checkout) -> None:
     for file in ("generate", "score", "measure", "evaluate_snapshots"):
         finished.add_statement(f"workflow/scripts/{file}.py")
