@@ -110,21 +110,23 @@ def short_name(module: str) -> str:
 def facts(kind: str, name: str, key: str = "") -> dict[str, Any]:
     """The facts of a plug-in with the defaults of those that it leaves out.
 
-    Raises `UserError` where one that must be declared is missing, or is not a literal.
+    Raises `UserError` where one that must be declared is missing, and where one is not a literal.
     """
-    module = module_of(kind, name, key or kind)
-    declared = _literals(_existing(module))
-    for fact, default in KINDS[kind].facts.items():
-        if fact not in declared and default is REQUIRED:
-            raise UserError(
-                f"{_existing(module)} must declare {fact} as a literal at its top level"
-            )
-    return {fact: declared.get(fact, default) for fact, default in KINDS[kind].facts.items()}
+    path = _existing(module_of(kind, name, key or kind))
+    declared = dict.fromkeys(_defined(path), REQUIRED) | _literals(path)
+    found = {fact: declared.get(fact, default) for fact, default in KINDS[kind].facts.items()}
+    for fact, value in found.items():
+        if value is REQUIRED:
+            raise UserError(f"{path} must declare {fact} as a literal at its top level")
+    return found
 
 
 def load(kind: str, name: str, key: str = "") -> ModuleType:
     """The imported module of a plug-in; raises `UserError` naming `key` where there is none."""
-    return importlib.import_module(module_of(kind, name, key or kind))
+    try:
+        return importlib.import_module(module_of(kind, name, key or kind))
+    except SyntaxError as error:  # in what it imports
+        raise _not_python(error) from None
 
 
 def source_of(module: str) -> Path | None:
@@ -144,19 +146,23 @@ def _existing(module: str) -> Path:
     return path
 
 
-@functools.cache
-def _parse(path: Path) -> ast.Module:
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a source file; raises `UserError` naming the line that is no Python."""
     try:
         return ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno} is not valid Python: {error.msg}") from None
+        raise _not_python(error) from None
+
+
+def _not_python(error: SyntaxError) -> UserError:
+    return UserError(f"{error.filename}:{error.lineno} is not valid Python: {error.msg}")
 
 
 @functools.cache
 def _defined(path: Path) -> frozenset[str]:
-    """Names that the top level of a file defines: functions, classes, literals, imported ones."""
-    found = set(_literals(path))
-    for node in _parse(path).body:
+    """Names that the top level of a file binds: functions, classes, values, imported ones."""
+    found: set[str] = set(_literals(path))
+    for node in parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.ImportFrom):
@@ -166,12 +172,14 @@ def _defined(path: Path) -> frozenset[str]:
 
 @functools.cache
 def _literals(path: Path) -> dict[str, Any]:
-    """Values of the assignments at the top level of a file that are literals."""
-    found = {}
-    for statement in _parse(path).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+    """What the top level of a file assigns: the value of a literal, `REQUIRED` if it is computed."""
+    found: dict[str, Any] = {}
+    for node in parse(path).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             try:
-                found[statement.targets[0].id] = ast.literal_eval(statement.value)
+                value = ast.literal_eval(node.value)
             except ValueError:
-                continue  # computed, so not a fact
+                value = REQUIRED
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
     return found

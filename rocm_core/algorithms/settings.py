@@ -1,6 +1,6 @@
 """Settings that several algorithms share, and that the trainer uses for those that have them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from rocm_core.configuration import TrainingSettings, Whole, number
 
@@ -16,6 +16,7 @@ class CalibratedSettings(TrainingSettings):
 class BackpropagationSettings(TrainingSettings):
     """Of an algorithm that backpropagates through the whole trajectory (`DIFFERENTIATES`)."""
 
+    backpropagates: ClassVar[bool] = True
     memory: Annotated[float, number(0.001, 1e6, "GiB")] | Literal["auto"] = "auto"
     """Most memory that a training step may take, weights included; `auto` is what the device has.
     Where activations do not fit, each step of the chain or each block of the networks is computed

@@ -18,7 +18,7 @@ from rocm_core.configuration.json_schema import (
 from rocm_core.configuration.refusals import allowed
 from rocm_core.configuration.settings import CellSettings, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.plugins import ROOT, load, names
+from rocm_core.plugins import ROOT, facts, load, names
 
 FILE = ROOT / "workflow" / "schemas" / "config.schema.json"
 
@@ -28,6 +28,11 @@ def settings_class(algorithm: str, key: str) -> type[TrainingSettings]:
     found = load("algorithms", algorithm, key).Settings
     if not (isinstance(found, type) and issubclass(found, TrainingSettings)):
         raise UserError(f"{key}: Settings of {algorithm} must be a class of TrainingSettings")
+    if found.backpropagates is not facts("algorithms", algorithm, key)["DIFFERENTIATES"]:
+        raise UserError(
+            f"{key}: {algorithm} must both declare DIFFERENTIATES = True and derive its Settings"
+            " from BackpropagationSettings, or do neither"
+        )
     return found
 
 

@@ -1,7 +1,7 @@
 """Typed settings of one job. They travel as JSON in `params:`, and hold all that the job uses."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -146,8 +146,12 @@ class CellSettings(ModelSettings):
 
 
 class TrainingSettings(CellSettings):
-    """What every algorithm's training uses; an algorithm adds its own in `Settings` beside it."""
+    """What every algorithm's training uses; an algorithm adds its own in `Settings` beside it.
 
+    backpropagates: through the reward and the whole trajectory, as `BackpropagationSettings` say.
+    """
+
+    backpropagates: ClassVar[bool] = False
     prompts: Name = "train"
     """Prompt set to train on."""
     beta: Annotated[float, number(0, 1e9, "reward per nat")] | Literal["auto"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rocm_core.plugins import ROOT, source_of
+from rocm_core.plugins import ROOT, parse, source_of
 
 # Rooms and modules that compute nothing: they carry params and files to a job, or record what it
 # did. Imports of them are not followed; tests/unit/test_skipped_rooms.py lists every name that
@@ -86,7 +86,7 @@ def _canonical(node: Any) -> Any:
 @functools.cache
 def _read_module(path: Path, package: str) -> tuple[str, tuple[tuple[str, str], ...], bool]:
     """sha256 of what a source file means, what it imports, and whether it reads files beside it."""
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    tree = parse(path)
     meaning = json.dumps(_canonical(tree), sort_keys=True)
     imports = tuple(imports_of(tree, package))
     modules = {f"{module}.{name}".rstrip(".") for module, name in imports}
@@ -112,7 +112,7 @@ def _door(path: Path, package: str) -> dict[str, tuple[str, str]] | None:
     Who takes a name through a door depends on that name's module, not on the room.
     """
     names: dict[str, tuple[str, str]] = {}
-    for node in ast.parse(path.read_bytes(), filename=str(path)).body:
+    for node in parse(path).body:
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names |= {a.asname or a.name: (node.module, a.name) for a in node.names}
         elif not _is_text(node) and not (

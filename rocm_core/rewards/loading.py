@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rocm_core.plugins import facts
 from rocm_core.plugins import load as load_module  # `load` marks a reward
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def load_reward(
 ) -> Reward:
     """The scorer ``name`` with the weights in the folder ``weights`` (None: it needs none).
 
-    ``dtype`` is the precision of its network, float32 by default. A scorer that does not inherit
+    ``dtype`` is the precision of its network, float32 by default. Whether it is differentiable is
+    what its module declares. A scorer that does not inherit
     from :class:`Reward` and has no ``measure`` is measured by its ``score``. Raises
     :class:`UserError` for an unknown name and for weights that are absent, damaged or of another
     architecture.
     """
     folder = None if weights is None else Path(weights)
     scorer = load_module("rewards", name).load(folder, device, dtype)
+    scorer.differentiable = facts("rewards", name)["DIFFERENTIABLE"]
     if not hasattr(scorer, "measure"):
         scorer.measure = scorer.score
     return scorer

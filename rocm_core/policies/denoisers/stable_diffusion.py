@@ -30,6 +30,12 @@ def load(
     lora: a folder with one in a layout that diffusers knows, to be merged into the U-Net's weights.
     Raises `UserError` for a part that is missing or cannot be read.
     """
+    parts = read_parts(folder, lora)
+    return StableDiffusion(**parts, guidance_scale=guidance_scale, device=device, dtype=dtype)
+
+
+def read_parts(folder: Path, lora: str | None) -> dict[str, Any]:
+    """`PARTS` as `StableDiffusion` takes them, for `load` and for classes that derive from it."""
     import diffusers
     import transformers
 
@@ -58,7 +64,7 @@ def load(
             require_fit(folder / part, *(report[kind] for kind in kinds))
     if lora is not None:
         _merge(parts["unet"], Path(lora))
-    return StableDiffusion(**parts, guidance_scale=guidance_scale, device=device, dtype=dtype)
+    return parts
 
 
 def _merge(unet: Any, folder: Path) -> None:
