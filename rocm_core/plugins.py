@@ -172,7 +172,7 @@ def _defined(path: Path) -> frozenset[str]:
 
 @functools.cache
 def _literals(path: Path) -> dict[str, Any]:
-    """What the top level of a file assigns: the value of a literal, `REQUIRED` if it is computed."""
+    """What the top level of a file assigns: a literal's value, `REQUIRED` where it is computed."""
     found: dict[str, Any] = {}
     for node in parse(path).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -18,18 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Checkout:
-    """A working copy of the project."""
+    """A working copy of the project. `packages`: a folder of the user's own, on her Python path."""
 
     path: Path
+    packages: Path | None = field(default=None, kw_only=True)
+
+    def environment(self, *first: Path) -> dict[str, str]:
+        """That of a user, whose Python path holds `first` and her packages."""
+        places = os.pathsep.join(map(str, [*first, *filter(None, [self.packages])]))
+        others = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return others | ({"PYTHONPATH": places} if places else {})
 
     def snakemake(
         self, *arguments: str, interpreter: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         return subprocess.run(
             [sys.executable, *interpreter, "-m", "snakemake", *arguments],
             cwd=self.path,
-            env=environment,
+            env=self.environment(),
             capture_output=True,
             text=True,
             timeout=1500,
@@ -103,7 +109,7 @@ class Checkout:
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.path,
-            env=os.environ | {"PYTHONPATH": str(self.path)},
+            env=self.environment(self.path),
             capture_output=True,
             text=True,
             check=False,

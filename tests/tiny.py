@@ -184,6 +184,14 @@ def generation_settings(**changes: object):
     return GenerationSettings(**(values | changes))
 
 
+def write_package(folder: Path, package: str, module: str) -> str:
+    """Put what docs/adding.md shows for `module` into a package of the user's own; its name."""
+    path = folder / package / Path(module).name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(documented(module))
+    return f"{package}.{path.stem}"
+
+
 def documented(module: str) -> str:
     """The source that docs/adding.md shows for `module`, a path."""
     text = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")

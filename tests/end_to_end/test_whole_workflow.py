@@ -1,6 +1,7 @@
 """The whole workflow, nothing replaced: a demo small enough for a test, from prompts to report."""
 
 import csv
+import html
 import json
 import math
 import os
@@ -183,3 +184,39 @@ def test_partial_results_are_drawn_with_their_gaps_marked(copy: Checkout) -> Non
     missing = {row["method"] for row in table if row["status"] == "missing"}
     assert missing == {"rocm-kl"}
     assert f"samples/{CELLS[1]}" in (results(copy) / "report.html").read_text()
+
+
+def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
+    """What trains, generates and scores draws its noise from the edited module."""
+    noise = copy.path / "rocm_core/policies/noise.py"
+    source = noise.read_text()
+    assert source.count("_generator") == 4
+    noise.write_text(source.replace("_generator", "_numbers_of"))
+    assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS)
+    done = verify(copy)
+    assert done.returncode == 1
+    cells = [f"results/tiny/cells/{cell}/manifest.json" for cell in CELLS]
+    assert all(f"{cell}: made by other code" in done.stdout for cell in cells)
+    kept = {file: file.read_bytes() for file in results(copy).rglob("*.safetensors")}
+    kept |= {file: file.read_bytes() for file in results(copy).rglob("scores.csv")}
+    assert len(kept) == 13
+
+    accepted = copy.python("-m", "rocm_core.commands.accept", "--configfile", CONFIG)
+    assert accepted.returncode == 0, accepted.stderr
+    made = {"make_prompts", "train_cell", "generate_images", "score_images", "measure_images"}
+    planned = copy.jobs(config=CONFIG)
+    assert planned["report"] == 1 and not planned.keys() & (made | {"evaluate_snapshots"})
+    done = copy.snakemake("all", "--cores", "2", "--show-failed-logs", "--configfile", CONFIG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kept == {file: file.read_bytes() for file in kept}
+    done = verify(copy)
+    assert done.returncode == 0, done.stdout
+    page = html.unescape((results(copy) / "report.html").read_text())
+    for cell in cells:
+        (note,) = json.loads((copy.path / cell).read_text())["accepted"]
+        assert f"{cell}: accepted by {note['by']} on {note['at'][:10]}" in done.stdout
+        assert f"code accepted by {note['by']} on {note['at']}" in page
+        assert note["code"][:12] in page and note["instead_of"][:12] in page
+
+    copy.edit("rocm_core/policies/noise.py", "digest[:16]", "digest[16:]")
+    assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS)

@@ -219,13 +219,12 @@ def test_a_reward_without_gradient_is_refused(double):
 
 
 def test_the_documented_new_file_is_a_new_algorithm(model, tmp_path, monkeypatch):
-    source = tiny.documented("rocm_core/algorithms/weighted.py")
-    (tmp_path / "weighted_algorithms").mkdir()
-    (tmp_path / "weighted_algorithms" / "weighted.py").write_text(source)
+    module = "rocm_core/algorithms/weighted.py"
+    name = tiny.write_package(tmp_path, "documented_algorithms", module)
     monkeypatch.syspath_prepend(tmp_path)
     policy = tiny.load_policy("consistency", model, 3, 4.0)
     add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
-    settings = tiny.settings(algorithm="weighted_algorithms.weighted", temperature=2.0)
+    settings = tiny.settings(algorithm=name, temperature=2.0)
     optimiser = AdapterOptimiser(
         list(lora_parameters(policy.network).values()), settings, SimpleNamespace(num_processes=1)
     )

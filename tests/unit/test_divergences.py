@@ -8,7 +8,6 @@ import pytest
 import tiny
 import torch
 
-import rocm_core.divergences
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.plugins import names
@@ -183,11 +182,10 @@ def test_an_unknown_divergence_is_refused_with_the_known_ones():
 
 
 def test_the_documented_new_file_is_a_new_divergence(tmp_path, monkeypatch):
-    source = tiny.documented("rocm_core/divergences/renyi.py")
-    (tmp_path / "renyi.py").write_text(source)
-    path = [*rocm_core.divergences.__path__, str(tmp_path)]
-    monkeypatch.setattr(rocm_core.divergences, "__path__", path)
-    divergence = load_divergence("renyi")
+    module = "rocm_core/divergences/renyi.py"
+    name = tiny.write_package(tmp_path, "documented_divergences", module)
+    monkeypatch.syspath_prepend(tmp_path)
+    divergence = load_divergence(name)
     points, volume = grid(1, 0.001, reach=9.0)
     log_p, log_q = log_density(points, np.array([0.3])), log_density(points, np.array([-0.2]))
     integral = math.log(np.exp(2 * log_p - log_q).sum() * volume)

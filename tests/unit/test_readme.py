@@ -2,12 +2,9 @@
 
 import csv
 import re
-import sys
 from pathlib import Path
 
 import tiny
-
-import rocm_core.rewards
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,20 +20,13 @@ def test_the_example_runs_and_the_base_has_no_distance_to_itself(monkeypatch):
 
 
 def test_a_reward_of_ones_own_is_trained_on_without_snakemake(tmp_path, monkeypatch):
-    (tmp_path / "rewards").mkdir()
-    source = tiny.documented("rocm_core/rewards/redness.py")
-    (tmp_path / "rewards/redness.py").write_text(source)
+    tiny.write_package(tmp_path, "my_rewards", "rocm_core/rewards/redness.py")
+    monkeypatch.syspath_prepend(tmp_path)  # where a script would lie
     (tmp_path / "resources").symlink_to(ROOT / "resources")
     monkeypatch.chdir(tmp_path)
-    # The example appends to the package's path, and imports what must not outlive the test.
-    monkeypatch.setattr(rocm_core.rewards, "__path__", [*rocm_core.rewards.__path__])
-    monkeypatch.delitem(sys.modules, "rocm_core.rewards.redness", raising=False)
     text = (ROOT / "docs/adding.md").read_text(encoding="utf-8")
     (code,) = re.findall("```python\n(.*?)```", text.split("## Training without")[1], re.DOTALL)
-    try:
-        exec(code, {})
-    finally:
-        sys.modules.pop("rocm_core.rewards.redness", None)
+    exec(code, {})
     assert (tmp_path / "trained/lora.safetensors").stat().st_size > 0
     assert not (tmp_path / "trained.state").exists()
     with open(tmp_path / "trained/history.csv", newline="") as file:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from transformers import (
     CLIPTokenizer,
 )
 
-import rocm_core.rewards
 from rocm_core.errors import UserError
 from rocm_core.provenance import files_in, sha256_file, write_json
 from rocm_core.rewards import load_reward
@@ -402,13 +400,10 @@ def test_images_and_prompts_must_match(folders):
 
 
 def test_the_documented_new_file_is_a_new_scorer(tmp_path, monkeypatch):
-    (tmp_path / "redness.py").write_text(tiny.documented("rocm_core/rewards/redness.py"))
-    monkeypatch.setattr(rocm_core.rewards, "__path__", [*rocm_core.rewards.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "rocm_core.rewards.redness", raising=False)
-    try:
-        redness = load_reward("redness")
-    finally:
-        sys.modules.pop("rocm_core.rewards.redness", None)
+    module = "rocm_core/rewards/redness.py"
+    name = tiny.write_package(tmp_path, "documented_rewards", module)
+    monkeypatch.syspath_prepend(tmp_path)
+    redness = load_reward(name)
     images = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.0, 1.0, 0.5]])
     images = images[:, :, None, None].expand(-1, -1, 4, 4).clone().requires_grad_()
     scores = redness.score(images, ["a", "b", "c"])
