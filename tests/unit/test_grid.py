@@ -299,7 +299,7 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know():
         update={"iterations": 12, "learning_rate": 1.0}
     )
     del values["model"]
-    with pytest.raises(UserError, match="^model is missing: Local folder of the base model"):
+    with pytest.raises(UserError, match="^model is missing: Local folder of its weights"):
         load_settings(values)
 
 
