@@ -29,33 +29,38 @@ REQUIRED: Any = object()  # in place of a default: the module must declare the f
 
 @dataclass(frozen=True)
 class Kind:
-    """`entry`: the function or class that a plug-in defines. `facts`: their defaults."""
+    """`entry`: the function or class that a plug-in defines. `facts`: their types and defaults."""
 
     room: str
     entry: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 # NEEDS: what the configuration must have, in the words of rocm_core/grid/needs.py. READS: what the
 # rule depends on, in those of workflow/rules/render.smk. PLACE: where in the
 # report, the smallest first.
-_DRAWN = {"TITLE": REQUIRED, "READS": REQUIRED, "NEEDS": (), "PLACE": 1000}
+_DRAWN = {
+    "TITLE": (str, REQUIRED),
+    "READS": (tuple, REQUIRED),
+    "NEEDS": (tuple, ()),
+    "PLACE": (int | float, 1000),
+}
 
 KINDS = {
     # Does a gradient flow from the scores to the images?
-    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": REQUIRED}),
+    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": (bool, REQUIRED)}),
     # Another name of the same divergence, which alone is ever trained.
-    "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": None}),
+    "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": (str | None, None)}),
     # DIVERGENCES: those it can work with, "none" among them; () is all. PAIRED: it compares images
     # of one prompt. DIFFERENTIATES: it backpropagates through the reward.
     "algorithms": Kind(
         "rocm_core.algorithms",
         "Settings",
-        {"DIVERGENCES": (), "PAIRED": False, "DIFFERENTIATES": False},
+        {"DIVERGENCES": (tuple, ()), "PAIRED": (bool, False), "DIFFERENTIATES": (bool, False)},
     ),
     "chains": Kind("rocm_core.policies.chains", "make"),
     # PIPELINES: the classes of diffusers' pipelines whose networks it loads.
-    "denoisers": Kind("rocm_core.policies.denoisers", "load", {"PIPELINES": REQUIRED}),
+    "denoisers": Kind("rocm_core.policies.denoisers", "load", {"PIPELINES": (tuple, REQUIRED)}),
     "tables": Kind("rocm_core.tables", "make", _DRAWN),
     "figures": Kind("rocm_core.figures", "make", _DRAWN),
 }
@@ -110,14 +115,19 @@ def short_name(module: str) -> str:
 def facts(kind: str, name: str, key: str = "") -> dict[str, Any]:
     """The facts of a plug-in with the defaults of those that it leaves out.
 
-    Raises `UserError` where one that must be declared is missing, and where one is not a literal.
+    Raises `UserError` where one that must be declared is missing, and where one is not a literal of
+    its type.
     """
     path = _existing(module_of(kind, name, key or kind))
     declared = dict.fromkeys(_defined(path), REQUIRED) | _literals(path)
-    found = {fact: declared.get(fact, default) for fact, default in KINDS[kind].facts.items()}
-    for fact, value in found.items():
-        if value is REQUIRED:
-            raise UserError(f"{path} must declare {fact} as a literal at its top level")
+    found = {}
+    for fact, (wanted, default) in KINDS[kind].facts.items():
+        found[fact] = declared.get(fact, default)
+        if not isinstance(found[fact], wanted):
+            shown = getattr(wanted, "__name__", wanted)
+            raise UserError(
+                f"{path} must declare {fact} as a literal at its top level, of type {shown}"
+            )
     return found
 
 

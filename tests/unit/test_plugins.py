@@ -70,6 +70,8 @@ def test_what_a_module_declares_counts_and_not_what_its_class_inherits(package):
     [
         "",
         "DIFFERENTIABLE = bool(1)",
+        "DIFFERENTIABLE = 'False'",
+        "DIFFERENTIABLE = 1",
         "from os.path import supports_unicode_filenames as DIFFERENTIABLE",
         "class Reward:\n    DIFFERENTIABLE = True",
         "def differentiable():\n    DIFFERENTIABLE = True",
@@ -86,15 +88,13 @@ def test_a_fact_that_is_missing_or_no_literal_is_refused_with_file_and_name(pack
 
 def test_an_optional_fact_has_a_default_but_must_be_a_literal_too(package):
     name = package("plain", "class Settings: ...\n")
-    assert facts("algorithms", name) == dict(KINDS["algorithms"].facts)
+    defaults = {"DIVERGENCES": (), "PAIRED": False, "DIFFERENTIATES": False}
+    assert facts("algorithms", name) == defaults
     typed = package(
         "typed", "PAIRED: bool = True\nDIVERGENCES = ('kl', 'none')\nSettings = object\n"
     )
-    assert facts("algorithms", typed) == {
-        **KINDS["algorithms"].facts,
-        "PAIRED": True,
-        "DIVERGENCES": ("kl", "none"),
-    }
+    declared = {"PAIRED": True, "DIVERGENCES": ("kl", "none")}
+    assert facts("algorithms", typed) == defaults | declared
     computed = package("computed", "DIVERGENCES = tuple(['kl'])\nclass Settings: ...\n")
     with pytest.raises(UserError, match=r"computed\.py must declare DIVERGENCES as a literal"):
         facts("algorithms", computed)
