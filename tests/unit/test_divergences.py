@@ -177,7 +177,7 @@ def test_sampled_js_agrees_with_the_quadrature_and_with_samples_of_the_transitio
 
 
 def test_an_unknown_divergence_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match="divergences/kll.py for 'kll'; did you mean kl?"):
+    with pytest.raises(UserError, match=r"divergences/kll.py for 'kll'; did you mean kl\?$"):
         load_divergence("kll")
 
 
