@@ -71,10 +71,15 @@ def did_you_mean(word: Any, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
     initials = {"".join(re.findall("(?:^|[-_])(.)", name)): name for name in reversed(names)}
-    nearest = near[0] if near else initials.get(str(word).lower())
-    if nearest:
+    if nearest := near[0] if near else initials.get(str(word).lower()):
         return f"; did you mean {nearest}?"
     return f"; it can be {', '.join(names)}" if 0 < len(names) <= 30 else ""
+
+
+def require_known(name: str, known: Iterable[str], key: str, what: str = "unknown") -> None:
+    """Raise `UserError` for `key` unless `name` is one of `known`; `what` it is otherwise."""
+    if name not in (names := list(known)):
+        raise UserError(f"{key}: {name!r} is {what}{did_you_mean(name, names)}")
 
 
 @functools.cache
@@ -118,17 +123,18 @@ def facts(kind: str, name: str, key: str = "") -> dict[str, Any]:
     Raises `UserError` where one that must be declared is missing, and where one is not a literal of
     its type.
     """
-    path = _existing(module_of(kind, name, key or kind))
+    path = source_of(module_of(kind, name, key or kind))
+    assert path is not None, name
     declared = dict.fromkeys(_defined(path), REQUIRED) | _literals(path)
-    found = {}
+    known = {}
     for fact, (wanted, default) in KINDS[kind].facts.items():
-        found[fact] = declared.get(fact, default)
-        if not isinstance(found[fact], wanted):
+        known[fact] = declared.get(fact, default)
+        if not isinstance(known[fact], wanted):
             shown = getattr(wanted, "__name__", wanted)
             raise UserError(
                 f"{path} must declare {fact} as a literal at its top level, of type {shown}"
             )
-    return found
+    return known
 
 
 def load(kind: str, name: str, key: str = "") -> ModuleType:
@@ -139,25 +145,19 @@ def load(kind: str, name: str, key: str = "") -> ModuleType:
         raise _not_python(error) from None
 
 
-def source_of(module: str) -> Path | None:
-    """The source file of a dotted module, ours or on the Python path; nothing is imported."""
-    parts = module.split(".")
-    for folder in [ROOT, *map(Path, sys.path)]:
-        path = folder.joinpath(*parts)
+def source_of(module: str, *folders: str | Path) -> Path | None:
+    """The source file of a dotted module below one of `folders`, by default this checkout or the
+    Python path; nothing is imported."""
+    for folder in folders or (ROOT, *sys.path):
+        path = Path(folder, *module.split("."))
         for candidate in (path.with_suffix(".py"), path / "__init__.py"):
             if candidate.is_file():
                 return candidate.resolve()
     return None
 
 
-def _existing(module: str) -> Path:
-    path = source_of(module)
-    assert path is not None, module
-    return path
-
-
 def parse(path: Path) -> ast.Module:
-    """The syntax tree of a source file; raises `UserError` naming the line that is no Python."""
+    """The syntax tree of a source file; raises `UserError` naming the line that is not Python."""
     try:
         return ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
@@ -171,19 +171,19 @@ def _not_python(error: SyntaxError) -> UserError:
 @functools.cache
 def _defined(path: Path) -> frozenset[str]:
     """Names that the top level of a file binds: functions, classes, values, imported ones."""
-    found: set[str] = set(_literals(path))
+    defined: set[str] = set(_literals(path))
     for node in parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            defined.add(node.name)
         elif isinstance(node, ast.ImportFrom):
-            found |= {alias.asname or alias.name for alias in node.names}
-    return frozenset(found)
+            defined |= {alias.asname or alias.name for alias in node.names}
+    return frozenset(defined)
 
 
 @functools.cache
 def _literals(path: Path) -> dict[str, Any]:
     """What the top level of a file assigns: a literal's value, `REQUIRED` where it is computed."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for node in parse(path).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             try:
@@ -191,5 +191,5 @@ def _literals(path: Path) -> dict[str, Any]:
             except ValueError:
                 value = REQUIRED
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
-    return found
+            values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return values

@@ -6,15 +6,18 @@
 import sys
 from pathlib import Path
 
-from rocm_core.commands.render import shows_votes
-from rocm_core.commands.verify import DISTANCES
 from rocm_core.configuration import Config
-from rocm_core.figures import figures
-from rocm_core.grid import Artefacts, load_config, shown_sections, snapshot_steps
-from rocm_core.grid import code as codes
+from rocm_core.grid import (
+    DISTANCES,
+    Artefacts,
+    job_code,
+    load_config,
+    render_code,
+    shown_sections,
+    snapshot_steps,
+)
 from rocm_core.prompts import Prompt, make_prompts, write_prompts
 from rocm_core.provenance import record_beside, write_manifest
-from rocm_core.tables import tables
 
 
 def write(manifest, files, settings, code, weights=(), inputs=()):
@@ -40,7 +43,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         write_manifest(
             record_beside(path),
             settings=settings.to_dict(),
-            code=codes.prompts_code(settings),
+            code=job_code("make_prompts"),
             weights=run.prompt_sources(name),
             inputs=run.kept_out(name),
             outputs=[path],
@@ -54,13 +57,15 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         shown = made[prompt_set]
         settings = run.generation(source, images.steps)
         files = {images.image(p.id): f"{source} {p.id}" for p in shown} | {images.index: "…"}
-        write(images.manifest, files, settings.to_dict(), codes.generate_code(settings))
+        write(images.manifest, files, settings.to_dict(), job_code("generate", settings))
         files = {images.scores: "prompt_id,metric,value\n" + table(shown, config.metrics)}
-        write(record_beside(images.scores), files, scorers, codes.score_code(config.metrics))
+        write(
+            record_beside(images.scores), files, scorers, job_code("score", metrics=config.metrics)
+        )
     for _, _, images in run.folders(["validation"], every_step=False):
-        names = ["high_frequency", "pixel_diversity", *(["clip_diversity"] if run.clip else [])]
-        files = {images.readouts: "prompt_id,metric,value\n" + table(made["validation"], names)}
-        write(record_beside(images.readouts), files, {"clip": run.clip}, codes.measure_code())
+        files = {images.readouts: "prompt_id,metric,value\n"}
+        files[images.readouts] += table(made["validation"], run.readouts)
+        write(record_beside(images.readouts), files, {"clip": run.clip}, job_code("measure"))
     for name, cell in run.cells.items():
         own, settings = layout.cell(name), cell.settings
         own.snapshots.mkdir(parents=True)
@@ -68,7 +73,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         files |= {own.lora: "lora", own.history: "step,reward,loss\n"}
         files[own.history] += "".join(f"{n},0.1,0.2\n" for n in range(1, settings.iterations + 1))
         weights = [path for path in settings.weights if Path(path).exists()]
-        code = codes.train_code(settings)
+        code = job_code("train", settings)
         write(own.manifest, files, settings.to_dict(), code, weights)
     for name, evaluated in run.evaluated().items():
         settings, steps = run.generation(name), snapshot_steps(run.cells[name].settings)
@@ -80,14 +85,11 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         ]
         files = {evaluated.image(n, p.id): f"{n}" for n in steps for p in first}
         files[evaluated.scores] = "step,prompt_id,metric,value\n" + "".join(lines)
-        code = codes.snapshots_code(settings, config.metrics)
+        code = job_code("evaluate_snapshots", settings, config.metrics)
         write(evaluated.manifest, files, settings.to_dict() | scorers, code)
-    shown = tables(config)
-    parts = [("table", name) for name in shown] + [("figure", name) for name in figures(config)]
-    for kind, name in [*parts, ("claims", "claims"), ("report", "report")]:
+    for kind, name in run.rendered():
         files = dict.fromkeys(layout.rendered(kind, name), name)
-        sections = shown_sections(config, study=shows_votes(kind, name))
-        code = codes.render_code(kind, name, config, shown if kind == "report" else ())
+        sections, code = shown_sections(config, kind, name), render_code(kind, name, config)
         write(record_beside(next(iter(files))), files, sections, code)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from rocm_core.prompts import Prompt
+from rocm_core.rewards import Reward
 
 PROMPTS = [
     Prompt(f"p{i}", text, "test") for i, text in enumerate(["cat", "dog", "a b", "x", "fox"])
@@ -104,7 +105,7 @@ def write_tokenizer(folder: Path) -> int:
     return len(tokens)
 
 
-class Brightness:
+class Brightness(Reward):
     """A differentiable reward: a weighted mean of squares, times a weight of the prompt's."""
 
     name = "brightness"

@@ -11,12 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rocm_core.commands.verify import (
-    check_manifest,
-    is_accepted,
-    read_manifest,
-    readable_prompts,
-)
+from rocm_core.commands.verify import check_manifest, is_accepted, read_manifest, read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Artefacts, Made, load_config
@@ -42,7 +37,7 @@ def accept(
     accepted, kept = Accepted(files.layout), []
     wanted = [
         made
-        for made in files.made(readable_prompts(files))
+        for made in files.made(read_sets(files)[0])
         if any(fnmatch.fnmatch(_owner(files, made), pattern) for pattern in cells)
     ]
     for made in [*files.made_prompts(), *wanted]:
@@ -84,6 +79,7 @@ def _require_same_prompts(files: Artefacts) -> None:
 
 
 def main() -> None:
+    """Accept the results of a configuration and print what was kept, and what not and why."""
     parser = argparse.ArgumentParser(description="Keep results that an update made stale.")
     parser.add_argument("--configfile", required=True)
     parser.add_argument(

@@ -8,6 +8,7 @@ from rocm_core.grid import load_config, make_grid
 
 
 def main() -> None:
+    """Print what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--configfile", help="check this file")

@@ -17,6 +17,7 @@ from rocm_core.jobs import claim_gpus
 
 
 def main() -> None:
+    """Claim GPUs, then become the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, default=0, help="0: whatever is visible")
     parser.add_argument("--processes", type=int, default=1)

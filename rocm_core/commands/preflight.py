@@ -1,6 +1,6 @@
 """Can this machine run a configuration? Loads every model, scores two images, trains three steps.
 
-Where published packages are to judge, they score the two images as well, and must agree with ours.
+Where published packages are asked for, they score the two images as well and must agree with ours.
 
 `python -m rocm_core.commands.preflight --configfile config/paper.yaml`, or `make preflight`:
 minutes on the first GPU that has the weights, instead of hours until a job finds out. Images,
@@ -9,6 +9,7 @@ scores and LoRAs stay in results/<name>/preflight to be looked at.
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -40,8 +41,11 @@ DISAGREEMENT = 0.01  # more than half precision, in which hpsv2 computes on a GP
 
 
 def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
-    """What stands in the way of running `config` here, a sentence each; raises `UserError` for what
-    leaves nothing more to try. `say` is told what was done and how long it took."""
+    """What stands in the way of running `config` here, one sentence per problem.
+
+    `say` is told what was done and how long it took. Raises `UserError` for what leaves nothing
+    more to try.
+    """
     paths = needed(config)
     if missing := [path for path in paths if not Path(path).is_file()]:
         raise UserError(
@@ -52,7 +56,8 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     for path in paths:
         check_weights(path)
     say(f"weights: {len(paths)} files are as weights.lock lists them")
-    train, validation = _prompts(config)
+    train = make_prompts(config.prompts["train"])
+    validation = make_prompts(config.prompts["validation"], train)
     say(f"prompts: {len(train)} to train on, {len(validation)} to validate on")
     folder = Layout(config.root).preflight
     shutil.rmtree(folder, ignore_errors=True)
@@ -63,11 +68,6 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     for cell in {(c.settings.policy, c.settings.algorithm): c for c in cells}.values():
         _train(cell, train, folder / "cells", say)
     return problems
-
-
-def _prompts(config: Config) -> tuple[list[Prompt], list[Prompt]]:
-    train = make_prompts(config.prompts["train"])
-    return train, make_prompts(config.prompts["validation"], train)
 
 
 def _draw_and_score(
@@ -89,26 +89,28 @@ def _draw_and_score(
         if config.world == "paper" and metric in ANCHORS:
             yield from out_of_scale(metric, scores)
     if config.published:
-        yield from _judge(config, policy, folder, say)
+        yield from _score_published(config, policy, folder, say)
 
 
-def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]) -> Iterator[str]:
+def _score_published(
+    config: Config, policy: str, folder: Path, say: Callable[[str], None]
+) -> Iterator[str]:
     """The published packages on the same images, in the environment that `make judges` makes."""
     if not PUBLISHED.exists():
         yield "the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"
         return
-    scorers = json.dumps({name: config.scorers[name] for name in config.published})
     output = folder / "published.csv"
-    script = [
-        str(PUBLISHED),
-        str(ROOT / "workflow/scripts/score_published.py"),
-        "--scorers",
-        scorers,
-    ]
+    options = {
+        "--scorers": json.dumps({name: config.scorers[name] for name in config.published}),
+        "--samples": str(folder),
+        "--output": str(output),
+        "--fingerprint": "preflight",
+    }
     done = subprocess.run(
         [
-            *(*script, "--samples", str(folder), "--output", str(output)),
-            *("--fingerprint", "preflight"),
+            PUBLISHED,
+            ROOT / "workflow/scripts/score_published.py",
+            *itertools.chain(*options.items()),
         ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
@@ -116,7 +118,7 @@ def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]
         check=False,
     )
     if done.returncode:
-        *_, last = ["", *done.stderr.strip().splitlines()]
+        last = done.stderr.strip().rpartition("\n")[2]
         yield f"the published scorers failed with exit status {done.returncode}: {last}"
         return
     for name in config.published:
@@ -126,9 +128,13 @@ def _judge(config: Config, policy: str, folder: Path, say: Callable[[str], None]
             yield f"{name} gives {_text(ours)}, its package {_text(theirs)}: see which of them errs"
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def _values(scores: Path, metric: str) -> list[float]:
-    with open(scores, newline="", encoding="utf-8") as file:
-        return [float(row["value"]) for row in csv.DictReader(file) if row["metric"] == metric]
+    return [float(row["value"]) for row in _rows(scores) if row["metric"] == metric]
 
 
 def _text(scores: list[float]) -> str:
@@ -153,8 +159,7 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
     output = folder / cell.name
     settings = cell.settings.model_copy(update=changes)
     train(settings, prompts[:64], output, output / "state", "preflight")
-    with open(CellFiles(output).history, newline="", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
+    last = _rows(CellFiles(output).history)[-1]
     say(
         f"{cell.name}: {STEPS} steps in {float(last['seconds']):.1f} s, at most"
         f" {float(last['peak_memory_gib']):.1f} GiB"
@@ -162,6 +167,7 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
 
 
 def main() -> int:
+    """Print the problems; returns 1 where there are any."""
     parser = argparse.ArgumentParser(description="Try what a configuration needs, in minutes.")
     parser.add_argument("--configfile", required=True)
     problems = preflight(load_config(parser.parse_args().configfile))

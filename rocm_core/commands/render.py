@@ -6,7 +6,7 @@ from rocm_core import claims, report
 from rocm_core.analysis import Results
 from rocm_core.configuration import Config
 from rocm_core.grid import shown_sections
-from rocm_core.plugins import facts, load
+from rocm_core.plugins import load
 from rocm_core.provenance import Layout, write_manifest
 
 
@@ -31,13 +31,8 @@ def render(
     maker.make(results).save(stem)
     write_manifest(
         stem.with_name(f"{stem.name}.manifest.json"),
-        settings=shown_sections(config, study=shows_votes(kind, name)),
+        settings=shown_sections(config, kind, name),
         code=fingerprint,
         inputs=results.files_read,
         outputs=[stem.with_name(f"{stem.name}.{suffix}") for suffix in Layout.SUFFIXES[kind]],
     )
-
-
-def shows_votes(kind: str, name: str) -> bool:
-    """Whether something rendered counts the votes of a study, and so depends on its settings."""
-    return kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]

@@ -1,48 +1,32 @@
-"""Check every artefact of a grid against its configuration. Looks only; starts nothing.
+"""Check every artefact of a grid against its configuration, without starting any job.
 
-`python -m rocm_core.commands.verify --configfile config/demo.yaml` lists what is amiss and then
+`python -m rocm_core.commands.verify --configfile config/demo.yaml` lists the problems and then
 exits with 1.
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rocm_core.commands.render import shows_votes
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.figures import figures
-from rocm_core.grid import (
-    Artefacts,
-    Made,
-    load_config,
-    shown_sections,
-    snapshot_prompts,
-    snapshot_steps,
-    used,
-)
-from rocm_core.grid import code as fingerprints
+from rocm_core.grid import Artefacts, Made, load_config, used
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
-from rocm_core.provenance import accepted_code, folder_digest, record_beside, sha256_file
-from rocm_core.tables import tables
+from rocm_core.provenance import accepted_code, folder_digest, sha256_file
 from rocm_core.weights import check_all
-
-# What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
-DISTANCES = ("squared_distance",)
 
 
 @dataclass
 class Findings:
-    """What `verify` found: problems, one sentence each, and manifests whose code was accepted."""
+    """What `verify` reports, one line each: problems, and whose code was accepted by whom."""
 
     problems: list[str] = field(default_factory=list)
-    accepted: list[Path] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
 
 
 def verify(config: Config, root: str | Path | None = None) -> Findings:
@@ -53,47 +37,36 @@ def verify(config: Config, root: str | Path | None = None) -> Findings:
     and that numbers are finite.
     """
     files = Artefacts(config, root)
-    prompts = readable_prompts(files)
-    made = [*files.made_prompts(), *files.made(prompts), *rendered(files)]
-    found = Findings([*check_all(path for path in used(config) if Path(path).exists())])
-    found.problems += _check_prompts(files)
+    prompts, unreadable = read_sets(files)
+    here = (path for path in used(config) if Path(path).exists())
+    findings = Findings([*check_all(here), *unreadable, *_check_prompts(files, prompts)])
+    made = [*files.made_prompts(), *files.made(prompts), *files.made_renderings()]
     for one in made:
         manifest, problems = read_manifest(one.manifest)
-        found.problems += problems or check_manifest(one, manifest)
+        findings.problems += problems or check_manifest(one, manifest)
         if manifest and is_accepted(one, manifest):
-            found.accepted.append(one.manifest)
+            note = manifest["accepted"][-1]
+            findings.accepted.append(
+                f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}"
+            )
+        if one.rows:
+            findings.problems += _check_scores(one.outputs[0], one.rows)
     for name, cell in files.cells.items():
-        found.problems += _check_history(files.layout.cell(name).history, cell.settings.iterations)
-    found.problems += _check_values(files, prompts)
-    return found
+        history = files.layout.cell(name).history
+        findings.problems += _check_history(history, cell.settings.iterations)
+    return findings
 
 
-def readable_prompts(files: Artefacts) -> dict[str, list[Prompt]]:
-    """The prompt sets that images are made of, as far as their files can be read."""
+def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:
+    """The prompt sets whose files can be read, and what is wrong with the others."""
     prompts: dict[str, list[Prompt]] = {}
-    evaluated = (cell.evaluated_on for cell in files.cells.values())
-    for name in dict.fromkeys([*files.evaluation_sets, *evaluated]):
-        with contextlib.suppress(UserError):  # `_check_prompts` says so
+    problems = []
+    for name in files.config.prompts:
+        try:
             prompts[name] = read_prompts(files.layout.prompts(name))
-    return prompts
-
-
-def rendered(files: Artefacts) -> Iterator[Made]:
-    """Tables, figures, claims and the report."""
-    config, shown = files.config, tables(files.config)
-    parts = [("table", name) for name in shown] + [("figure", name) for name in figures(config)]
-    for kind, name in [*parts, ("claims", "claims"), ("report", "report")]:
-        outputs = files.layout.rendered(kind, name)
-        yield Made(
-            record_beside(outputs[0]),
-            shown_sections(config, study=shows_votes(kind, name)),
-            fingerprints.render_code(kind, name, config, shown if kind == "report" else ()),
-            [file.name for file in outputs],
-            rendered=True,
-        )
-    if config.published:
-        table = files.layout.scorer_agreement
-        yield Made(record_beside(table), {}, fingerprints.agreement_code(), [table.name])
+        except UserError as error:
+            problems.append(str(error))
+    return prompts, problems
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -117,7 +90,7 @@ def is_accepted(made: Made, manifest: Mapping[str, Any]) -> bool:
 
 
 def check_manifest(made: Made, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """What a manifest says that does not fit the configuration, the code or the files."""
+    """Where a manifest disagrees with the configuration, the code or the files."""
     path, folder = made.manifest, made.manifest.parent
     was = manifest["settings"]
     differing = [key for key, value in made.settings.items() if was.get(key) != value]
@@ -134,9 +107,9 @@ def check_manifest(made: Made, manifest: Mapping[str, Any]) -> Iterator[str]:
     for name, sha256 in manifest.get("inputs", {}).items():
         if (folder / name).is_file() and sha256_file(folder / name) != sha256:
             yield f"{path}: made from another {(folder / name).resolve().name} ({name})"
-    for name in made.outputs:
-        if name not in manifest["outputs"]:
-            yield f"{path} does not list {name}"
+    for file in made.outputs:
+        if file.relative_to(folder).as_posix() not in manifest["outputs"]:
+            yield f"{path} does not list {file.relative_to(folder)}"
     for name, sha256 in manifest["outputs"].items():
         if not (folder / name).is_file():
             yield f"{folder / name} is missing"
@@ -144,24 +117,15 @@ def check_manifest(made: Made, manifest: Mapping[str, Any]) -> Iterator[str]:
             yield f"{folder / name} is not the file that its manifest lists: its sha256 differs"
 
 
-def _check_prompts(files: Artefacts) -> Iterator[str]:
-    texts: dict[str, set[str]] = {}
-    for name, settings in files.config.prompts.items():
-        path = files.layout.prompts(name)
-        try:
-            prompts = read_prompts(path)
-        except UserError as error:
-            yield str(error)
-            continue
-        texts[name] = {normalise(prompt.text) for prompt in prompts}
-        count = prompt_count(settings)
-        if count not in (None, len(prompts)):
-            yield f"{path} holds {len(prompts)} prompts, not {count}"
-    for name in sorted(texts.keys() - files.trained_on):
-        for other in files.trained_on:
-            shared = texts[name] & texts.get(other, set())
-            if shared and files.config.prompts[name].overlap != "allow":
-                path = files.layout.prompts(name)
+def _check_prompts(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Iterator[str]:
+    """Counts of prompts, and prompts to evaluate on that models were trained on."""
+    texts = {name: {normalise(prompt.text) for prompt in part} for name, part in prompts.items()}
+    for name, part in prompts.items():
+        path, count = files.layout.prompts(name), prompt_count(files.config.prompts[name])
+        if count not in (None, len(part)):
+            yield f"{path} holds {len(part)} prompts, not {count}"
+        for other in (kept_out.stem for kept_out in files.kept_out(name)):
+            if shared := texts[name] & texts.get(other, set()):
                 yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
 
 
@@ -173,45 +137,20 @@ def _check_history(path: Path, iterations: int) -> Iterator[str]:
     yield from _check_finite(path, (number for row in rows for number in row.values() if number))
 
 
-def _check_values(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Iterator[str]:
-    """The numbers in the files of scores and read-outs: that all are there, once, and finite."""
-    config = files.config
-    readouts = ["high_frequency", "pixel_diversity", *(["clip_diversity"] if files.clip else [])]
-
-    def check(path: Path, prompt_set: str, metrics: Iterable[str]) -> Iterator[str]:
-        wanted = {(p.id, metric) for p in prompts.get(prompt_set, ()) for metric in metrics}
-        if wanted:
-            yield from _check_scores(path, ("prompt_id", "metric"), wanted)
-
-    for _, prompt_set, images in files.folders():
-        yield from check(images.scores, prompt_set, config.metrics)
-    for _, prompt_set, images in files.folders(["validation"], every_step=False):
-        yield from check(images.readouts, prompt_set, readouts)
-        yield from check(images.published, prompt_set, config.published)
-    for name, snapshots in files.evaluated().items():
-        cell = files.cells[name]
-        first = prompts.get(cell.evaluated_on, [])[: snapshot_prompts(config)]
-        steps, columns = [0, *snapshot_steps(cell.settings)], (*config.metrics, *DISTANCES)
-        wanted = {(str(n), p.id, column) for n in steps for p in first for column in columns}
-        if wanted:
-            keys = ("step", "prompt_id", "metric")
-            yield from _check_scores(snapshots.scores, keys, wanted)
-
-
-def _check_scores(
-    path: Path, keys: tuple[str, ...], wanted: Iterable[tuple[str, ...]]
-) -> Iterator[str]:
+def _check_scores(path: Path, wanted: Collection[tuple[str, ...]]) -> Iterator[str]:
+    """Scores and read-outs: that those with the `wanted` keys are there, once, and finite."""
     rows, problems = _read_csv(path)
     yield from problems
     if problems:
         return
-    if any(None in (row.get(key) for key in (*keys, "value")) for row in rows):
+    keys = ("step", "prompt_id", "metric")[-len(next(iter(wanted))) :]
+    if not rows[0].keys() >= {*keys, "value"}:
         yield f"{path} lacks one of the columns {', '.join(keys)}, value"
         return
-    found = [tuple(row[key] for key in keys) for row in rows]
-    if len(set(found)) != len(found):
-        yield f"{path} scores {len(found) - len(set(found))} images twice"
-    if missing := set(wanted) - set(found):
+    present = [tuple(row[key] for key in keys) for row in rows]
+    if len(set(present)) != len(present):
+        yield f"{path} scores {len(present) - len(set(present))} images twice"
+    if missing := set(wanted) - set(present):
         yield f"{path} lacks {len(missing)} scores, such as {' '.join(min(missing))}"
     yield from _check_finite(path, (row["value"] for row in rows))
 
@@ -242,15 +181,14 @@ def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
 
 
 def main() -> int:
+    """Print the problems and what was accepted; returns 1 where there are problems."""
     parser = argparse.ArgumentParser(description="Check all results of a configuration.")
     parser.add_argument("--configfile", required=True)
     config = load_config(parser.parse_args().configfile)
-    found = verify(config)
-    print("\n".join(found.problems) or f"{config.root}: everything is there and as configured")
-    for manifest in found.accepted:
-        notes = json.loads(manifest.read_text(encoding="utf-8"))["accepted"]
-        print(f"{manifest}: accepted by {notes[-1]['by']} on {notes[-1]['at'][:10]}")
-    return 1 if found.problems else 0
+    findings = verify(config)
+    problems = findings.problems or [f"{config.root}: everything is there and as configured"]
+    print("\n".join([*problems, *findings.accepted]))
+    return 1 if findings.problems else 0
 
 
 if __name__ == "__main__":

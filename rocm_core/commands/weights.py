@@ -13,6 +13,7 @@ from rocm_core.weights import check_all, describe, fetch, record, table
 
 
 def main() -> int:
+    """Do what is asked for; returns 1 where a check fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is needed (the default)")

@@ -1,4 +1,4 @@
-"""The configuration: one typed section a part, the schema made of them, and errors in one sentence.
+"""The configuration: typed sections, the schema made of them, and one-sentence errors.
 
 Nothing here is computed with: jobs get what they need in `params`.
 """
@@ -12,9 +12,9 @@ from rocm_core.configuration.settings import (
     GenerationSettings,
     ModelSettings,
     PromptSettings,
+    StudySettings,
     TrainingSettings,
 )
-from rocm_core.configuration.study import StudySettings
 
 __all__ = [
     "Config",

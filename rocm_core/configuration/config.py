@@ -22,8 +22,7 @@ from rocm_core.configuration.fields import (
     number,
     text,
 )
-from rocm_core.configuration.settings import PromptSettings, Settings
-from rocm_core.configuration.study import StudySettings
+from rocm_core.configuration.settings import PromptSettings, Settings, StudySettings
 
 # Settings of training; `rocm_core.configuration.schema` says which there are.
 _Layer = Annotated[dict[str, Any], WithJsonSchema({"type": "training"})]
@@ -132,8 +131,8 @@ class Config(Settings):
         dict[Name, PromptSettings],
         having(train="Training prompts.", validation="Validation prompts."),
     ]
-    """Prompt sets: those to train on, and any number to evaluate on. Images of the validation prompts
-    fill the tables; those of further sets show what holds on other prompts."""
+    """Prompt sets: those to train on, and any number to evaluate on. Images of the validation
+    prompts fill the tables; those of further sets show what holds on other prompts."""
     rewards: _Names
     """Training rewards: names of scorers."""
     methods: Annotated[dict[PluginName, _Layer], FILLED]
@@ -155,8 +154,8 @@ class Config(Settings):
     ignored there."""
     sweeps: Annotated[tuple[Sweep, ...], items(distinct=False)] = ()
     """Further cells, in which one setting takes each of several values. Their method is
-    `<method>--<setting>-<value>`. They are evaluated on the validation prompts, at the first number of
-    inference steps."""
+    `<method>--<setting>-<value>`. They are evaluated on the validation prompts, at the first number
+    of inference steps."""
     generation: Generation = Generation()
     """How the images that are scored are made."""
     snapshots: Snapshots = Snapshots()

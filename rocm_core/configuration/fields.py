@@ -11,15 +11,17 @@ class OrNull:
 
 def number(least: float, most: float, unit: str | None = None) -> Any:
     """A number within bounds, both included."""
-    extra: dict[str, Any] | None = {"unit": unit} if unit else None
-    return Field(ge=least, le=most, json_schema_extra=extra)
+    return Field(ge=least, le=most, json_schema_extra={"unit": unit} if unit else None)
 
 
 def text(allowed: str, longest: int | None = 1000, pattern: str | None = None) -> Any:
     """A text that is not empty; `allowed` says which, for people."""
-    shortest = None if pattern else 1
-    extra: dict[str, Any] = {"allowed": allowed}
-    return Field(min_length=shortest, max_length=longest, pattern=pattern, json_schema_extra=extra)
+    return Field(
+        min_length=None if pattern else 1,
+        max_length=longest,
+        pattern=pattern,
+        json_schema_extra={"allowed": allowed},
+    )
 
 
 def items(at_least: int = 0, allowed: str | None = None, distinct: bool = True) -> Any:

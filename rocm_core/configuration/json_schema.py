@@ -27,16 +27,13 @@ class _Generator(GenerateJsonSchema):
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         """With the pattern of keys under `propertyNames`, where refusals look for it."""
-        found: JsonSchemaValue = {"type": "object"}
-        if "min_length" in schema:
-            found["minProperties"] = schema["min_length"]
         keys = self.generate_inner(schema["keys_schema"])
-        values = self.generate_inner(schema["values_schema"])
-        return (
-            found
-            | ({"propertyNames": keys} if "pattern" in keys else {})
-            | ({"additionalProperties": values} if values else {})
-        )
+        parts = {
+            "minProperties": schema.get("min_length"),
+            "propertyNames": keys if "pattern" in keys else None,
+            "additionalProperties": self.generate_inner(schema["values_schema"]),
+        }
+        return {"type": "object"} | {key: part for key, part in parts.items() if part}
 
     def encode_default(self, dft: Any) -> Any:
         return {} if isinstance(dft, BaseModel) else super().encode_default(dft)
@@ -83,7 +80,7 @@ def inline(part: Any, definitions: dict[str, Any] | None = None) -> Any:
         return part
     known = part.get("$defs", {}) if definitions is None else definitions
     own = {k: inline(v, known) for k, v in part.items() if k not in ("$ref", "$defs")}
-    name = part.get("$ref", "").removeprefix("#/$defs/") if "$ref" in part else None
+    name = part.get("$ref", "").removeprefix("#/$defs/")
     return inline(known[name], known) | own if name else own
 
 
@@ -95,7 +92,7 @@ def _tidy(part: Any, below: str = "") -> Any:
         return part
     if below in ("properties", "$defs"):
         return {key: _tidy(value) for key, value in part.items()}
-    found = {_BOUNDS.get(k, k): _tidy(v, k) for k, v in part.items() if k != "title"}
-    if "description" in found:
-        found["description"] = " ".join(found["description"].split())
-    return found
+    tidy = {_BOUNDS.get(k, k): _tidy(v, k) for k, v in part.items() if k != "title"}
+    if "description" in tidy:
+        tidy["description"] = " ".join(tidy["description"].split())
+    return tidy

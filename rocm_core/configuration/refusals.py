@@ -1,5 +1,6 @@
 """Refusals: what a JSON schema forbids, said in one sentence that names the key."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,22 +16,17 @@ def join(path: Iterable[Any]) -> str:
     """A key path for people: ["sweeps", 0, "setting"] is `sweeps[0].setting`."""
     text = ""
     for key in path:
-        if isinstance(key, int):
-            text += f"[{key}]"
-        else:
-            plain = re.fullmatch(r"[\w/.-]{1,80}", key)
-            text += ("." if text else "") + (key if plain else show(key))
-    return text
+        is_plain = isinstance(key, str) and re.fullmatch(r"[\w/.-]{1,80}", key)
+        text += f"[{key}]" if isinstance(key, int) else f".{key if is_plain else show(key)}"
+    return text.removeprefix(".")
 
 
 def show(value: Any) -> str:
     """A value for people, short and on one line."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else None
-    if text is None:
-        try:
-            text = repr(value)
-        except ValueError:  # an integer of more digits than Python prints
-            text = "a huge integer"
+    try:
+        text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a huge integer"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -61,13 +57,11 @@ def _check_plain(value: Any, path: tuple[Any, ...]) -> None:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _check_plain(item, (*path, index))
-    elif isinstance(value, str):
-        if not value.isprintable():
-            raise UserError(f"{where} must be one line of printable text, not {show(value)}")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise UserError(f"{where} must be a finite number, not {value}")
-    elif not isinstance(value, int | None):
+    elif isinstance(value, str) and not value.isprintable():
+        raise UserError(f"{where} must be one line of printable text, not {show(value)}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, not {value}")
+    elif not isinstance(value, str | float | int | None):
         raise UserError(f"{where} is {show(value)}, a {type(value).__name__}: put it in quotes")
 
 
@@ -96,10 +90,8 @@ def allowed(schema: Mapping[str, Any]) -> str:
     """What a part of the schema allows, in words."""
     if "anyOf" in schema:
         return " or ".join(allowed(part) for part in schema["anyOf"])
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return " or ".join(schema["enum"])
+    if "const" in schema or "enum" in schema:
+        return schema.get("const") or " or ".join(schema["enum"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     return " or ".join(_kind(kind, schema) for kind in kinds)
 
@@ -110,11 +102,11 @@ def _kind(kind: str, schema: Mapping[str, Any]) -> str:
         bounds = [schema.get("minimum"), schema.get("maximum")]
         return noun if None in bounds else f"{noun} from {bounds[0]:.10g} to {bounds[1]:.10g}"
     if kind == "array":
-        return schema.get("allowed") or (
-            "a list of "
-            + ("at least one, " if schema.get("minItems") else "")
-            + ("none twice, each " if schema.get("uniqueItems") else "items that are each ")
-            + allowed(schema["items"])
+        values = "at least one value" if schema.get("minItems") else "values"
+        distinct = ", all distinct" if schema.get("uniqueItems") else ""
+        return (
+            schema.get("allowed")
+            or f"a list of {values}{distinct}, each {allowed(schema['items'])}"
         )
     nouns = {"null": "null", "boolean": "true or false", "object": "a mapping of keys to values"}
     if kind == "object" and schema.get("minProperties"):
@@ -126,8 +118,7 @@ def _number_hint(value: Any, schema: Mapping[str, Any]) -> str:
     """YAML reads 1e-4 as text; say how to write the number."""
     if not isinstance(value, str) or "number" not in allowed(schema):
         return ""
-    match = re.fullmatch(r"([+-]?\d+)(\.\d*)?(?:[eE]([+-]?)(\d+))?", value.strip())
-    if not match:
+    if not (match := re.fullmatch(r"([+-]?\d+)(\.\d*)?(?:[eE]([+-]?)(\d+))?", value.strip())):
         return ""
     whole, fraction, sign, exponent = match.groups()
     text = whole + (fraction or ".0") + f"e{sign or '+'}{exponent}" if exponent else value.strip()

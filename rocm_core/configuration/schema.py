@@ -25,44 +25,35 @@ FILE = ROOT / "workflow" / "schemas" / "config.schema.json"
 
 def settings_class(algorithm: str, key: str) -> type[TrainingSettings]:
     """The settings that an algorithm has; raises `UserError` naming `key` where there are none."""
-    found = load("algorithms", algorithm, key).Settings
-    if not (isinstance(found, type) and issubclass(found, TrainingSettings)):
+    settings = load("algorithms", algorithm, key).Settings
+    if not (isinstance(settings, type) and issubclass(settings, TrainingSettings)):
         raise UserError(f"{key}: Settings of {algorithm} must be a class of TrainingSettings")
-    if found.backpropagates is not facts("algorithms", algorithm, key)["DIFFERENTIATES"]:
+    if settings.backpropagates is not facts("algorithms", algorithm, key)["DIFFERENTIATES"]:
         raise UserError(
             f"{key}: {algorithm} must both declare DIFFERENTIATES = True and derive its Settings"
             " from BackpropagationSettings, or do neither"
         )
-    return found
+    return settings
 
 
 def load_schema(methods: Iterable[Any] = ()) -> dict[str, Any]:
-    """The schema without references; what `methods` name adds the algorithms of other packages."""
-    return _inlined(_guests(methods))
+    """The schema without references, with the algorithms of other packages that `methods` name:
+    what stands before their first `-`."""
+    spelled = (name for name in methods if isinstance(name, str) and re.fullmatch(DOTTED, name))
+    heads = {name.split("-")[0] for name in spelled}
+    return inline(_generate(tuple(sorted(head for head in heads if "." in head))))
 
 
 @functools.cache
-def _inlined(guests: tuple[str, ...]) -> dict[str, Any]:
-    return inline(_generate(guests))
-
-
-def _guests(methods: Iterable[Any]) -> tuple[str, ...]:
-    """The algorithms of other packages that methods name: what stands before their first `-`."""
-    spelled = (name for name in methods if isinstance(name, str) and re.fullmatch(DOTTED, name))
-    heads = {name.split("-")[0] for name in spelled}
-    return tuple(sorted(head for head in heads if "." in head))
-
-
 def _generate(guests: tuple[str, ...]) -> dict[str, Any]:
     whole = generate(Config)
     nullable = nullable_keys(Config)
     allow_null(whole["properties"], nullable)
     whole["required"] = [key for key in whole["required"] if key not in nullable]
-    training = _training([*names("algorithms"), *guests])
     whole["$defs"]["training"] = {
         "type": "object",
         "additionalProperties": False,
-        "properties": training,
+        "properties": _training([*names("algorithms"), *guests]),
     }
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -88,18 +79,12 @@ def _training(algorithms: Iterable[str]) -> dict[str, Any]:
                     f"methods: {algorithm} means something else by {key} than other algorithms do:"
                     " give its setting another name"
                 )
-    found = {key: _first_described(parts) for key, parts in known.items()}
-    own = [
-        k
-        for k, parts in known.items()
-        if any(p.get("default") != parts[0].get("default") for p in parts)
-    ]
-    allow_null(found, own)
-    return found
-
-
-def _first_described(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return next((part for part in parts if "description" in part), parts[0])
+    training = {}
+    for key, parts in known.items():
+        training[key] = next((part for part in parts if "description" in part), parts[0])
+        if any(part.get("default") != parts[0].get("default") for part in parts):
+            allow_null(training, [key])
+    return training
 
 
 def _meaning(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,4 +141,4 @@ def _sections(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 visit(part[key], path + suffix)
 
     visit(schema, "")
-    return {" ".join(found): json.loads(properties) for properties, found in paths.items()}
+    return {" ".join(places): json.loads(keys) for keys, places in paths.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rocm_core.configuration.fields import (
     FILLED,
@@ -57,15 +57,16 @@ _Count = Annotated[Whole, number(1, 10_000_000, "prompts")]
 _Files = Annotated[tuple[Path, ...], items(1)]
 _Prompts = Annotated[tuple[Annotated[str, text("a prompt", 10_000)], ...], items(1)]
 _Words = Annotated[tuple[Annotated[str, text("a word", 60, r"^\w+$")], ...], items()]
+_Pair = Annotated[tuple[str, str], items(allowed="a list of two different names")]
 
 
 class PromptSettings(Settings):
     """A prompt set."""
 
     source: Path | _Prompts | Annotated[dict[Name, Path | _Files], FILLED]
-    """`shapes`; a file: .txt (one a line), .json (a list of texts or objects), .csv, .tsv (without
-    quotes), .parquet or .jsonl (objects with id and text); files, or lists of files, by a name that
-    becomes the prompts' `source`; or the prompts themselves as a list."""
+    """`shapes`; a file: .txt (one per line), .json (a list of texts or objects), .csv, .tsv
+    (without quotes), .parquet or .jsonl (objects with id and text); files, or lists of files, by a
+    name that becomes the prompts' `source`; or the prompts themselves as a list."""
     count: _Count | Annotated[dict[Name, _Count], FILLED] | None = None
     """Number of prompts, sampled from a file without replacement; of lists with names, the number
     of each by its name; null takes all there are."""
@@ -75,7 +76,7 @@ class PromptSettings(Settings):
     """The column of a table, or the key of a list's objects, that holds the prompts; null: caption,
     prompt or text, whichever comes first."""
     first: _Count | None = None
-    """Only so many of each list, from its beginning; null: all."""
+    """The number of prompts to take from the beginning of each list; null: all."""
     template: Annotated[str, text("a text with a field in braces for each list")] | None = None
     """Makes a prompt of every combination of the named lists: `{animal:a} {activity}`, where `:a`
     stands for the article. null: the lists follow one another."""
@@ -89,10 +90,31 @@ class PromptSettings(Settings):
     without: _Words = ()
     """Only prompts with none of these words."""
     overlap: Literal["refuse", "drop", "allow"] = "refuse"
-    """What becomes of prompts of a set to evaluate on that are among those trained on, whatever their
-    case and punctuation: `refuse` ends the run with a sentence, `drop` leaves them out, `allow`
-    keeps them, to see a model where it was trained. A world avoids them anyway, unless they are
-    allowed."""
+    """What becomes of prompts of a set to evaluate on that are among those trained on, whatever
+    their case and punctuation: `refuse` ends the run with a sentence, `drop` leaves them out,
+    `allow` keeps them, to see a model where it was trained. A world avoids them anyway, unless they
+    are allowed."""
+
+
+class StudySettings(Settings):
+    """The user study that `snakemake study` builds."""
+
+    comparisons: Annotated[tuple[_Pair, ...], items(1)]
+    """What is compared with what: names of two cells, `<reward>/<method>/seed-<n>`, or of bases,
+    `base-<policy>`. All comparisons are mixed on one page."""
+    prompts: Name = "validation"
+    """The prompt set whose images are shown."""
+    pairs: Annotated[Whole, number(1, 100_000, "pairs")] = 300
+    """Prompts, and so pairs of images, of each comparison."""
+    shares: dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] = {}
+    """How many of the prompts come from each source, as the prompts' field `source` names it, in
+    proportion; empty: from any. The paper shows PartiPrompts and HPSv2 as 1 : 2."""
+    seed: Seed = 0
+    """Seed of the choice of prompts. What decides sides, order and names is secret."""
+    raters: Annotated[Whole, number(1, 10_000, "raters")] = 10
+    """Raters, each with a link of their own."""
+    ties: bool = True
+    """May a rater see no difference? A tie counts as half a win."""
 
 
 class ModelSettings(Settings):
@@ -107,7 +129,7 @@ class ModelSettings(Settings):
     chain: str
     """Name of the chain."""
     model: str
-    """Local folder of its weights."""
+    """Local folder of the base model."""
     inference_steps: Steps
     """Steps K of its chain."""
     guidance_scale: Guidance

@@ -3,10 +3,9 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
-from rocm_core.grid.artefacts import Artefacts, Made, shown_sections
-from rocm_core.grid.beta_sweep import beta_tries
+from rocm_core.grid.artefacts import DISTANCES, Artefacts, Made, needed, shown_sections, used
 from rocm_core.grid.cells import Cell, make_grid, spell, table
-from rocm_core.grid.disk import needed, used
+from rocm_core.grid.code import job_code, render_code, train_version
 from rocm_core.grid.evaluation import (
     evaluation_sets,
     generation_settings,
@@ -17,10 +16,11 @@ from rocm_core.grid.evaluation import (
 )
 from rocm_core.grid.loading import load_config, parse_config
 from rocm_core.grid.methods import METHODS, parse_method
-from rocm_core.grid.needs import offered
+from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.snapshots import snapshot_steps
 
 __all__ = [
+    "DISTANCES",
     "METHODS",
     "Artefacts",
     "Cell",
@@ -29,6 +29,9 @@ __all__ = [
     "evaluation_sets",
     "generation_settings",
     "inference_steps",
+    "job_code",
+    "render_code",
+    "train_version",
     "load_config",
     "make_grid",
     "snapshot_prompts",

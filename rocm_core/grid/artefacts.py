@@ -1,14 +1,16 @@
 """The files of a grid: what its jobs make, for the rules and for the commands that only look."""
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rocm_core.configuration import Config, GenerationSettings
 from rocm_core.errors import UserError
-from rocm_core.grid import code
 from rocm_core.grid.cells import Cell, make_grid
+from rocm_core.grid.code import job_code, render_code
 from rocm_core.grid.evaluation import (
     evaluation_sets,
     generation_settings,
@@ -16,29 +18,31 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
+from rocm_core.grid.needs import offered
 from rocm_core.grid.snapshots import snapshot_steps
+from rocm_core.plugins import facts
 from rocm_core.prompts import Prompt, prompt_files
 from rocm_core.provenance import Layout, SampleFiles, SnapshotFiles, digest_of, record_beside
 from rocm_core.weights import files_of
 
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config, GenerationSettings
-
-# Sections that no table or figure shows; `study` is shown by those that count its votes.
-_HIDDEN = ("resources", "weights", "study")
+# What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
+DISTANCES = ("squared_distance",)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What one job makes: its manifest and what that must say. `outputs` are names beside it.
+    """What one job makes: its manifest and what that must say.
 
-    rendered: `settings` are digests of the configuration's sections, as `shown_sections` has them.
+    outputs: its files, all below the manifest's folder. rows: the keys of the scores that the first
+    of them must hold, ([step,] prompt id, metric). rendered: `settings` are digests of the
+    configuration's sections, as `shown_sections` has them.
     """
 
     manifest: Path
     settings: Mapping[str, Any]
     code: str
-    outputs: Sequence[str]
+    outputs: Sequence[Path]
+    rows: Collection[tuple[str, ...]] = ()
     rendered: bool = False
 
 
@@ -48,7 +52,7 @@ class Artefacts:
     With `partial: true` in the configuration, only the files that exist.
     """
 
-    def __init__(self, config: "Config", root: str | Path | None = None) -> None:
+    def __init__(self, config: Config, root: str | Path | None = None) -> None:
         self.config = config
         self.layout = Layout(root or config.root)
         self.cells = {cell.name: cell for cell in make_grid(config)}
@@ -64,12 +68,12 @@ class Artefacts:
             raise UserError(f"{name} is not a cell of {self.layout.root}: `make cells` lists them")
         return self.sources[name]
 
-    def generation(self, source: str, steps: int | str | None = None) -> "GenerationSettings":
+    def generation(self, source: str, steps: int | str | None = None) -> GenerationSettings:
         """How a source's images are made."""
         return generation_settings(self.config, self.source(source), int(steps) if steps else None)
 
     def folders(
-        self, sets: Iterable[str] | None = None, every_step: bool = True
+        self, sets: Collection[str] | None = None, every_step: bool = True
     ) -> Iterator[tuple[str, str, SampleFiles]]:
         """(source, prompt set, images) of every source: of these prompt sets (None: of all), at
         every number of inference steps or at the first."""
@@ -80,21 +84,16 @@ class Artefacts:
                     yield name, prompt_set, self.layout.samples(name, prompt_set, steps)
 
     def samples(
-        self, file: str, sets: Iterable[str] | None = None, every_step: bool = True
+        self, file: str, sets: Collection[str] | None = None, every_step: bool = True
     ) -> list[Path]:
         """A file beside the images of each of `folders`."""
-        found = self.folders(sets, every_step)
-        return self.finished(files.folder / file for _, _, files in found)
+        return self.finished(files.folder / file for _, _, files in self.folders(sets, every_step))
 
     def main_scores(self, *files: str) -> list[Path]:
         """Files beside the images that fill the tables, those of validation prompts at the first
         number of steps: their scores, and the published packages' where they are asked for."""
         files = files or ("scores.csv", *(["published.csv"] if self.config.published else []))
         return [path for file in files for path in self.samples(file, ["validation"], False)]
-
-    def final_images(self) -> list[Path]:
-        """The indices of the images that fill the tables."""
-        return self.main_scores("index.jsonl")
 
     def trained(self, file: str = "lora.safetensors") -> list[Path]:
         """A file of every cell."""
@@ -134,49 +133,59 @@ class Artefacts:
     def made_prompts(self) -> Iterator[Made]:
         """The prompt sets."""
         for name, settings in self.config.prompts.items():
-            path = self.layout.prompts(name)
-            made = code.prompts_code(settings)
-            yield Made(record_beside(path), settings.to_dict(), made, [path.name])
+            yield _alone(self.layout.prompts(name), settings.to_dict(), job_code("make_prompts"))
 
     def made(self, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[Made]:
         """All trainings, and the images and scores on those sets whose `prompts` are given."""
-        config = self.config
+        config, metrics = self.config, self.config.metrics
+        ids = {name: [prompt.id for prompt in part] for name, part in prompts.items()}
+        scorers = {"scorers": config.scorer_paths()}
         for name, cell in self.cells.items():
             own, settings = self.layout.cell(name), cell.settings
-            trained = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
-            outputs = [file.relative_to(own.folder).as_posix() for file in trained]
-            yield Made(own.manifest, settings.to_dict(), code.train_code(settings), outputs)
-        scorers = {"scorers": config.scorer_paths()}
-        for name, prompt_set, files in self.folders():
-            if prompt_set not in prompts:
-                continue
-            drawn = self.generation(name, files.steps)
-            outputs = [files.index.name, *(files.image(p.id).name for p in prompts[prompt_set])]
-            yield Made(files.manifest, drawn.to_dict(), code.generate_code(drawn), outputs)
-            yield _beside(files.scores, scorers, code.score_code(config.metrics))
-        for _, prompt_set, files in self.folders(["validation"], every_step=False):
-            if prompt_set in prompts:
-                yield _beside(files.readouts, {"clip": self.clip}, code.measure_code())
-                if config.published:
-                    yield _beside(
-                        files.published, {"scorers": self.published}, code.published_code()
-                    )
+            files = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
+            yield Made(own.manifest, settings.to_dict(), job_code("train", settings), files)
+        for name, prompt_set, images in self.folders(ids):
+            drawn = self.generation(name, images.steps)
+            files = [images.index, *map(images.image, ids[prompt_set])]
+            yield Made(images.manifest, drawn.to_dict(), job_code("generate", drawn), files)
+            code, rows = job_code("score", metrics=metrics), _rows(ids[prompt_set], metrics)
+            yield _alone(images.scores, scorers, code, rows)
+        for _, prompt_set, images in self.folders(ids.keys() & {"validation"}, every_step=False):
+            rows = _rows(ids[prompt_set], self.readouts)
+            yield _alone(images.readouts, {"clip": self.clip}, job_code("measure"), rows)
+            if config.published:
+                code, rows = job_code("score_published"), _rows(ids[prompt_set], config.published)
+                yield _alone(images.published, {"scorers": self.published}, code, rows)
         for name, evaluated in self.evaluated().items():
-            cell = self.cells[name]
-            if cell.evaluated_on in prompts:
-                drawn = self.generation(name)
-                first = prompts[cell.evaluated_on][: snapshot_prompts(config)]
-                images = [
-                    evaluated.image(step, prompt.id)
-                    for step in snapshot_steps(cell.settings)
-                    for prompt in first
-                ]
-                outputs = [
-                    file.relative_to(evaluated.folder).as_posix()
-                    for file in [evaluated.scores, *images]
-                ]
-                made = code.snapshots_code(drawn, config.metrics)
-                yield Made(evaluated.manifest, drawn.to_dict() | scorers, made, outputs)
+            cell, drawn = self.cells[name], self.generation(name)
+            first = ids.get(cell.evaluated_on, [])[: snapshot_prompts(config)]
+            if first:
+                steps = snapshot_steps(cell.settings)
+                images_of_steps = itertools.starmap(
+                    evaluated.image, itertools.product(steps, first)
+                )
+                yield Made(
+                    evaluated.manifest,
+                    drawn.to_dict() | scorers,
+                    job_code("evaluate_snapshots", drawn, metrics),
+                    [evaluated.scores, *images_of_steps],
+                    _rows(map(str, [0, *steps]), first, [*metrics, *DISTANCES]),
+                )
+
+    def rendered(self) -> list[tuple[str, str]]:
+        """(kind, name) of every table and figure that there is data for, the claims, the report."""
+        drawn = [(k, name) for k in ("table", "figure") for name in offered(f"{k}s", self.config)]
+        return [*drawn, ("claims", "claims"), ("report", "report")]
+
+    def made_renderings(self) -> Iterator[Made]:
+        """Tables, figures, claims, the report and the agreement with the published packages."""
+        for kind, name in self.rendered():
+            files = self.layout.rendered(kind, name)
+            shown = shown_sections(self.config, kind, name)
+            code = render_code(kind, name, self.config)
+            yield Made(record_beside(files[0]), shown, code, files, rendered=True)
+        if self.config.published:
+            yield _alone(self.layout.scorer_agreement, {}, job_code("scorer_agreement"))
 
     @property
     def clip(self) -> str | None:
@@ -184,20 +193,46 @@ class Artefacts:
         return self.config.scorers["clipscore"] if "clipscore" in self.config.metrics else None
 
     @property
+    def readouts(self) -> list[str]:
+        """The read-outs that are measured of images."""
+        return ["high_frequency", "pixel_diversity", *(["clip_diversity"] if self.clip else [])]
+
+    @property
     def published(self) -> dict[str, str | None]:
         """{metric: weights} of the published packages that score images."""
         return {name: self.config.scorers[name] for name in self.config.published}
 
 
-def _beside(file: Path, settings: Mapping[str, Any], fingerprint: str) -> Made:
-    return Made(record_beside(file), settings, fingerprint, [file.name])
+def _alone(
+    file: Path, settings: Mapping[str, Any], code: str, rows: Collection[tuple[str, ...]] = ()
+) -> Made:
+    return Made(record_beside(file), settings, code, [file], rows)
 
 
-def shown_sections(config: "Config", study: bool = False) -> dict[str, str]:
+def _rows(*keys: Iterable[str]) -> set[tuple[str, ...]]:
+    return set(itertools.product(*keys))
+
+
+def shown_sections(config: Config, kind: str, name: str) -> dict[str, str]:
     """A digest of each section of a configuration that something rendered depends on, in the order
-    of the file, which is that of the methods. `study`: it counts votes."""
+    of the file, which is that of the methods. `study` is one where votes are counted."""
+    votes = kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]
+    hidden = ("resources", "weights", *([] if votes else ["study"]))
     return {
         key: digest_of({key: json.dumps(value)})
         for key, value in sorted(config.to_dict().items())
-        if key not in _HIDDEN or (study and key == "study")
+        if key not in hidden
     }
+
+
+def used(config: Config) -> list[str]:
+    """The local paths of a configuration's models, scorers and prompts."""
+    models = ((policy.model, policy.lora) for policy in config.policies.values())
+    files = (file for prompts in config.prompts.values() for file in prompt_files(prompts))
+    paths = [*itertools.chain(*models), *config.scorers.values(), *files]
+    return list(dict.fromkeys(path for path in paths if path))
+
+
+def needed(config: Config) -> list[str]:
+    """The table's files that a configuration's models, scorers and prompts are made of."""
+    return list(dict.fromkeys(files_of(*used(config))))

@@ -1,27 +1,18 @@
 """What one cell is trained with: layers of the configuration, merged and checked."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from rocm_core.configuration import TrainingSettings, settings_class
+from rocm_core.configuration import Config, TrainingSettings, settings_class
 from rocm_core.errors import UserError
 from rocm_core.grid.methods import Method, chain_of
-from rocm_core.plugins import did_you_mean, facts
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config
+from rocm_core.plugins import did_you_mean, facts, require_known
 
 Layers = list[tuple[str, Mapping[str, Any]]]
 
 
-def require_known(name: str, names: Sequence[str] | Mapping[str, Any], key: str) -> None:
-    """Raise `UserError` for `key` unless `name` is one of `names`."""
-    if name not in names:
-        raise UserError(f"{key}: {name!r} is unknown{did_you_mean(name, names)}")
-
-
 def cell_settings(
-    config: "Config",
+    config: Config,
     reward: str,
     method: Method,
     seed: int,
@@ -33,25 +24,27 @@ def cell_settings(
     if method.policy not in config.policies:
         raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
     about = facts("algorithms", method.algorithm, key)
-    if about["DIFFERENTIATES"]:
-        _check_gradient(reward, key)
+    if about["DIFFERENTIATES"] and not facts("rewards", reward, "rewards")["DIFFERENTIABLE"]:
+        raise UserError(
+            f"{key} cannot train on {reward}, which has no gradient: set"
+            f" cells.{reward}/{key.removeprefix('methods.')} to null"
+        )
     policy = config.policies[method.policy]
-    merged: dict[str, Any] = {}
-    for _, layer in layers:
-        merged |= layer
-    _check_divergence(method, layers, merged, key)
+    merged = {name: value for _, layer in layers for name, value in layer.items()}
+    _check_divergence(method, layers, merged, key, about["DIVERGENCES"])
     own = settings_class(method.algorithm, key)
     idle = dict.fromkeys(sorted(merged.keys() - own.model_fields), method.algorithm)
-    if method.policy != "consistency":  # the one whose last step is deterministic
-        idle |= {"horizon": f"the {method.policy} policy"} if "horizon" in merged else {}
+    if "horizon" in merged and method.policy != "consistency":  # whose last step is deterministic
+        idle["horizon"] = f"the {method.policy} policy"
     for name, what in idle.items():
-        stray = next((place for place, layer in _own(layers) if name in layer), None)
-        if stray:
+        if stray := next((place for place, layer in _own(layers) if name in layer), None):
             raise UserError(f"{stray}.{name} has no effect on {what}: remove it")
-        del merged[name]
-    for name in [name for name, value in merged.items() if value is None]:
-        if type(None) not in get_args(own.model_fields[name].annotation):
-            del merged[name]  # null stands for the policy's or the algorithm's own
+    merged = {  # null stands for the policy's or the algorithm's own, where it is not a value
+        name: value
+        for name, value in merged.items()
+        if name not in idle
+        and (value is not None or type(None) in get_args(own.model_fields[name].annotation))
+    }
     if merged.get("prompt_buffer") == 0:
         del merged["prompt_buffer_minimum"]
     if merged["beta"] != "auto":
@@ -60,15 +53,15 @@ def cell_settings(
         raise UserError(f"{key}.beta: {method.algorithm} cannot do auto: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
-    _check_batches(method, merged, key)
-    if merged["warmup_steps"] > merged["iterations"]:
+    if about["PAIRED"] and merged["images_per_prompt"] % 2:
         raise UserError(
-            f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
-            f" not {merged['warmup_steps']}"
+            f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
+            f" prompt, but it is {merged['images_per_prompt']}"
         )
+    _check_counts(merged, key)
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
-        raise UserError(f"{key}.prompts: validation judges what was trained: name another set")
+        raise UserError(f"{key}.prompts: validation evaluates what was trained: name another set")
     return own.from_dict(
         {"inference_steps": policy.steps, "guidance_scale": policy.guidance_scale}
         | merged
@@ -95,26 +88,20 @@ def _own(layers: Layers) -> Layers:
     ]
 
 
-def _check_gradient(reward: str, key: str) -> None:
-    if not facts("rewards", reward, "rewards")["DIFFERENTIABLE"]:
-        method = key.removeprefix("methods.")
-        raise UserError(
-            f"{key} cannot train on {reward}, which has no gradient: set cells.{reward}/{method} to"
-            " null"
-        )
+def _check_divergence(
+    method: Method, layers: Layers, merged: dict[str, Any], key: str, possible: Sequence[str]
+) -> None:
+    """Divergence and β must suit the algorithm; β is 0 in `merged` where there is no divergence.
 
-
-def _check_divergence(method: Method, layers: Layers, merged: dict[str, Any], key: str) -> None:
-    """Divergence and β must suit the algorithm; β is 0 in `merged` where there is no divergence."""
-    possible = facts("algorithms", method.algorithm)["DIVERGENCES"]
+    possible: the divergences that the algorithm can work with; empty: all.
+    """
     if possible and method.divergence not in possible:
         raise UserError(
             f"{key}: {method.algorithm} cannot work with divergence {method.divergence}"
             f"{did_you_mean(method.divergence, possible)}"
         )
     if method.divergence == "none":
-        stray = next((name for name, layer in _own(layers) if "beta" in layer), None)
-        if stray:
+        if stray := next((place for place, layer in _own(layers) if "beta" in layer), None):
             method_name = stray.rpartition("/")[2].rpartition(".")[2]
             raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
         merged["beta"] = 0.0
@@ -122,12 +109,12 @@ def _check_divergence(method: Method, layers: Layers, merged: dict[str, Any], ke
         raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
 
 
-def _check_batches(method: Method, merged: Mapping[str, Any], key: str) -> None:
-    """Counts that must divide one another."""
-    if facts("algorithms", method.algorithm)["PAIRED"] and merged["images_per_prompt"] % 2:
+def _check_counts(merged: Mapping[str, Any], key: str) -> None:
+    """Counts that bound one another or must divide one another."""
+    if merged["warmup_steps"] > merged["iterations"]:
         raise UserError(
-            f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
-            f" prompt, but it is {merged['images_per_prompt']}"
+            f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
+            f" not {merged['warmup_steps']}"
         )
     buffer = merged.get("prompt_buffer", 0)
     if buffer and merged["prompt_buffer_minimum"] > buffer:

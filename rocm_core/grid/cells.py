@@ -4,16 +4,13 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rocm_core.configuration import TrainingSettings, load_schema, validate
+from rocm_core.configuration import Config, TrainingSettings, load_schema, validate
 from rocm_core.errors import UserError
-from rocm_core.grid.cell_settings import Layers, cell_settings, require_known
+from rocm_core.grid.cell_settings import Layers, cell_settings
 from rocm_core.grid.methods import parse_method
-from rocm_core.plugins import did_you_mean
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config
+from rocm_core.plugins import did_you_mean, require_known
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ class Cell:
 
 
 @functools.cache
-def make_grid(config: "Config") -> tuple[Cell, ...]:
-    """All cells of a configuration, in its order, none twice: where an alias or a sweep repeats the
+def make_grid(config: Config) -> tuple[Cell, ...]:
+    """All cells of a configuration, in its order, each once: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
     names: dict[str, str] = {}
@@ -83,7 +80,7 @@ def make_grid(config: "Config") -> tuple[Cell, ...]:
     return tuple(cells.values())
 
 
-def _plan(config: "Config") -> Iterator[tuple[str, str, str, Layers, tuple[tuple[str, Any], ...]]]:
+def _plan(config: Config) -> Iterator[tuple[str, str, str, Layers, tuple[tuple[str, Any], ...]]]:
     """(reward, method, key for errors, layers of settings under their keys, what is swept)."""
 
     def layers(reward: str, method: str) -> Layers:
@@ -105,27 +102,21 @@ def _plan(config: "Config") -> Iterator[tuple[str, str, str, Layers, tuple[tuple
         properties = load_schema(config.methods)["properties"]["training"]["properties"]
         swept = {sweep.setting: sweep.values} | (sweep.cross or {})
         for setting, values in swept.items():
-            place = "setting" if setting == sweep.setting else "cross"
-            require_known(setting, properties, f"{key}.{place}")
+            is_main = setting == sweep.setting
+            require_known(setting, properties, f"{key}.{'setting' if is_main else 'cross'}")
+            where = ("values",) if is_main else ("cross", setting)
             for value in values:
-                where = ("values",) if place == "setting" else ("cross", setting)
                 validate(value, properties[setting], ("sweeps", index, *where))
         for reward in sweep.rewards or config.rewards:
             require_known(reward, config.rewards, f"{key}.rewards")
             for method in sweep.methods:
                 require_known(method, config.methods, f"{key}.methods")
-                if not is_wanted(reward, method):
-                    continue
-                for values in itertools.product(*swept.values()):
+                for values in (
+                    itertools.product(*swept.values()) if is_wanted(reward, method) else ()
+                ):
                     chosen = dict(zip(swept, values, strict=True))
-                    layer = (f"{key}.values", chosen)
-                    yield (
-                        reward,
-                        method,
-                        key,
-                        [*layers(reward, method), layer],
-                        tuple(chosen.items()),
-                    )
+                    below = [*layers(reward, method), (f"{key}.values", chosen)]
+                    yield reward, method, key, below, tuple(chosen.items())
 
 
 def spell(value: Any) -> str:
@@ -146,8 +137,5 @@ def table(cells: Sequence[Cell]) -> str:
         [c.name, *(str(r.get(k, "")) for k in keys)] for c, r in zip(cells, rows, strict=True)
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     return "\n".join([*text, f"{len(cells)} cells"])

@@ -1,15 +1,11 @@
 """What is evaluated where: prompt sets and their sizes, numbers of inference steps."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from rocm_core.configuration import GenerationSettings
+from rocm_core.configuration import Config, GenerationSettings
 from rocm_core.grid.cells import Cell
 from rocm_core.grid.methods import chain_of
 from rocm_core.prompts import prompt_count
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config
 
 
 def training_sets(cells: Sequence[Cell]) -> list[str]:
@@ -17,30 +13,28 @@ def training_sets(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.settings.prompts for cell in cells))
 
 
-def evaluation_sets(config: "Config", cells: Sequence[Cell]) -> list[str]:
-    """The prompt sets that sources are judged on: `validation` and, after it, any further ones."""
+def evaluation_sets(config: Config, cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that sources are evaluated on: `validation`, then any further ones."""
     others = {"train", "validation", *training_sets(cells)}
     return ["validation", *(name for name in config.prompts if name not in others)]
 
 
-def snapshot_prompts(config: "Config") -> int:
+def snapshot_prompts(config: Config) -> int:
     """How many of the first validation prompts each snapshot is evaluated on; 0: none."""
     most = prompt_count(config.prompts["validation"])
     return config.snapshots.prompts if most is None else min(config.snapshots.prompts, most)
 
 
-def inference_steps(config: "Config") -> tuple[int | None, ...]:
+def inference_steps(config: Config) -> tuple[int | None, ...]:
     """The numbers of inference steps at which images are made, None for the policy's own."""
     given = config.generation.inference_steps
     return given if isinstance(given, tuple) else (given,)
 
 
-def sample_sets(
-    config: "Config", judged: Sequence[str], source: Cell | str
-) -> list[tuple[str, int]]:
+def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list[tuple[str, int]]:
     """The (prompt set, inference steps) of which a source's images are made, the main one first.
 
-    Every set of `judged`, the `evaluation_sets`, at the first number of steps, and the validation
+    Every one of `sets`, the `evaluation_sets`, at the first number of steps, and the validation
     prompts at all of them. Of a swept cell, whose setting is in question, the main one only.
     """
     policy = source.settings.policy if isinstance(source, Cell) else source
@@ -48,12 +42,12 @@ def sample_sets(
     steps = list(dict.fromkeys(given or own for given in inference_steps(config)))
     if isinstance(source, Cell) and source.swept:
         return [("validation", steps[0])]
-    sets = [(name, steps[0]) for name in judged]
-    return [*sets, *(("validation", number) for number in steps[1:])]
+    main = [(name, steps[0]) for name in sets]
+    return [*main, *(("validation", number) for number in steps[1:])]
 
 
 def generation_settings(
-    config: "Config", source: Cell | str, steps: int | None = None
+    config: Config, source: Cell | str, steps: int | None = None
 ) -> GenerationSettings:
     """How the images of a cell, or of a policy's base model, are made for scoring.
 

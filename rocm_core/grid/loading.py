@@ -1,5 +1,6 @@
 """A configuration read and checked: its schema, its sections against one another, and its grid."""
 
+import itertools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rocm_core.errors import UserError
 from rocm_core.grid.cells import make_grid
 from rocm_core.grid.evaluation import training_sets
 from rocm_core.grid.methods import POLICIES, chain_of
-from rocm_core.plugins import did_you_mean, module_of
+from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
 
 # Prompt sources that a world offers, and its gold judge, which knows the truth of that world.
@@ -55,18 +56,11 @@ def _check(config: Config) -> None:
             raise UserError(f"scorers.{name} is the gold judge of another world: remove it")
         if name in _GOLD and weights is not None:
             raise UserError(f"scorers.{name} is a gold judge without weights: set it to null")
-    for name in config.published:
-        if name not in config.metrics:
-            raise UserError(
-                f"published: {name!r} is not among the metrics: add it or remove it here"
-            )
-    for key, names in (("rewards", config.rewards), ("metrics", config.metrics)):
-        for name in names:
-            if name not in config.scorers:
-                hint = did_you_mean(name, config.scorers)
-                raise UserError(f"{key}: {name!r} is not among the scorers{hint}")
-            if name in _GOLD and key == "rewards":
-                raise UserError(f"rewards: {name!r} is a gold judge and never trains: remove it")
+    for key, known in (("rewards", "scorers"), ("metrics", "scorers"), ("published", "metrics")):
+        for name in getattr(config, key):
+            require_known(name, getattr(config, known), key, f"not among the {known}")
+    for name in _GOLD.keys() & {*config.rewards}:
+        raise UserError(f"rewards: {name!r} is a gold judge and never trains: remove it")
     overlay = config.efficiency_overlay
     if overlay and not Path(overlay).is_file():
         raise UserError(f"efficiency_overlay: {show(overlay)} does not exist: correct the path")
@@ -74,7 +68,7 @@ def _check(config: Config) -> None:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
     cells = make_grid(config)
     if config.study:
-        models = {cell.name for cell in cells} | {f"base-{policy}" for policy in config.policies}
+        models = [*(cell.name for cell in cells), *(f"base-{policy}" for policy in config.policies)]
         _check_study(config.study, config.prompts, models)
     check_sources(config.prompts, _SOURCES[config.world], training_sets(cells))
 
@@ -83,10 +77,8 @@ def _check_study(
     study: StudySettings, prompts: Mapping[str, PromptSettings], models: Collection[str]
 ) -> None:
     """The models and the prompts of a study must be the configuration's."""
-    for name in (name for comparison in study.comparisons for name in comparison):
-        if name not in models:
-            hint = did_you_mean(name, sorted(models))
-            raise UserError(f"study.comparisons: {name!r} is no cell or base of the grid{hint}")
+    for name in itertools.chain(*study.comparisons):
+        require_known(name, models, "study.comparisons", "not a cell or base of the grid")
     if study.prompts not in prompts or study.prompts == "train":
         hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
         raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean, facts, module_of, names, short_name
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ METHODS = {
 POLICIES = {"consistency": "lcm", "diffusion": "ddim"}  # and the chain that each has by default
 
 
-def chain_of(config: "Config", policy: str) -> str:
+def chain_of(config: Config, policy: str) -> str:
     """The name of the chain that a policy of the configuration has."""
     return config.policies[policy].chain or POLICIES[policy]
 
@@ -45,27 +42,23 @@ def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str
     if name in METHODS:
         return name, METHODS[name]
     spelled = f"direct-consistency-{name.removeprefix('rocm-')}" if name[:5] == "rocm-" else name
-    algorithm, policy, divergence = _split(spelled, [*POLICIES, *policies]) or (None, None, None)
-    if algorithm is None or policy is None:
+    parts = _split(spelled, [*POLICIES, *policies])
+    if parts is None:
         known = ["rocm-none", *(f"rocm-{d.replace('_', '-')}" for d in names("divergences"))]
         raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, [*known, *METHODS])}")
+    algorithm, policy, divergence = parts
     module_of("algorithms", algorithm, key)
-    module = _divergence(divergence, key) if divergence else "none"
-    method = Method(algorithm, policy, module)
+    if divergence != "none":  # which may be another name of the one that is trained
+        module = short_name(module_of("divergences", divergence, key))
+        divergence = facts("divergences", divergence, key)["ALIAS_OF"] or module
+    method = Method(algorithm, policy, divergence)
     known_as = {meaning: known for known, meaning in METHODS.items()}
-    suffix = _spell(module)
     if method in known_as:
         return known_as[method], method
     if (algorithm, policy) == ("direct", "consistency"):
-        return f"rocm-{suffix}", method
-    parts = [_spell(algorithm), _spell(policy), suffix]
-    return "-".join(parts if divergence else parts[:2]), method
-
-
-def _divergence(name: str, key: str) -> str:
-    """The divergence that is trained for a name: another, where that is an alias."""
-    module = short_name(module_of("divergences", name, key))
-    return facts("divergences", name, key)["ALIAS_OF"] or module
+        return f"rocm-{_spell(divergence)}", method
+    suffix = [] if divergence == "none" else [_spell(divergence)]
+    return "-".join([_spell(algorithm), _spell(policy), *suffix]), method
 
 
 def _spell(module: str) -> str:
@@ -74,13 +67,13 @@ def _spell(module: str) -> str:
 
 
 def _split(name: str, policies: Iterable[str]) -> tuple[str, str, str] | None:
-    """Algorithm, policy and divergence ("" for none) that a spelled-out method names."""
+    """Algorithm, policy and divergence or "none" that a spelled-out method names."""
     head = name.split("-")[0]
     for algorithm in [head] if "." in head else names("algorithms"):
         for policy in sorted(set(policies), key=len, reverse=True):
             rest = name.removeprefix(f"{_spell(algorithm)}-{_spell(policy)}")
             if rest in ("", "-none"):
-                return algorithm, policy, ""
+                return algorithm, policy, "none"
             if rest.startswith("-") and len(rest) > 1:
                 return algorithm, policy, rest[1:]
     return None

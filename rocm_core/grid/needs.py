@@ -1,18 +1,15 @@
 """What a configuration has the data for: the needs that tables and figures declare."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from rocm_core.configuration import Config
 from rocm_core.errors import UserError
-from rocm_core.grid.beta_sweep import beta_tries
-from rocm_core.grid.cells import make_grid
+from rocm_core.grid.cells import Cell, make_grid
 from rocm_core.grid.evaluation import evaluation_sets, inference_steps
 from rocm_core.plugins import did_you_mean, facts, names
 
-if TYPE_CHECKING:
-    from rocm_core.configuration import Config
 
-
-def offered(kind: str, config: "Config") -> list[str]:
+def offered(kind: str, config: Config) -> list[str]:
     """The tables or figures whose `NEEDS` a configuration meets, in the order of the report.
 
     Raises `UserError` where a module declares a need that does not exist.
@@ -29,7 +26,7 @@ def offered(kind: str, config: "Config") -> list[str]:
     return sorted(place, key=lambda name: place[name])
 
 
-def _needs(config: "Config") -> dict[str, bool]:
+def _needs(config: Config) -> dict[str, bool]:
     """Whether a configuration has what a table or figure may need, by the name of the need."""
     cells = make_grid(config)
     settings = [cell.settings for cell in cells]
@@ -52,3 +49,14 @@ def _needs(config: "Config") -> dict[str, bool]:
         "prompt sets": len(evaluation_sets(config, cells)) > 1,
         "votes": config.study is not None and (config.root / "study" / "votes.jsonl").exists(),
     }
+
+
+def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
+    and divergences for which several β are tried."""
+    tries: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
+        if is_rocm and {name for name, _ in cell.swept} <= {"beta"}:
+            tries.setdefault((cell.reward, cell.method), []).append(cell)
+    return [c for own in tries.values() if len({c.variant for c in own}) > 1 for c in own]

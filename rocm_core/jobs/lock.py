@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rocm_core.errors import UserError
-from rocm_core.provenance import atomic_write, write_json
+from rocm_core.provenance import write_json
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 120.0
@@ -57,18 +57,18 @@ class Lock:
     def __enter__(self) -> Self:
         began = silent_since = time.monotonic()
         seen, lives = None, False
-        while found := self._take(from_the_silent=time.monotonic() - silent_since > STALE_SECONDS):
+        while holder := self._take(from_the_silent=time.monotonic() - silent_since > STALE_SECONDS):
             now, told = time.monotonic(), lives
-            if seen and found != seen:
+            if seen and holder != seen:
                 silent_since, lives = now, True
-            lives = lives or bool(_lives(found[0]))
+            lives = lives or bool(_lives(holder[0]))
             if lives and not told:
-                print(f"waiting for {_name(found[0])} in {self.folder}", file=sys.stderr)
+                print(f"waiting for {_name(holder[0])} in {self.folder}", file=sys.stderr)
             if lives and now - began > PATIENCE_SECONDS:
                 raise UserError(
-                    f"{self.folder} is in use by {_name(found[0])}: wait for it or stop it"
+                    f"{self.folder} is in use by {_name(holder[0])}: wait for it or stop it"
                 )
-            seen = found
+            seen = holder
             self._give_up()
             time.sleep(POLL_SECONDS)
         self._heart.start()
@@ -89,7 +89,7 @@ class Lock:
         """Add facts to this owner's record, which survives even if it is killed."""
         with self.held():
             self.me |= facts
-            self._write()
+            write_json(self.path, self.me)
 
     def attempts(self) -> list[Owner]:
         """Every owner so far, this one last: host, pid, Slurm job, seconds of ownership, and the
@@ -109,21 +109,16 @@ class Lock:
     def _take(self, from_the_silent: bool) -> tuple[Owner, float] | None:
         """Take the lock, or return its owner and the time of its last heartbeat."""
         with self._alone():
-            found = self._read()
-            if found:
-                lives = _lives(found[0])
+            if holder := self._read():
+                lives = _lives(holder[0])
                 if lives or (lives is None and not from_the_silent):
-                    return found
-            if found and "token" in found[0]:
-                self._remember(*found)
+                    return holder
+                if "token" in holder[0]:
+                    self._remember(*holder)
             self.me["since"] = time.time()
             self._remember(self.me, self.me["since"])
-            self._write()
+            write_json(self.path, self.me)
             return None
-
-    def _write(self) -> None:
-        with atomic_write(self.path) as file:
-            file.write(json.dumps(self.me).encode())
 
     def _remember(self, owner: Owner, until: float) -> list[Owner]:
         known = json.loads(self.record.read_text()) if self.record.exists() else []
@@ -159,8 +154,8 @@ class Lock:
             return {}, self.path.stat().st_mtime
 
     def _is_mine(self) -> bool:
-        found = self._read()
-        return found is not None and found[0].get("token") == self.me["token"]
+        holder = self._read()
+        return holder is not None and holder[0].get("token") == self.me["token"]
 
     def _beat(self) -> None:
         # Not `held`: a save that takes minutes holds it, and must not look like death.

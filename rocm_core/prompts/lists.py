@@ -31,8 +31,8 @@ def read_list(path: str, column: str | None = None) -> list[Prompt]:
         raise UserError(f"{path} has no columns: remove the key column ({column})")
     if suffix == ".jsonl":
         return read_prompts(path)
-    found = {".txt": lines_of, ".json": _json, ".parquet": _parquet}.get(suffix, _csv)
-    entries = found(path) if suffix == ".txt" else found(path, column)  # type: ignore[operator]
+    reader = {".json": _json, ".parquet": _parquet}.get(suffix, _csv)
+    entries = lines_of(path) if suffix == ".txt" else reader(path, column)
     texts = [clean(text, place) for place, text in entries]
     if not texts:
         raise UserError(f"{path} holds no prompts")

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean
@@ -32,8 +32,10 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
     if settings.source == "shapes":
         from rocm_core.shapes.scenes import sample_captions
 
+        if not isinstance(settings.count, int):
+            raise UserError(f"the source {settings.source!r} needs a count of prompts")
         texts = sample_captions(
-            _world_count(settings),
+            settings.count,
             settings.seed,
             [p.text for p in exclude],
             unseen=settings.held_out,
@@ -50,8 +52,7 @@ def make_prompts(settings: PromptSettings, exclude: Sequence[Prompt] = ()) -> li
             (name, [p for p in part if normalise(p.text) not in learned]) for name, part in parts
         ]
     chosen = [prompt for name, part in parts for prompt in _sample(name, part, settings)]
-    shared = [prompt.text for prompt in chosen if normalise(prompt.text) in learned]
-    if shared:
+    if shared := [prompt.text for prompt in chosen if normalise(prompt.text) in learned]:
         raise UserError(
             f"{source_name(settings)} shares {len(shared)} prompts with the training prompts, the"
             f" first is {shared[0][:80]!r}: drop them with overlap: drop, or keep them with"
@@ -147,12 +148,11 @@ def _check_words(settings: PromptSettings, key: str) -> None:
     from rocm_core.shapes.words import WORDS
 
     for place in ("containing", "without"):
-        for word in getattr(settings, place):
-            if word not in WORDS:
-                raise UserError(
-                    f"{key}.{place}: no caption of the world {settings.source} has the word"
-                    f" {word!r}{did_you_mean(word, sorted(WORDS))}"
-                )
+        for word in [word for word in getattr(settings, place) if word not in WORDS]:
+            raise UserError(
+                f"{key}.{place}: no caption of the world {settings.source} has the word"
+                f" {word!r}{did_you_mean(word, sorted(WORDS))}"
+            )
 
 
 def _is_wanted(text: str, settings: PromptSettings) -> bool:
@@ -163,23 +163,14 @@ def _is_wanted(text: str, settings: PromptSettings) -> bool:
     return not words & refused and bool(not wanted or words & wanted)
 
 
-def _world_count(settings: PromptSettings) -> int:
-    if not isinstance(settings.count, int):
-        raise UserError(f"the source {settings.source!r} needs a count of prompts")
-    return settings.count
-
-
 def _read(settings: PromptSettings) -> dict[str, list[Prompt]]:
     """The prompts of each list by name; with a template, one list of all combinations."""
+    if isinstance(settings.source, tuple):
+        entries = enumerate(settings.source, 1)
+        texts = [clean(text, f"{source_name(settings)}, entry {index}") for index, text in entries]
+        return {"": number(texts, "configuration")}
     lists = {}
     for name, source in prompt_lists(settings).items():
-        if isinstance(settings.source, tuple):
-            entries = enumerate(source, 1)
-            texts = [
-                clean(text, f"{source_name(settings)}, entry {index}") for index, text in entries
-            ]
-            lists[name] = number(texts, "configuration")
-            continue
         read = [prompt for file in source for prompt in read_list(file, settings.column)]
         if len(source) > 1:  # their numbers would collide
             read = number((prompt.text for prompt in read), name)
@@ -208,16 +199,12 @@ def _fill(template: str, words: Mapping[str, str]) -> str:
 
 def _distinct(lists: Mapping[str, Iterable[Prompt]], loosely: bool) -> dict[str, list[Prompt]]:
     """The lists without repeated prompts; loosely: also without those equal when normalised."""
-    seen: set[Any] = set()
-    first: dict[str, list[Prompt]] = {}
+    first: dict[str, tuple[str, Prompt]] = {}
     for name, prompts in lists.items():
-        first[name] = []
         for prompt in prompts:
             key = normalise(prompt.text) if loosely else prompt.text
-            if key not in seen:
-                seen.add(key)
-                first[name].append(prompt)
-    return first
+            first.setdefault(key, (name, prompt))
+    return {name: [p for place, p in first.values() if place == name] for name in lists}
 
 
 def _sample(name: str, prompts: list[Prompt], settings: PromptSettings) -> list[Prompt]:

@@ -1,6 +1,5 @@
 """Provenance: the paths of results, code fingerprints, manifests, acceptance, whole files."""
 
-from rocm_core.provenance.acceptance import Accepted, accepted_code
 from rocm_core.provenance.files import (
     LOCK,
     atomic_write,
@@ -26,7 +25,12 @@ from rocm_core.provenance.layout import (
     SnapshotFiles,
     record_beside,
 )
-from rocm_core.provenance.manifests import package_versions, write_manifest
+from rocm_core.provenance.manifests import (
+    Accepted,
+    accepted_code,
+    package_versions,
+    write_manifest,
+)
 
 __all__ = [
     "LOCK",

@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,8 @@ def _file_of(name: str, root: Path, guests: frozenset[str]) -> Path | None:
     """
     if name.endswith(".py"):
         return root / name if (root / name).is_file() else None
-    path = root.joinpath(*name.split("."))
-    found = (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
-    return next(found, source_of(name) if name.partition(".")[0] in guests else None)
+    is_guest = name.partition(".")[0] in guests
+    return source_of(name, root, *(sys.path if is_guest else []))
 
 
 def _running(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
@@ -145,40 +145,36 @@ def _dependencies(
     is_script, is_package = name.endswith(".py"), path.name == "__init__.py"
     package = "" if is_script else name if is_package else name.rpartition(".")[0]
     meaning, imports, reads_files = _read_module(path, package)
-    found = {name: meaning}
+    meanings = {name: meaning}
     for file in _files_beside(path) if reads_files else ():
         place = f"{name}:{file.relative_to(path.parent).as_posix()}"
-        found[place] = hashlib.sha256(file.read_bytes()).hexdigest()
+        meanings[place] = hashlib.sha256(file.read_bytes()).hexdigest()
     parts = [] if is_script else name.split(".")
     needs = [".".join(parts[:i]) for i in range(1, len(parts))]
     for module, taken in imports:
         if module == "rocm_core" or not is_skipped(module):  # a room, taken from the house
             needs += _resolve(module, taken, root, guests)
-    return found, [module for module in dict.fromkeys(needs) if not is_skipped(module)]
+    return meanings, [module for module in dict.fromkeys(needs) if not is_skipped(module)]
 
 
 @functools.cache
 def _walk(names: tuple[str, ...], root: Path) -> dict[str, str]:
     guests = frozenset(name.partition(".")[0] for name in names if not name.endswith(".py"))
     guests -= {"rocm_core"}
-    found: dict[str, str] = {}
+    closure: dict[str, str] = {}
     waiting, seen = list(names), set()
     while waiting:
         name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
         path = _file_of(name, root, guests)
-        if path is None:
-            if name in names:
-                raise FileNotFoundError(f"no project module or file {name!r} under {root}")
-            continue
-        if path.name == "__init__.py" and name not in names and _door(path, name) is not None:
-            continue
-        meanings, needs = _dependencies(name, path, root, guests)
-        found |= meanings
-        waiting += needs
-    return dict(sorted(found.items()))
+        if path is None and name in names:
+            raise FileNotFoundError(f"no project module or file {name!r} under {root}")
+        is_door = path and path.name == "__init__.py" and _door(path, name) is not None
+        if path and name not in seen and (name in names or not is_door):
+            meanings, needs = _dependencies(name, path, root, guests)
+            closure |= meanings
+            waiting += needs
+        seen.add(name)
+    return dict(sorted(closure.items()))
 
 
 def module_closure(*names: str, root: Path = ROOT) -> list[str]:

@@ -78,7 +78,6 @@ class Layout:
         self.cells, self.states = self.root / "cells", self.root / ".state"
         self.preflight = self.root / "preflight"
         self.accepted = self.root / "accepted.json"
-        self.claims, self.report = self.stem("claims"), self.stem("report")
         self.scorer_agreement = self.root / "tables" / "scorer_agreement.csv"
 
     def prompts(self, name: str) -> Path:
@@ -102,13 +101,9 @@ class Layout:
         """The folder of an unfinished training."""
         return self.states / cell / version
 
-    def stem(self, kind: str, name: str = "") -> Path:
-        """The path without suffix of a table, a figure, the claims or the report."""
-        return self.root / f"{kind}s" / name if kind in ("table", "figure") else self.root / kind
-
     def rendered(self, kind: str, name: str = "") -> list[Path]:
         """The files of a table, a figure, the claims or the report."""
-        stem = self.stem(kind, name)
+        stem = self.root / f"{kind}s" / name if kind in ("table", "figure") else self.root / kind
         return [stem.with_name(f"{stem.name}.{suffix}") for suffix in self.SUFFIXES[kind]]
 
     def log(self, *parts: str) -> Path:

@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from rocm_core.errors import UserError
-from rocm_core.weights import check_weights, require_fit, require_recorded
+from rocm_core.weights import check_weights, require_matching_keys, require_recorded
 
 Module = TypeVar("Module", bound=nn.Module)
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -73,7 +73,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     shapes = (
         (key, tensors[key].shape, wanted[key].shape) for key in wanted.keys() & tensors.keys()
     )
-    require_fit(
+    require_matching_keys(
         path,
         missing=wanted.keys() - tensors.keys(),
         unknown=tensors.keys() - wanted.keys(),
@@ -105,7 +105,7 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
             f"{folder} can't be read as weights ({_reason(error)}); fetch it again"
         ) from None
     model, report = loaded
-    require_fit(
+    require_matching_keys(
         folder,
         missing=report["missing_keys"],
         unknown=[key for key in report["unexpected_keys"] if not key.startswith(unused)],

@@ -4,14 +4,17 @@ from rocm_core.weights.catalogue import (
     describe,
     digest_of_all,
     files_of,
-    files_of_all,
     table,
     to_fetch,
     weights_digest,
 )
-from rocm_core.weights.checks import check_all, check_weights, require_recorded
+from rocm_core.weights.checks import (
+    check_all,
+    check_weights,
+    require_matching_keys,
+    require_recorded,
+)
 from rocm_core.weights.fetching import fetch, record
-from rocm_core.weights.fit import require_fit
 
 __all__ = [
     "check_all",
@@ -20,9 +23,8 @@ __all__ = [
     "digest_of_all",
     "fetch",
     "files_of",
-    "files_of_all",
     "record",
-    "require_fit",
+    "require_matching_keys",
     "require_recorded",
     "table",
     "to_fetch",

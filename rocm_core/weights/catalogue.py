@@ -38,11 +38,11 @@ class WeightsFile:
 @functools.cache
 def table() -> dict[str, WeightsFile]:
     """All files that resources/weights.yaml names, by their local path."""
-    found = {}
+    files = {}
     for entry in yaml.safe_load((ROOT / "resources/weights.yaml").read_text(encoding="utf-8")):
         for name, known in entry["files"].items():
             path = f"{FOLDER}/{entry['folder']}/{name}"
-            found[path] = WeightsFile(
+            files[path] = WeightsFile(
                 path,
                 entry["repo"],
                 "/".join(filter(None, [entry.get("below"), name])),
@@ -55,13 +55,13 @@ def table() -> dict[str, WeightsFile]:
                 (known or {}).get("sha256"),
                 entry.get("benchmark", False),
             )
-    return found
+    return files
 
 
-def files_of(path: str | Path) -> list[str]:
-    """The table's files at or below a local path; none for a path that it does not name."""
-    path = Path(path).as_posix()
-    return [name for name in table() if name == path or name.startswith(f"{path}/")]
+def files_of(*paths: str | Path | None) -> list[str]:
+    """The table's files at or below any of several local paths; none for what it does not name."""
+    names = [Path(path).as_posix() for path in paths if path]
+    return [file for name in names for file in table() if f"{file}/".startswith(f"{name}/")]
 
 
 def weights_digest(path: str | Path) -> str:
@@ -71,9 +71,8 @@ def weights_digest(path: str | Path) -> str:
     files it is a digest of their content.
     """
     files = [table()[name] for name in files_of(path)]
-    if not files:
-        return folder_digest(path)
-    return digest_of({f.path: f"{f.repo}@{f.revision}/{f.remote} {f.sha256}" for f in files})
+    origins = {f.path: f"{f.repo}@{f.revision}/{f.remote} {f.sha256}" for f in files}
+    return digest_of(origins) if origins else folder_digest(path)
 
 
 @functools.cache
@@ -82,12 +81,8 @@ def digest_of_all(*paths: str | None) -> str:
     return digest_of({path: weights_digest(path) for path in paths if path})
 
 
-def files_of_all(*paths: str | None) -> list[str]:
-    """The table's files at or below any of several local paths."""
-    return [file for path in paths if path for file in files_of(path)]
-
-
 def read_lock() -> dict[str, dict[str, Any]]:
+    """The entries of weights.lock by path; none where there is no lock."""
     return read_listing(Path(LOCK)) if Path(LOCK).is_file() else {}
 
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import LOCK, files_in, listed_hashes, record_of, sha256_file, write_json
 from rocm_core.weights.catalogue import FOLDER, files_of
 
-_CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last found right}
+_CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last verified}
 _FETCH = "fetch it with `snakemake weights`, where there is a network"
 
 
@@ -28,20 +28,26 @@ def check_weights(path: str | Path, full: bool = False) -> None:
         raise UserError(f"the weights {path} do not exist: fetch them or correct the path")
     folder = path if path.is_dir() else path.parent
     record, listed = record_of(folder), listed_hashes(folder)
+    listing = record.name if record else LOCK
     if not path.is_dir():
         listed = {name: sha256 for name, sha256 in listed.items() if name == path.name}
     if listed or files_of(path):
-        _refuse_strays(folder, files_in(folder) if path.is_dir() else [path.name], listed, record)
+        present = files_in(folder) if path.is_dir() else [path.name]
+        for file in (folder / name for name in present if name not in listed):
+            raise UserError(
+                f"{file} is not listed in {listing}: remove it, or take it in with"
+                f" `python -m rocm_core.commands.weights --record {file}`"
+            )
     checked = Checked(record)
     for name, sha256 in listed.items():
         file = folder / name
         if not file.is_file():
-            raise UserError(f"{file} is missing, which {_name(record)} lists: restore it")
+            raise UserError(f"{file} is missing, which {listing} lists: restore it")
         if full or not checked.knows(file, sha256):
             if sha256_file(file) != sha256:
                 raise UserError(
                     f"{file} ({file.stat().st_size:,} bytes) is truncated or changed, its sha256"
-                    f" is not that of {_name(record)}: restore it"
+                    f" is not that of {listing}: restore it"
                 )
             checked.add(file, sha256)
     checked.save()
@@ -57,21 +63,6 @@ def require_recorded(path: Path) -> None:
     check_weights(path)
 
 
-def _refuse_strays(
-    folder: Path, present: Iterable[str], listed: Mapping[str, str], record: Path | None
-) -> None:
-    for name in present:
-        if name not in listed:
-            raise UserError(
-                f"{folder / name} is not listed in {_name(record)}: remove it, or take it in with"
-                f" `python -m rocm_core.commands.weights --record {folder / name}`"
-            )
-
-
-def _name(record: Path | None) -> str:
-    return record.name if record else LOCK
-
-
 class Checked:
     """Files verified before, as {path: stamp} beside the weights; none for a MANIFEST.json, whose
     files are small. Losing it costs one hash per file; a read-only folder does without it."""
@@ -85,13 +76,16 @@ class Checked:
                 self.stamps = dict(json.loads((self.root / FOLDER / _CHECKED).read_text()))
 
     def knows(self, file: Path, sha256: str) -> bool:
+        """Whether the file had this sha256 when it was verified, and is unchanged since."""
         return self.stamps.get(self._key(file)) == _stamp(file, sha256)
 
     def add(self, file: Path, sha256: str) -> None:
+        """Note that the file has this sha256."""
         self.changed |= not self.knows(file, sha256)
         self.stamps[self._key(file)] = _stamp(file, sha256)
 
     def save(self) -> None:
+        """Write what was noted, if anything new was."""
         if self.root and self.changed:
             with contextlib.suppress(OSError):
                 write_json(self.root / FOLDER / _CHECKED, self.stamps)
@@ -112,3 +106,29 @@ def check_all(paths: Iterable[str | Path]) -> Iterator[str]:
             check_weights(path, full=True)
         except UserError as error:
             yield str(error)
+
+
+def require_matching_keys(
+    path: Path,
+    missing: Iterable[str] = (),
+    unknown: Iterable[str] = (),
+    reshaped: Iterable[tuple[str, Iterable[int], Iterable[int]]] = (),
+) -> None:
+    """Raise `UserError` for `path` unless its tensors are exactly those of the network.
+
+    The libraries would initialise a missing one at random and ignore an unknown one. `reshaped`:
+    name, actual shape and expected shape. Token positions, which older files contain, are not
+    weights.
+    """
+    problems = [f"{key} is missing" for key in missing]
+    problems += [f"{key} is unknown" for key in unknown if not key.endswith("position_ids")]
+    problems += [
+        f"{key} has shape {tuple(actual)} instead of {tuple(wanted)}"
+        for key, actual, wanted in reshaped
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{path} does not fit its architecture: {min(problems)}{more};"
+            " fetch the weights that belong to it"
+        )

@@ -30,9 +30,14 @@ def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = No
             return record([path])
         if mirror:
             revision, published = file.revision, None
-            partial = _copy(Path(mirror) / Path(path).relative_to(FOLDER), _partial(path, mirror))
+            partial, source = _partial(path, mirror), Path(mirror) / Path(path).relative_to(FOLDER)
+            if not source.is_file():
+                raise UserError(f"the mirror lacks {source}: put it there or unset the mirror")
+            shutil.copyfile(source, partial)
         else:
-            revision = _pinned(file)
+            # The revision that the table or the lock name for the file's repository, if any.
+            locked_to = (e["revision"] for e in read_lock().values() if e.get("repo") == file.repo)
+            revision = file.revision or next(filter(None, locked_to), None)
             partial, revision, published = _download(file, revision, endpoint)
         sha256 = sha256_file(partial)
         for known, place in (
@@ -70,8 +75,9 @@ def record(paths: Iterable[str | Path]) -> None:
                     f"{name} is not the file of {place}: its sha256 is {sha256[:12]}…;"
                     " remove it and fetch it again"
                 )
-            genuine = name in table() and table()[name].sha256 == sha256
-            entries[name] = _entry(name, sha256, table()[name].revision if genuine else None)
+            entries[name] = _entry(
+                name, sha256, table()[name].revision if known == sha256 else None
+            )
     _write_lock(entries)
 
 
@@ -122,20 +128,6 @@ def _download(
     return partial, revision, published
 
 
-def _pinned(file: WeightsFile) -> str | None:
-    """The revision that the table or the lock name for a file's repository, if either does."""
-    locked = (e["revision"] for e in read_lock().values() if e.get("repo") == file.repo)
-    return file.revision or next(filter(None, locked), None)
-
-
-def _copy(source: Path, partial: Path) -> Path:
-    try:
-        shutil.copyfile(source, partial)
-    except FileNotFoundError:
-        raise UserError(f"the mirror lacks {source}: put it there or unset the mirror") from None
-    return partial
-
-
 def _partial(path: str, revision: object) -> Path:
     folder = Path(FOLDER) / _PARTIAL
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,9 +140,8 @@ def _exclusive(path: str) -> FileLock:
 
 
 def _entry(path: str, sha256: str, revision: str | None) -> dict[str, Any]:
-    repo = table()[path].repo if path in table() else None
     return {
-        "repo": repo,
+        "repo": table()[path].repo if path in table() else None,
         "revision": revision,
         "size": Path(path).stat().st_size,
         "sha256": sha256,

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from rocm_core.errors import UserError
-from rocm_core.grid.code import generate_code
+from rocm_core.grid import job_code
 from rocm_core.policies import load_policy
 from rocm_core.policies.chains import Chain, Step, prediction
 from rocm_core.provenance import forget_code
@@ -48,11 +48,11 @@ def test_images_are_made_again_when_their_chain_is_edited(model, chain):
     ours, hers = (
         tiny.generation_settings(model=model, chain=name) for name in ("lcm", "her_chains.halving")
     )
-    before = generate_code(ours), generate_code(hers)
+    before = job_code("generate", ours), job_code("generate", hers)
     chain.write_text(HALVING.replace("0.25", "0.75"))
     forget_code()
-    assert generate_code(ours) == before[0]
-    assert generate_code(hers) != before[1]
+    assert job_code("generate", ours) == before[0]
+    assert job_code("generate", hers) != before[1]
 
 
 def test_a_deterministic_step_must_not_come_before_one_that_draws():

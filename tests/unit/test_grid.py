@@ -14,8 +14,8 @@ from rocm_core.algorithms import load_settings
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import (
-    code,
     generation_settings,
+    job_code,
     make_grid,
     parse_config,
     parse_method,
@@ -316,12 +316,12 @@ def test_images_of_every_source_differ_by_the_weights_alone():
 
 def test_each_job_depends_on_its_own_modules_only():
     kl = cells_of()["hpsv2/rocm-kl/seed-0"].settings
-    prints = {code.train_code(kl)}
+    prints = {job_code("train", kl)}
     for change in ({"divergence": "js"}, {"divergence": "none"}, {"reward": "aesthetic"}):
-        prints.add(code.train_code(kl.model_copy(update=change)))
+        prints.add(job_code("train", kl.model_copy(update=change)))
     assert len(prints) == 4
-    assert code.train_code(kl) == code.train_code(kl.model_copy(update={"beta": 9.0}))
-    assert code.score_code(["hpsv2"]) != code.score_code(["hpsv2", "aesthetic"])
+    assert job_code("train", kl) == job_code("train", kl.model_copy(update={"beta": 9.0}))
+    assert job_code("score", metrics=["hpsv2"]) != job_code("score", metrics=["hpsv2", "aesthetic"])
 
 
 def test_the_table_shows_each_cell_and_the_settings_that_differ():

@@ -71,7 +71,7 @@ with open(options["--output"], "w") as file:
 """
 
 
-def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
+def test_the_published_packages_score_the_same_images(tmp_path, monkeypatch):
     python = tmp_path / "python"
     monkeypatch.setattr(rocm_core.commands.preflight, "PUBLISHED", python)
     scorers = {"hpsv2": "models/HPSv2", "clipscore": "nowhere"}
@@ -81,24 +81,26 @@ def test_the_published_packages_judge_the_same_images(tmp_path, monkeypatch):
     )
     (tmp_path / "hpsv2.csv").write_text("prompt_id,metric,value\na,hpsv2,0.25\n")
 
-    def judge(asked=config):
+    def compare(asked=config):
         said: list[str] = []
         return [
-            *rocm_core.commands.preflight._judge(asked, "consistency", tmp_path, said.append)
+            *rocm_core.commands.preflight._score_published(
+                asked, "consistency", tmp_path, said.append
+            )
         ], said
 
-    assert judge() == (
+    assert compare() == (
         ["the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"],
         [],
     )
     python.touch(0o755)
     python.write_text(PUBLISHED.format(python=sys.executable, digit=5))
-    assert judge() == ([], ["consistency: hpsv2 as published 0.25"])
+    assert compare() == ([], ["consistency: hpsv2 as published 0.25"])
     python.write_text(PUBLISHED.format(python=sys.executable, digit=7))
-    ((message,), _) = judge()
+    ((message,), _) = compare()
     assert message == "hpsv2 gives 0.25, its package 0.27: see which of them errs"
     config.scorers["hpsv2"] = "models/other"
-    ((message,), _) = judge()
+    ((message,), _) = compare()
     assert message.endswith("exit status 1: error: it was asked for others")
 
 

@@ -11,7 +11,7 @@ import pytest
 from finished_run import write_run
 
 from rocm_core.commands.verify import verify
-from rocm_core.grid import code, parse_config
+from rocm_core.grid import job_code, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import sha256_file, write_manifest
@@ -249,7 +249,7 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
     write_manifest(
         run / "prompts/more.manifest.json",
         settings=parse_config(CONFIG | {"prompts": further}).prompts["more"].to_dict(),
-        code=code.prompts_code(parse_config(CONFIG).prompts["validation"]),
+        code=job_code("make_prompts"),
         outputs=[path],
     )
     steps = {"inference_steps": [None, 2]}

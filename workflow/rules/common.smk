@@ -10,10 +10,10 @@ sys.path.insert(0, workflow.basedir)
 
 from rocm_core.configuration import read_yaml
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, snapshot_prompts, needed, parse_config
-from rocm_core.grid import code as fingerprints
+from rocm_core.grid import Artefacts, job_code, needed, parse_config, render_code
+from rocm_core.grid import snapshot_prompts, train_version
 from rocm_core.provenance import Accepted, code_fingerprint, record_beside
-from rocm_core.weights import digest_of_all, files_of_all, table, to_fetch, weights_digest
+from rocm_core.weights import digest_of_all, files_of, table, to_fetch, weights_digest
 
 os.environ.update(
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
@@ -50,9 +50,11 @@ MEMORY_MB, RUNTIME = int(CONFIG.resources.memory_gib * 1024), CONFIG.resources.r
 WEIGHTS = needed(CONFIG)
 # By the environment: where a file came from is no reason to fetch it again.
 os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
-samples, trained, finished, snapshot_scores, main_scores, shown_prompts, final_images = (
-    *(FILES.samples, FILES.trained, FILES.finished, FILES.snapshot_scores),
-    *(FILES.main_scores, FILES.prompts, FILES.final_images),
+samples, trained, finished = FILES.samples, FILES.trained, FILES.finished
+snapshot_scores, main_scores, shown_prompts = (
+    FILES.snapshot_scores,
+    FILES.main_scores,
+    FILES.prompts,
 )
 
 if CONFIG.partial and not main_scores():
@@ -67,16 +69,16 @@ wildcard_constraints:
 
 
 def cell_of(name):
-    """The cell called `name`, or a sentence that ends the run."""
-    if name not in CELLS:
-        sys.exit(f"error: {name} is not a cell of {LAYOUT.root}: `make cells` lists them")
-    return CELLS[name]
+    """The cell or the base's policy called `name`, or a sentence that ends the run."""
+    try:
+        return FILES.source(name)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def generation_of(source, steps=None):
     """GenerationSettings of a cell's or a base's images."""
-    if source not in FILES.bases:
-        cell_of(source)
+    cell_of(source)
     return FILES.generation(source, steps)
 
 

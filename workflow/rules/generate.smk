@@ -5,7 +5,7 @@ rule generate_images:
     input:
         prompts=LAYOUT.prompts("{set}"),
         lora=lambda w: [] if w.source in FILES.bases else LAYOUT.cell(w.source).lora,
-        weights=ancient(lambda w: files_of_all(*generation_of(w.source).weights)),
+        weights=ancient(lambda w: files_of(*generation_of(w.source).weights)),
     output:
         index=SAMPLES.index,
         manifest=SAMPLES.manifest,
@@ -24,10 +24,10 @@ rule generate_images:
         settings=lambda w: to_json(generation_of(w.source, w.steps)),
         code=lambda w: ACCEPTED.code(
             LAYOUT.samples(w.source, w.set, w.steps).manifest,
-            fingerprints.generate_code(generation_of(w.source)),
+            job_code("generate", generation_of(w.source)),
         ),
         # What runs now, whatever was accepted; Snakemake compares no params that take `output`.
-        now=lambda w, output: fingerprints.generate_code(generation_of(w.source)),
+        now=lambda w, output: job_code("generate", generation_of(w.source)),
         weights=lambda w: digest_of_all(*generation_of(w.source).weights),
         lora=lambda w, input: f"--lora {input.lora}" if input.get("lora") else "",
         folder=subpath(output.index, parent=True),

@@ -4,7 +4,7 @@
 rule measure_images:
     input:
         index=MAIN_SAMPLES.index,
-        weights=ancient(files_of_all(FILES.clip)),
+        weights=ancient(files_of(FILES.clip)),
     output:
         MAIN_SAMPLES.readouts,
     log:
@@ -22,9 +22,9 @@ rule measure_images:
         clip=f"--clip {FILES.clip}" if FILES.clip else "",
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.samples(w.source, "validation", w.steps).readouts),
-            fingerprints.measure_code(),
+            job_code("measure"),
         ),
-        now=lambda w, output: fingerprints.measure_code(),
+        now=lambda w, output: job_code("measure"),
         weights=digest_of_all(FILES.clip),
         folder=subpath(input.index, parent=True),
     message:

@@ -1,4 +1,4 @@
-# Prompt sets: those to train on first, those to judge on without any of their prompts.
+# Prompt sets: those to train on first, those to evaluate on without any of their prompts.
 
 
 rule make_prompts:
@@ -21,9 +21,9 @@ rule make_prompts:
         settings=lambda w: to_json(CONFIG.prompts[w.set]),
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.prompts(w.set)),
-            fingerprints.prompts_code(CONFIG.prompts[w.set]),
+            job_code("make_prompts"),
         ),
-        now=lambda w, output: fingerprints.prompts_code(CONFIG.prompts[w.set]),
+        now=lambda w, output: job_code("make_prompts"),
         content=lambda w: digest_of_all(*FILES.prompt_sources(w.set)),
         exclude=lambda w, input: f"--exclude {input.exclude}" if input.get("exclude") else "",
     message:

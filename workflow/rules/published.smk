@@ -9,7 +9,7 @@ PUBLISHED = (
 rule score_published:
     input:
         index=MAIN_SAMPLES.index,
-        weights=ancient(files_of_all(*FILES.published.values())),
+        weights=ancient(files_of(*FILES.published.values())),
     output:
         MAIN_SAMPLES.published,
     log:
@@ -28,9 +28,9 @@ rule score_published:
         scorers=to_json(FILES.published),
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.samples(w.source, "validation", w.steps).published),
-            fingerprints.published_code(),
+            job_code("score_published"),
         ),
-        now=lambda w, output: fingerprints.published_code(),
+        now=lambda w, output: job_code("score_published"),
         weights=digest_of_all(*FILES.published.values()),
         folder=subpath(input.index, parent=True),
     message:
@@ -60,7 +60,7 @@ rule scorer_agreement:
         mem_mb=4000,
         runtime=10,
     params:
-        code=fingerprints.agreement_code(),
+        code=job_code("scorer_agreement"),
     message:
         "Comparing our scorers with the published packages"
     shell:

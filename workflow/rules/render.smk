@@ -16,7 +16,7 @@ READS = {
     "snapshots": snapshot_scores(),
     "prompts": shown_prompts(),
     "prompts of snapshots": shown_prompts({cell.evaluated_on: None for cell in CELLS.values()}),
-    "images": final_images(),
+    "images": main_scores("index.jsonl"),
     "times": samples("manifest.json", ["validation"]),
     "published curves": [*filter(None, [CONFIG.efficiency_overlay])],
     "votes": [LAYOUT.study.results],
@@ -81,7 +81,7 @@ for _name, _kind in [
             name=_name,
             title=lambda w, of=f"{_kind}s", name=_name: facts(of, name)["TITLE"],
             stem=subpath(output[0], strip_suffix=f".{LAYOUT.SUFFIXES[_kind][0]}"),
-            code=fingerprints.render_code(_kind, _name, CONFIG),
+            code=render_code(_kind, _name, CONFIG),
         message:
             f"Rendering the {_kind} {_name}"
         shell:
@@ -116,9 +116,9 @@ rule claims:
     params:
         config=shown(study=True),
         stem=subpath(output.json, strip_suffix=".json"),
-        code=fingerprints.render_code("claims", "claims", CONFIG),
+        code=render_code("claims", "claims", CONFIG),
     message:
-        "Judging the claims"
+        "Deciding the claims"
     shell:
         "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
         " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"
@@ -131,7 +131,7 @@ rule report:
         figures=FIGURE_FILES,
         scores=main_scores(),
         readouts=main_scores("readouts.csv"),
-        images=final_images(),
+        images=main_scores("index.jsonl"),
         manifests=trained("manifest.json"),
     output:
         report(LAYOUT.rendered("report")[0], caption="../report/report.rst", category="Report"),
@@ -150,7 +150,7 @@ rule report:
     params:
         config=shown(study=True),
         stem=subpath(output[0], strip_suffix=".html"),
-        code=fingerprints.render_code("report", "report", CONFIG, TABLES),
+        code=render_code("report", "report", CONFIG),
     message:
         "Assembling the report"
     shell:

@@ -4,7 +4,7 @@
 rule score_images:
     input:
         index=SAMPLES.index,
-        weights=ancient(files_of_all(*CONFIG.scorer_paths().values())),
+        weights=ancient(files_of(*CONFIG.scorer_paths().values())),
     output:
         scores=SAMPLES.scores,
     log:
@@ -22,9 +22,9 @@ rule score_images:
         scorers=to_json(CONFIG.scorer_paths()),
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.samples(w.source, w.set, w.steps).scores),
-            fingerprints.score_code(CONFIG.metrics),
+            job_code("score", metrics=CONFIG.metrics),
         ),
-        now=lambda w, output: fingerprints.score_code(CONFIG.metrics),
+        now=lambda w, output: job_code("score", metrics=CONFIG.metrics),
         weights=digest_of_all(*CONFIG.scorer_paths().values()),
         folder=subpath(input.index, parent=True),
     message:
@@ -41,7 +41,7 @@ rule evaluate_snapshots:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).evaluated_on),
         snapshots=CELL.snapshots,
         weights=ancient(
-            lambda w: files_of_all(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
+            lambda w: files_of(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
         ),
     output:
         scores=SNAPSHOTS.scores,
@@ -63,15 +63,15 @@ rule evaluate_snapshots:
         first=snapshot_prompts(CONFIG),
         code=lambda w: ACCEPTED.code(
             LAYOUT.snapshots(w.cell).manifest,
-            fingerprints.snapshots_code(generation_of(w.cell), CONFIG.metrics),
+            job_code("evaluate_snapshots", generation_of(w.cell), CONFIG.metrics),
         ),
-        now=lambda w, output: fingerprints.snapshots_code(generation_of(w.cell), CONFIG.metrics),
+        now=lambda w, output: job_code("evaluate_snapshots", generation_of(w.cell), CONFIG.metrics),
         weights=lambda w: digest_of_all(
             *generation_of(w.cell).weights, *CONFIG.scorer_paths().values()
         ),
         folder=subpath(output.scores, parent=True),
     message:
-        "Judging the snapshots of {wildcards.cell}"
+        "Evaluating the snapshots of {wildcards.cell}"
     shell:
         "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
         " workflow/scripts/evaluate_snapshots.py --settings {params.settings:q}"

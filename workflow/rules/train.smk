@@ -1,4 +1,4 @@
-# One training job a cell, of one process a GPU. `exec` hands the job's signals to the trainer. Its
+# One training job per cell, with one process per GPU. `exec` hands the job's signals to the trainer. Its
 # state, in a folder for each version of the job, outlives it until this Snakemake run has ended, so
 # that a job that was started twice, or whose end nobody saw, finds what is done.
 from rocm_core.jobs import remove_finished
@@ -9,7 +9,7 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 rule train_cell:
     input:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).settings.prompts),
-        weights=ancient(lambda w: files_of_all(*cell_of(w.cell).settings.weights)),
+        weights=ancient(lambda w: files_of(*cell_of(w.cell).settings.weights)),
     output:
         lora=CELL.lora,
         history=CELL.history,
@@ -29,13 +29,13 @@ rule train_cell:
     params:
         settings=lambda w: to_json(cell_of(w.cell).settings),
         code=lambda w: ACCEPTED.code(
-            LAYOUT.cell(w.cell).manifest, fingerprints.train_code(cell_of(w.cell).settings)
+            LAYOUT.cell(w.cell).manifest, job_code("train", cell_of(w.cell).settings)
         ),
-        now=lambda w, output: fingerprints.train_code(cell_of(w.cell).settings),
+        now=lambda w, output: job_code("train", cell_of(w.cell).settings),
         weights=lambda w: digest_of_all(*cell_of(w.cell).settings.weights),
         state=lambda w, output: LAYOUT.state(
             w.cell,
-            fingerprints.train_version(
+            train_version(
                 cell_of(w.cell).settings,
                 digest_of_all(*cell_of(w.cell).settings.weights),
                 PROCESSES,

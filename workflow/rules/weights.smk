@@ -1,4 +1,4 @@
-# The published weights and prompts: one job a file, on this machine, which has a network where others
+# The published weights and prompts: one job per file, on this machine, which has a network where others
 # need none. A file appears when it is whole, so an interrupted fetch costs nothing that was fetched.
 
 

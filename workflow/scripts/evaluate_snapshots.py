@@ -1,4 +1,4 @@
-"""PublishedScorer the snapshots of one training by every metric, step 0 being the base model."""
+"""Evaluate the snapshots of one training by every metric, step 0 being the base model."""
 
 import argparse
 import json
@@ -19,7 +19,9 @@ def main() -> None:
         "--scorers", type=json.loads, required=True, help="{metric: weights or null}, JSON"
     )
     parser.add_argument("--prompts", type=Path, required=True)
-    parser.add_argument("--count", type=int, required=True, help="use the first so many prompts")
+    parser.add_argument(
+        "--count", type=int, required=True, help="number of prompts, from the first"
+    )
     parser.add_argument("--snapshots", type=Path, required=True, help="folder of step-<n> LoRAs")
     parser.add_argument("--output", type=Path, required=True, help="folder of images and scores")
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")

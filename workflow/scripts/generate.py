@@ -1,4 +1,4 @@
-"""Generate one image a prompt, with a cell's LoRA or with the base model."""
+"""Generate one image per prompt, with a cell's LoRA or with the base model."""
 
 import argparse
 import json

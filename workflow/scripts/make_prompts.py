@@ -1,4 +1,4 @@
-"""Make one prompt set: a .jsonl file with an id, a text and a source a line."""
+"""Make one prompt set: a .jsonl file with an id, a text and a source per line."""
 
 import argparse
 import json

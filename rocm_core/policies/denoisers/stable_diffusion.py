@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rocm_core.errors import UserError
 from rocm_core.policies.denoisers.denoiser import Block, Denoiser
-from rocm_core.weights import check_weights, require_fit
+from rocm_core.weights import check_weights, require_matching_keys
 
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer")
@@ -61,7 +61,7 @@ def read_parts(folder: Path, lora: str | None) -> dict[str, Any]:
         if options:
             parts[part], report = parts[part]
             kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-            require_fit(folder / part, *(report[kind] for kind in kinds))
+            require_matching_keys(folder / part, *(report[kind] for kind in kinds))
     if lora is not None:
         _merge(parts["unet"], Path(lora))
     return parts
