@@ -129,7 +129,7 @@ class ModelSettings(Settings):
     chain: str
     """Name of the chain."""
     model: str
-    """Local folder of the base model."""
+    """Local folder of its weights."""
     inference_steps: Steps
     """Steps K of its chain."""
     guidance_scale: Guidance
