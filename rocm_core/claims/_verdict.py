@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rocm_core.analysis import ALPHA, MARGIN, Comparison, Estimate, holm
-from rocm_core.claims._evidence import Evidence, Undecidable
+from rocm_core.claims._evidence import Evidence, Undecidable, compared
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable"
 HOLDS, FAILS, OPEN, MISSING = "holds", "fails", "open", "missing"
@@ -69,6 +69,7 @@ class Finding:
 
 
 Parts = Callable[[Evidence], Iterable[Part]]
+Call = tuple[Any, ...]  # a function that returns scores, and its arguments
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,16 @@ def part(
         return Part(label, expects, None, unit, str(gap))
 
 
-def judge(claim: Claim, evidence: Evidence) -> Verdict:
+def contrast(label: str, expects: str, treated: Call, control: Call, *, unit: str = SCORE) -> Part:
+    """A part of the difference between two matrices of scores."""
+    return part(label, expects, _contrast, treated, control, unit=unit)
+
+
+def _contrast(*sides: Call) -> Comparison:
+    return compared(*(scores(*arguments) for scores, *arguments in sides))
+
+
+def decide(claim: Claim, evidence: Evidence) -> Verdict:
     """The verdict on a claim."""
     findings = _findings(list(claim.parts(evidence)), claim.rule)
     if not findings:
