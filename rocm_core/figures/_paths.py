@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import GOLD, Results, metric_label
+from rocm_core.analysis import GOLD, Results, metric_label, only
 from rocm_core.figures import _style as style
 
 
@@ -18,29 +18,22 @@ def draw_paths(
 
     `data` comes from `trajectories`; the gold judge is on the y axis.
     """
-    figure, axes = style.wrapped(len(results.rewards), height=2.9)
-    for panel, reward in zip(axes, results.rewards, strict=True):
-        of_reward = data[data["reward"] == reward]
-        missing = [
-            method
-            for method in results.methods_with_snapshots(reward)
-            if not _path(panel, of_reward[of_reward["method"] == method], method, metric(reward))
-        ]
-        style.note_missing(panel, results, missing)
-        panel.set_title(f"Trained on {metric_label(reward)}")
-        panel.set_xlabel(label(reward))
-        panel.set_ylabel(metric_label(GOLD))
+    figure, panels = style.by_reward(results.rewards, height=2.9)
+    for reward, panel in panels.items():
+        own = only(data, reward=reward)
+        for method, path in own.groupby("method", sort=False):
+            _draw(panel, path, str(method), metric(reward))
+        style.note_missing(panel, results, results.methods_with_snapshots(reward), own["method"])
+        panel.set(xlabel=label(reward), ylabel=metric_label(GOLD))
         panel.locator_params(nbins=5)
     base = Line2D([], [], color="black", marker="o", linestyle="", label="base")
     style.legend(figure, [base, *style.handles(results, results.methods_with_snapshots())])
     return figure
 
 
-def _path(panel: Axes, data: pd.DataFrame, method: str, metric: str) -> bool:
-    if data.empty:
-        return False
+def _draw(panel: Axes, data: pd.DataFrame, method: str, metric: str) -> None:
     colour, marker = style.look(method)
-    x, y = (data[data["metric"] == name].set_index("step") for name in (metric, GOLD))
+    x, y = (only(data, metric=name) for name in (metric, GOLD))
     panel.plot(x["mean"], y["mean"], color=colour, marker=".", markersize=4, linewidth=1.4)
     last = [[[p["change"] - p["low"]], [p["high"] - p["change"]]] for p in (x.iloc[-1], y.iloc[-1])]
     end = x["mean"].iloc[-1], y["mean"].iloc[-1]
@@ -48,4 +41,3 @@ def _path(panel: Axes, data: pd.DataFrame, method: str, metric: str) -> bool:
     panel.plot(*end, marker, color=colour, ms=7, mec="white", mew=0.5, zorder=4)
     start = x["mean"].iloc[0], y["mean"].iloc[0]
     panel.plot(*start, "o", color="black", ms=6, zorder=5, clip_on=False)
-    return True

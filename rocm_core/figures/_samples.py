@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rocm_core.analysis import Results, Source, metric_label
+from rocm_core.analysis import Results, metric_label
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks
 
@@ -20,7 +20,8 @@ def draw_samples(
     shown = results.prompts[:prompts]
     blocks, data = [], []
     for reward in rewards:
-        sources = _sources(results, reward)
+        first = {s.method: s for s in reversed(results.everything) if s.reward in (None, reward)}
+        sources = [first[method] for method in results.models_of(reward)]
         rows = [(p.text, [results.image(source, p.id) for source in sources]) for p in shown]
         labels = [results.label(source.method, short=True) for source in sources]
         blocks.append(Block(f"Trained on {metric_label(reward)}", labels, rows))
@@ -41,10 +42,3 @@ def draw_samples(
         "of the first training seed."
     )
     return style.Drawing(draw_blocks(blocks), pd.DataFrame(data), title, caption)
-
-
-def _sources(results: Results, reward: str) -> list[Source]:
-    methods = results.methods(reward)
-    bases = {results.base_of(reward, method) for method in methods}
-    first = {s.method: s for s in reversed(results.trained) if s.reward == reward}
-    return [s for s in results.bases if s.name in bases] + [first[m] for m in methods]

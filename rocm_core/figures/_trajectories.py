@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rocm_core.analysis import Results, amount, mean_interval
+from rocm_core.analysis import Results, amount, mean_interval, only
 from rocm_core.errors import UserError
 
 COLUMNS = ["reward", "method", "metric", "step", "mean", "change", "low", "high", "n", "seeds"]
@@ -16,38 +16,25 @@ def trajectories(results: Results, metrics: dict[str, list[str]]) -> pd.DataFram
     its 95 % interval low..high, n (prompts), seeds (averaged within a prompt). Swept methods are
     left out. Step 0 is the base.
     """
-    snapshots = results.snapshots
     rows = []
     for reward in results.rewards:
         for method in results.methods(reward):
-            own = snapshots[(snapshots["reward"] == reward) & (snapshots["method"] == method)]
+            own = only(results.snapshots, reward=reward, method=method)
             for metric in metrics[reward]:
-                scores = own[own["metric"] == metric]
+                scores = only(own, metric=metric)
                 may_lack = scores.empty and results.config.partial
                 expected = results.has_snapshots(reward, method) and not may_lack
                 if expected and 0 not in set(scores["step"]):
-                    cell = f"{reward}/{method}"
                     raise UserError(
-                        f"the snapshots of {cell} in {results.root} have no {metric} at step 0: "
-                        "score them again"
+                        f"the snapshots of {reward}/{method} in {results.root} have no {metric} at"
+                        " step 0: score them again"
                     )
                 table = scores.pivot_table("value", "prompt_id", "step", aggfunc="mean").dropna()
                 for step in table.columns:
                     change = mean_interval(table[step] - table[0])
-                    rows.append(
-                        {
-                            "reward": reward,
-                            "method": method,
-                            "metric": metric,
-                            "step": int(step),
-                            "mean": table[step].mean(),
-                            "change": change.mean,
-                            "low": change.low,
-                            "high": change.high,
-                            "n": change.n,
-                            "seeds": scores["seed"].nunique(),
-                        }
-                    )
+                    row = {"reward": reward, "method": method, "metric": metric, "step": int(step)}
+                    row |= vars(change) | {"change": change.mean, "mean": table[step].mean()}
+                    rows.append(row | {"seeds": scores["seed"].nunique()})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -1,4 +1,4 @@
-"""Preference of the reward model and of the judge against β (figure 4 of the paper)."""
+"""Preference of the reward model and of the evaluators against β (figure 4 of the paper)."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from rocm_core.analysis import (
     SweepPoint,
     amount,
     evaluators,
-    metric_label,
+    only,
     sweep_points,
     win_rate,
 )
@@ -54,10 +54,9 @@ def make(results: Results) -> style.Drawing:
     rows = [row for point in every for row in _rows(results, point)]
     rows += _said(results, every)
     data = pd.DataFrame(rows, columns=COLUMNS)
-    figure, grid = style.wrapped(len(shown), height=2.5)
-    for panel, (reward, own) in zip(grid, shown.items(), strict=True):
-        _draw(panel, data[data["reward"] == reward], own)
-        panel.set_title(f"Trained on {metric_label(reward)}")
+    figure, panels = style.by_reward(shown, height=2.5)
+    for reward, panel in panels.items():
+        _draw(panel, only(data, reward=reward), shown[reward])
     judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     labels = {_REWARD_MODEL: "reward model (trained on)", _JUDGE: judge, _RATERS: "raters"}
     entries = [
@@ -84,12 +83,10 @@ def make(results: Results) -> style.Drawing:
 
 
 def _rows(results: Results, point: SweepPoint) -> list[dict[str, object]]:
-    """A row for the reward model and one for the judge; none where scores are missing."""
+    """A row for the reward model and one for the evaluators; none where scores are missing."""
     rows = []
-    for whose, metrics in (
-        (_REWARD_MODEL, [point.reward]),
-        (_JUDGE, evaluators(results, point.reward)),
-    ):
+    whose_metrics = {_REWARD_MODEL: [point.reward], _JUDGE: evaluators(results, point.reward)}
+    for whose, metrics in whose_metrics.items():
         rates = pd.DataFrame(map(vars, _win_rates(results, point, metrics)))
         if len(rates):
             row = {"reward": point.reward, "method": point.method, "beta": point.beta}
@@ -122,20 +119,19 @@ def _said(results: Results, wanted: list[SweepPoint]) -> list[dict[str, object]]
 def _win_rates(results: Results, point: SweepPoint, metrics: list[str]) -> list[Estimate]:
     """Win rates over the base, one per metric and training seed."""
     final = results.final.set_index("prompt_id")
-    base = final[final["method"] == results.base_of(point.reward, point.method)]
-    own = final[(final["reward"] == point.reward) & (final["method"] == point.method)]
+    base = only(final, method=results.base_of(point.reward, point.method))
+    own = only(final, reward=point.reward, method=point.method)
     return [
-        win_rate(scores["value"], base.loc[base["metric"] == metric, "value"])
+        win_rate(scores["value"], only(base, metric=metric)["value"])
         for metric in metrics
-        for _, scores in own[own["metric"] == metric].groupby("seed")
+        for _, scores in only(own, metric=metric).groupby("seed")
         if metric in set(base["metric"])
     ]
 
 
 def _draw(panel: Axes, data: pd.DataFrame, wanted: list[SweepPoint]) -> None:
     known = [point.beta for point in wanted if point.beta > 0]
-    least = min(known, default=1.0)
-    nothing = least / 3  # where β = 0 is drawn
+    nothing = min(known, default=1.0) / 3  # where β = 0 is drawn
     for whose, line in data.groupby("preference_of"):
         colour, marker, dashes = _LOOKS[str(whose)]
         for part, linestyle in ((line[line["beta"] > 0], dashes), (line[line["beta"] == 0], "")):

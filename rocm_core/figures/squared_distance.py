@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, metric_label
+from rocm_core.analysis import Results, amount, metric_label, only
 from rocm_core.figures import _style as style
 
 TITLE = "Distance to the base model, transition by transition"
@@ -31,7 +31,7 @@ def make(results: Results) -> style.Drawing:
     )
     for row, method in zip(axes, methods, strict=True):
         for panel, reward in zip(row, rewards, strict=True):
-            own = data[(data["reward"] == reward) & (data["method"] == method)]
+            own = only(data, reward=reward, method=method)
             for transition, line in own.groupby("transition"):
                 panel.plot(line["step"], line["running_mean"], color=shades[transition], lw=1.5)
             absence = "missing" if method in results.methods(reward) else "not trained"

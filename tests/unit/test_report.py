@@ -206,7 +206,7 @@ def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
     write_results(tmp_path, config)
     write_claims(tmp_path)
     path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
-    change = {"who": "A. Student", "when": "2026-11-28", "commit": "beef", "now": "n" * 8}
+    change = {"by": "A. Student", "at": "2026-11-28", "commit": "beef", "code": "n" * 8}
     accepted = [change | {"instead_of": "o" * 8}]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"accepted": accepted}))
     html = make(Results(config, tmp_path)).html
