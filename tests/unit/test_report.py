@@ -12,6 +12,7 @@ from rocm_core.analysis import Results
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
+from rocm_core.grid import make_grid
 from rocm_core.report.build import make, read
 
 EFFECTS = {
@@ -199,6 +200,20 @@ def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
     write_results(tmp_path, config)
     write_claims(tmp_path)
     assert re.search(r"auto\s+\(0\.07\)", make(Results(config, tmp_path)).html)
+
+
+def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
+    config = make_config(methods={"rocm-kl": {}, "rlcm": {}}, partial=True)
+    write_results(tmp_path, config)
+    write_claims(tmp_path)
+    ppo, direct = (
+        {cell.method: set(cell.settings.to_dict()) for cell in make_grid(config)}[method]
+        for method in ("rlcm", "rocm-kl")
+    )
+    assert ppo - direct  # settings that first-order training does not have
+    html = make(Results(config, tmp_path)).html
+    for setting in ppo - direct:
+        assert f"<dt>{setting}</dt><dd>–</dd>" in html
 
 
 def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
