@@ -167,8 +167,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979, Scand. J. Stat. 6:65): one below 0.05 is
     wrong in at most 5 % of such families, however the comparisons depend on one another."""
     order = np.argsort(p_values)
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, (len(p_values) - rank) * p_values[place])
-        corrected[place] = min(1.0, largest)
-    return corrected
+    scaled = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return corrected.tolist()

@@ -252,7 +252,7 @@ def _matrices(frame: pd.DataFrame, *more: str) -> dict[tuple, Scores]:
     frame = frame.fillna({"reward": "", "seed": 0}).astype({"seed": int})
     wide = frame.pivot_table("value", [*keys, "seed"], "prompt_id", aggfunc="mean")
     groups = wide.groupby(level=keys, sort=False)
-    return {key: rows.droplevel(keys).dropna(axis=1, how="any") for key, rows in groups}
+    return {key: rows.droplevel([*keys]).dropna(axis=1, how="any") for key, rows in groups}
 
 
 def aligned(treated: Scores, control: Scores) -> tuple[Scores, Scores]:

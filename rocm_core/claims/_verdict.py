@@ -10,6 +10,7 @@ chance is less likely than one (the intersection-union test; Berger 1982, Techno
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -233,12 +234,9 @@ def _weakest(findings: list[Finding]) -> Finding | None:
 
 def _reason(verdict: str, findings: list[Finding]) -> str:
     """Counts of the parts and, where nothing is decided, why."""
-    counts = {
-        outcome: sum(f.outcome == outcome for f in findings)
-        for outcome in (HOLDS, FAILS, OPEN, MISSING)
-    }
+    counts = Counter(finding.outcome for finding in findings)
     names = {HOLDS: "hold", FAILS: "fail", OPEN: "open", MISSING: "missing"}
-    told = ", ".join(f"{n} {names[outcome]}" for outcome, n in counts.items() if n)
+    told = ", ".join(f"{counts[o]} {name}" for o, name in names.items() if counts[o])
     many = f"{len(findings)} parts: {told}" if len(findings) > 1 else ""
     if verdict != UNDECIDED:
         return many

@@ -131,10 +131,12 @@ def by_reward(rewards: Iterable[str], *, height: float) -> tuple[Figure, dict[st
     return figure, dict(zip(names, axes, strict=True))
 
 
-def band(axes: Axes, x: pd.Series, mean: pd.Series, ends: Sequence[pd.Series], **look: Any) -> None:
-    """A line with a marker at its end, and a band around it from ends[0] to ends[1]."""
+def band(
+    axes: Axes, x: pd.Series, mean: pd.Series, low: pd.Series, high: pd.Series, **look: Any
+) -> None:
+    """A line with a marker at its end, and a band around it."""
     axes.plot(x, mean, markevery=[-1], **look)
-    axes.fill_between(x, *ends, color=look["color"], alpha=0.18, linewidth=0)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def cost_x(axes: Axes, costs: Sequence[pd.Series]) -> None:

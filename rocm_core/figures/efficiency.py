@@ -55,11 +55,11 @@ def make(results: Results) -> style.Drawing:
                 colour, marker = style.look(method)
                 mean, deviation = curve["mean"], curve["deviation"]
                 ends = mean - deviation, mean + deviation
-                style.band(panel, curve[cost], mean, ends, color=colour, marker=marker)
+                style.band(panel, curve[cost], mean, *ends, color=colour, marker=marker)
             style.cost_x(panel, [curve[cost] for curve in measured.values()])
         row[0].set_ylabel(metric_label(reward))
-        for method, curve in only(published, reward=reward).groupby("method", sort=False):
-            colour, _ = style.look(str(method))
+        for name, curve in only(published, reward=reward).groupby("method", sort=False):
+            colour, _ = style.look(str(name))
             row[1].plot(curve["reward_queries"], curve["mean"], ":", color=colour)
         style.note_missing(row[1], results, methods, measured)
         shown += [

@@ -28,7 +28,7 @@ def make(results: Results) -> style.Drawing:
             curve, k = thinned(averaged), methods[name]
             mean, deviation = curve["mean"], curve["deviation"]
             ends = mean - deviation, mean + deviation
-            style.band(panel, curve["reward_queries"], mean, ends, color=shades[k])
+            style.band(panel, curve["reward_queries"], mean, *ends, color=shades[k])
             shown.append(curve.assign(reward=reward, method=method, horizon=k))
         missing = [f"K = {k}" for name, k in methods.items() if name not in measured]
         style.note(panel, f"missing: {', '.join(missing)}" if missing else "")

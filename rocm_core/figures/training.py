@@ -24,7 +24,7 @@ def make(results: Results) -> style.Drawing:
                 colour, marker = style.look(str(method))
                 mean, change = line["mean"], line["change"]
                 ends = mean + (line["low"] - change), mean + (line["high"] - change)
-                style.band(panel, line["step"], mean, ends, color=colour, marker=marker)
+                style.band(panel, line["step"], mean, *ends, color=colour, marker=marker)
             trained = " (trained)" if metric == reward else ""
             title = f"Trained on {metric_label(reward)}"
             panel.set(title=title, ylabel=f"{metric_label(metric)}{trained}")

@@ -1,12 +1,13 @@
 """A table of blocks that can be written as Markdown, LaTeX (booktabs), HTML and CSV."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from rocm_core.analysis import (
@@ -83,28 +84,40 @@ def measured(value: Estimate | pd.Series | None, **more: Any) -> dict[str, Any]:
     return {"status": "measured"} | vars(value) | more if value else {"status": "missing"}
 
 
-def digits_of(data: pd.DataFrame, by: Sequence[str]) -> pd.Series:
-    """Decimals for each row, which show with two digits the median half-width (low to high) of the
-    rows that are alike in the columns `by`."""
+def rows_of(data: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[pd.Series, int]]:
+    """Each row, and the decimals for it: those that show with two digits the median half-width (low
+    to high) of the rows that are alike in the columns `by`."""
     widths = (data["high"] - data["low"]).groupby([data[column] for column in by])
-    return (widths.transform("median") / 2).map(decimals)
+    halves = widths.transform("median") / 2
+    return zip((row for _, row in data.iterrows()), map(decimals, halves), strict=True)
 
 
 def entry(
-    row: pd.Series, digits: int, *, is_change: bool = False, end: str = "", **look: bool
+    row: pd.Series,
+    digits: int,
+    *,
+    is_change: bool = False,
+    end: str = "",
+    bold: bool = False,
+    muted: bool = False,
 ) -> Cell:
     """A row's mean ± half-width or, of a change, its mean [low, high]; without these its status."""
     if pd.isna(row["mean"]):
         return Cell(row["status"], muted=True)
     estimate = Estimate(row["mean"], row["low"], row["high"], row["n"])
     text = estimate.change(digits) if is_change else estimate.plus_minus(digits)
-    return Cell(text + end, **look)
+    return Cell(text + end, bold, muted)
 
 
 def lines(results: Results, data: pd.DataFrame) -> list[list[Cell]]:
     """One line per method of `data`: its label, then its entries, the column `cell`."""
     by_method = data.groupby("method", sort=False)["cell"]
     return [[Cell(results.label(str(method))), *cells] for method, cells in by_method]
+
+
+def with_cells(data: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
+    """`data` with its entries as the column `cell`."""
+    return data.assign(cell=np.array(cells, dtype=object))
 
 
 def blocks_of(results: Results, data: pd.DataFrame, heading: str) -> list[Block]:

@@ -12,7 +12,7 @@ from rocm_core.analysis import (
     only,
     per_prompt,
 )
-from rocm_core.tables._table import Block, Cell, Table, digits_of, entry, measured
+from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of
 
 TITLE = "Read-outs of reward hacking"
 READS = ("scores", "readouts", "snapshots", "histories")
@@ -47,10 +47,9 @@ def make(results: Results) -> Table:
     ]
     data = pd.DataFrame(rows, columns=COLUMNS)
     names = [name for name in _NAMES if name in set(data["readout"])]
-    digits = digits_of(data, ["readout"])
     cells = {
-        (row["reward"], row["method"], row["readout"]): entry(row, digits[n])
-        for n, row in data.iterrows()
+        (row["reward"], row["method"], row["readout"]): entry(row, digits)
+        for row, digits in rows_of(data, ["readout"])
     }
     per_step = data[data["readout"].str.startswith(f"{_DISTANCE}_")]
     header = ["Model", *(_NAMES[name] for name in names)]

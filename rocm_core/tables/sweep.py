@@ -7,7 +7,7 @@ import pandas as pd
 
 from rocm_core.analysis import GOLD, Results, Source, amount, metric_label, only
 from rocm_core.grid import beta_tries, spell
-from rocm_core.tables._table import Block, Cell, Table, digits_of, entry, measured
+from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of, with_cells
 
 TITLE = "Swept settings"
 NEEDS = ("other sweeps",)
@@ -46,16 +46,15 @@ def make(results: Results) -> Table:
     family = data["method"].map({name: source.family for name, source in results.models.items()})
     best = data.groupby([data["reward"], family, data["metric"]])["mean"].transform("max")
     data["best"] = data["mean"] == best
-    digits = digits_of(data, ["reward", "metric"])
-    data["cell"] = [
-        entry(row, digits[n], is_change=True, bold=bool(row["best"])) for n, row in data.iterrows()
-    ]
+    by_block = rows_of(data, ["reward", "metric"])
+    cells = [entry(row, digits, is_change=True, bold=bool(row["best"])) for row, digits in by_block]
+    shown = with_cells(data, cells)
     blocks = []
     for (reward, method), tried in families.items():
         rows = [
             [
                 Cell(_settings(source, tried.values())),
-                *only(data, reward=reward, method=name)["cell"],
+                *only(shown, reward=reward, method=name)["cell"],
             ]
             for name, source in tried.items()
         ]
@@ -68,7 +67,7 @@ def make(results: Results) -> Table:
         "largest of its block, which was chosen among several and so flatters itself."
     )
     header = ["Setting", "Trained reward", *map(metric_label, judge)]
-    numbers = data.drop(columns="cell").rename(columns={"mean": "change"})
+    numbers = data.rename(columns={"mean": "change"})
     return Table(TITLE, caption, header, blocks, numbers)
 
 

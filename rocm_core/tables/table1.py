@@ -3,7 +3,7 @@
 import pandas as pd
 
 from rocm_core.analysis import GOLD, Results, amount, is_held_out, metric_label
-from rocm_core.tables._table import Table, blocks_of, digits_of, entry, measured
+from rocm_core.tables._table import Table, blocks_of, entry, measured, rows_of, with_cells
 
 TITLE = "Held-out scores after training on each reward"
 READS = ("scores",)
@@ -31,15 +31,16 @@ def make(results: Results) -> Table:
     best = data.groupby(["reward", "metric"])["mean"].transform("max")
     contested = map(is_held_out, data["metric"], data["reward"])
     data["best"] = pd.Series(contested, data.index) & (data["mean"] == best)
-    digits = digits_of(data, ["metric"])
-    cells = [entry(row, digits[n], bold=bool(row["best"])) for n, row in data.iterrows()]
-    blocks = blocks_of(results, data.assign(cell=cells), "Trained on {}")
+    cells = [
+        entry(row, digits, bold=bool(row["best"])) for row, digits in rows_of(data, ["metric"])
+    ]
+    blocks = blocks_of(results, with_cells(data, cells), "Trained on {}")
     header = ["Model", *map(metric_label, metrics)]
     return Table(TITLE, _caption(data), header, blocks, data)
 
 
 def _row(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
-    row = {"reward": reward, "method": method, "metric": metric}
+    row: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
     if results.models[method].cell and not is_held_out(metric, reward):
         return row | {"status": TRAINED}
     scores = results.scores(method, metric, reward)

@@ -47,15 +47,15 @@ def make(results: Results) -> Table:
         own = only(data, reward=reward)
         digits = {m: decimals((own[f"{m}_high"] - own[f"{m}_low"]).median() / 2) for m in _MEASURES}
         of_methods = [only(own, divergence=method) for method in results.methods(reward)]
-        tried = [rows for rows in of_methods if len(rows)]
+        sweeps = [rows for rows in of_methods if len(rows)]
         every = [
             _line(results, row, digits, bold=row["best"])
-            for rows in tried
+            for rows in sweeps
             for _, row in rows.iterrows()
         ]
-        best = [_best(results, rows, digits) for rows in tried]
+        best = [_best(results, rows, digits) for rows in sweeps]
         name = metric_label(reward)
-        if tried:
+        if sweeps:
             blocks += [
                 Block(f"{name}: the best", best),
                 Block(f"{name}: all that were tried", every),
@@ -92,7 +92,7 @@ def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) 
     if row["status"] == "missing":
         return [label, beta, *_GAP[1:]]
     estimates = {
-        measure: Estimate(*(row[f"{measure}{end}"] for end in ("", "_low", "_high")), row["n"])
+        measure: Estimate(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], row["n"])
         for measure in _MEASURES
     }
     numbers = [estimate.change(digits[measure]) for measure, estimate in estimates.items()]

@@ -15,10 +15,11 @@ from rocm_core.tables._table import (
     Cell,
     Table,
     blocks_of,
-    digits_of,
     entry,
     lines,
     measured,
+    rows_of,
+    with_cells,
 )
 
 TITLE = "Baselines against their own base models"
@@ -46,12 +47,11 @@ def make(results: Results) -> Table:
     }
     needed = {results.base_of(r, m) for r, methods in baselines.items() for m in methods}
     bases = [base.method for base in results.bases if base.method in needed]
-    models = [(None, base) for base in bases]
+    models: list[tuple[str | None, str]] = [(None, base) for base in bases]
     models += [(reward, method) for reward, methods in baselines.items() for method in methods]
     rows = [_row(results, *model, metric) for model in models for metric in metrics]
     data = pd.DataFrame(rows, columns=COLUMNS)
-    digits = digits_of(data, ["metric"])
-    shown = data.assign(cell=[_cell(row, digits[n]) for n, row in data.iterrows()])
+    shown = with_cells(data, [_cell(row, digits) for row, digits in rows_of(data, ["metric"])])
     blocks = [
         Block("Scores of the base models", lines(results, only(shown, reward=None))),
         *blocks_of(results, shown, "Change by training on {}"),
@@ -61,7 +61,7 @@ def make(results: Results) -> Table:
 
 
 def _row(results: Results, reward: str | None, method: str, metric: str) -> dict[str, object]:
-    row = {"reward": reward, "method": method, "metric": metric}
+    row: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
     if reward is None:
         return row | measured(results.scores(method, metric))
     change = results.change(reward, method, metric)
