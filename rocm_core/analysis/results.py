@@ -362,7 +362,7 @@ class Results:
 
 
 def only(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows of a frame whose columns have these values; None is no value."""
+    """The rows of a frame whose columns have these values; None stands for a missing value."""
     for column, value in values.items():
         frame = frame[frame[column].isna() if value is None else frame[column] == value]
     return frame

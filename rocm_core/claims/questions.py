@@ -4,7 +4,7 @@ lower learning rates, stopped early, at the same search budget.
 The budget is the number of trainings: of two arms the first so many in the configuration take part,
 as many as the smaller arm has. Stopping is free, since every training leaves snapshots. What to
 stop at, and which training, is chosen by the scorers not trained on (never by the judge), on one
-half of the prompts of snapshots; it is judged on the other half, and the other way round.
+half of the prompts of snapshots; it is scored on the other half, and the other way round.
 """
 
 import itertools

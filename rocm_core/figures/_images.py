@@ -14,7 +14,7 @@ from rocm_core.figures import _style as style
 _MARGIN, _GAP, _LINE = 0.06, 0.05, 0.165  # inches
 _HEADING, _LABEL, _ROW = 0.38, 0.14, 0.14  # inches of a heading, a label's line, between rows
 _NARROWEST, _WIDEST = 0.72, 1.1  # inches of a column
-_CHARACTERS = 14  # of a text, an inch
+_CHARACTERS = 14  # of a text, per inch
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,16 @@ class Page:
         self._cursor = 0.04
 
     def down(self, inches: float) -> None:
+        """Move the cursor down."""
         self._cursor += inches
 
     def text(self, text: str, left: float, below: float = 0.0, **look: Any) -> None:
+        """Write at a place."""
         width, height = self._size
         self.figure.text(left / width, 1 - (self._cursor + below) / height, text, **look)
 
     def picture(self, path: Path | None, left: float, size: float) -> None:
+        """Draw an image file, or the frame of a missing one, from the cursor down."""
         width, height = self._size
         bottom = 1 - (self._cursor + size) / height
         axes = self.figure.add_axes((left / width, bottom, size / width, size / height))

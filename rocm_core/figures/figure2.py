@@ -12,8 +12,8 @@ PLACE = 2
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One column per model trained on HPSv2, or on the first reward where HPSv2 is none; six
-    prompts."""
+    """One column per model trained on HPSv2, or on the first reward where HPSv2 is not among them;
+    six prompts."""
     reward = lead(results.rewards, "hpsv2")
     title = f"The same prompts and noise for every model trained on {metric_label(reward)}"
     return draw_samples(results, [reward], 6, title)

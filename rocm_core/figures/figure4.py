@@ -25,10 +25,10 @@ NEEDS = ("beta sweeps",)
 READS = ("scores", "manifests", "votes, if any")
 PLACE = 4
 COLUMNS = ["reward", "method", "beta", "preference_of", "win_rate", "low", "high", "n", "seeds"]
-_REWARD_MODEL, _JUDGE, _RATERS = "reward model", "judge", "raters"
+_REWARD_MODEL, _EVALUATORS, _RATERS = "reward model", "judge", "raters"
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     _REWARD_MODEL: ("#d55e00", "s", "--"),
-    _JUDGE: ("#0072b2", "o", "-"),
+    _EVALUATORS: ("#0072b2", "o", "-"),
     _RATERS: ("#009e73", "D", ":"),
 }
 
@@ -52,13 +52,12 @@ def make(results: Results) -> style.Drawing:
         shown |= {reward: own} if own else {}
     every = [point for own in shown.values() for point in own]
     rows = [row for point in every for row in _rows(results, point)]
-    rows += _said(results, every)
-    data = pd.DataFrame(rows, columns=COLUMNS)
+    data = pd.DataFrame(rows + _said(results, every), columns=COLUMNS)
     figure, panels = style.by_reward(shown, height=2.5)
     for reward, panel in panels.items():
         _draw(panel, only(data, reward=reward), shown[reward])
-    judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
-    labels = {_REWARD_MODEL: "reward model (trained on)", _JUDGE: judge, _RATERS: "raters"}
+    evaluator = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
+    labels = {_REWARD_MODEL: "reward model (trained on)", _EVALUATORS: evaluator, _RATERS: "raters"}
     entries = [
         Line2D([], [], color=colour, marker=marker, linestyle=line, label=labels[whose])
         for whose, (colour, marker, line) in _LOOKS.items()
@@ -68,8 +67,8 @@ def make(results: Results) -> style.Drawing:
     caption = (
         f"Share of {amount(data['n'], 'validation prompt')} on which {results.label(family)} is "
         "preferred to its base on the same noise, a tie as half a win: by the reward that it was "
-        f"trained on, and by the {judge}. Each β is a training of its own, at the left the largest;"
-        f" 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the win rate "
+        f"trained on, and by the {evaluator}. Each β is a training of its own, at the left the"
+        f" largest; 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the win rate "
         "and of its 95 % Wilson interval. Where the reward model's line goes on rising and the "
         "judge's falls, the reward is hacked."
     )
@@ -85,7 +84,7 @@ def make(results: Results) -> style.Drawing:
 def _rows(results: Results, point: SweepPoint) -> list[dict[str, object]]:
     """A row for the reward model and one for the evaluators; none where scores are missing."""
     rows = []
-    whose_metrics = {_REWARD_MODEL: [point.reward], _JUDGE: evaluators(results, point.reward)}
+    whose_metrics = {_REWARD_MODEL: [point.reward], _EVALUATORS: evaluators(results, point.reward)}
     for whose, metrics in whose_metrics.items():
         rates = pd.DataFrame(map(vars, _win_rates(results, point, metrics)))
         if len(rates):

@@ -59,12 +59,12 @@ def make(results: Results) -> style.Drawing:
         Block("A  Along the training", names, _rows(said, paths[: len(along)])),
         Block("B  The best snapshot", at, _rows([p.text for p in prompts], paths[len(along) :])),
     ]
-    judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
+    evaluator = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     caption = (
         f"Models trained on {metric_label(reward)}, the first training seed; one noise along a row."
         f" A: the first {evaluated_on} prompt at shares of each training, from the base on. B:"
-        f" the first {len(prompts)} prompts at the snapshot of each training with the best {judge}"
-        f" on average over {len(evaluated)} {evaluated_on} prompts, these included."
+        f" the first {len(prompts)} prompts at the snapshot of each training with the best"
+        f" {evaluator} on average over {len(evaluated)} {evaluated_on} prompts, these included."
     )
     data = pd.DataFrame(rows, columns=COLUMNS)
     return style.Drawing(draw_blocks(blocks), data, TITLE, caption)

@@ -13,7 +13,7 @@ PLACE = 10
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a training reward; each line runs from the base over the snapshots."""
+    """One panel per training reward; each line runs from the base over the snapshots."""
     data = trajectories(results, {reward: [reward, GOLD] for reward in results.rewards})
     figure = draw_paths(
         results,

@@ -13,10 +13,10 @@ PLACE = 9
 @style.styled
 def make(results: Results) -> style.Drawing:
     """One row per training reward: the reward itself and, where there is one, the gold judge."""
-    judge = [GOLD] if GOLD in results.config.metrics else []
-    shown = {reward: [reward, *judge] for reward in results.rewards}
+    gold = [GOLD] if GOLD in results.config.metrics else []
+    shown = {reward: [reward, *gold] for reward in results.rewards}
     data = trajectories(results, shown)
-    figure, axes = style.panels(len(shown), 1 + len(judge), sharex="row")
+    figure, axes = style.panels(len(shown), 1 + len(gold), sharex="row")
     for row, (reward, metrics) in zip(axes, shown.items(), strict=True):
         for panel, metric in zip(row, metrics, strict=True):
             lines = only(data, reward=reward, metric=metric)
@@ -37,6 +37,6 @@ def make(results: Results) -> style.Drawing:
         f"Mean score of the snapshots over {counts(data)}; step 0 is the base model. "
         f"Bands: {PAIRED}."
     )
-    if judge:
+    if gold:
         caption += " The gold judge is 1 for a perfect picture of the caption."
     return style.Drawing(figure, data, TITLE, caption)

@@ -11,6 +11,7 @@ STUDY = "the study's folder, such as results/demo/study"
 
 
 def main() -> None:
+    """Run one of the study's commands."""
     parser = argparse.ArgumentParser(prog="python -m rocm_core.study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="make the page from folders of samples")

@@ -25,7 +25,7 @@ def make(results: Results) -> Table:
     `data` has `COLUMNS`; status is measured or missing; best marks the largest change of a block
     and metric.
     """
-    judge = [GOLD] if GOLD in results.config.metrics else []
+    gold = [GOLD] if GOLD in results.config.metrics else []
     of_table2 = {cell.name for cell in beta_tries(results.cells) if cell.swept}
     families: dict[tuple[str, str], dict[str, Source]] = {}
     for source in results.trained:
@@ -39,7 +39,7 @@ def make(results: Results) -> Table:
             | measured(results.change(reward, method, metric), seeds=results.seeds(reward, method))
             for (reward, _), tried in families.items()
             for method in tried
-            for metric in dict.fromkeys([reward, *judge])
+            for metric in dict.fromkeys([reward, *gold])
         ],
         columns=["mean" if name == "change" else name for name in COLUMNS[:-1]],
     )
@@ -66,7 +66,7 @@ def make(results: Results) -> Table:
         f"({amount(present['seeds'], 'training seed')}, averaged within a prompt). Bold: the "
         "largest of its block, which was chosen among several and so flatters itself."
     )
-    header = ["Setting", "Trained reward", *map(metric_label, judge)]
+    header = ["Setting", "Trained reward", *map(metric_label, gold)]
     numbers = data.rename(columns={"mean": "change"})
     return Table(TITLE, caption, header, blocks, numbers)
 

@@ -60,7 +60,8 @@ def make(results: Results) -> Table:
                 Block(f"{name}: the best", best),
                 Block(f"{name}: all that were tried", every),
             ]
-    header = ["Divergence", "β", _judge(results), "Trained reward"]
+    best_by = metric_label(GOLD) if GOLD in results.config.metrics else "Held-out metrics"
+    header = ["Divergence", "β", best_by, "Trained reward"]
     return Table(TITLE, _caption(results, data), header, blocks, data)
 
 
@@ -97,10 +98,6 @@ def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) 
     }
     numbers = [estimate.change(digits[measure]) for measure, estimate in estimates.items()]
     return [label, beta, *(Cell(text, bold=bool(bold)) for text in numbers)]
-
-
-def _judge(results: Results) -> str:
-    return metric_label(GOLD) if GOLD in results.config.metrics else "Held-out metrics"
 
 
 def _caption(results: Results, data: pd.DataFrame) -> str:

@@ -35,7 +35,7 @@ _ARROWS = {"rises": " ↑", "falls": " ↓"}
 
 def make(results: Results) -> Table:
     """First the scores of the bases, then a block per training reward: differences of its
-    baselines, the methods other than ROCM, on all metrics; the trained one counts as no evaluation.
+    baselines, the methods other than ROCM, on all metrics; the trained one is not an evaluation.
 
     `data` has `COLUMNS`: status is measured, trained (measured too) or missing; reward is empty
     and direction too for a base; mean, low and high are scores there, else differences.
