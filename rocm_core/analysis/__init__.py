@@ -36,6 +36,7 @@ from rocm_core.analysis.statistics import (
     mean_interval,
     paired_difference,
     per_prompt,
+    percentile_interval,
     win_rate,
 )
 from rocm_core.analysis.sweeps import SweepPoint, sweep_points, verdicts
@@ -75,6 +76,7 @@ __all__ = [
     "overall",
     "paired_difference",
     "per_prompt",
+    "percentile_interval",
     "reach",
     "seed_curves",
     "sweep_points",

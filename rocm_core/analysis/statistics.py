@@ -83,9 +83,14 @@ def paired_difference(
     first, second = treated.align(control, join="inner")
     difference = _vector(first.to_numpy() - second.to_numpy())
     means = bootstrap_means(difference, resamples=resamples, seed=seed)
+    return percentile_interval(difference.mean(), means, len(difference))
+
+
+def percentile_interval(mean: float, draws: NDArray[np.float64], n: int) -> Estimate:
+    """A mean over `n` prompts with the interval that holds 95 % of its draws (draws,)."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(difference.mean()), float(low), float(high), len(difference))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(float(mean), float(low), float(high), n)
 
 
 def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> NDArray[np.float64]:

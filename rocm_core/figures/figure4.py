@@ -68,9 +68,9 @@ def make(results: Results) -> style.Drawing:
         f"Share of {amount(data['n'], 'validation prompt')} on which {results.label(family)} is "
         "preferred to its base on the same noise, a tie as half a win: by the reward that it was "
         f"trained on, and by the {evaluator}. Each β is a training of its own, at the left the"
-        f" largest; 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the win rate "
-        "and of its 95 % Wilson interval. Where the reward model's line goes on rising and the "
-        "judge's falls, the reward is hacked."
+        f" largest; 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the"
+        " win rate and of its 95 % Wilson interval. Where the reward model's line goes on rising"
+        " and the judge's falls, the reward is hacked."
     )
     voted = data[data["preference_of"] == _RATERS]
     if len(voted):

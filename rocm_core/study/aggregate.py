@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rocm_core.analysis import LEVEL, Estimate, only
+from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write, write_json
 from rocm_core.study.design import QUESTIONS, TIE
@@ -154,9 +154,7 @@ def crossed_mean(
     )
     totals, weights = (((raters @ part) * pairs).sum(1) for part in (known, present))
     drawn = totals[weights > 0] / weights[weights > 0]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(float(known.sum() / present.sum()), float(low), float(high), scores.shape[1])
+    return percentile_interval(known.sum() / present.sum(), drawn, scores.shape[1])
 
 
 def krippendorff_alpha(scores: NDArray[np.float64]) -> float | None:
