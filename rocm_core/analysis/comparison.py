@@ -23,6 +23,7 @@ from rocm_core.analysis.statistics import (
     Estimate,
     percentile_interval,
     resampling,
+    win_rate_interval,
 )
 
 ALPHA = 1 - LEVEL

@@ -201,7 +201,7 @@ class Results:
         path = self.layout.study.results
         if not path.exists():
             return None
-        return self.entries(path, "outcomes", "aggregate the votes again")
+        return self.entries(path, "outcomes", "a study's results", "aggregate the votes again")
 
     @cached_property
     def gaps(self) -> list[str]:
@@ -323,13 +323,13 @@ class Results:
         self.files_read.add(path)
         return path
 
-    def entries(self, path: Path, key: str, remedy: str) -> list[dict[str, Any]]:
-        """The list below a key of a JSON file; raises `UserError` with the remedy where there is
-        none."""
+    def entries(self, path: Path, key: str, name: str, remedy: str) -> list[dict[str, Any]]:
+        """The list below a key of a JSON file; where there is none, raises `UserError` with what
+        the file should be and the remedy."""
         try:
             return list(json.loads(self.existing(path).read_text(encoding="utf-8"))[key])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): {remedy}") from None
+            raise UserError(f"{path} is not {name} ({error}): {remedy}") from None
 
     def _read_manifest(self, path: Path) -> dict[str, Any] | None:
         if self.config.partial and not path.exists():

@@ -82,7 +82,10 @@ def make(results: Results) -> Report:
         signed=lambda value, change: number(value, decimals(change.half_width), signed=True),
     )
     path = results.layout.rendered("claims", "claims")[0]
-    ledger, cells = results.entries(path, "claims", "decide the claims again"), _cells(results)
+    ledger, cells = (
+        results.entries(path, "claims", "a ledger", "decide the claims again"),
+        _cells(results),
+    )
     side = next(side for most, side in _SIDES if len(cells) <= most)
     shown = {name: load("tables", name).make(results) for name in tables(results.config)}
     varying, shared = _varying(results)

@@ -203,12 +203,12 @@ def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
 
 
 def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
-    config = make_config(methods={"rocm-kl": {}, "rlcm": {}}, partial=True)
+    config = make_config(methods={"rocm-none": {}, "rlcm": {}}, partial=True)
     write_results(tmp_path, config)
     write_claims(tmp_path)
     ppo, direct = (
         {cell.method: set(cell.settings.to_dict()) for cell in make_grid(config)}[method]
-        for method in ("rlcm", "rocm-kl")
+        for method in ("rlcm", "rocm-none")
     )
     assert ppo - direct  # settings that first-order training does not have
     html = make(Results(config, tmp_path)).html
