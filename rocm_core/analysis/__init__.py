@@ -28,7 +28,7 @@ from rocm_core.analysis.labels import (
     metric_label,
     number,
 )
-from rocm_core.analysis.results import GOLD, Results, Source
+from rocm_core.analysis.results import GOLD, Results, Source, only
 from rocm_core.analysis.statistics import (
     LEVEL,
     Estimate,
@@ -36,9 +36,11 @@ from rocm_core.analysis.statistics import (
     mean_interval,
     paired_difference,
     per_prompt,
+    percentile_interval,
     win_rate,
 )
 from rocm_core.analysis.sweeps import SweepPoint, sweep_points, verdicts
+from rocm_core.analysis.templates import environment
 
 __all__ = [
     "ALPHA",
@@ -63,15 +65,18 @@ __all__ = [
     "curves",
     "decimals",
     "divergence_label",
+    "environment",
     "holm",
-    "is_held_out",
     "evaluators",
+    "is_held_out",
     "mean_interval",
     "metric_label",
     "number",
+    "only",
     "overall",
     "paired_difference",
     "per_prompt",
+    "percentile_interval",
     "reach",
     "seed_curves",
     "sweep_points",

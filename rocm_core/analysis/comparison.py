@@ -18,7 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rocm_core.analysis.statistics import LEVEL, Estimate, resampling, win_rate_interval
+from rocm_core.analysis.statistics import (
+    LEVEL,
+    Estimate,
+    percentile_interval,
+    resampling,
+    win_rate_interval,
+)
 
 ALPHA = 1 - LEVEL
 MARGIN = 0.2  # a smaller effect is none: Cohen 1988, Statistical Power Analysis, calls 0.2 small
@@ -73,7 +79,9 @@ def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:
         raise ValueError("expected finite differences of at least two seeds")
     spread = sample.std(ddof=1) / len(sample) ** 0.5
     draws = sample.mean() + spread * _student(len(sample) - 1, RESAMPLES, seed)
-    return Comparison(_interval(sample.mean(), draws, 0), None, None, _p(draws), len(sample))
+    return Comparison(
+        percentile_interval(sample.mean(), draws, 0), None, None, _p(draws), len(sample)
+    )
 
 
 def _summarise(
@@ -85,17 +93,17 @@ def _summarise(
     mean, draws = differences.mean(), _draws(differences, counts, seed)
     effect = None
     if isinstance(unit, float):
-        effect = _interval(mean / unit, draws / unit, prompts)
+        effect = percentile_interval(mean / unit, draws / unit, prompts)
     elif unit is not None and (deviation := average_deviation(*unit)) > 0:
         units = ((_variances(unit[0], counts) + _variances(unit[1], counts)) / 2) ** 0.5
-        effect = _interval(mean / deviation, draws / units, prompts)
+        effect = percentile_interval(mean / deviation, draws / units, prompts)
     wins = np.sign(differences) / 2 + 0.5
     if seeds == 1:
         rate = win_rate_interval(wins[0])
     else:
-        share = _interval(wins.mean(), _draws(wins, counts, seed), prompts)
+        share = percentile_interval(wins.mean(), _draws(wins, counts, seed), prompts)
         rate = Estimate(share.mean, max(0.0, share.low), min(1.0, share.high), prompts)
-    return Comparison(_interval(mean, draws, prompts), effect, rate, _p(draws), seeds)
+    return Comparison(percentile_interval(mean, draws, prompts), effect, rate, _p(draws), seeds)
 
 
 def _draws(values: Matrix, counts: NDArray[np.float32], seed: int) -> Matrix:
@@ -143,11 +151,6 @@ def _student(freedom: int, size: int, seed: int) -> Matrix:
     return np.random.default_rng([seed, freedom]).standard_t(freedom, size)
 
 
-def _interval(mean: float, draws: Matrix, n: int) -> Estimate:
-    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
-    return Estimate(float(mean), float(low), float(high), n)
-
-
 def _p(draws: Matrix) -> float:
     """Two-sided; never below 2 / (draws + 1). Identical models, whose draws are all 0, give 1."""
     below, above = np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)
@@ -167,8 +170,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979, Scand. J. Stat. 6:65): one below 0.05 is
     wrong in at most 5 % of such families, however the comparisons depend on one another."""
     order = np.argsort(p_values)
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, (len(p_values) - rank) * p_values[place])
-        corrected[place] = min(1.0, largest)
-    return corrected
+    scaled = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return corrected.tolist()

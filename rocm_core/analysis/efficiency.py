@@ -39,11 +39,10 @@ def seed_curves(
     """
     read = {method: _histories(results, reward, method) for method in methods}
     histories = {method: seeds for method, seeds in read.items() if seeds}
-    if not histories:
-        return {}
     queries = {method: _per_iteration(seeds[0]) for method, seeds in histories.items()}
-    shortest = min(len(seeds[0]) * queries[method] for method, seeds in histories.items())
-    window = max(*queries.values(), shortest / _WINDOWS)
+    lengths = [len(seeds[0]) * queries[method] for method, seeds in histories.items()]
+    shortest = min(lengths, default=0)
+    window = max([*queries.values(), shortest / _WINDOWS])
     return {
         method: [_running(seed, max(1, round(window / queries[method]))) for seed in seeds]
         for method, seeds in histories.items()
@@ -74,12 +73,10 @@ def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
         name: np.stack([seed[name].iloc[:length].to_numpy() for seed in seeds])
         for name in (*COSTS, "mean")
     }
-    frame = pd.DataFrame({"step": seeds[0]["step"].iloc[:length].to_numpy()})
-    for cost in COSTS:
-        frame[cost] = stacked[cost].mean(0)
-    frame["mean"] = stacked["mean"].mean(0)
-    frame["deviation"] = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else 0.0
-    return frame.assign(seeds=len(seeds))
+    averages = {name: values.mean(0) for name, values in stacked.items()}
+    deviation = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else 0.0
+    steps = seeds[0]["step"].iloc[:length].to_numpy()
+    return pd.DataFrame({"step": steps} | averages | {"deviation": deviation, "seeds": len(seeds)})
 
 
 def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:

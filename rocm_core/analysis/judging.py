@@ -9,7 +9,7 @@ VERSIONS = {"hpsv2_0": "hpsv2"}
 
 
 def is_held_out(metric: str, reward: str) -> bool:
-    """Does a scorer measure something else than one that was trained on?
+    """Whether a scorer measures something other than the one that was trained on.
 
     Training on one version of a scorer counts as training on all of them.
     """
@@ -24,19 +24,14 @@ def evaluators(results: Results, reward: str) -> list[str]:
 
 
 def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
-    """One number per row of `scores`, which has one column per judge: a single judge's own score,
-    else the mean over judges in standard deviations of the base model's scores over prompts
+    """One number per row of `scores`, which has one column per evaluator: the score of a single
+    one, else the mean over all in standard deviations of the base model's scores over prompts
     (`base`)."""
     return scores.iloc[:, 0] if scores.shape[1] == 1 else (scores / base.std()).mean(axis=1)
 
 
-def final_scores(results: Results, method: str, reward: str, trained: bool = True) -> pd.DataFrame:
-    """Final scores of the judges of `reward`, one row per prompt; empty where some are missing.
-
-    `trained` says that `method` is a trained one, not a base.
-    """
-    columns = {
-        judge: results.scores(method, judge, reward if trained else None)
-        for judge in evaluators(results, reward)
-    }
-    return pd.DataFrame(columns).dropna()
+def final_scores(results: Results, method: str, reward: str) -> pd.DataFrame:
+    """Final scores of a method or base by the evaluators of `reward`, one row per prompt; empty
+    where some are missing."""
+    metrics = evaluators(results, reward)
+    return pd.DataFrame({m: results.scores(method, m, reward) for m in metrics}).dropna()

@@ -1,7 +1,7 @@
 """What a run has produced, read from its results directory as tidy frames."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rocm_core.analysis.labels import method_label
-from rocm_core.analysis.statistics import per_prompt
+from rocm_core.analysis.statistics import Estimate, paired_difference, per_prompt
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
@@ -19,6 +19,8 @@ from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import Layout, SampleFiles
 
 GOLD = "gold"
+_KEYS = ["reward", "method", "seed"]
+_SCORES = ["prompt_id", "metric", "value"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,12 @@ class Source:
 
     @property
     def divergence(self) -> str:
+        """What keeps the training near its base; "none" for a base, too."""
         return self.cell.settings.divergence if self.cell else "none"
 
     @property
     def is_rocm(self) -> bool:
+        """Whether this is ROCM: first-order training of the consistency policy."""
         return (self.algorithm, self.policy) == ("direct", "consistency")
 
 
@@ -77,8 +81,9 @@ class Results:
         self.trained = [
             Source(c.name, c.variant, c.settings.policy, c.reward, c.seed, c) for c in self.cells
         ]
+        self.everything = self.bases + self.trained
         # By the method's spelling: of whichever reward and seed, since what it is does not vary.
-        self.models = {s.method: s for s in reversed(self.bases + self.trained)}
+        self.models = {s.method: s for s in reversed(self.everything)}
 
     @property
     def rewards(self) -> list[str]:
@@ -87,31 +92,31 @@ class Results:
 
     def methods(self, reward: str | None = None, *, sweeps: bool = False) -> list[str]:
         """Trained methods in the order of the grid (of one reward), swept ones if asked for."""
-        return list(
-            dict.fromkeys(
-                cell.variant
-                for cell in self.cells
-                if reward in (None, cell.reward) and (sweeps or not cell.swept)
-            )
-        )
+        chosen = [c for c in self.cells if reward in (None, c.reward) and (sweeps or not c.swept)]
+        return list(dict.fromkeys(cell.variant for cell in chosen))
+
+    def models_of(self, reward: str) -> list[str]:
+        """The base models of a reward's trainings, then its methods; swept ones are left out."""
+        methods = self.methods(reward)
+        return [*dict.fromkeys(self.base_of(reward, method) for method in methods), *methods]
 
     def label(self, method: str, *, short: bool = False) -> str:
         """How tables and figures name a method or a base: `method_label`."""
         return method_label(self.models[method], short=short)
 
     def sources(self, reward: str, method: str) -> list[Source]:
-        """The cells of a method, one a training seed."""
-        return [s for s in self.trained if (s.reward, s.method) == (reward, method)]
+        """The cells of a method, one per training seed; of a base, itself."""
+        cells = [s for s in self.trained if (s.reward, s.method) == (reward, method)]
+        return cells or [s for s in self.bases if s.method == method]
 
     @cached_property
     def evaluation_sets(self) -> list[str]:
-        """The prompt sets that sources are judged on, the validation prompts first."""
+        """The prompt sets that sources are evaluated on, the validation prompts first."""
         return evaluation_sets(self.config, self.cells)
 
     def base_of(self, reward: str, method: str) -> str:
         """The base model that a trained method started from."""
-        policies = {s.policy for s in self.trained if s.reward == reward and s.method == method}
-        return f"base-{policies.pop()}"
+        return f"base-{self.sources(reward, method)[0].policy}"
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -126,17 +131,15 @@ class Results:
     def final(self) -> pd.DataFrame:
         """Scores of the final models and the bases on the validation prompts.
 
-        Columns: reward (None for a base), method, seed, prompt_id, metric, value. Metrics with a
-        judge are the published package's.
+        Columns: reward (None for a base), method, seed, prompt_id, metric, value. The scores of
+        the metrics in `published` are the published packages'.
         """
-        columns = ["prompt_id", "metric", "value"]
-        files = [(source, self.samples(source)) for source in self.bases + self.trained]
-        found = self._concatenate([(s, own.scores) for s, own in files], columns)
+        scores = self._tidy(self.everything, lambda source: self.samples(source).scores)
         if not self.config.published:
-            return found
-        ours = found[~found["metric"].isin(self.config.published)]
-        judged = self._concatenate([(s, own.published) for s, own in files], columns)
-        return pd.concat([ours, judged], ignore_index=True)
+            return scores
+        ours = scores[~scores["metric"].isin(self.config.published)]
+        theirs = self._tidy(self.everything, lambda source: self.samples(source).published)
+        return pd.concat([ours, theirs], ignore_index=True)
 
     @cached_property
     def readouts(self) -> pd.DataFrame:
@@ -145,8 +148,7 @@ class Results:
 
         Columns: reward (None for a base), method, seed, prompt_id, metric, value.
         """
-        files = [(s, self.samples(s).readouts) for s in self.bases + self.trained]
-        return self._concatenate(files, ["prompt_id", "metric", "value"])
+        return self._tidy(self.everything, lambda source: self.samples(source).readouts)
 
     @cached_property
     def snapshots(self) -> pd.DataFrame:
@@ -157,25 +159,20 @@ class Results:
         metric is squared_distance (Σ_k d² to the base along the sample's own chain) or kl, its
         half (nats).
         """
-        found = self._concatenate(
-            [(s, self.layout.snapshots(s.name).scores) for s in self._with_snapshots],
-            ["step", "prompt_id", "metric", "value"],
+        scores = self._tidy(
+            self._with_snapshots, lambda source: self.layout.snapshots(source.name).scores, "step"
         )
-        distance = found[found["metric"] == "squared_distance"]
+        distance = only(scores, metric="squared_distance")
         kl = distance.assign(metric="kl", value=distance["value"] / 2)
-        return pd.concat([found, kl], ignore_index=True)
+        return pd.concat([scores, kl], ignore_index=True)
 
     @cached_property
     def histories(self) -> pd.DataFrame:
-        """One row a training step: reward (trained on), method, seed and the columns of
+        """One row per training step: reward (trained on), method, seed and the columns of
         history.csv, whose own `reward` (the batch's mean) is here `mean_reward`."""
-        frames = []
-        for source in self.trained:
-            frame = self._read_csv(self.layout.cell(source.name).history, ["step"])
-            if frame is not None:
-                frame = frame.rename(columns={"reward": "mean_reward"})
-                frames.append(frame.assign(**_key(source)))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["step"])
+        return self._concatenate(
+            self.trained, lambda source: self.layout.cell(source.name).history, ["step"]
+        )
 
     def history(self, source: Source, columns: list[str]) -> pd.DataFrame | None:
         """Some columns of one training's history.csv; None where there is none (partial)."""
@@ -204,27 +201,23 @@ class Results:
         path = self.layout.study.results
         if not path.exists():
             return None
-        try:
-            return list(json.loads(self.existing(path).read_text(encoding="utf-8"))["outcomes"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): aggregate the votes again") from None
+        return self.entries(path, "outcomes", "a study's results", "aggregate the votes again")
 
     @cached_property
     def gaps(self) -> list[str]:
         """Artefacts of the configuration that do not exist, relative to the results directory."""
         wanted = [
             self.folder(source, name, steps).scores
-            for source in self.bases + self.trained
+            for source in self.everything
             for name, steps in self.sample_sets(source)
         ]
-        main = [self.samples(source) for source in self.bases + self.trained]
+        main = [self.samples(source) for source in self.everything]
         wanted += [files.readouts for files in main]
         wanted += [files.published for files in main if self.config.published]
         for source in self.trained:
             cell = self.layout.cell(source.name)
             wanted += [cell.manifest, cell.history]
-            if source in self._with_snapshots:
-                wanted.append(self.layout.snapshots(source.name).scores)
+            wanted += [self.layout.snapshots(source.name).scores] * (source in self._with_snapshots)
         return [str(p.relative_to(self.root)) for p in wanted if not p.exists()]
 
     def sample_sets(self, source: Source) -> list[tuple[str, int]]:
@@ -253,65 +246,72 @@ class Results:
     def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:
         """Final score of each prompt, averaged over seeds, indexed by prompt id.
 
-        `reward` is the training reward, None for a base. Empty where nothing exists (partial).
+        `reward` is the training reward; a base has none. Empty where nothing exists (partial).
         """
-        final = self.final
-        same = final["reward"].isna() if reward is None else final["reward"] == reward
-        found = final[same & (final["method"] == method) & (final["metric"] == metric)]
-        if found.empty and not self.config.partial:
+        reward = reward if self.models[method].cell else None
+        scores = only(self.final, reward=reward, method=method, metric=metric)
+        if scores.empty and not self.config.partial:
             source = f"{reward}/{method}" if reward else method
             raise UserError(f"the scores of {source} in {self.root} lack {metric}: score it again")
-        return per_prompt(found)
+        return per_prompt(scores)
+
+    def change(self, reward: str, method: str, metric: str) -> Estimate | None:
+        """What training changed of a metric against the own base, paired over prompts; None where
+        scores are missing (partial)."""
+        after = self.scores(method, metric, reward)
+        before = self.scores(self.base_of(reward, method), metric)
+        return paired_difference(after, before) if len(after) and len(before) else None
 
     def scores_on(
         self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
     ) -> tuple[pd.Series, int]:
         """One metric of each prompt of a set at a number of inference steps, averaged over those
         sources that have it, and how many these are. Only what is asked for is kept in memory."""
-        found = []
-        for source in sources:
-            path = self.folder(source, prompt_set, steps).scores
-            frame = self._read_csv(path, ["prompt_id", "metric", "value"])
-            if frame is None:
-                continue
-            found.append(frame[frame["metric"] == metric])
-            if found[-1].empty:
-                raise UserError(f"{path} lacks {metric}: score the images again")
-        if not found:
-            return pd.Series(dtype=float), 0
-        return per_prompt(pd.concat(found)), len(found)
+        paths = [self.folder(source, prompt_set, steps).scores for source in sources]
+        read = [self._read_csv(path, _SCORES, metric) for path in paths]
+        scores = [frame for frame in read if frame is not None]
+        return per_prompt(pd.concat(scores)) if scores else pd.Series(dtype=float), len(scores)
 
-    def seeds(self, reward: str, method: str) -> int:
-        """How many training seeds the final scores of a method hold."""
-        final = self.final
-        return final[(final["reward"] == reward) & (final["method"] == method)]["seed"].nunique()
+    def seeds(self, reward: str, method: str) -> int | None:
+        """How many training seeds the final scores of a method hold; None for a base."""
+        own = only(self.final, reward=reward, method=method)
+        return own["seed"].nunique() if self.models[method].cell else None
 
     def has_snapshots(self, reward: str, method: str) -> bool:
-        """Whether the configuration judges snapshots of this method."""
+        """Whether the configuration has snapshots of this method evaluated."""
         return any(s.reward == reward and s.method == method for s in self._with_snapshots)
 
     def methods_with_snapshots(self, reward: str | None = None) -> list[str]:
-        """The methods of a reward (None: of any) whose snapshots are judged, sweeps left out."""
-        rewards = self.rewards if reward is None else [reward]
-        methods = self.methods(reward)
-        return [m for m in methods if any(self.has_snapshots(r, m) for r in rewards)]
+        """The methods of a reward (None: of any) whose snapshots are evaluated, without sweeps."""
+        evaluated = {s.method for s in self._with_snapshots if reward in (None, s.reward)}
+        return [method for method in self.methods(reward) if method in evaluated]
 
     @cached_property
     def _with_snapshots(self) -> list[Source]:
-        if not self.config.snapshots.prompts:
-            return []
-        return [s for s in self.trained if s.cell and s.cell.settings.snapshot_every]
+        kept = [s for s in self.trained if s.cell and s.cell.settings.snapshot_every]
+        return kept if self.config.snapshots.prompts else []
 
-    def _concatenate(self, files: list[tuple[Source, Path]], columns: list[str]) -> pd.DataFrame:
-        frames = []
-        for source, path in files:
-            frame = self._read_csv(path, columns)
-            if frame is not None:
-                frames.append(frame[columns].assign(**_key(source)))
-        keys = ["reward", "method", "seed"]
+    def _tidy(
+        self, sources: list[Source], path_of: Callable[[Source], Path], *more: str
+    ) -> pd.DataFrame:
+        """The scores in one file per source: reward, method, seed, `more` columns, `_SCORES`."""
+        columns = [*more, *_SCORES]
+        return self._concatenate(sources, path_of, columns)[[*_KEYS, *columns]]
+
+    def _concatenate(
+        self, sources: list[Source], path_of: Callable[[Source], Path], columns: list[str]
+    ) -> pd.DataFrame:
+        """The files of sources below each other, with each source's reward, method and seed."""
+        frames = [
+            frame.rename(columns={"reward": "mean_reward"}).assign(
+                reward=source.reward, method=source.method, seed=source.seed
+            )
+            for source in sources
+            if (frame := self._read_csv(path_of(source), columns)) is not None
+        ]
         if not frames:
-            return pd.DataFrame(columns=[*keys, *columns])
-        return pd.concat(frames, ignore_index=True)[[*keys, *columns]]
+            return pd.DataFrame(columns=[*_KEYS, *columns])
+        return pd.concat(frames, ignore_index=True)
 
     def existing(self, path: Path) -> Path:
         """`path`, noted as read; raises `UserError` where there is none."""
@@ -323,6 +323,14 @@ class Results:
         self.files_read.add(path)
         return path
 
+    def entries(self, path: Path, key: str, name: str, remedy: str) -> list[dict[str, Any]]:
+        """The list below a key of a JSON file; where there is none, raises `UserError` with what
+        the file should be and the remedy."""
+        try:
+            return list(json.loads(self.existing(path).read_text(encoding="utf-8"))[key])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not {name} ({error}): {remedy}") from None
+
     def _read_manifest(self, path: Path) -> dict[str, Any] | None:
         if self.config.partial and not path.exists():
             return None
@@ -331,7 +339,10 @@ class Results:
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); remake it") from None
 
-    def _read_csv(self, path: Path, columns: list[str]) -> pd.DataFrame | None:
+    def _read_csv(
+        self, path: Path, columns: list[str], metric: str | None = None
+    ) -> pd.DataFrame | None:
+        """A file's rows (of one metric); None where it does not exist (partial)."""
         if self.config.partial and not path.exists():
             return None
         try:
@@ -343,8 +354,15 @@ class Results:
             raise UserError(f"{path} has no column {lacking[0]}; remake it")
         if "value" in columns and not np.isfinite(frame["value"]).all():
             raise UserError(f"{path} holds a score that is not finite; remake it")
-        return frame
+        if metric is None:
+            return frame
+        if metric not in set(frame["metric"]):
+            raise UserError(f"{path} lacks {metric}: score the images again")
+        return only(frame, metric=metric)
 
 
-def _key(source: Source) -> dict[str, Any]:
-    return {"reward": source.reward, "method": source.method, "seed": source.seed}
+def only(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows of a frame whose columns have these values; None stands for a missing value."""
+    for column, value in values.items():
+        frame = frame[frame[column].isna() if value is None else frame[column] == value]
+    return frame

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from rocm_core.analysis.labels import decimals, number
+
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
@@ -28,7 +30,20 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
+        """Half the interval's width."""
         return (self.high - self.low) / 2
+
+    def plus_minus(self, digits: int) -> str:
+        """The mean and the half-width: "0.271 ± 0.012"."""
+        return f"{number(self.mean, digits)} ± {number(self.half_width, digits)}"
+
+    def change(self, digits: int | None = None, unit: str = "") -> str:
+        """A difference and its interval: "+0.12 [+0.03, +0.20]"; by default with two digits of the
+        half-width."""
+        places = decimals(self.half_width) if digits is None else digits
+        ends = (self.mean, self.low, self.high)
+        mean, low, high = (number(end, places, signed=True) for end in ends)
+        return f"{mean}{unit} [{low}, {high}]"
 
     @property
     def direction(self) -> str:
@@ -46,7 +61,7 @@ def per_prompt(scores: pd.DataFrame) -> pd.Series:
 
 
 def mean_interval(values: ArrayLike) -> Estimate:
-    """Mean of `values` (n,), one number a prompt, with its normal-approximation interval.
+    """Mean of `values` (n,), one number per prompt, with its normal-approximation interval.
 
     One value has no interval: its bounds are NaN.
     """
@@ -68,9 +83,14 @@ def paired_difference(
     first, second = treated.align(control, join="inner")
     difference = _vector(first.to_numpy() - second.to_numpy())
     means = bootstrap_means(difference, resamples=resamples, seed=seed)
+    return percentile_interval(difference.mean(), means, len(difference))
+
+
+def percentile_interval(mean: float, draws: NDArray[np.float64], n: int) -> Estimate:
+    """A mean over `n` prompts with the interval that holds 95 % of its draws (draws,)."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(difference.mean()), float(low), float(high), len(difference))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(float(mean), float(low), float(high), n)
 
 
 def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> NDArray[np.float64]:

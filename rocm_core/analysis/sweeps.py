@@ -1,4 +1,4 @@
-"""The values of β that were tried for each divergence of ROCM, and what judges say of them."""
+"""The values of β that were tried for each divergence of ROCM, and how these models score."""
 
 import math
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ def sweep_points(results: Results) -> list[SweepPoint]:
 
 
 def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:
-    """What the judges of a reward think of a model and of its base, prompt by prompt; empty where
-    scores are missing (partial)."""
-    base = final_scores(results, results.base_of(reward, method), reward, trained=False)
+    """What the evaluators of a reward think of a model and of its base, prompt by prompt; empty
+    where scores are missing (partial)."""
+    base = final_scores(results, results.base_of(reward, method), reward)
     after = final_scores(results, method, reward)
     return overall(after, base), overall(base, base)
 

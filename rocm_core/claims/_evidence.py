@@ -1,7 +1,7 @@
-"""What claims are judged by: scores as matrices of seeds and prompts, and fair choices among them.
+"""What claims are decided by: scores as matrices of seeds and prompts, and fair choices among them.
 
 A choice among several trainings or snapshots flatters itself on the prompts that it was made on. So
-it is made twice, on either half of the prompts, and each choice is judged on the other half.
+it is made twice, on either half of the prompts, and each choice is scored on the other half.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,6 +65,7 @@ class Evidence:
         return [s.method for s in unswept if s.is_rocm and s.divergence != "none"]
 
     def baselines(self, reward: str) -> list[str]:
+        """The methods of other papers, as configured."""
         return [s.method for s in self._unswept(reward) if s.method in BASELINES]
 
     def on_policy(self, reward: str, policy: str) -> list[str]:
@@ -81,13 +82,12 @@ class Evidence:
 
     def base(self, reward: str, method: str, metric: str) -> Scores:
         """Scores of the base model that a method started from, in one row."""
-        base = self.results.base_of(reward, method)
         if metric == "held_out":
             return self._index(reward, lambda name: self.base(reward, method, name))
-        return self._of_base(base, metric)
+        return self._complete(self._final, "", self.results.base_of(reward, method), metric)
 
     def steps(self, reward: str, method: str) -> list[int]:
-        """The steps at which snapshots of a method were kept and judged."""
+        """The steps at which snapshots of a method were kept and evaluated."""
         if not self.results.has_snapshots(reward, method):
             raise Undecidable(
                 f"no snapshots of {reward}/{method}: set snapshot_every and snapshots"
@@ -109,25 +109,25 @@ class Evidence:
             return self._index(reward, lambda name: self.scores(reward, candidate, name))
         method, step = candidate
         if step is None:
-            return self._complete(self._final, (reward, method, metric), reward, method)
-        return self._complete(self._monitor, (reward, method, metric, step), reward, method)
+            return self._complete(self._final, reward, method, metric)
+        return self._complete(self._snapshots, reward, method, metric, step)
 
     def chosen(
         self, reward: str, candidates: Sequence[Candidate], metric: str, by: str = "held_out"
     ) -> Scores:
-        """Cross-fitted: the candidate best by the metric `by` on one half of the prompts, averaged
-        over seeds, is scored by `metric` on the other half. So `metric` may be `by`."""
+        """Cross-fitted: select the candidate that is best by `by`, averaged over seeds, on one half
+        of the prompts, and score it by `metric` on the other half."""
         if not candidates:
             raise Undecidable("nothing to choose from")
         means = [self.scores(reward, candidate, by).mean() for candidate in candidates]
         prompts = sorted(set.intersection(*(set(scores.index) for scores in means)))
         halves = prompts[::2], prompts[1::2]
         best = [candidates[int(np.argmax([s[half].mean() for s in means]))] for half in halves]
-        judged = [
+        scored = [
             self.scores(reward, choice, metric)[half]
             for half, choice in zip(halves, reversed(best), strict=True)
         ]
-        return pd.concat(judged, axis=1)
+        return pd.concat(scored, axis=1)
 
     def finals(self, reward: str, families: Iterable[str]) -> list[Candidate]:
         """The final models of some methods and their swept settings."""
@@ -145,19 +145,17 @@ class Evidence:
         )
 
     def at_steps(self, reward: str, method: str, prompt_set: str, steps: int) -> Scores:
-        """Scores by the training reward on a prompt set at a number of inference steps."""
+        """Scores by the training reward on a prompt set at a number of inference steps, of a
+        method or of a base."""
         sources = self.results.sources(reward, method)
-        return pd.DataFrame({s.seed: self._on(s, reward, prompt_set, steps) for s in sources}).T
-
-    def base_at_steps(self, reward: str, base: str, prompt_set: str, steps: int) -> Scores:
-        """The same of a base model, in one row."""
-        (source,) = (s for s in self.results.bases if s.name == base)
-        return pd.DataFrame({0: self._on(source, reward, prompt_set, steps)}).T
+        return pd.DataFrame(
+            {s.seed or 0: self._on(s, reward, prompt_set, steps) for s in sources}
+        ).T
 
     def readout(self, reward: str, method: str, name: str) -> Scores:
         """A read-out of each validation image of the final models, or of a base."""
         trained_on = reward if self.results.models[method].cell else ""
-        return self._complete(self._readouts, (trained_on, method, name), trained_on, method)
+        return self._complete(self._readouts, trained_on, method, name)
 
     def beta(self, reward: str, method: str) -> float:
         """The weight of a method's divergence, that of the first seed where it was measured."""
@@ -167,7 +165,7 @@ class Evidence:
             return float(configured)
         return float(self.results.manifests.get(source.name, {}).get("beta", float("nan")))
 
-    def passes(self, reward: str, method: str) -> list[tuple[int, float]]:
+    def nfe(self, reward: str, method: str) -> list[tuple[int, float]]:
         """(step, NFE until then) of every snapshot of a method, by its first seed."""
         self.require(reward, method)
         source = self.results.sources(reward, method)[0]
@@ -178,7 +176,7 @@ class Evidence:
         return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
 
     def require(self, reward: str, method: str) -> None:
-        """Every training of a method must be there."""
+        """Raises `Undecidable` unless every training of a method is there."""
         for source in self.results.sources(reward, method):
             if source.name not in self.results.manifests:
                 raise Undecidable(f"cell {source.name} missing")
@@ -222,46 +220,39 @@ class Evidence:
             self._units[reward, metric] = float(np.mean(variances)) ** 0.5 or 1.0
         return self._units[reward, metric]
 
-    def _of_base(self, base: str, metric: str) -> Scores:
-        return self._complete(self._final, ("", base, metric), "", base)
-
     def _complete(
-        self, scores: Mapping[tuple, Scores], key: tuple, reward: str, method: str
+        self, scores: Mapping[tuple, Scores], reward: str, method: str, *rest: str | int
     ) -> Scores:
-        own = scores.get(key)
-        present = set() if own is None else set(own.index)
+        """The scores of a method, or of a base without a reward, if no seed is missing."""
+        own = scores.get((reward, method, *rest), pd.DataFrame())
         for source in self.results.sources(reward, method):
-            if source.seed not in present:
-                raise Undecidable(f"cell {source.name} missing")
-        if own is None:
-            raise Undecidable(f"{method} missing")
+            if (source.seed or 0) not in own.index:
+                lost = f"cell {source.name}" if source.cell else method
+                raise Undecidable(f"{lost} missing")
         return own
 
     @cached_property
     def _final(self) -> dict[tuple, Scores]:
-        frame = self.results.final.fillna({"reward": "", "seed": 0})
-        return _matrices(frame, ["reward", "method", "metric"])
+        return _matrices(self.results.final)
 
     @cached_property
     def _readouts(self) -> dict[tuple, Scores]:
-        frame = self.results.readouts.fillna({"reward": "", "seed": 0})
-        return _matrices(frame, ["reward", "method", "metric"])
+        return _matrices(self.results.readouts)
 
     @cached_property
-    def _monitor(self) -> dict[tuple, Scores]:
-        return _matrices(self.results.snapshots, ["reward", "method", "metric", "step"])
+    def _snapshots(self) -> dict[tuple, Scores]:
+        return _matrices(self.results.snapshots, "step")
 
 
-def _matrices(frame: pd.DataFrame, keys: list[str]) -> dict[tuple, Scores]:
+def _matrices(frame: pd.DataFrame, *more: str) -> dict[tuple, Scores]:
+    """{(reward or "", method, metric, *more): seeds × the prompts that all of them have}."""
     if frame.empty:
         return {}
+    keys = ["reward", "method", "metric", *more]
+    frame = frame.fillna({"reward": "", "seed": 0}).astype({"seed": int})
     wide = frame.pivot_table("value", [*keys, "seed"], "prompt_id", aggfunc="mean")
-    matrices = {}
-    for key, rows in wide.groupby(level=keys, sort=False):
-        rows = rows.droplevel([*keys]).dropna(axis=1, how="any")
-        rows.index = rows.index.astype(int)
-        matrices[key] = rows
-    return matrices
+    groups = wide.groupby(level=keys, sort=False)
+    return {key: rows.droplevel([*keys]).dropna(axis=1, how="any") for key, rows in groups}
 
 
 def aligned(treated: Scores, control: Scores) -> tuple[Scores, Scores]:
@@ -279,6 +270,7 @@ def aligned(treated: Scores, control: Scores) -> tuple[Scores, Scores]:
 
 
 def compared(treated: Scores, control: Scores) -> Comparison:
+    """Treated less control on the prompts and seeds that both have."""
     after, before = aligned(treated, control)
     return compare(after.to_numpy(), before.to_numpy())
 

@@ -10,12 +10,13 @@ chance is less likely than one (the intersection-union test; Berger 1982, Techno
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from rocm_core.analysis import ALPHA, MARGIN, Comparison, Estimate, holm
-from rocm_core.claims._evidence import Evidence, Undecidable
+from rocm_core.claims._evidence import Evidence, Undecidable, compared
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable"
 HOLDS, FAILS, OPEN, MISSING = "holds", "fails", "open", "missing"
@@ -69,6 +70,7 @@ class Finding:
 
 
 Parts = Callable[[Evidence], Iterable[Part]]
+Call = tuple[Any, ...]  # a function that returns scores, and its arguments
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,16 @@ def part(
         return Part(label, expects, None, unit, str(gap))
 
 
-def judge(claim: Claim, evidence: Evidence) -> Verdict:
+def contrast(label: str, expects: str, treated: Call, control: Call, *, unit: str = SCORE) -> Part:
+    """A part of the difference between two matrices of scores."""
+    return part(label, expects, _contrast, treated, control, unit=unit)
+
+
+def _contrast(*sides: Call) -> Comparison:
+    return compared(*(scores(*arguments) for scores, *arguments in sides))
+
+
+def decide(claim: Claim, evidence: Evidence) -> Verdict:
     """The verdict on a claim."""
     findings = _findings(list(claim.parts(evidence)), claim.rule)
     if not findings:
@@ -223,12 +234,9 @@ def _weakest(findings: list[Finding]) -> Finding | None:
 
 def _reason(verdict: str, findings: list[Finding]) -> str:
     """Counts of the parts and, where nothing is decided, why."""
-    counts = {
-        outcome: sum(f.outcome == outcome for f in findings)
-        for outcome in (HOLDS, FAILS, OPEN, MISSING)
-    }
+    counts = Counter(finding.outcome for finding in findings)
     names = {HOLDS: "hold", FAILS: "fail", OPEN: "open", MISSING: "missing"}
-    told = ", ".join(f"{n} {names[outcome]}" for outcome, n in counts.items() if n)
+    told = ", ".join(f"{counts[o]} {name}" for o, name in names.items() if counts[o])
     many = f"{len(findings)} parts: {told}" if len(findings) > 1 else ""
     if verdict != UNDECIDED:
         return many

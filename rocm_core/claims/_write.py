@@ -1,12 +1,13 @@
 """The ledger in words and as JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rocm_core.analysis import Estimate, amount, decimals, number
+from rocm_core.analysis import Estimate, amount, decimals, environment, number
 from rocm_core.claims._verdict import EFFECT, FACTOR, SHARE, Finding, Verdict
 
-_UNITS = {EFFECT: " SD"}
+_SD = " SD"
 
 
 def number_of(finding: Finding | None) -> str:
@@ -14,12 +15,11 @@ def number_of(finding: Finding | None) -> str:
     shown = finding.shown if finding else None
     if finding is None or shown is None:
         return ""
-    unit = finding.part.unit
-    digits = decimals(shown.half_width)
-    if unit == FACTOR:
-        low, high = (number(value, digits) for value in (shown.low, shown.high))
-        return f"× {number(shown.mean, digits)} [{low}, {high}]"
-    return _interval(shown, digits, unit)
+    if finding.part.unit == FACTOR:
+        digits = decimals(shown.half_width)
+        mean, low, high = (number(end, digits) for end in (shown.mean, shown.low, shown.high))
+        return f"× {mean} [{low}, {high}]"
+    return shown.change(unit=_SD if finding.part.unit == EFFECT else "")
 
 
 def details_of(finding: Finding) -> str:
@@ -29,7 +29,7 @@ def details_of(finding: Finding) -> str:
         return finding.part.missing or ""
     told = []
     if comparison.effect and finding.part.unit not in (EFFECT, SHARE):
-        told.append(_interval(comparison.effect, 2, EFFECT))
+        told.append(comparison.effect.change(2, _SD))
     if comparison.win_rate and finding.part.unit != SHARE:
         rate = comparison.win_rate
         told.append(f"wins {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]")
@@ -78,41 +78,10 @@ def _record(finding: Finding) -> dict[str, Any]:
     }
 
 
-def markdown(name: str, verdicts: Iterable[Verdict]) -> str:
+def markdown(name: str, verdicts: Sequence[Verdict]) -> str:
     """A table of all verdicts, and below it the parts of each."""
-    verdicts = list(verdicts)
-    rows = ["| | claim | verdict | deciding number, 95 % interval | |", "|---|---|---|---|---|"]
-    for verdict in verdicts:
-        decisive = verdict.decisive
-        shown = number_of(decisive)
-        what = f"{shown} ({decisive.part.label})" if decisive and shown else ""
-        claim = verdict.claim
-        cells = [claim.id, claim.text, f"**{verdict.verdict}**", what, verdict.reason]
-        rows.append(_row(cells))
-    parts = [f"# Claims: run {name}", "\n".join(rows)]
-    for verdict in verdicts:
-        claim = verdict.claim
-        parts += [f"## {claim.id}. {claim.text}: {verdict.verdict}", claim.test]
-        if verdict.findings:
-            lines = [
-                _row([f.part.label, f.part.expects, f.outcome, number_of(f), details_of(f)])
-                for f in verdict.findings
-            ]
-            head = "| part | expected | outcome | number, 95 % interval | |\n|---|---|---|---|---|"
-            parts.append("\n".join([head, *lines]))
-        else:
-            parts.append(verdict.reason)
-    return "\n\n".join(parts) + "\n"
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _interval(estimate: Estimate, digits: int, unit: str) -> str:
-    ends = estimate.mean, estimate.low, estimate.high
-    mean, low, high = (number(value, digits, signed=True) for value in ends)
-    return f"{mean}{_UNITS.get(unit, '')} [{low}, {high}]"
+    templates = environment(Path(__file__).parent, number=number_of, details=details_of)
+    return templates.get_template("claims.md.j2").render(name=name, verdicts=verdicts)
 
 
 def _p(value: float) -> str:

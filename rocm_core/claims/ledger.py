@@ -1,6 +1,6 @@
 """The claims ledger: what a run says about each claim of the papers, and about our own questions.
 
-A claim is a function that finds the comparisons it rests on (`rocm`, `rlcm`, `questions`), and a
+A claim is a function that yields the comparisons it rests on (`rocm`, `rlcm`, `questions`), and a
 rule that turns their outcomes into confirmed, refuted or not decidable. docs/claims.md says how.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from rocm_core.analysis import LEVEL, MARGIN, RESAMPLES, Results
 from rocm_core.claims import questions, rlcm, rocm
 from rocm_core.claims._evidence import Evidence
-from rocm_core.claims._verdict import Claim, Verdict, judge
+from rocm_core.claims._verdict import Claim, Verdict, decide
 from rocm_core.claims._write import markdown, record
 from rocm_core.provenance import atomic_write, write_json
 
@@ -32,6 +32,7 @@ class Ledger:
     verdicts: list[Verdict]
 
     def to_dict(self) -> dict[str, Any]:
+        """The ledger as JSON values."""
         return {
             "name": self.name,
             "judge": self.judge,
@@ -49,7 +50,7 @@ class Ledger:
 
 
 def make(results: Results) -> Ledger:
-    """Judge every claim by the results of a run."""
+    """Decide every claim by the results of a run."""
     evidence = Evidence(results)
-    verdicts = [judge(claim, evidence) for claim in CLAIMS]
+    verdicts = [decide(claim, evidence) for claim in CLAIMS]
     return Ledger(results.config.name, evidence.judge, verdicts)

@@ -4,11 +4,12 @@ lower learning rates, stopped early, at the same search budget.
 The budget is the number of trainings: of two arms the first so many in the configuration take part,
 as many as the smaller arm has. Stopping is free, since every training leaves snapshots. What to
 stop at, and which training, is chosen by the scorers not trained on (never by the judge), on one
-half of the prompts of snapshots; it is judged on the other half, and the other way round.
+half of the prompts of snapshots; it is scored on the other half, and the other way round.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from rocm_core.analysis import Comparison, metric_label
 from rocm_core.claims._evidence import (
@@ -86,14 +87,6 @@ def _arms(e: Evidence, reward: str, method: str, stops: bool) -> tuple[Scores, S
     )
 
 
-def _trained_out(e: Evidence, reward: str, method: str) -> tuple[Scores, Scores]:
-    return _arms(e, reward, method, stops=False)
-
-
-def _stopped(e: Evidence, reward: str, method: str) -> tuple[Scores, Scores]:
-    return _arms(e, reward, method, stops=True)
-
-
 _NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and snapshots"
 
 
@@ -105,7 +98,7 @@ _NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and snapshots"
     rule=first,
 )
 def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _divergences(e), _trained_out, "{} − control")
+    yield from _pooled_first(e, _divergences(e), partial(_arms, stops=False), "{} − control")
 
 
 @claim(
@@ -116,7 +109,7 @@ def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
     rule=first,
 )
 def divergence_and_stopping(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _divergences(e), _stopped, "{} − control")
+    yield from _pooled_first(e, _divergences(e), partial(_arms, stops=True), "{} − control")
 
 
 @claim(
@@ -143,7 +136,7 @@ def _best_of_each(e: Evidence, reward: str, one: str, other: str) -> Comparison:
     )
 
 
-_PASSES = (
+_EQUAL_NFE = (
     "Snapshots of ROCM and RLCM at the NFE that the cheaper training ends with, or the"
     " last before; as many trainings in either arm, the best chosen by the scorers not trained on,"
     " on the other half of the prompts of snapshots"
@@ -153,23 +146,23 @@ _PASSES = (
 @claim(
     "Q3a",
     "ROCM beats RLCM at equal NFE: on the reward that both train on",
-    test=f"{_PASSES}.",
+    test=f"{_EQUAL_NFE}.",
     needs="ROCM and rlcm",
     rule=first,
 )
-def equal_passes_by_reward(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _with_rlcm(e), _by_reward, "ROCM − {}")
+def equal_nfe_by_reward(e: Evidence) -> Iterator[Part]:
+    yield from _pooled_first(e, _with_rlcm(e), partial(_at_equal_nfe, metric=None), "ROCM − {}")
 
 
 @claim(
     "Q3b",
     "ROCM beats RLCM at equal NFE: by the judge",
-    test=f"{_PASSES}. Judge: the gold judge, without one the held-out scorers.",
+    test=f"{_EQUAL_NFE}. Judge: the gold judge, without one the held-out scorers.",
     needs="ROCM and rlcm",
     rule=first,
 )
-def equal_passes_by_judge(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _with_rlcm(e), _by_judge, "ROCM − {}")
+def equal_nfe_by_judge(e: Evidence) -> Iterator[Part]:
+    yield from _pooled_first(e, _with_rlcm(e), partial(_at_equal_nfe, metric=e.judge), "ROCM − {}")
 
 
 def _with_rlcm(e: Evidence) -> list[tuple[str, str]]:
@@ -180,28 +173,21 @@ def _with_rlcm(e: Evidence) -> list[tuple[str, str]]:
     ]
 
 
-def _by_reward(e: Evidence, reward: str, rlcm: str) -> tuple[Scores, Scores]:
-    return _at_equal_passes(e, reward, rlcm, reward)
-
-
-def _by_judge(e: Evidence, reward: str, rlcm: str) -> tuple[Scores, Scores]:
-    return _at_equal_passes(e, reward, rlcm, e.judge)
-
-
-def _at_equal_passes(e: Evidence, reward: str, rlcm: str, metric: str) -> tuple[Scores, Scores]:
+def _at_equal_nfe(e: Evidence, reward: str, rlcm: str, metric: str | None) -> tuple[Scores, Scores]:
+    """Scores of both arms by a metric, or by the training reward."""
     arms = e.methods(reward, e.regularised(reward)), e.methods(reward, [rlcm])
     budget = min(map(len, arms))
-    passes = {m: e.passes(reward, m) for arm in arms for m in arm[:budget]}
-    limit = min(spent[-1][1] for spent in passes.values())
+    nfe = {m: e.nfe(reward, m) for arm in arms for m in arm[:budget]}
+    limit = min(spent[-1][1] for spent in nfe.values())
     ours, theirs = (
-        [(m, _within(passes[m], limit, f"{reward}/{m}")) for m in arm[:budget]] for arm in arms
+        [(m, _within(nfe[m], limit, f"{reward}/{m}")) for m in arm[:budget]] for arm in arms
     )
-    return e.chosen(reward, ours, metric), e.chosen(reward, theirs, metric)
+    return e.chosen(reward, ours, metric or reward), e.chosen(reward, theirs, metric or reward)
 
 
 def _within(spent: list[tuple[int, float]], limit: float, name: str) -> int:
-    """The last step whose passes are within the limit."""
-    steps = [step for step, passes in spent if passes <= limit]
+    """The last step whose NFE is within the limit."""
+    steps = [step for step, nfe in spent if nfe <= limit]
     if not steps:
         raise Undecidable(f"no snapshot of {name} within {limit:,.0f} NFE")
     return steps[-1]

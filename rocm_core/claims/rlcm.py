@@ -2,10 +2,20 @@
 
 from collections.abc import Iterator
 
-from rocm_core.analysis import Comparison, metric_label
+from rocm_core.analysis import metric_label
 from rocm_core.claims._costs import saving
-from rocm_core.claims._evidence import Evidence, compared
-from rocm_core.claims._verdict import EFFECT, FACTOR, LITTLE, MORE, Part, claim, every, part
+from rocm_core.claims._evidence import Evidence
+from rocm_core.claims._verdict import (
+    EFFECT,
+    FACTOR,
+    LITTLE,
+    MORE,
+    Part,
+    claim,
+    contrast,
+    every,
+    part,
+)
 from rocm_core.grid import inference_steps
 
 _BOTH = "rlcm and ddpo"
@@ -25,8 +35,13 @@ def _rewards(e: Evidence) -> list[str]:
 def faster(e: Evidence) -> Iterator[Part]:
     for reward in _rewards(e):
         for cost, name in (("seconds", "seconds"), ("reward_queries", "reward queries")):
-            label = f"{metric_label(reward)}: {name} of DDPO / RLCM"
-            yield part(label, MORE, saving, e, reward, "rlcm", "ddpo", cost, unit=FACTOR)
+            yield part(
+                f"{metric_label(reward)}: {name} of DDPO / RLCM",
+                MORE,
+                saving,
+                *(e, reward, "rlcm", "ddpo", cost),
+                unit=FACTOR,
+            )
 
 
 @claim(
@@ -38,14 +53,13 @@ def faster(e: Evidence) -> Iterator[Part]:
 )
 def fewer_steps(e: Evidence) -> Iterator[Part]:
     for reward in _rewards(e) if {2, 16} <= set(inference_steps(e.config)) else []:
-        label = f"{metric_label(reward)}: RLCM, 2 steps − DDPO, 16 steps"
-        yield part(label, MORE, _steps, e, reward, unit=EFFECT)
-
-
-def _steps(e: Evidence, reward: str) -> Comparison:
-    return compared(
-        e.at_steps(reward, "rlcm", "validation", 2), e.at_steps(reward, "ddpo", "validation", 16)
-    )
+        yield contrast(
+            f"{metric_label(reward)}: RLCM, 2 steps − DDPO, 16 steps",
+            MORE,
+            (e.at_steps, reward, "rlcm", "validation", 2),
+            (e.at_steps, reward, "ddpo", "validation", 16),
+            unit=EFFECT,
+        )
 
 
 @claim(
@@ -56,17 +70,16 @@ def _steps(e: Evidence, reward: str) -> Comparison:
     rule=every,
 )
 def generalises(e: Evidence) -> Iterator[Part]:
-    for reward in e.rewards:
-        for prompt_set in e.results.evaluation_sets[1:] if "rlcm" in e.baselines(reward) else []:
-            label = f"{metric_label(reward)}: RLCM − base on {prompt_set}"
-            yield part(label, MORE, _unseen, e, reward, prompt_set, unit=EFFECT)
-
-
-def _unseen(e: Evidence, reward: str, prompt_set: str) -> Comparison:
-    steps = e.results.sample_sets(e.results.sources(reward, "rlcm")[0])[0][1]
-    base = e.results.base_of(reward, "rlcm")
-    trained = e.at_steps(reward, "rlcm", prompt_set, steps)
-    return compared(trained, e.base_at_steps(reward, base, prompt_set, steps))
+    for reward in (reward for reward in e.rewards if "rlcm" in e.baselines(reward)):
+        steps = e.results.sample_sets(e.results.sources(reward, "rlcm")[0])[0][1]
+        for prompt_set in e.results.evaluation_sets[1:]:
+            yield contrast(
+                f"{metric_label(reward)}: RLCM − base on {prompt_set}",
+                MORE,
+                (e.at_steps, reward, "rlcm", prompt_set, steps),
+                (e.at_steps, reward, e.results.base_of(reward, "rlcm"), prompt_set, steps),
+                unit=EFFECT,
+            )
 
 
 _BETTER = ("jpeg_compressibility", "jpeg_incompressibility", "aesthetic")
@@ -83,9 +96,10 @@ _NOT_BETTER = ("alignment", "shapes_alignment")
 def rewards(e: Evidence) -> Iterator[Part]:
     for names, expects in ((_BETTER, MORE), (_NOT_BETTER, LITTLE)):
         for reward in (r for r in _rewards(e) if r in names):
-            label = f"{metric_label(reward)}: RLCM − DDPO"
-            yield part(label, expects, _against_ddpo, e, reward, unit=EFFECT)
-
-
-def _against_ddpo(e: Evidence, reward: str) -> Comparison:
-    return compared(e.final(reward, "rlcm", reward), e.final(reward, "ddpo", reward))
+            yield contrast(
+                f"{metric_label(reward)}: RLCM − DDPO",
+                expects,
+                (e.final, reward, "rlcm", reward),
+                (e.final, reward, "ddpo", reward),
+                unit=EFFECT,
+            )

@@ -19,6 +19,7 @@ from rocm_core.claims._verdict import (
     Part,
     at_least,
     claim,
+    contrast,
     every,
     part,
 )
@@ -43,13 +44,13 @@ _BEST = (
 def regularised_against_baselines(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for baseline in e.baselines(reward) if e.regularised(reward) else []:
-            label = f"{metric_label(reward)}: ROCM − {e.label(baseline)}"
-            yield part(label, NOT_LESS, _best_against, e, reward, baseline, unit=EFFECT)
-
-
-def _best_against(e: Evidence, reward: str, baseline: str) -> Comparison:
-    ours = e.best(reward, e.regularised(reward), "held_out")
-    return compared(ours, e.best(reward, [baseline], "held_out"))
+            yield contrast(
+                f"{metric_label(reward)}: ROCM − {e.label(baseline)}",
+                NOT_LESS,
+                (e.best, reward, e.regularised(reward), "held_out"),
+                (e.best, reward, [baseline], "held_out"),
+                unit=EFFECT,
+            )
 
 
 @claim(
@@ -62,12 +63,13 @@ def _best_against(e: Evidence, reward: str, baseline: str) -> Comparison:
 def unregularised_against_baselines(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for baseline in e.baselines(reward) if e.methods(reward, [ROCM_NONE]) else []:
-            label = f"{metric_label(reward)}: ROCM, no divergence − {e.label(baseline)}"
-            yield part(label, NOT_LESS, _finals, e, reward, ROCM_NONE, baseline, unit=EFFECT)
-
-
-def _finals(e: Evidence, reward: str, method: str, other: str) -> Comparison:
-    return compared(e.final(reward, method, "held_out"), e.final(reward, other, "held_out"))
+            yield contrast(
+                f"{metric_label(reward)}: ROCM, no divergence − {e.label(baseline)}",
+                NOT_LESS,
+                (e.final, reward, ROCM_NONE, "held_out"),
+                (e.final, reward, baseline, "held_out"),
+                unit=EFFECT,
+            )
 
 
 @claim(
@@ -80,18 +82,25 @@ def _finals(e: Evidence, reward: str, method: str, other: str) -> Comparison:
 def consistency_against_diffusion(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         if e.on_policy(reward, "consistency") and e.on_policy(reward, "diffusion"):
-            label = f"{metric_label(reward)}: share of wins − ½"
-            yield part(label, MORE, _share_of_wins, e, reward, unit=SHARE)
+            yield part(
+                f"{metric_label(reward)}: share of wins − ½",
+                MORE,
+                _share_of_wins,
+                e,
+                reward,
+                unit=SHARE,
+            )
 
 
 def _share_of_wins(e: Evidence, reward: str) -> Comparison:
     wins = []
-    for pair in itertools.product(
-        e.on_policy(reward, "consistency"), e.on_policy(reward, "diffusion")
+    for ours, theirs, metric in itertools.product(
+        e.on_policy(reward, "consistency"),
+        e.on_policy(reward, "diffusion"),
+        e.held_out_metrics(reward),
     ):
-        for metric in e.held_out_metrics(reward):
-            ours, theirs = aligned(*(e.final(reward, method, metric) for method in pair))
-            wins.append(np.sign(ours.to_numpy() - theirs.to_numpy()) / 2)
+        first, second = aligned(e.final(reward, ours, metric), e.final(reward, theirs, metric))
+        wins.append(np.sign(first.to_numpy() - second.to_numpy()) / 2)
     return compare_differences(np.mean(wins, axis=0))
 
 
@@ -128,10 +137,9 @@ def faster_than_diffusion(e: Evidence) -> Iterator[Part]:
 
 def _faster(e: Evidence, reward: str, method: str, other: str) -> Iterator[Part]:
     ours, theirs = method if method == "ROCM" else e.label(method), e.label(other)
-    times = f"{metric_label(reward)}: time of {theirs} / {ours}"
-    yield part(times, MORE, _paid, saving, e, reward, method, other, unit=FACTOR)
-    label = f"{metric_label(reward)}: {ours} − {theirs}, mean reward in equal time"
-    yield part(label, MORE, _paid, lead, e, reward, method, other)
+    name, pair = metric_label(reward), (e, reward, method, other)
+    yield part(f"{name}: time of {theirs} / {ours}", MORE, _paid, saving, *pair, unit=FACTOR)
+    yield part(f"{name}: {ours} − {theirs}, mean reward in equal time", MORE, _paid, lead, *pair)
 
 
 def _paid(measure, e: Evidence, reward: str, method: str, other: str) -> Comparison:
@@ -155,11 +163,10 @@ def _favourite(e: Evidence, reward: str) -> str:
 def diffusion_baselines_lose(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         on_diffusion = e.on_policy(reward, "diffusion")
-        for method in (m for m in e.baselines(reward) if m in on_diffusion):
-            for metric in e.held_out_metrics(reward):
-                label = f"{metric_label(reward)}: base − {e.label(method)}"
-                label += f", {metric_label(metric)}"
-                yield part(label, MORE, _loss, e, reward, method, metric)
+        losers = [method for method in e.baselines(reward) if method in on_diffusion]
+        for method, metric in itertools.product(losers, e.held_out_metrics(reward)):
+            label = f"{metric_label(reward)}: base − {e.label(method)}, {metric_label(metric)}"
+            yield part(label, MORE, _loss, e, reward, method, metric)
 
 
 def _loss(e: Evidence, reward: str, method: str, metric: str) -> Comparison:
@@ -295,12 +302,13 @@ def noise(e: Evidence) -> Iterator[Part]:
         }
         divergences = [alike[family] for family in e.regularised("aesthetic") if family in alike]
         for other in [base, *divergences]:
-            label = f"High-frequency energy: {e.label(control.method)} − {e.label(other)}"
-            yield part(label, MORE, _noisier, e, control.method, other, unit=EFFECT)
-
-
-def _noisier(e: Evidence, method: str, other: str) -> Comparison:
-    return compared(*(e.readout("aesthetic", m, "high_frequency") for m in (method, other)))
+            yield contrast(
+                f"High-frequency energy: {e.label(control.method)} − {e.label(other)}",
+                MORE,
+                (e.readout, "aesthetic", control.method, "high_frequency"),
+                (e.readout, "aesthetic", other, "high_frequency"),
+                unit=EFFECT,
+            )
 
 
 @claim(
@@ -315,9 +323,8 @@ def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
     bases = [base.method for base in e.results.bases]
     own = data[(data["metric"] == data["reward"]) & ~data["method"].isin(bases)]
     for reward, entries in own.groupby("reward", sort=False):
-        withheld = bool(entries["mean"].isna().all())
         label = f"{metric_label(str(reward))}: {len(entries)} entries withheld"
-        yield Part(label, TRUE, None, checked=withheld)
+        yield Part(label, TRUE, None, checked=bool(entries["mean"].isna().all()))
 
 
 @claim(
@@ -328,9 +335,9 @@ def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
     rule=every,
 )
 def people(e: Evidence) -> Iterator[Part]:
+    rocm = {source.name for source in e.results.trained if source.is_rocm}
+    rlcm = {source.name for source in e.results.trained if source.family == "rlcm"}
     for first, second in e.config.study.comparisons if e.config.study else []:
-        rocm = {source.name for source in e.results.trained if source.is_rocm}
-        rlcm = {source.name for source in e.results.trained if source.family == "rlcm"}
         if first in rocm and second in rlcm:
             for question in ("appeal", "preference"):
                 label = f"{first} against {second}: {question}, share of votes − ½"
@@ -346,15 +353,13 @@ def people(e: Evidence) -> Iterator[Part]:
 )
 def never_below_the_base(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
-        for method in e.regularised(reward):
-            for metric in e.held_out_metrics(reward):
-                label = f"{metric_label(reward)}: {e.label(method)} − base"
-                label += f", {metric_label(metric)}"
-                yield part(label, NOT_LESS, _against_base, e, reward, method, metric)
-
-
-def _against_base(e: Evidence, reward: str, method: str, metric: str) -> Comparison:
-    return compared(e.final(reward, method, metric), e.base(reward, method, metric))
+        for method, metric in itertools.product(e.regularised(reward), e.held_out_metrics(reward)):
+            yield contrast(
+                f"{metric_label(reward)}: {e.label(method)} − base, {metric_label(metric)}",
+                NOT_LESS,
+                (e.final, reward, method, metric),
+                (e.base, reward, method, metric),
+            )
 
 
 @claim(

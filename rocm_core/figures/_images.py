@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from rocm_core.analysis import Results, metric_label
 from rocm_core.figures import _style as style
 
 _MARGIN, _GAP, _LINE = 0.06, 0.05, 0.165  # inches
 _HEADING, _LABEL, _ROW = 0.38, 0.14, 0.14  # inches of a heading, a label's line, between rows
 _NARROWEST, _WIDEST = 0.72, 1.1  # inches of a column
-_CHARACTERS = 14  # of a text, an inch
+_CHARACTERS = 14  # of a text, per inch
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,41 @@ def draw_gallery(pictures: Sequence[tuple[str, Path | None]], columns: int) -> F
     return page.figure
 
 
+def draw_samples(
+    results: Results, rewards: Sequence[str], prompts: int, title: str
+) -> style.Drawing:
+    """A block per training reward: one column per model, one row per prompt with its text above it.
+
+    The prompts are the first of the validation set, the models those of the first seed. `data`
+    names the image files.
+    """
+    shown = results.prompts[:prompts]
+    blocks, data = [], []
+    for reward in rewards:
+        first = {s.method: s for s in reversed(results.everything) if s.reward in (None, reward)}
+        sources = [first[method] for method in results.models_of(reward)]
+        rows = [(p.text, [results.image(source, p.id) for source in sources]) for p in shown]
+        labels = [results.label(source.method, short=True) for source in sources]
+        blocks.append(Block(f"Trained on {metric_label(reward)}", labels, rows))
+        data += [
+            {
+                "reward": reward,
+                "method": source.method,
+                "seed": source.seed,
+                "prompt_id": prompt.id,
+                "file": path.relative_to(results.root).as_posix() if path else None,
+            }
+            for prompt, (_, paths) in zip(shown, rows, strict=True)
+            for source, path in zip(sources, paths, strict=True)
+        ]
+    caption = (
+        f"The first {len(shown)} validation prompts, one row each, none left out. The noise of an "
+        "image depends on its prompt alone, so what differs along a row is the model. Final models "
+        "of the first training seed."
+    )
+    return style.Drawing(draw_blocks(blocks), pd.DataFrame(data), title, caption)
+
+
 def _fold(label: str, width: float) -> str:
     """The lines of a label, each in as many of `width` inches as it takes; words stay whole."""
     most = max(10, int(12 * width))
@@ -100,13 +137,16 @@ class Page:
         self._cursor = 0.04
 
     def down(self, inches: float) -> None:
+        """Move the cursor down."""
         self._cursor += inches
 
     def text(self, text: str, left: float, below: float = 0.0, **look: Any) -> None:
+        """Write at a place."""
         width, height = self._size
         self.figure.text(left / width, 1 - (self._cursor + below) / height, text, **look)
 
     def picture(self, path: Path | None, left: float, size: float) -> None:
+        """Draw an image file, or the frame of a missing one, from the cursor down."""
         width, height = self._size
         bottom = 1 - (self._cursor + size) / height
         axes = self.figure.add_axes((left / width, bottom, size / width, size / height))

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from rocm_core.analysis import Results
+from rocm_core.analysis import Results, metric_label
 
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200
@@ -122,6 +122,23 @@ def wrapped(count: int, *, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
+def by_reward(rewards: Iterable[str], *, height: float) -> tuple[Figure, dict[str, Axes]]:
+    """The same with a panel for each training reward, titled with it."""
+    names = list(rewards)
+    figure, axes = wrapped(len(names), height=height)
+    for panel, reward in zip(axes, names, strict=True):
+        panel.set_title(f"Trained on {metric_label(reward)}")
+    return figure, dict(zip(names, axes, strict=True))
+
+
+def band(
+    axes: Axes, x: pd.Series, mean: pd.Series, low: pd.Series, high: pd.Series, **look: Any
+) -> None:
+    """A line with a marker at its end, and a band around it."""
+    axes.plot(x, mean, markevery=[-1], **look)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
 def cost_x(axes: Axes, costs: Sequence[pd.Series]) -> None:
     """An x axis for curves over what they cost: from 0, or logarithmic where the curves end more
     than `UNEVEN` apart."""
@@ -165,9 +182,12 @@ def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
     )
 
 
-def note_missing(axes: Axes, results: Results, methods: Sequence[str]) -> None:
-    """Say in the panel which methods have no data yet."""
-    names = ", ".join(results.label(method, short=True) for method in methods)
+def note_missing(
+    axes: Axes, results: Results, methods: Sequence[str], present: Iterable[str]
+) -> None:
+    """Say in the panel which methods have no data yet: those that are not among the present."""
+    missing = [method for method in methods if method not in set(present)]
+    names = ", ".join(results.label(method, short=True) for method in missing)
     note(axes, f"missing: {names}" if names else "")
 
 

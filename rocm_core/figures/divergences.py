@@ -42,7 +42,7 @@ def make(results: Results) -> style.Drawing:
         data += [curve.assign(divergence=one.name) for one in alike]
     value.set(title="divergence D(d²)", ylim=(10.0**-3, 10.0**2))
     slope.set(title="slope dD/d(d²)", ylim=(10.0**-4, 10.0**1))
-    for panel in (value, slope):
+    for panel in figure.axes:
         panel.set(xscale="log", yscale="log", xlabel="squared distance d²")
         panel.minorticks_off()
     figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)

@@ -11,6 +11,7 @@ from rocm_core.analysis import (
     compared_rewards,
     curves,
     metric_label,
+    only,
     thinned,
 )
 from rocm_core.errors import UserError
@@ -52,19 +53,15 @@ def make(results: Results) -> style.Drawing:
         for panel, cost in zip(row, COSTS, strict=True):
             for method, curve in measured.items():
                 colour, marker = style.look(method)
-                x, mean, deviation = curve[cost], curve["mean"], curve["deviation"]
-                panel.plot(x, mean, color=colour, marker=marker, markevery=[-1])
-                panel.fill_between(
-                    x, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
-                )
+                mean, deviation = curve["mean"], curve["deviation"]
+                ends = mean - deviation, mean + deviation
+                style.band(panel, curve[cost], mean, *ends, color=colour, marker=marker)
             style.cost_x(panel, [curve[cost] for curve in measured.values()])
         row[0].set_ylabel(metric_label(reward))
-        others = published[published["reward"] == reward]
-        for method in others["method"].unique():
-            curve = others[others["method"] == method]
-            colour, _ = style.look(method)
+        for name, curve in only(published, reward=reward).groupby("method", sort=False):
+            colour, _ = style.look(str(name))
             row[1].plot(curve["reward_queries"], curve["mean"], ":", color=colour)
-        style.note_missing(row[1], results, [m for m in methods if m not in measured])
+        style.note_missing(row[1], results, methods, measured)
         shown += [
             curve.assign(origin="ours", reward=reward, method=m) for m, curve in measured.items()
         ]
@@ -99,7 +96,8 @@ def _published(results: Results) -> pd.DataFrame:
         method = table["method"].str.lower()
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path} (efficiency_overlay) is no CSV file with x_axis, task, method, x, y: {error}"
+            f"{path} (efficiency_overlay) is not a CSV file with x_axis, task, method, x, y:"
+            f" {error}"
         ) from None
     published = pd.DataFrame(
         {"reward": reward, "method": method, "reward_queries": numbers["x"], "mean": numbers["y"]}

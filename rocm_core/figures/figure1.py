@@ -17,7 +17,8 @@ COUNT, COLUMNS = 12, 3
 @style.styled
 def make(results: Results) -> style.Drawing:
     """Twelve validation prompts, each below its image by ROCM with KL trained on HPSv2, or by the
-    first regularised ROCM model of the grid where that is none. `data` names the image files."""
+    first regularised ROCM model of the grid where there is no such model. `data` names the image
+    files."""
     shown = [
         source
         for source in results.trained

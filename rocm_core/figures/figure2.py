@@ -2,8 +2,7 @@
 
 from rocm_core.analysis import Results, metric_label
 from rocm_core.figures import _style as style
-from rocm_core.figures._images import lead
-from rocm_core.figures._samples import draw_samples
+from rocm_core.figures._images import draw_samples, lead
 
 TITLE = "The same prompts and noise for every model trained on one reward"
 READS = ("prompts", "images")
@@ -12,8 +11,8 @@ PLACE = 2
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One column per model trained on HPSv2, or on the first reward where HPSv2 is none; six
-    prompts."""
+    """One column per model trained on HPSv2, or on the first reward where HPSv2 is not among them;
+    six prompts."""
     reward = lead(results.rewards, "hpsv2")
     title = f"The same prompts and noise for every model trained on {metric_label(reward)}"
     return draw_samples(results, [reward], 6, title)

@@ -42,8 +42,7 @@ def make(results: Results) -> style.Drawing:
             rows = voted[pair].reset_index(drop=True)
             _draw(panel, results, rows, [models[str(name)] for name in pair])
         else:
-            panel.set(yticks=[])
-            panel.set_title(f"{pair[0]} against {pair[1]}")
+            panel.set(yticks=[], title=f"{pair[0]} against {pair[1]}")
             panel.text(0.5, 0.5, "missing: no votes yet", ha="center", va="center")
     axes[-1][0].set_xlabel("share of votes")
     agreement = data["agreement"].dropna()
@@ -77,12 +76,11 @@ def _draw(panel: Axes, results: Results, rows: pd.DataFrame, pair: Sequence[Sour
     reach = [rate - rows["win_rate_low"], rows["win_rate_high"] - rate]
     panel.errorbar(rate, rows.index, xerr=reach, fmt="o", color="black", capsize=3, linewidth=1.4)
     panel.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
-    panel.set(xlim=(0, 1), yticks=list(rows.index))
-    panel.set_yticklabels([_QUESTIONS[question] for question in rows["question"]])
+    panel.set(xlim=(0, 1))
+    panel.set_yticks(rows.index, [_QUESTIONS[question] for question in rows["question"]])
     panel.invert_yaxis()
     panel.grid(visible=False, axis="y")
-    first, second = (results.label(source.method) for source in pair)
-    labels = [first, "tie", second]
+    labels = [results.label(pair[0].method), "tie", results.label(pair[1].method)]
     panel.legend(
         handles=[Patch(label=label, **look) for label, look in zip(labels, looks, strict=True)],
         loc="lower center",

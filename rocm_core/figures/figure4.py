@@ -1,4 +1,4 @@
-"""Preference of the reward model and of the judge against β (figure 4 of the paper)."""
+"""Preference of the reward model and of the evaluators against β (figure 4 of the paper)."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from rocm_core.analysis import (
     SweepPoint,
     amount,
     evaluators,
-    metric_label,
+    only,
     sweep_points,
     win_rate,
 )
@@ -25,10 +25,10 @@ NEEDS = ("beta sweeps",)
 READS = ("scores", "manifests", "votes, if any")
 PLACE = 4
 COLUMNS = ["reward", "method", "beta", "preference_of", "win_rate", "low", "high", "n", "seeds"]
-_REWARD_MODEL, _JUDGE, _RATERS = "reward model", "judge", "raters"
+_REWARD_MODEL, _EVALUATORS, _RATERS = "reward model", "judge", "raters"
 _LOOKS: dict[str, tuple[str, str, Any]] = {
     _REWARD_MODEL: ("#d55e00", "s", "--"),
-    _JUDGE: ("#0072b2", "o", "-"),
+    _EVALUATORS: ("#0072b2", "o", "-"),
     _RATERS: ("#009e73", "D", ":"),
 }
 
@@ -52,14 +52,12 @@ def make(results: Results) -> style.Drawing:
         shown |= {reward: own} if own else {}
     every = [point for own in shown.values() for point in own]
     rows = [row for point in every for row in _rows(results, point)]
-    rows += _said(results, every)
-    data = pd.DataFrame(rows, columns=COLUMNS)
-    figure, grid = style.wrapped(len(shown), height=2.5)
-    for panel, (reward, own) in zip(grid, shown.items(), strict=True):
-        _draw(panel, data[data["reward"] == reward], own)
-        panel.set_title(f"Trained on {metric_label(reward)}")
-    judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
-    labels = {_REWARD_MODEL: "reward model (trained on)", _JUDGE: judge, _RATERS: "raters"}
+    data = pd.DataFrame(rows + _said(results, every), columns=COLUMNS)
+    figure, panels = style.by_reward(shown, height=2.5)
+    for reward, panel in panels.items():
+        _draw(panel, only(data, reward=reward), shown[reward])
+    evaluator = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
+    labels = {_REWARD_MODEL: "reward model (trained on)", _EVALUATORS: evaluator, _RATERS: "raters"}
     entries = [
         Line2D([], [], color=colour, marker=marker, linestyle=line, label=labels[whose])
         for whose, (colour, marker, line) in _LOOKS.items()
@@ -69,10 +67,10 @@ def make(results: Results) -> style.Drawing:
     caption = (
         f"Share of {amount(data['n'], 'validation prompt')} on which {results.label(family)} is "
         "preferred to its base on the same noise, a tie as half a win: by the reward that it was "
-        f"trained on, and by the {judge}. Each β is a training of its own, at the left the largest;"
-        f" 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the win rate "
-        "and of its 95 % Wilson interval. Where the reward model's line goes on rising and the "
-        "judge's falls, the reward is hacked."
+        f"trained on, and by the {evaluator}. Each β is a training of its own, at the left the"
+        f" largest; 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the"
+        " win rate and of its 95 % Wilson interval. Where the reward model's line goes on rising"
+        " and the judge's falls, the reward is hacked."
     )
     voted = data[data["preference_of"] == _RATERS]
     if len(voted):
@@ -84,12 +82,10 @@ def make(results: Results) -> style.Drawing:
 
 
 def _rows(results: Results, point: SweepPoint) -> list[dict[str, object]]:
-    """A row for the reward model and one for the judge; none where scores are missing."""
+    """A row for the reward model and one for the evaluators; none where scores are missing."""
     rows = []
-    for whose, metrics in (
-        (_REWARD_MODEL, [point.reward]),
-        (_JUDGE, evaluators(results, point.reward)),
-    ):
+    whose_metrics = {_REWARD_MODEL: [point.reward], _EVALUATORS: evaluators(results, point.reward)}
+    for whose, metrics in whose_metrics.items():
         rates = pd.DataFrame(map(vars, _win_rates(results, point, metrics)))
         if len(rates):
             row = {"reward": point.reward, "method": point.method, "beta": point.beta}
@@ -122,20 +118,19 @@ def _said(results: Results, wanted: list[SweepPoint]) -> list[dict[str, object]]
 def _win_rates(results: Results, point: SweepPoint, metrics: list[str]) -> list[Estimate]:
     """Win rates over the base, one per metric and training seed."""
     final = results.final.set_index("prompt_id")
-    base = final[final["method"] == results.base_of(point.reward, point.method)]
-    own = final[(final["reward"] == point.reward) & (final["method"] == point.method)]
+    base = only(final, method=results.base_of(point.reward, point.method))
+    own = only(final, reward=point.reward, method=point.method)
     return [
-        win_rate(scores["value"], base.loc[base["metric"] == metric, "value"])
+        win_rate(scores["value"], only(base, metric=metric)["value"])
         for metric in metrics
-        for _, scores in own[own["metric"] == metric].groupby("seed")
+        for _, scores in only(own, metric=metric).groupby("seed")
         if metric in set(base["metric"])
     ]
 
 
 def _draw(panel: Axes, data: pd.DataFrame, wanted: list[SweepPoint]) -> None:
     known = [point.beta for point in wanted if point.beta > 0]
-    least = min(known, default=1.0)
-    nothing = least / 3  # where β = 0 is drawn
+    nothing = min(known, default=1.0) / 3  # where β = 0 is drawn
     for whose, line in data.groupby("preference_of"):
         colour, marker, dashes = _LOOKS[str(whose)]
         for part, linestyle in ((line[line["beta"] > 0], dashes), (line[line["beta"] == 0], "")):

@@ -30,10 +30,12 @@ def make(results: Results) -> style.Drawing:
     every = [curve for curves in by_reward.values() for curve in curves.values()]
     longest = max((curve["seconds"].max() for curve in every), default=0.0)
     unit, seconds = next((u for u in _UNITS if longest >= 2 * u[1]), _UNITS[-1])
-    device = "GPU" if _on_gpu(results) else "CPU"
-    figure, axes = style.wrapped(len(order), height=2.5)
+    on_gpu = any(manifest["device"] != "cpu" for manifest in results.manifests.values())
+    device = "GPU" if on_gpu else "CPU"
+    figure, panels = style.by_reward(order, height=2.5)
     bars: dict[str, Any] = {"fmt": "none", "elinewidth": 1.0, "capsize": 2, "alpha": 0.8}
-    for panel, (reward, curves) in zip(axes, by_reward.items(), strict=True):
+    for reward, panel in panels.items():
+        curves = by_reward[reward]
         for place, (method, curve) in enumerate(curves.items()):
             colour, marker = style.look(method)
             x, mean = curve["seconds"] / seconds, curve["mean"]
@@ -45,10 +47,9 @@ def make(results: Results) -> style.Drawing:
             )
         style.cost_x(panel, [curve["seconds"] / seconds for curve in curves.values()])
         letter = f"{'ABCD'[_PANELS.index(reward)]}  " if reward in _PANELS else ""
-        panel.set_title(f"{letter}Trained on {metric_label(reward)}")
+        panel.set_title(letter + panel.get_title())
         panel.set(xlabel=f"{device} {unit}", ylabel=metric_label(reward))
-        missing = [method for method in results.methods(reward) if method not in curves]
-        style.note_missing(panel, results, missing)
+        style.note_missing(panel, results, results.methods(reward), curves)
     style.legend(figure, style.handles(results, results.methods()))
     data = pd.concat(every, ignore_index=True) if every else pd.DataFrame(columns=COLUMNS)
     caption = (
@@ -60,10 +61,6 @@ def make(results: Results) -> style.Drawing:
         f" {style.UNEVEN:g}-fold."
     )
     return style.Drawing(figure, data, TITLE, caption)
-
-
-def _on_gpu(results: Results) -> bool:
-    return any(manifest["device"] != "cpu" for manifest in results.manifests.values())
 
 
 def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:

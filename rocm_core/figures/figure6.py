@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, Source, evaluators, metric_label, overall
+from rocm_core.analysis import GOLD, Results, Source, evaluators, metric_label, only, overall
 from rocm_core.figures import _style as style
 from rocm_core.figures._images import Block, draw_blocks, lead
 from rocm_core.grid import snapshot_prompts, snapshot_steps
@@ -25,7 +25,7 @@ def make(results: Results) -> style.Drawing:
     there are snapshots; on a prompt set of its own where a sweep has one, as the paper's animals.
     A: one row per stage of the training. B: one row per prompt, at each method's best snapshot.
 
-    `data` has `COLUMNS`: verdict is the mean of the judges at that step, which chose those of B.
+    `data` has `COLUMNS`: verdict is the evaluators' mean at that step, which chose those of B.
     """
     models = _models(results)
     reward = str(models[0].reward)
@@ -59,12 +59,12 @@ def make(results: Results) -> style.Drawing:
         Block("A  Along the training", names, _rows(said, paths[: len(along)])),
         Block("B  The best snapshot", at, _rows([p.text for p in prompts], paths[len(along) :])),
     ]
-    judge = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
+    evaluator = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     caption = (
         f"Models trained on {metric_label(reward)}, the first training seed; one noise along a row."
         f" A: the first {evaluated_on} prompt at shares of each training, from the base on. B:"
-        f" the first {len(prompts)} prompts at the snapshot of each training with the best {judge}"
-        f" on average over {len(evaluated)} {evaluated_on} prompts, these included."
+        f" the first {len(prompts)} prompts at the snapshot of each training with the best"
+        f" {evaluator} on average over {len(evaluated)} {evaluated_on} prompts, these included."
     )
     data = pd.DataFrame(rows, columns=COLUMNS)
     return style.Drawing(draw_blocks(blocks), data, TITLE, caption)
@@ -100,12 +100,9 @@ def _stages(model: Source) -> list[int]:
 
 
 def _verdicts(results: Results, model: Source) -> pd.Series:
-    """Mean verdict of the judges at every step; empty where the snapshots have no scores."""
-    snapshots = results.snapshots
-    own = snapshots[(snapshots["reward"] == model.reward) & (snapshots["method"] == model.method)]
-    own = own[
-        (own["seed"] == model.seed) & own["metric"].isin(evaluators(results, str(model.reward)))
-    ]
+    """Mean verdict of the evaluators at every step; empty where the snapshots have no scores."""
+    own = only(results.snapshots, reward=model.reward, method=model.method, seed=model.seed)
+    own = own[own["metric"].isin(evaluators(results, str(model.reward)))]
     scores = own.pivot(index=["step", "prompt_id"], columns="metric", values="value")
     if scores.empty:
         return pd.Series(dtype=float)

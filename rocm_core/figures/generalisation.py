@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, metric_label, paired_difference
+from rocm_core.analysis import Results, amount, metric_label, only, paired_difference
 from rocm_core.figures import _style as style
 
 TITLE = "Change of the trained reward, by prompt set"
@@ -19,26 +19,22 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 def make(results: Results) -> style.Drawing:
     """One panel per training reward, one row per method, one point per prompt set."""
     sets = results.evaluation_sets
-    data = pd.DataFrame(
-        [
-            row
-            for reward in results.rewards
-            for method in results.methods(reward)
-            for name in sets
-            if (row := _change(results, reward, method, name))
-        ],
-        columns=COLUMNS,
-    )
+    rows = [
+        _change(results, reward, method, name)
+        for reward in results.rewards
+        for method in results.methods(reward)
+        for name in sets
+    ]
+    data = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
     most = max(len(results.methods(reward)) for reward in results.rewards)
-    figure, axes = style.wrapped(len(results.rewards), height=0.9 + 0.38 * most)
+    figure, panels = style.by_reward(results.rewards, height=0.9 + 0.38 * most)
     looks = {name: (_COLOURS[i % 6], _MARKERS[i % 6]) for i, name in enumerate(sets)}
-    for panel, reward in zip(axes, results.rewards, strict=True):
-        methods = results.methods(reward)
+    for reward, panel in panels.items():
+        methods, of_reward = results.methods(reward), only(data, reward=reward)
         panel.axvline(0, color="#888888", linewidth=1)
         for place, method in enumerate(methods):
             for number, name in enumerate(sets):
-                own = (data["reward"] == reward) & (data["method"] == method)
-                shown = data[own & (data["prompts"] == name)]
+                shown = only(of_reward, method=method, prompts=name)
                 colour, marker = looks[name]
                 panel.errorbar(
                     shown["change"],
@@ -51,13 +47,10 @@ def make(results: Results) -> style.Drawing:
         panel.set_yticks(
             range(len(methods)), [results.label(m).replace(", ", ",\n") for m in methods]
         )
-        panel.set_ylim(len(methods) - 0.5, -0.5)
         panel.grid(visible=False, axis="y")
         panel.locator_params(axis="x", nbins=4)
-        panel.set_title(f"Trained on {metric_label(reward)}")
-        panel.set_xlabel(f"change of {metric_label(reward)}")
-        present = set(data[data["reward"] == reward]["method"])
-        style.note_missing(panel, results, [m for m in methods if m not in present])
+        panel.set(ylim=(len(methods) - 0.5, -0.5), xlabel=f"change of {metric_label(reward)}")
+        style.note_missing(panel, results, methods, of_reward["method"])
     style.legend(
         figure,
         [
@@ -77,12 +70,12 @@ def make(results: Results) -> style.Drawing:
 def _change(results: Results, reward: str, method: str, name: str) -> dict[str, object] | None:
     """The row of `data` for one prompt set; None where there are no scores (partial)."""
     sources = results.sources(reward, method)
-    base = next(b for b in results.bases if b.method == results.base_of(reward, method))
+    base = results.models[results.base_of(reward, method)]
     steps = dict(reversed(results.sample_sets(sources[0])))[name]
     after, seeds = results.scores_on(sources, reward, name, steps)
     before, there = results.scores_on([base], reward, name, steps)
     if not seeds or not there:
         return None
     change = paired_difference(after, before)
-    numbers = [change.mean, change.low, change.high, change.n, seeds]
-    return dict(zip(COLUMNS, [reward, method, name, *numbers], strict=True))
+    numbers = vars(change).values()
+    return dict(zip(COLUMNS, [reward, method, name, *numbers, seeds], strict=True))

@@ -4,8 +4,7 @@ import math
 
 from rocm_core.analysis import GOLD, Results
 from rocm_core.figures import _style as style
-from rocm_core.figures._paths import draw_paths
-from rocm_core.figures._trajectories import PAIRED, counts, trajectories
+from rocm_core.figures._trajectories import PAIRED, counts, draw_paths, trajectories
 
 TITLE = "Gold judge against KL divergence to the base model"
 NEEDS = ("snapshots", "gold")

@@ -2,8 +2,7 @@
 
 from rocm_core.analysis import GOLD, Results, metric_label
 from rocm_core.figures import _style as style
-from rocm_core.figures._paths import draw_paths
-from rocm_core.figures._trajectories import PAIRED, counts, trajectories
+from rocm_core.figures._trajectories import PAIRED, counts, draw_paths, trajectories
 
 TITLE = "Gold judge against trained reward"
 NEEDS = ("snapshots", "gold")
@@ -13,7 +12,7 @@ PLACE = 10
 
 @style.styled
 def make(results: Results) -> style.Drawing:
-    """One panel a training reward; each line runs from the base over the snapshots."""
+    """One panel per training reward; each line runs from the base over the snapshots."""
     data = trajectories(results, {reward: [reward, GOLD] for reward in results.rewards})
     figure = draw_paths(
         results,

@@ -24,21 +24,16 @@ def make(results: Results) -> style.Drawing:
     shown = []
     for panel, ((reward, method), methods) in zip(axes, horizons.items(), strict=True):
         measured = curves(results, reward, methods)
-        for name, k in methods.items():
-            if name not in measured:
-                continue
-            curve = thinned(measured[name])
-            x, mean, deviation = curve["reward_queries"], curve["mean"], curve["deviation"]
-            panel.plot(x, mean, color=shades[k])
-            panel.fill_between(
-                x, mean - deviation, mean + deviation, color=shades[k], alpha=0.18, linewidth=0
-            )
+        for name, averaged in measured.items():
+            curve, k = thinned(averaged), methods[name]
+            mean, deviation = curve["mean"], curve["deviation"]
+            ends = mean - deviation, mean + deviation
+            style.band(panel, curve["reward_queries"], mean, *ends, color=shades[k])
             shown.append(curve.assign(reward=reward, method=method, horizon=k))
         missing = [f"K = {k}" for name, k in methods.items() if name not in measured]
         style.note(panel, f"missing: {', '.join(missing)}" if missing else "")
-        panel.set_title(f"{results.label(method)} on {metric_label(reward)}")
-        panel.set_xlabel("reward queries")
-        panel.set_ylabel(metric_label(reward))
+        title = f"{results.label(method)} on {metric_label(reward)}"
+        panel.set(title=title, xlabel="reward queries", ylabel=metric_label(reward))
         panel.locator_params(axis="x", nbins=4)
     style.legend(figure, [Line2D([], [], color=shades[k], label=f"K = {k}") for k in steps])
     keys = ["reward", "method", "horizon", "step", "reward_queries", "mean", "deviation", "seeds"]

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from rocm_core.analysis import Results, Source, amount, mean_interval, metric_label
+from rocm_core.analysis import Results, Source, amount, mean_interval, metric_label, only
 from rocm_core.figures import _style as style
 
 TITLE = "Trained reward against the time an image takes"
@@ -23,23 +23,20 @@ def make(results: Results) -> style.Drawing:
         [
             row
             for reward in results.rewards
-            for method, sources in _lines(results, reward).items()
-            for row in _points(results, reward, method, sources)
+            for method in results.models_of(reward)
+            for row in _points(results, reward, method)
         ],
         columns=COLUMNS,
     )
-    figure, axes = style.wrapped(len(results.rewards), height=2.6)
-    for panel, reward in zip(axes, results.rewards, strict=True):
-        names = list(_lines(results, reward))
-        lines = {m: data[(data["reward"] == reward) & (data["method"] == m)] for m in names}
-        for method, line in lines.items():
-            _draw(panel, results.models[method], line)
-        times = data.loc[data["reward"] == reward, "seconds_per_image"]
+    figure, panels = style.by_reward(results.rewards, height=2.6)
+    for reward, panel in panels.items():
+        own, methods = only(data, reward=reward), results.models_of(reward)
+        for method in methods:
+            _draw(panel, results.models[method], only(own, method=method))
+        times = own["seconds_per_image"]
         style.log_x(panel, times.min(), times.max())
-        panel.set_title(f"Trained on {metric_label(reward)}")
-        panel.set_xlabel("seconds an image")
-        panel.set_ylabel(metric_label(reward))
-        style.note_missing(panel, results, [m for m, line in lines.items() if line.empty])
+        panel.set(xlabel="seconds an image", ylabel=metric_label(reward))
+        style.note_missing(panel, results, methods, own["method"])
     bases = [base.method for base in results.bases]
     style.legend(figure, style.handles(results, [*bases, *results.methods()]))
     steps = ", ".join(str(k) for k in sorted(set(data["steps"])))
@@ -53,29 +50,19 @@ def make(results: Results) -> style.Drawing:
     return style.Drawing(figure, data, TITLE, caption)
 
 
-def _lines(results: Results, reward: str) -> dict[str, list[Source]]:
-    """The sources of each method of a reward, and before them of the bases these started from."""
-    methods = results.methods(reward)
-    wanted = {results.base_of(reward, method) for method in methods}
-    bases = {base.method: [base] for base in results.bases if base.method in wanted}
-    return bases | {method: results.sources(reward, method) for method in methods}
-
-
-def _points(
-    results: Results, reward: str, method: str, sources: list[Source]
-) -> list[dict[str, object]]:
+def _points(results: Results, reward: str, method: str) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
+    sources = results.sources(reward, method)
     sets = results.sample_sets(sources[0])
     for steps in sorted(k for name, k in sets if name == "validation"):
         scores, seeds = results.scores_on(sources, reward, "validation", steps)
         measured = [results.seconds_per_image(source, steps) for source in sources]
         times = [seconds for seconds in measured if seconds is not None]
         if seeds and times:
-            estimate = mean_interval(scores)
-            numbers = [estimate.mean, estimate.low, estimate.high, estimate.n]
-            number = None if sources[0].cell is None else seeds
-            values = [reward, method, steps, float(pd.Series(times).median()), *numbers, number]
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            row = {"reward": reward, "method": method, "steps": steps}
+            row |= {"seconds_per_image": float(pd.Series(times).median())}
+            row |= {"seeds": seeds if sources[0].cell else None}
+            rows.append(row | vars(mean_interval(scores)))
     return rows
 
 

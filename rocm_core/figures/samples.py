@@ -2,8 +2,7 @@
 
 from rocm_core.analysis import Results
 from rocm_core.figures import _style as style
-from rocm_core.figures._images import lead
-from rocm_core.figures._samples import draw_samples
+from rocm_core.figures._images import draw_samples, lead
 
 TITLE = "The same prompts and noise for every model trained on the other rewards"
 NEEDS = ("rewards",)

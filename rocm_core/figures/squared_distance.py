@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, metric_label
+from rocm_core.analysis import Results, amount, metric_label, only
 from rocm_core.figures import _style as style
 
 TITLE = "Distance to the base model, transition by transition"
@@ -23,15 +23,16 @@ def make(results: Results) -> style.Drawing:
     methods = [m for m in results.methods() if results.models[m].divergence != "none"]
     rewards = results.rewards
     transitions = sorted(data["transition"].unique(), reverse=True)
-    viridis = matplotlib.colormaps["viridis"]
-    shades = {k: viridis(i / len(transitions)) for i, k in enumerate(transitions)}
+    shades = {
+        k: matplotlib.colormaps["viridis"](i / len(transitions)) for i, k in enumerate(transitions)
+    }
     width = max(style.WIDTH, 1.8 * len(rewards))
     figure, axes = style.panels(
         len(methods), len(rewards), height=1.2, width=width, sharex=True, sharey=True
     )
     for row, method in zip(axes, methods, strict=True):
         for panel, reward in zip(row, rewards, strict=True):
-            own = data[(data["reward"] == reward) & (data["method"] == method)]
+            own = only(data, reward=reward, method=method)
             for transition, line in own.groupby("transition"):
                 panel.plot(line["step"], line["running_mean"], color=shades[transition], lw=1.5)
             absence = "missing" if method in results.methods(reward) else "not trained"
@@ -40,10 +41,9 @@ def make(results: Results) -> style.Drawing:
             panel.minorticks_off()
             panel.text(0.03, 0.82, label, transform=panel.transAxes)
         row[0].set_ylabel("d²")
-    for panel, reward in zip(axes[0], rewards, strict=True):
-        panel.set_title(f"Trained on {metric_label(reward)}")
-    for panel in axes[-1]:
-        panel.set_xlabel("training step")
+    for top, bottom, reward in zip(axes[0], axes[-1], rewards, strict=True):
+        top.set_title(f"Trained on {metric_label(reward)}")
+        bottom.set_xlabel("training step")
     style.legend(
         figure,
         [Line2D([], [], color=shades[k], label=f"transition {k} → {k - 1}") for k in transitions],

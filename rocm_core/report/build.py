@@ -2,14 +2,12 @@
 
 import base64
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from PIL import Image
 
@@ -19,16 +17,15 @@ from rocm_core.analysis import (
     Results,
     Source,
     decimals,
+    environment,
     metric_label,
     number,
-    paired_difference,
 )
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
 from rocm_core.plugins import load
 from rocm_core.tables import tables
 
-_TEMPLATES = jinja2.FileSystemLoader(Path(__file__).parent)  # page.html.j2, with its style.css
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
     *("beta", "reward_queries", "nfe"),
@@ -47,6 +44,7 @@ class Report:
     html: str
 
     def save(self, stem: Path) -> None:
+        """Write `stem` with the suffix .html."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         stem.with_suffix(".html").write_text(self.html, encoding="utf-8")
 
@@ -61,7 +59,7 @@ class Reading:
 
     trained_on: str
     method: str
-    seeds: int
+    seeds: int | None
     reward: Estimate | None
     gold: Estimate | None
     held_out: dict[str, int]
@@ -77,56 +75,51 @@ class Reading:
 def make(results: Results) -> Report:
     """Assemble the page from scores, manifests, images, the tables, and the claims and figures
     already made."""
-    environment = jinja2.Environment(
-        loader=_TEMPLATES,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+    templates = environment(
+        Path(__file__).parent,
+        metric=metric_label,
+        method=results.label,
+        signed=lambda value, change: number(value, decimals(change.half_width), signed=True),
     )
-    environment.filters["metric"] = metric_label
-    environment.filters["method"] = results.label
-    environment.filters["signed"] = lambda value, change: number(
-        value, decimals(change.half_width), signed=True
+    path = results.layout.rendered("claims", "claims")[0]
+    ledger, cells = (
+        results.entries(path, "claims", "a ledger", "decide the claims again"),
+        _cells(results),
     )
-    shown = {name: load("tables", name).make(results) for name in tables(results.config)}
-    ledger, cells = _ledger(results), _cells(results)
     side = next(side for most, side in _SIDES if len(cells) <= most)
-    return Report(
-        environment.get_template("page.html.j2").render(
-            claims=_claims(ledger),
-            tally=_tally(ledger),
-            hours=_hours(cells),
-            shown_prompts=results.prompts[:_STRIP],
-            bases=[{"name": s.name, "strip": _strip(results, s, side)} for s in results.bases],
-            config=results.config,
-            rewards=results.rewards,
-            results=results,
-            judged=GOLD in results.config.metrics,
-            readings=list(read(results)),
-            tables=[(name, table, Markup(table.html())) for name, table in shown.items()],
-            pictures=_pictures(results),
-            cells=[cell | {"strip": _strip(results, cell["source"], side)} for cell in cells],
-            varying=_varying(results),
-            packages=next(iter(results.manifests.values()), {}).get("packages", {}),
-            gaps=results.gaps,
-        )
+    shown = {name: load("tables", name).make(results) for name in tables(results.config)}
+    varying, shared = _varying(results)
+    html = templates.get_template("page.html.j2").render(
+        groups={
+            heading: [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
+            for prefix, heading in _GROUPS.items()
+        },
+        tally=_tally(ledger),
+        shown_prompts=results.prompts[:_STRIP],
+        config=results.config,
+        rewards=results.rewards,
+        results=results,
+        has_gold=GOLD in results.config.metrics,
+        readings=list(read(results)),
+        tables=[(name, table, Markup(table.html())) for name, table in shown.items()],
+        pictures=_pictures(results),
+        cells=cells,
+        strips={source.name: _strip(results, source, side) for source in results.everything},
+        varying=varying,
+        shared=shared,
+        packages=next(iter(results.manifests.values()), {}).get("packages", {}),
+        gaps=results.gaps,
     )
+    return Report(html)
 
 
 def read(results: Results) -> Iterator[Reading]:
     """One reading for each training reward and method, swept methods included."""
     for reward in results.rewards:
         for method in results.methods(reward, sweeps=True):
-            base = results.base_of(reward, method)
-            changes = {}
-            for metric in results.config.metrics:
-                after = results.scores(method, metric, reward)
-                before = results.scores(base, metric)
-                if len(after) and len(before):
-                    changes[metric] = paired_difference(after, before)
+            changes = {m: results.change(reward, method, m) for m in results.config.metrics}
             trained, gold = changes.pop(reward, None), changes.pop(GOLD, None)
-            directions = [change.direction for change in changes.values()]
+            directions = [change.direction for change in changes.values() if change]
             counts = {d: directions.count(d) for d in ("rises", "falls", "undecided")}
             seeds = results.seeds(reward, method)
             yield Reading(reward, method, seeds, trained, gold, counts)
@@ -143,29 +136,9 @@ def _pictures(results: Results) -> list[dict[str, str]]:
             raise UserError(f"{path} does not exist: render the figure {name} first")
         with Image.open(results.existing(path)) as image:
             title, caption = (str(image.info.get(k, "")) for k in ("Title", "Description"))
-        data = base64.b64encode(path.read_bytes()).decode()
-        source = f"data:image/png;base64,{data}"
+        source = _data_uri("png", path.read_bytes())
         pictures.append({"name": name, "title": title, "caption": caption, "source": source})
     return pictures
-
-
-def _ledger(results: Results) -> list[dict[str, Any]]:
-    """The claims as `rocm_core.claims` wrote them."""
-    path = results.layout.rendered("claims", "claims")[0]
-    try:
-        return list(json.loads(results.existing(path).read_text(encoding="utf-8"))["claims"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a ledger ({error}): decide the claims again") from None
-
-
-def _claims(ledger: list[dict[str, Any]]) -> list[tuple[str, list[dict], list[dict]]]:
-    """(heading, claims that this run tests, those that it has no part for) of each group."""
-    groups = []
-    for prefix, heading in _GROUPS.items():
-        own = [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
-        tested, idle = ([c for c in own if bool(c["parts"]) == has] for has in (True, False))
-        groups.append((heading, tested, idle))
-    return groups
 
 
 def _tally(ledger: list[dict[str, Any]]) -> str:
@@ -176,17 +149,12 @@ def _tally(ledger: list[dict[str, Any]]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
-def _hours(cells: list[dict[str, Any]]) -> str:
-    """The time of all trainings by device: "3.2 hours on NVIDIA H100"."""
-    spent: Counter[str] = Counter()
-    for cell in cells:
-        spent[cell["device"]] += cell["seconds"] / 3600
-    told = [f"{hours:.3g} hours on {device}" for device, hours in spent.items()]
-    return ", ".join(told) or "0 hours"
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _cells(results: Results) -> list[dict[str, Any]]:
-    """What each trained cell is made of and cost: its source, name and manifest."""
+    """What each trained cell is made of and cost: its source and its manifest."""
     cells = []
     for source in results.trained:
         manifest = results.manifests.get(source.name)
@@ -194,10 +162,9 @@ def _cells(results: Results) -> list[dict[str, Any]]:
             continue
         lacking = [key for key in _SHOWN if key not in manifest]
         if lacking:
-            path = results.root / "cells" / source.name / "manifest.json"
+            path = results.layout.cell(source.name).manifest
             raise UserError(f"{path} has no {lacking[0]}: train the cell again")
-        about = {"source": source, "name": source.name, "id": source.name.replace("/", "-")}
-        cells.append(about | {"reward": source.reward, "method": source.method} | manifest)
+        cells.append(manifest | {"source": source})
     return cells
 
 
@@ -212,7 +179,7 @@ def _strip(results: Results, source: Source, side: int) -> str | None:
         strip.paste(image, (place * side, 0))
     file = io.BytesIO()
     strip.save(file, "JPEG", quality=85, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return _data_uri("jpeg", file.getvalue())
 
 
 def _thumbnail(path: Path, side: int) -> Image.Image:

@@ -11,6 +11,7 @@ STUDY = "the study's folder, such as results/demo/study"
 
 
 def main() -> None:
+    """Run one of the study's commands."""
     parser = argparse.ArgumentParser(prog="python -m rocm_core.study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="make the page from folders of samples")
@@ -54,7 +55,7 @@ def _serve(args: argparse.Namespace) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with StudyServer(args.study, args.host, args.port) as server:
-        print("One link a rater; stop with Ctrl-C, no vote is lost.")
+        print("One link per rater; stop with Ctrl-C, no vote is lost.")
         for code in server.raters:
             print(f"{server.address}?rater={code}", flush=True)
         try:
@@ -66,11 +67,12 @@ def _serve(args: argparse.Namespace) -> None:
 def _aggregate(args: argparse.Namespace) -> None:
     from rocm_core.study.aggregate import aggregate
 
-    for found in aggregate(args.study):
-        rate = found.win_rate
+    for outcome in aggregate(args.study):
+        rate = outcome.win_rate
         print(
-            f"{found.first} against {found.second}, {found.question}: win rate {rate.mean:.3f}"
-            f" [{rate.low:.3f}, {rate.high:.3f}] over {found.pairs} pairs, {found.raters} raters"
+            f"{outcome.first} against {outcome.second}, {outcome.question}: win rate"
+            f" {rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}] over {outcome.pairs} pairs,"
+            f" {outcome.raters} raters"
         )
 
 

@@ -7,6 +7,7 @@ independent would make them several times too narrow. They are too wide where ra
 chance. With one rater only pairs are resampled, and the interval applies to that rater.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rocm_core.analysis import LEVEL, Estimate
+from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write, write_json
 from rocm_core.study.design import QUESTIONS, TIE
@@ -64,20 +65,19 @@ def aggregate(folder: Path) -> list[Outcome]:
     """
     key = Key.read(folder)
     votes = tabulate(key, folder / FILE)
-    found = []
-    for number, (first, second) in enumerate(key.comparisons):
-        for question in QUESTIONS:
-            part = votes[(votes["comparison"] == number) & (votes["question"] == question)]
-            if len(part):
-                found.append(outcome(part, first, second, question))
-    rows = [one.flat() for one in found]
+    outcomes = [
+        outcome(answers, *key.comparisons[number], question)
+        for number, question in itertools.product(range(len(key.comparisons)), QUESTIONS)
+        if len(answers := only(votes, comparison=number, question=question))
+    ]
+    rows = [one.flat() for one in outcomes]
     write_json(
         folder / f"{RESULTS}.json",
         {"study": key.study, "ties": key.ties, "outcomes": rows, "raters": _raters(key, votes)},
     )
     with atomic_write(folder / f"{RESULTS}.csv") as file:
         file.write(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
-    return found
+    return outcomes
 
 
 def tabulate(key: Key, path: Path) -> pd.DataFrame:
@@ -100,18 +100,17 @@ def tabulate(key: Key, path: Path) -> pd.DataFrame:
                 f"{path}:{number} is not a vote of this study, or a repeated one: remove it"
             )
         seen.add(cast)
-        for question in QUESTIONS:
-            answer = vote.answers[question]
-            rows.append(
-                {
-                    "comparison": pair.comparison,
-                    "question": question,
-                    "rater": vote.rater,
-                    "pair": vote.pair,
-                    "for_first": _TIED if answer == TIE else float(answer == pair.first),
-                    "for_left": _TIED if answer == TIE else float(answer == vote.left),
-                }
-            )
+        rows += [
+            {
+                "comparison": pair.comparison,
+                "question": question,
+                "rater": vote.rater,
+                "pair": vote.pair,
+                "for_first": _TIED if answer == TIE else float(answer == pair.first),
+                "for_left": _TIED if answer == TIE else float(answer == vote.left),
+            }
+            for question, answer in vote.answers.items()
+        ]
     if not rows:
         raise UserError(f"{path} is empty: nobody has voted yet")
     return pd.DataFrame(rows)
@@ -155,9 +154,7 @@ def crossed_mean(
     )
     totals, weights = (((raters @ part) * pairs).sum(1) for part in (known, present))
     drawn = totals[weights > 0] / weights[weights > 0]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Estimate(float(known.sum() / present.sum()), float(low), float(high), scores.shape[1])
+    return percentile_interval(known.sum() / present.sum(), drawn, scores.shape[1])
 
 
 def krippendorff_alpha(scores: NDArray[np.float64]) -> float | None:
@@ -182,7 +179,7 @@ def _raters(key: Key, votes: pd.DataFrame) -> list[dict[str, Any]]:
     """Each rater's number of answered pairs and share of answers for the left image."""
     rows = []
     for code in key.raters:
-        own = votes[votes["rater"] == code]
-        left = float(own["for_left"].mean()) if len(own) else None
+        own = only(votes, rater=code)["for_left"]
+        left = float(own.mean()) if len(own) else None
         rows.append({"rater": code, "pairs": len(own) // len(QUESTIONS), "left_rate": left})
     return rows

@@ -58,8 +58,8 @@ def choose_prompts(
     generator = random.Random(seed)
     chosen = []
     for source, number in _apportion(count, shares).items() if shares else [(None, count)]:
-        found = [p for p in prompts if source in (None, p.source)]
-        if len(found) < number:
+        own = [prompt for prompt in prompts if source in (None, prompt.source)]
+        if len(own) < number:
             sources = ", ".join(
                 f"{n} of {s}" for s, n in Counter(p.source for p in prompts).items()
             )
@@ -68,7 +68,7 @@ def choose_prompts(
                 f"the study needs {wanted}, but there are {sources}: lower study.pairs or"
                 " correct study.shares"
             )
-        chosen += generator.sample(found, number)
+        chosen += generator.sample(own, number)
     return chosen
 
 
@@ -114,8 +114,4 @@ def plan(pairs: Sequence[Pair], rater: Rater) -> dict[str, tuple[str, str]]:
     """{pair id: (left, right)} in the rater's own random order."""
     order = sorted(pairs, key=lambda pair: pair.id)
     random.Random(rater.code).shuffle(order)
-    shown = {}
-    for pair in order:
-        left, right = pair.sides
-        shown[pair.id] = (right, left) if rater.mirrored else (left, right)
-    return shown
+    return {pair.id: pair.sides[::-1] if rater.mirrored else pair.sides for pair in order}

@@ -56,6 +56,7 @@ class StudyServer(ThreadingHTTPServer):
         return f"http://{host!s}:{port}/"
 
     def server_close(self) -> None:
+        """Close the address and the votes."""
         super().server_close()
         self.votes.close()
 

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -66,10 +65,12 @@ class VoteBook:
         return {(vote.rater, vote.pair): vote for vote in read_votes(path)}
 
     def close(self) -> None:
+        """Close the file, so that another book may open it."""
         os.close(self._file)
 
     @property
     def count(self) -> int:
+        """How many votes the book holds."""
         return len(self._votes)
 
     def session(self, code: str) -> dict[str, Any]:
@@ -130,19 +131,15 @@ def read_votes(path: Path) -> list[Vote]:
 
     Raises `UserError` with the number of a broken line.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return list(_read_lines(path, lines))
-
-
-def _read_lines(path: Path, lines: list[str]) -> Iterator[Vote]:
-    for number, line in enumerate(lines, 1):
+    votes = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
         try:
-            vote = Vote(**json.loads(line))
-            if not isinstance(vote.answers, dict):
+            votes.append(Vote(**json.loads(line)))
+            if not isinstance(votes[-1].answers, dict):
                 raise TypeError("it has no answers")
-            yield vote
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number} is not a vote ({error}): restore the file") from None
+    return votes
 
 
 def _parse(body: bytes) -> tuple[str, str, dict[str, str]]:

@@ -1,11 +1,23 @@
 """A table of blocks that can be written as Markdown, LaTeX (booktabs), HTML and CSV."""
 
-import html
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jinja2
+import numpy as np
 import pandas as pd
+
+from rocm_core.analysis import (
+    Estimate,
+    Results,
+    decimals,
+    environment,
+    mean_interval,
+    metric_label,
+)
 
 
 @dataclass(frozen=True)
@@ -47,95 +59,102 @@ class Table:
         self.data.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
 
     def markdown(self) -> str:
-        def row(texts: Sequence[str]) -> str:
-            return "| " + " | ".join(t.replace("|", "\\|") for t in texts) + " |"
-
-        def entry(cell: Cell) -> str:
-            if cell.math:
-                return f"${cell.math}$"
-            return (
-                f"**{cell.text}**" if cell.bold else f"*{cell.text}*" if cell.muted else cell.text
-            )
-
-        align = "|---|" + "---:|" * (len(self.header) - 1)
-        parts = [f"# {self.title}"]
-        for block in self.blocks:
-            lines = [row(self.header), align]
-            lines += [row([entry(c) for c in cells]) for cells in block.rows]
-            parts += [f"**{block.heading}**", "\n".join(lines)]
-        return "\n\n".join([*parts, self.caption]) + "\n"
+        """The table for Markdown: a heading, one table per block, the caption."""
+        return _templates().get_template("table.md.j2").render(table=self)
 
     def latex(self, label: str) -> str:
         """A `table*` environment for a document that loads booktabs, amsmath and amssymb."""
-
-        def entry(cell: Cell) -> str:
-            text = f"${cell.math}$" if cell.math else _escape_latex(cell.text)
-            return (
-                rf"\textbf{{{text}}}" if cell.bold else rf"\emph{{{text}}}" if cell.muted else text
-            )
-
-        width = len(self.header)
-        lines = [
-            r"\begin{table*}",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_escape_latex(f'{self.title}. {self.caption}')}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            r"\toprule",
-            " & ".join(map(_escape_latex, self.header)) + r" \\",
-        ]
-        for block in self.blocks:
-            heading = _escape_latex(block.heading)
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{heading}}}}} \\"]
-            lines += [" & ".join(entry(c) for c in cells) + r" \\" for cells in block.rows]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""])
+        return _templates().get_template("table.tex.j2").render(table=self, label=label)
 
     def html(self) -> str:
         """A <table> element; best entries have the class best, withheld ones muted."""
-        text: Callable[[str], str] = html.escape
-
-        def entry(cell: Cell, column: int) -> str:
-            tag = "td" if column else "th"
-            kind = "best" if cell.bold else "muted" if cell.muted else ""
-            return f"<{tag}{f' class={kind}' if kind else ''}>{text(cell.text)}</{tag}>"
-
-        head = "".join(f"<th>{text(h)}</th>" for h in self.header)
-        parts = ["<table>", f"<thead><tr>{head}</tr></thead>"]
-        for block in self.blocks:
-            span = f"<tr class=block><th colspan={len(self.header)}>{text(block.heading)}</th></tr>"
-            rows = ["".join(entry(c, i) for i, c in enumerate(cells)) for cells in block.rows]
-            parts += ["<tbody>", span, *(f"<tr>{r}</tr>" for r in rows), "</tbody>"]
-        return "\n".join([*parts, "</table>"])
+        return _templates().get_template("table.html.j2").render(table=self)
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "–": "--",
-    "χ": r"$\chi$",
-    "²": r"$^2$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "μ": r"$\mu$",
-    "σ": r"$\sigma$",
-    "‖": r"$\|$",
-    "√": r"$\surd$",
-    "Σ": r"$\Sigma$",
-    "†": r"$\dagger$",
-}
+@functools.cache
+def _templates() -> jinja2.Environment:
+    return environment(Path(__file__).parent, tex=lambda text: text.translate(_LATEX))
 
 
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+def measured(value: Estimate | pd.Series | None, **more: Any) -> dict[str, Any]:
+    """Columns of a row: status, mean, low, high and n of an estimate or of the mean of scores, and
+    `more`; the status is missing without one."""
+    if isinstance(value, pd.Series):
+        value = mean_interval(value) if len(value) else None
+    return {"status": "measured"} | vars(value) | more if value else {"status": "missing"}
+
+
+def rows_of(data: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[pd.Series, int]]:
+    """Each row, and the decimals for it: those that show with two digits the median half-width (low
+    to high) of the rows that are alike in the columns `by`."""
+    widths = (data["high"] - data["low"]).groupby([data[column] for column in by])
+    halves = widths.transform("median") / 2
+    return zip((row for _, row in data.iterrows()), map(decimals, halves), strict=True)
+
+
+def entry(
+    row: pd.Series,
+    digits: int,
+    *,
+    is_change: bool = False,
+    end: str = "",
+    bold: bool = False,
+    muted: bool = False,
+) -> Cell:
+    """A row's mean ± half-width or, of a change, its mean [low, high]; without these its status."""
+    if pd.isna(row["mean"]):
+        return Cell(row["status"], muted=True)
+    estimate = Estimate(row["mean"], row["low"], row["high"], row["n"])
+    text = estimate.change(digits) if is_change else estimate.plus_minus(digits)
+    return Cell(text + end, bold, muted)
+
+
+def lines(results: Results, data: pd.DataFrame) -> list[list[Cell]]:
+    """One line per method of `data`: its label, then its entries, the column `cell`."""
+    by_method = data.groupby("method", sort=False)["cell"]
+    return [[Cell(results.label(str(method))), *cells] for method, cells in by_method]
+
+
+def with_cells(data: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
+    """`data` with its entries as the column `cell`."""
+    return data.assign(cell=np.array(cells, dtype=object))
+
+
+def blocks_of(results: Results, data: pd.DataFrame, heading: str) -> list[Block]:
+    """One block per training reward, whose name fills the {} of the heading: see `lines`."""
+    by_reward = data.groupby("reward", sort=False)
+    return [
+        Block(heading.format(metric_label(str(reward))), lines(results, rows))
+        for reward, rows in by_reward
+    ]
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "–": "--",
+        "χ": r"$\chi$",
+        "²": r"$^2$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "α": r"$\alpha$",
+        "β": r"$\beta$",
+        "μ": r"$\mu$",
+        "σ": r"$\sigma$",
+        "‖": r"$\|$",
+        "√": r"$\surd$",
+        "Σ": r"$\Sigma$",
+        "†": r"$\dagger$",
+    }
+)

@@ -48,12 +48,11 @@ def make(results: Results) -> Table:
         digits = _digits(measured)
         if measured:
             heading += f": to reach {number(goal, digits)}, the best of {results.label(slowest)}"
-        block = Block(heading)
-        blocks.append(block)
-        for method in results.methods(reward):
-            row = _row(reward, method, goal, measured.get(method))
-            rows.append(row)
-            block.rows.append([Cell(results.label(method)), *_cells(row, digits)])
+        methods = results.methods(reward)
+        own = {method: _row(goal, measured.get(method)) for method in methods}
+        lines = [[Cell(results.label(m)), *_cells(row, digits)] for m, row in own.items()]
+        blocks.append(Block(heading, lines))
+        rows += [{"reward": reward, "method": method} | row for method, row in own.items()]
     data = pd.DataFrame(rows, columns=COLUMNS)
     caption = (
         "Rewards: running mean at the end of the training (± standard deviation over "
@@ -67,19 +66,16 @@ def make(results: Results) -> Table:
 
 def _digits(measured: dict[str, pd.DataFrame]) -> int:
     """Decimals that show how far the curves go, with two digits."""
-    return max(
-        (decimals((c["mean"].max() - c["mean"].min()) / 2) for c in measured.values()), default=3
-    )
+    means = [curve["mean"] for curve in measured.values()]
+    return max((decimals((mean.max() - mean.min()) / 2) for mean in means), default=3)
 
 
-def _row(reward: str, method: str, goal: float, curve: pd.DataFrame | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"reward": reward, "method": method, "status": "missing"}
+def _row(goal: float, curve: pd.DataFrame | None) -> dict[str, Any]:
     if curve is None:
-        return row
+        return {"status": "missing"}
     last, met = curve.iloc[-1], reach(curve, goal)
     return (
-        row
-        | {"status": "measured", "final": last["mean"], "deviation": last["deviation"]}
+        {"status": "measured", "final": last["mean"], "deviation": last["deviation"]}
         | {"best": curve["mean"].max(), "goal": goal, "seeds": last["seeds"]}
         | {cost: float("nan") if met is None else met[cost] for cost in COSTS}
         | {f"total_{cost}": last[cost] for cost in COSTS}
@@ -89,11 +85,10 @@ def _row(reward: str, method: str, goal: float, curve: pd.DataFrame | None) -> d
 def _cells(row: dict[str, Any], digits: int) -> list[Cell]:
     if row["status"] == "missing":
         return [Cell("missing", muted=True)] * (len(_HEADER) - 1)
-    final = number(row["final"], digits)
-    if row["seeds"] != 1:
-        final += f" ± {number(row['deviation'], digits)}"
+    deviation = f" ± {number(row['deviation'], digits)}" if row["seeds"] != 1 else ""
+    rewards = [number(row["final"], digits) + deviation, number(row["best"], digits)]
     costs = [_share(row[cost], row[f"total_{cost}"]) for cost in COSTS]
-    return [Cell(final), Cell(number(row["best"], digits)), *map(Cell, costs)]
+    return [Cell(text) for text in (*rewards, *costs)]
 
 
 def _share(cost: float, total: float) -> str:

@@ -1,7 +1,5 @@
 """Where reward hacking shows: gold judge, held-out scorers, noise, diversity and distance."""
 
-from collections.abc import Iterator
-
 import pandas as pd
 
 from rocm_core.analysis import (
@@ -9,14 +7,12 @@ from rocm_core.analysis import (
     Results,
     amount,
     average_deviation,
-    decimals,
     is_held_out,
-    mean_interval,
     metric_label,
-    number,
+    only,
     per_prompt,
 )
-from rocm_core.tables._table import Block, Cell, Table
+from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of
 
 TITLE = "Read-outs of reward hacking"
 READS = ("scores", "readouts", "snapshots", "histories")
@@ -46,65 +42,49 @@ def make(results: Results) -> Table:
     rows = [
         row
         for reward in results.rewards
-        for method in _methods(results, reward)
+        for method in results.models_of(reward)
         for row in _rows(results, reward, method)
     ]
     data = pd.DataFrame(rows, columns=COLUMNS)
     names = [name for name in _NAMES if name in set(data["readout"])]
-    halves = (data["high"] - data["low"]).groupby(data["readout"]).median() / 2
-    per_step = data["readout"].str.startswith(f"{_DISTANCE}_")
+    cells = {
+        (row["reward"], row["method"], row["readout"]): entry(row, digits)
+        for row, digits in rows_of(data, ["readout"])
+    }
+    per_step = data[data["readout"].str.startswith(f"{_DISTANCE}_")]
+    header = ["Model", *(_NAMES[name] for name in names)]
+    header += ["d² per step, first to last"] if len(per_step) else []
     blocks = []
     for reward in results.rewards:
         block = Block(f"Trained on {metric_label(reward)}")
-        for method in _methods(results, reward):
-            own = data[(data["reward"] == reward) & (data["method"] == method)]
-            entries = {row["readout"]: row for _, row in own.iterrows()}
-            cells = [
-                _cell(entries[name], halves[name]) if name in entries else Cell("–")
-                for name in names
-            ]
-            steps = " / ".join(f"{value:.3g}" for value in own[per_step[own.index]]["mean"])
-            cells += [Cell(steps or "–")] if per_step.any() else []
-            block.rows.append([Cell(results.label(method)), *cells])
+        for method in results.models_of(reward):
+            line = [cells.get((reward, method, name), Cell("–")) for name in names]
+            steps = [f"{mean:.3g}" for mean in only(per_step, reward=reward, method=method)["mean"]]
+            line += [Cell(" / ".join(steps) or "–")] if len(per_step) else []
+            block.rows.append([Cell(results.label(method)), *line])
         blocks.append(block)
-    header = ["Model", *(_NAMES[name] for name in names)]
-    header += ["d² per step, first to last"] if per_step.any() else []
     return Table(TITLE, _caption(data), header, blocks, data)
 
 
-def _methods(results: Results, reward: str) -> list[str]:
-    methods = results.methods(reward)
-    return [*dict.fromkeys(results.base_of(reward, method) for method in methods), *methods]
-
-
-def _rows(results: Results, reward: str, method: str) -> Iterator[dict[str, object]]:
+def _rows(results: Results, reward: str, method: str) -> list[dict[str, object]]:
     is_base = results.models[method].cell is None
-    trained_on = None if is_base else reward
-    readouts, snapshots = results.readouts, results.snapshots
-    same = readouts["reward"].isna() if is_base else readouts["reward"] == reward
-    own = readouts[same & (readouts["method"] == method)]
-    values = {name: per_prompt(own[own["metric"] == name]) for name in readouts["metric"].unique()}
+    own = only(results.readouts, reward=None if is_base else reward, method=method)
+    scores = {
+        name: per_prompt(only(own, metric=name)) for name in results.readouts["metric"].unique()
+    }
     if GOLD in results.config.metrics:
-        values[GOLD] = results.scores(method, GOLD, trained_on)
+        scores[GOLD] = results.scores(method, GOLD, reward)
     if not is_base:
-        values[HELD_OUT] = _held_out(results, reward, method)
-    if not is_base and results.has_snapshots(reward, method):
-        own = snapshots[(snapshots["reward"] == reward) & (snapshots["method"] == method)]
-        own = own[(own["metric"] == _DISTANCE) & (own["step"] == own["step"].max())]
-        values[_DISTANCE] = per_prompt(own)
-    seeds = None if is_base else results.seeds(reward, method)
-    for name, scores in values.items():
-        row = {"reward": reward, "method": method, "readout": name, "seeds": seeds}
-        if scores.empty:
-            yield row | {"status": "missing"}
-            continue
-        estimate = mean_interval(scores)
-        numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
-        yield row | {"status": "measured", "n": estimate.n} | numbers
+        scores[HELD_OUT] = _held_out(results, reward, method)
+    if results.has_snapshots(reward, method):
+        own = only(results.snapshots, reward=reward, method=method, metric=_DISTANCE)
+        scores[_DISTANCE] = per_prompt(own[own["step"] == own["step"].max()])
+    numbers = {name: measured(values) for name, values in scores.items()}
     if not is_base:
-        for name, value in _per_step(results, reward, method).items():
-            row = {"reward": reward, "method": method, "readout": name, "seeds": seeds}
-            yield row | {"status": "measured", "mean": value}
+        per_step = _per_step(results, reward, method)
+        numbers |= {name: {"status": "measured", "mean": mean} for name, mean in per_step.items()}
+    key = {"reward": reward, "method": method, "seeds": results.seeds(reward, method)}
+    return [key | {"readout": name} | row for name, row in numbers.items()]
 
 
 def _held_out(results: Results, reward: str, method: str) -> pd.Series:
@@ -123,22 +103,11 @@ def _held_out(results: Results, reward: str, method: str) -> pd.Series:
 
 def _per_step(results: Results, reward: str, method: str) -> dict[str, float]:
     """d² of each transition where the training measured it, first to last, over seeds."""
-    histories = results.histories
-    if histories.empty:
-        return {}
-    own = histories[(histories["reward"] == reward) & (histories["method"] == method)]
+    own = only(results.histories, reward=reward, method=method)
     last = own[own["step"] > own["step"].max() * (1 - 1 / _TAIL)]
     names = [name for name in own.columns if name.startswith(f"{_DISTANCE}_")]
     names.sort(key=lambda name: -int(name.rpartition("_")[2]))
     return last[names].mean().dropna().to_dict()
-
-
-def _cell(entry: pd.Series, half: float) -> Cell:
-    if entry["status"] == "missing":
-        return Cell("missing", muted=True)
-    digits = decimals(half)
-    own = (entry["high"] - entry["low"]) / 2
-    return Cell(f"{number(entry['mean'], digits)} ± {number(own, digits)}")
 
 
 def _caption(data: pd.DataFrame) -> str:

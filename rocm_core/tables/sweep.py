@@ -5,18 +5,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from rocm_core.analysis import (
-    GOLD,
-    Results,
-    Source,
-    amount,
-    decimals,
-    metric_label,
-    number,
-    paired_difference,
-)
+from rocm_core.analysis import GOLD, Results, Source, amount, metric_label, only
 from rocm_core.grid import beta_tries, spell
-from rocm_core.tables._table import Block, Cell, Table
+from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of, with_cells
 
 TITLE = "Swept settings"
 NEEDS = ("other sweeps",)
@@ -34,7 +25,7 @@ def make(results: Results) -> Table:
     `data` has `COLUMNS`; status is measured or missing; best marks the largest change of a block
     and metric.
     """
-    judge = [GOLD] if GOLD in results.config.metrics else []
+    gold = [GOLD] if GOLD in results.config.metrics else []
     of_table2 = {cell.name for cell in beta_tries(results.cells) if cell.swept}
     families: dict[tuple[str, str], dict[str, Source]] = {}
     for source in results.trained:
@@ -44,34 +35,40 @@ def make(results: Results) -> Table:
     families = {key: tried for key, tried in families.items() if len(tried) > 1}
     data = pd.DataFrame(
         [
-            _entry(results, reward, method, metric)
+            {"reward": reward, "method": method, "metric": metric}
+            | measured(results.change(reward, method, metric), seeds=results.seeds(reward, method))
             for (reward, _), tried in families.items()
             for method in tried
-            for metric in dict.fromkeys([reward, *judge])
+            for metric in dict.fromkeys([reward, *gold])
         ],
-        columns=COLUMNS[:-1],
+        columns=["mean" if name == "change" else name for name in COLUMNS[:-1]],
     )
     family = data["method"].map({name: source.family for name, source in results.models.items()})
-    best = data.groupby([data["reward"], family, data["metric"]])["change"].transform("max")
-    data["best"] = data["change"] == best
-    halves = (data["high"] - data["low"]).groupby([data["reward"], data["metric"]]).median() / 2
+    best = data.groupby([data["reward"], family, data["metric"]])["mean"].transform("max")
+    data["best"] = data["mean"] == best
+    by_block = rows_of(data, ["reward", "metric"])
+    cells = [entry(row, digits, is_change=True, bold=bool(row["best"])) for row, digits in by_block]
+    shown = with_cells(data, cells)
     blocks = []
     for (reward, method), tried in families.items():
-        block = Block(f"{results.label(method)} on {metric_label(reward)}")
-        for name, source in tried.items():
-            own = data[(data["reward"] == reward) & (data["method"] == name)]
-            cells = [_cell(e, decimals(halves[reward, e["metric"]])) for _, e in own.iterrows()]
-            block.rows.append([Cell(_settings(source, tried.values())), *cells])
-        blocks.append(block)
-    measured = data[data["status"] == "measured"]
+        rows = [
+            [
+                Cell(_settings(source, tried.values())),
+                *only(shown, reward=reward, method=name)["cell"],
+            ]
+            for name, source in tried.items()
+        ]
+        blocks.append(Block(f"{results.label(method)} on {metric_label(reward)}", rows))
+    present = only(data, status="measured")
     caption = (
         "Change against the own base on the same prompts and noise, with the 95 % interval of a "
-        f"bootstrap over {amount(measured['n'], 'validation prompt')} "
-        f"({amount(measured['seeds'], 'training seed')}, averaged within a prompt). Bold: the "
+        f"bootstrap over {amount(present['n'], 'validation prompt')} "
+        f"({amount(present['seeds'], 'training seed')}, averaged within a prompt). Bold: the "
         "largest of its block, which was chosen among several and so flatters itself."
     )
-    header = ["Setting", "Trained reward", *map(metric_label, judge)]
-    return Table(TITLE, caption, header, blocks, data)
+    header = ["Setting", "Trained reward", *map(metric_label, gold)]
+    numbers = data.rename(columns={"mean": "change"})
+    return Table(TITLE, caption, header, blocks, numbers)
 
 
 def _settings(source: Source, tried: Iterable[Source]) -> str:
@@ -82,21 +79,3 @@ def _settings(source: Source, tried: Iterable[Source]) -> str:
     names = dict.fromkeys(setting for other in tried for setting in other.swept)
     values = [f"{name} {getattr(source.cell.settings, name)}" for name in names]
     return f"{', '.join(values)}, as configured"
-
-
-def _entry(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
-    entry: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
-    after = results.scores(method, metric, reward)
-    before = results.scores(results.base_of(reward, method), metric)
-    if after.empty or before.empty:
-        return entry | {"status": "missing"}
-    change = paired_difference(after, before)
-    numbers = {"change": change.mean, "low": change.low, "high": change.high, "n": change.n}
-    return entry | {"status": "measured", "seeds": results.seeds(reward, method)} | numbers
-
-
-def _cell(entry: pd.Series, digits: int) -> Cell:
-    if entry["status"] == "missing":
-        return Cell("missing", muted=True)
-    mean, low, high = (number(entry[k], digits, signed=True) for k in ("change", "low", "high"))
-    return Cell(f"{mean} [{low}, {high}]", bold=bool(entry["best"]))

@@ -2,17 +2,8 @@
 
 import pandas as pd
 
-from rocm_core.analysis import (
-    GOLD,
-    Results,
-    amount,
-    decimals,
-    is_held_out,
-    mean_interval,
-    metric_label,
-    number,
-)
-from rocm_core.tables._table import Block, Cell, Table
+from rocm_core.analysis import GOLD, Results, amount, is_held_out, metric_label
+from rocm_core.tables._table import Table, blocks_of, entry, measured, rows_of, with_cells
 
 TITLE = "Held-out scores after training on each reward"
 READS = ("scores",)
@@ -30,9 +21,9 @@ def make(results: Results) -> Table:
     metrics = sorted(results.config.metrics, key=lambda name: name == GOLD)
     data = pd.DataFrame(
         [
-            _entry(results, reward, method, metric)
+            _row(results, reward, method, metric)
             for reward in results.rewards
-            for method in _rows(results, reward)
+            for method in results.models_of(reward)
             for metric in metrics
         ],
         columns=COLUMNS,
@@ -40,44 +31,20 @@ def make(results: Results) -> Table:
     best = data.groupby(["reward", "metric"])["mean"].transform("max")
     contested = map(is_held_out, data["metric"], data["reward"])
     data["best"] = pd.Series(contested, data.index) & (data["mean"] == best)
-    halves = (data["high"] - data["low"]).groupby(data["metric"]).median() / 2
-    blocks = []
-    for reward, of_reward in data.groupby("reward", sort=False):
-        block = Block(f"Trained on {metric_label(str(reward))}")
-        for method, row in of_reward.groupby("method", sort=False):
-            cells = [_cell(entry, decimals(halves[entry["metric"]])) for _, entry in row.iterrows()]
-            block.rows.append([Cell(results.label(str(method))), *cells])
-        blocks.append(block)
+    cells = [
+        entry(row, digits, bold=bool(row["best"])) for row, digits in rows_of(data, ["metric"])
+    ]
+    blocks = blocks_of(results, with_cells(data, cells), "Trained on {}")
     header = ["Model", *map(metric_label, metrics)]
     return Table(TITLE, _caption(data), header, blocks, data)
 
 
-def _rows(results: Results, reward: str) -> list[str]:
-    methods = results.methods(reward)
-    bases = dict.fromkeys(results.base_of(reward, method) for method in methods)
-    return [*bases, *methods]
-
-
-def _entry(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
-    is_base = results.models[method].cell is None
-    entry: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
-    if not (is_base or is_held_out(metric, reward)):
-        return entry | {"status": TRAINED}
-    scores = results.scores(method, metric, None if is_base else reward)
-    if scores.empty:
-        return entry | {"status": MISSING}
-    estimate = mean_interval(scores)
-    seeds = None if is_base else results.seeds(reward, method)
-    numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
-    return entry | {"status": "measured"} | numbers | {"seeds": seeds}
-
-
-def _cell(entry: pd.Series, digits: int) -> Cell:
-    if entry["status"] != "measured":
-        return Cell(entry["status"], muted=True)
-    half = (entry["high"] - entry["low"]) / 2
-    text = f"{number(entry['mean'], digits)} ± {number(half, digits)}"
-    return Cell(text, bold=bool(entry["best"]))
+def _row(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
+    row: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
+    if results.models[method].cell and not is_held_out(metric, reward):
+        return row | {"status": TRAINED}
+    scores = results.scores(method, metric, reward)
+    return row | measured(scores, seeds=results.seeds(reward, method))
 
 
 def _caption(data: pd.DataFrame) -> str:

@@ -4,12 +4,13 @@ import pandas as pd
 
 from rocm_core.analysis import (
     GOLD,
+    Estimate,
     Results,
     SweepPoint,
     amount,
     decimals,
     metric_label,
-    number,
+    only,
     paired_difference,
     sweep_points,
     verdicts,
@@ -30,10 +31,10 @@ COLUMNS = [
 
 
 def make(results: Results) -> Table:
-    """Two blocks per training reward: for each divergence the β that the judges prefer; every β.
+    """Two blocks per training reward: for each divergence the best β, and every β.
 
     `data` has `COLUMNS`, one row per β that was tried: judged and trained are the changes of the
-    judges' verdict and of the training reward; status is measured or missing; edge marks the
+    evaluators' verdict and of the training reward; status is measured or missing; edge marks the
     smallest and the largest β of a divergence.
     """
     data = pd.DataFrame([_row(results, point) for point in sweep_points(results)], columns=COLUMNS)
@@ -43,41 +44,46 @@ def make(results: Results) -> Table:
     data["edge"] = (data["beta"] == least) | (data["beta"] == most)
     blocks = []
     for reward in results.rewards:
-        own = data[data["reward"] == reward]
-        if own.empty:
-            continue
+        own = only(data, reward=reward)
         digits = {m: decimals((own[f"{m}_high"] - own[f"{m}_low"]).median() / 2) for m in _MEASURES}
-        best = Block(f"{metric_label(reward)}: the best")
-        every = Block(f"{metric_label(reward)}: all that were tried")
-        for method in results.methods(reward):
-            rows = own[own["divergence"] == method]
-            every.rows.extend(_line(results, r, digits, r["best"]) for _, r in rows.iterrows())
-            chosen = rows[rows["best"]]
-            if len(chosen):
-                best.rows.append(_line(results, chosen.iloc[0], digits, bold=False))
-            elif len(rows):
-                best.rows.append([Cell(results.label(method)), *_GAP])
-        blocks += [best, every]
-    header = ["Divergence", "β", _judge(results), "Trained reward"]
+        of_methods = [only(own, divergence=method) for method in results.methods(reward)]
+        sweeps = [rows for rows in of_methods if len(rows)]
+        every = [
+            _line(results, row, digits, bold=row["best"])
+            for rows in sweeps
+            for _, row in rows.iterrows()
+        ]
+        best = [_best(results, rows, digits) for rows in sweeps]
+        name = metric_label(reward)
+        if sweeps:
+            blocks += [
+                Block(f"{name}: the best", best),
+                Block(f"{name}: all that were tried", every),
+            ]
+    best_by = metric_label(GOLD) if GOLD in results.config.metrics else "Held-out metrics"
+    header = ["Divergence", "β", best_by, "Trained reward"]
     return Table(TITLE, _caption(results, data), header, blocks, data)
 
 
 def _row(results: Results, point: SweepPoint) -> dict[str, object]:
     reward, method = point.reward, point.method
     row = {"reward": reward, "divergence": point.family, "beta": point.beta, "status": "missing"}
-    base = results.base_of(reward, method)
-    pairs = {
-        "judged": verdicts(results, reward, method),
-        "trained": (results.scores(method, reward, reward), results.scores(base, reward)),
-    }
-    if any(scores.empty for pair in pairs.values() for scores in pair):
+    after, before = verdicts(results, reward, method)
+    trained = results.change(reward, method, reward)
+    if after.empty or before.empty or trained is None:
         return row
-    row |= {"status": "measured", "seeds": results.seeds(reward, method)}
-    for measure, (after, before) in pairs.items():
-        change = paired_difference(after, before)
-        row |= {measure: change.mean, "n": change.n}
-        row |= {f"{measure}_low": change.low, f"{measure}_high": change.high}
+    row |= {"status": "measured", "n": trained.n, "seeds": results.seeds(reward, method)}
+    changes = dict(zip(_MEASURES, (paired_difference(after, before), trained), strict=True))
+    for measure, change in changes.items():
+        row |= {measure: change.mean, f"{measure}_low": change.low, f"{measure}_high": change.high}
     return row
+
+
+def _best(results: Results, rows: pd.DataFrame, digits: dict[str, int]) -> list[Cell]:
+    """The line of the β of one divergence that is best."""
+    for _, row in rows[rows["best"]].head(1).iterrows():
+        return _line(results, row, digits, bold=False)
+    return [Cell(results.label(rows["divergence"].iloc[0])), *_GAP]
 
 
 def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) -> list[Cell]:
@@ -86,18 +92,12 @@ def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) 
     beta = Cell(spelled + ("†" if row["best"] and row["edge"] else ""), bold=bool(bold))
     if row["status"] == "missing":
         return [label, beta, *_GAP[1:]]
-    cells = []
-    for measure in _MEASURES:
-        mean, low, high = (
-            number(row[f"{measure}{end}"], digits[measure], signed=True)
-            for end in ("", "_low", "_high")
-        )
-        cells.append(Cell(f"{mean} [{low}, {high}]", bold=bool(bold)))
-    return [label, beta, *cells]
-
-
-def _judge(results: Results) -> str:
-    return metric_label(GOLD) if GOLD in results.config.metrics else "Held-out metrics"
+    estimates = {
+        measure: Estimate(row[measure], row[f"{measure}_low"], row[f"{measure}_high"], row["n"])
+        for measure in _MEASURES
+    }
+    numbers = [estimate.change(digits[measure]) for measure, estimate in estimates.items()]
+    return [label, beta, *(Cell(text, bold=bool(bold)) for text in numbers)]
 
 
 def _caption(results: Results, data: pd.DataFrame) -> str:

@@ -6,14 +6,21 @@ from rocm_core.analysis import (
     GOLD,
     Results,
     amount,
-    decimals,
     is_held_out,
-    mean_interval,
     metric_label,
-    number,
-    paired_difference,
+    only,
 )
-from rocm_core.tables._table import Block, Cell, Table
+from rocm_core.tables._table import (
+    Block,
+    Cell,
+    Table,
+    blocks_of,
+    entry,
+    lines,
+    measured,
+    rows_of,
+    with_cells,
+)
 
 TITLE = "Baselines against their own base models"
 NEEDS = ("baselines",)
@@ -23,12 +30,12 @@ COLUMNS = [
     *("reward", "method", "metric", "status", "direction"),
     *("mean", "low", "high", "n", "seeds"),
 ]
-_ARROWS = {"rises": " ↑", "falls": " ↓", "undecided": ""}
+_ARROWS = {"rises": " ↑", "falls": " ↓"}
 
 
 def make(results: Results) -> Table:
     """First the scores of the bases, then a block per training reward: differences of its
-    baselines, the methods other than ROCM, on all metrics; the trained one counts as no evaluation.
+    baselines, the methods other than ROCM, on all metrics; the trained one is not an evaluation.
 
     `data` has `COLUMNS`: status is measured, trained (measured too) or missing; reward is empty
     and direction too for a base; mean, low and high are scores there, else differences.
@@ -40,67 +47,35 @@ def make(results: Results) -> Table:
     }
     needed = {results.base_of(r, m) for r, methods in baselines.items() for m in methods}
     bases = [base.method for base in results.bases if base.method in needed]
-    rows = [_base(results, method, metric) for method in bases for metric in metrics]
-    rows += [
-        _difference(results, reward, method, metric)
-        for reward, methods in baselines.items()
-        for method in methods
-        for metric in metrics
-    ]
+    models: list[tuple[str | None, str]] = [(None, base) for base in bases]
+    models += [(reward, method) for reward, methods in baselines.items() for method in methods]
+    rows = [_row(results, *model, metric) for model in models for metric in metrics]
     data = pd.DataFrame(rows, columns=COLUMNS)
-    halves = (data["high"] - data["low"]).groupby(data["metric"]).median() / 2
-    of_bases = _lines(results, data[data["reward"].isna()], halves)
-    blocks = [Block("Scores of the base models", of_bases)]
-    for reward, of_reward in data.groupby("reward", sort=False):
-        heading = f"Change by training on {metric_label(str(reward))}"
-        blocks.append(Block(heading, _lines(results, of_reward, halves)))
-    return Table(
-        TITLE, _caption(results, data), ["Model", *map(metric_label, metrics)], blocks, data
-    )
-
-
-def _lines(results: Results, data: pd.DataFrame, halves: pd.Series) -> list[list[Cell]]:
-    return [
-        [
-            Cell(results.label(str(method))),
-            *(_cell(entry, decimals(halves[entry["metric"]])) for _, entry in row.iterrows()),
-        ]
-        for method, row in data.groupby("method", sort=False)
+    shown = with_cells(data, [_cell(row, digits) for row, digits in rows_of(data, ["metric"])])
+    blocks = [
+        Block("Scores of the base models", lines(results, only(shown, reward=None))),
+        *blocks_of(results, shown, "Change by training on {}"),
     ]
+    header = ["Model", *map(metric_label, metrics)]
+    return Table(TITLE, _caption(results, data), header, blocks, data)
 
 
-def _base(results: Results, method: str, metric: str) -> dict[str, object]:
-    entry: dict[str, object] = {"method": method, "metric": metric, "status": "missing"}
-    scores = results.scores(method, metric)
-    if scores.empty:
-        return entry
-    estimate = mean_interval(scores)
-    numbers = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "n": estimate.n}
-    return entry | {"status": "measured"} | numbers
-
-
-def _difference(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
-    entry: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
-    after = results.scores(method, metric, reward)
-    before = results.scores(results.base_of(reward, method), metric)
-    if after.empty or before.empty:
-        return entry | {"status": "missing"}
-    change = paired_difference(after, before)
-    numbers = {"mean": change.mean, "low": change.low, "high": change.high, "n": change.n}
+def _row(results: Results, reward: str | None, method: str, metric: str) -> dict[str, object]:
+    row: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
+    if reward is None:
+        return row | measured(results.scores(method, metric))
+    change = results.change(reward, method, metric)
+    row |= measured(change, seeds=results.seeds(reward, method))
+    if change is None:
+        return row
     status = "measured" if is_held_out(metric, reward) else "trained"
-    seeds = results.seeds(reward, method)
-    return entry | {"status": status, "direction": change.direction, "seeds": seeds} | numbers
+    return row | {"direction": change.direction, "status": status}
 
 
-def _cell(entry: pd.Series, digits: int) -> Cell:
-    if entry["status"] == "missing":
-        return Cell("missing", muted=True)
-    if pd.isna(entry["reward"]):
-        half = (entry["high"] - entry["low"]) / 2
-        return Cell(f"{number(entry['mean'], digits)} ± {number(half, digits)}")
-    mean, low, high = (number(entry[k], digits, signed=True) for k in ("mean", "low", "high"))
-    text = f"{mean} [{low}, {high}]{_ARROWS[entry['direction']]}"
-    return Cell(text, muted=entry["status"] == "trained")
+def _cell(row: pd.Series, digits: int) -> Cell:
+    is_change = pd.notna(row["reward"])
+    arrow = _ARROWS.get(row["direction"], "")
+    return entry(row, digits, is_change=is_change, end=arrow, muted=row["status"] == "trained")
 
 
 def _caption(results: Results, data: pd.DataFrame) -> str:

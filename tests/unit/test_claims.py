@@ -20,9 +20,9 @@ from rocm_core.claims._verdict import (
     Claim,
     Part,
     at_least,
+    decide,
     every,
     first,
-    judge,
 )
 from rocm_core.claims._write import record
 from rocm_core.commands.render import render
@@ -31,11 +31,11 @@ from rocm_core.errors import UserError
 
 def verdict_on(id, root, config):
     (claim,) = [claim for claim in CLAIMS if claim.id == id]
-    return judge(claim, Evidence(Results(config, root)))
+    return decide(claim, Evidence(Results(config, root)))
 
 
 def decided(findings, rule):
-    return judge(Claim("x", "text", "test", "needs", rule, lambda _: findings), None).verdict
+    return decide(Claim("x", "text", "test", "needs", rule, lambda _: findings), None).verdict
 
 
 def planted(shift, expects, seed=0):

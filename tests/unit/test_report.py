@@ -12,6 +12,7 @@ from rocm_core.analysis import Results
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.figures import figures
+from rocm_core.grid import make_grid
 from rocm_core.report.build import make, read
 
 EFFECTS = {
@@ -201,12 +202,29 @@ def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
     assert re.search(r"auto\s+\(0\.07\)", make(Results(config, tmp_path)).html)
 
 
+def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
+    config = make_config(methods={"rocm-none": {}, "rlcm": {}}, partial=True)
+    write_results(tmp_path, config)
+    write_claims(tmp_path)
+    ppo, direct = (
+        {cell.method: set(cell.settings.to_dict()) for cell in make_grid(config)}[method]
+        for method in ("rlcm", "rocm-none")
+    )
+    assert ppo - direct  # settings that first-order training does not have
+    html = make(Results(config, tmp_path)).html
+    cells = re.findall(r'<tr><th><a href="#cell-.*?</tr>', html, re.S)
+    assert len(cells) == 4
+    for cell in cells:  # in the table of all cells; below it, each lists its own settings only
+        foreign = ppo - direct if "rocm-none" in cell else direct - ppo
+        assert cell.count("<td>–") == len(foreign)
+
+
 def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
     config = make_config(partial=True)
     write_results(tmp_path, config)
     write_claims(tmp_path)
     path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
-    change = {"who": "A. Student", "when": "2026-11-28", "commit": "beef", "now": "n" * 8}
+    change = {"by": "A. Student", "at": "2026-11-28", "commit": "beef", "code": "n" * 8}
     accepted = [change | {"instead_of": "o" * 8}]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"accepted": accepted}))
     html = make(Results(config, tmp_path)).html
