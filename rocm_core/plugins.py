@@ -170,11 +170,13 @@ def _not_python(error: SyntaxError) -> UserError:
 
 @functools.cache
 def _defined(path: Path) -> frozenset[str]:
-    """Names that the top level of a file binds: functions, classes, values, imported ones."""
-    found: set[str] = set(_literals(path))
+    """Names that the top level of a file defines: functions, classes, values, imported ones."""
+    found: set[str] = set()
     for node in parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.ImportFrom):
             found |= {alias.asname or alias.name for alias in node.names}
     return frozenset(found)

@@ -19,13 +19,11 @@ from transformers import (
     CLIPModel,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
-    PreTrainedModel,
 )
 
 from rocm_core.rewards import hpsv2
 from rocm_core.rewards.aesthetic import Aesthetic
 from rocm_core.rewards.blipscore import BlipScore
-from rocm_core.rewards.clip import ClipReward
 from rocm_core.rewards.clipscore import ClipScore
 from rocm_core.rewards.frozen import FrozenReward
 from rocm_core.rewards.head import ScoreHead
@@ -105,18 +103,24 @@ def make_blip(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
 
 def open_clip_config(tokenizer: CLIPTokenizer) -> dict:
     """open_clip_config.json of OpenCLIP's CLIP."""
-    vision: dict[str, Any] = {
+    vision = {
         "image_size": SIZE,
         "patch_size": PATCH,
         "width": VISION["hidden_size"],
+        "layers": VISION["num_hidden_layers"],
+        "head_width": 24,
+        "mlp_ratio": 2.0,
     }
-    vision |= {"layers": VISION["num_hidden_layers"], "head_width": 24, "mlp_ratio": 2.0}
-    text: dict[str, Any] = {
+    text = {
         "context_length": tokenizer.model_max_length,
         "vocab_size": len(tokenizer),
+        "width": TEXT["hidden_size"],
+        "heads": 4,
+        "layers": TEXT["num_hidden_layers"],
+        "mlp_ratio": 2.0,
+        "pool_type": "eos",
+        "eos_id": tokenizer.eos_token_id,
     }
-    text |= {"width": TEXT["hidden_size"], "heads": 4, "layers": TEXT["num_hidden_layers"]}
-    text |= {"mlp_ratio": 2.0, "pool_type": "eos", "eos_id": tokenizer.eos_token_id}
     model = {"embed_dim": EMBEDDING, "vision_cfg": vision, "text_cfg": text}
     return {"model_cfg": model, "preprocess_cfg": {"mean": CROP.mean, "std": CROP.std}}
 
@@ -131,12 +135,7 @@ def save_scorer(reward: FrozenReward, tokenizer: CLIPTokenizer, folder: Path) ->
         (folder / "open_clip_config.json").write_text(config, encoding="utf-8")
         tokenizer.save_pretrained(folder / "tokenizer")
     else:
-        network: PreTrainedModel
-        if isinstance(reward, BlipScore | ImageReward):
-            network = reward.blip
-        else:
-            assert isinstance(reward, Aesthetic | ClipReward)
-            network = reward.clip
+        network: Any = reward.blip if isinstance(reward, BlipScore | ImageReward) else reward.clip
         network.save_pretrained(folder)
         reward.preprocessing.save(folder)
         if not isinstance(reward, Aesthetic):

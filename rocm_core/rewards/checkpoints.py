@@ -1,7 +1,8 @@
 """Reading scorers' weights from local folders: safetensors, or .pt/.pth files without any code."""
 
+import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 logging.disable_progress_bar()  # of reading weights: it writes into logs
 
 _UNREADABLE = (
+    AttributeError,
     OSError,
     EOFError,
     KeyError,
@@ -31,6 +33,15 @@ _UNREADABLE = (
     pickle.UnpicklingError,
     SafetensorError,
 )
+
+
+@contextlib.contextmanager
+def readable(complaint: str) -> Iterator[None]:
+    """Turn what goes wrong inside, reading a file, into a :class:`UserError` of that complaint."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise UserError(f"{complaint} ({_reason(error)}); fetch it again") from None
 
 
 def require_folder(weights: Path | None, scorer: str) -> Path:
@@ -50,14 +61,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """
     if path.suffix != ".safetensors":
         require_recorded(path)
-    try:
+    with readable(f"{path} can't be read as weights"):
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{path} can't be read as weights ({_reason(error)}); fetch it again"
-        ) from None
 
 
 def build(make: Callable[[], Module]) -> Module:
@@ -91,8 +98,8 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
     safe = not (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
     if not safe:
         require_recorded(folder / "pytorch_model.bin")
-    try:
-        loaded: Any = cls.from_pretrained(
+    with readable(f"{folder} can't be read as weights"):
+        model, report = cls.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=safe,
@@ -100,11 +107,6 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{folder} can't be read as weights ({_reason(error)}); fetch it again"
-        ) from None
-    model, report = loaded
     require_fit(
         folder,
         missing=report["missing_keys"],
@@ -117,14 +119,10 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``/tokenizer, or in the folder itself."""
     inner = folder / "tokenizer"
-    try:
+    with readable(f"{folder} holds no readable tokenizer"):
         return AutoTokenizer.from_pretrained(
             inner if inner.is_dir() else folder, local_files_only=True
         )
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{folder} holds no readable tokenizer ({_reason(error)}); fetch it again"
-        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from rocm_core.errors import UserError
-from rocm_core.rewards.checkpoints import build, fill, read_tensors
+from rocm_core.rewards.checkpoints import build, fill, read_tensors, readable
 from rocm_core.rewards.head import ScoreHead
 
 _HEAD_WIDTH = 64  # of attention, in every published ViT
@@ -89,12 +89,10 @@ def _text_config(path: Path, image_width: int) -> BlipTextConfig:
         *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("vocab_size", "max_position_embeddings", "layer_norm_eps", "hidden_act", "pad_token_id"),
     )
-    try:
+    with readable(f"{path} is not a configuration of MED"):
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return BlipTextConfig(
             **{key: config[key] for key in keys},
             encoder_hidden_size=image_width,
             is_decoder=True,  # or it has no cross-attention
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a configuration of MED ({error}); fetch it again") from None

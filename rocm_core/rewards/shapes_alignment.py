@@ -9,23 +9,19 @@ and "right of" would tell captions apart that describe one and the same image, a
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards._weightless import Weightless
 from rocm_core.shapes.captioner import read
 from rocm_core.shapes.scenes import Scenes, parse
 
 DIFFERENTIABLE = False
 
 
-class ShapesAlignment:
+class ShapesAlignment(Weightless):
     """F1 of what prompt and image state, in [0, 1]: 1 where the image shows exactly its prompt."""
-
-    name = "shapes_alignment"
-    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, 32, 32) in [0, 1], each for its own caption.
@@ -77,8 +73,4 @@ def _turned(scenes: Scenes) -> Scenes:
     )
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> ShapesAlignment:
-    refuse_weights(weights, "shapes-alignment")
-    return ShapesAlignment()
+load = ShapesAlignment.load
