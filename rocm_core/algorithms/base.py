@@ -60,13 +60,18 @@ class Statistics:
 class Algorithm(ABC):
     """An update rule; `settings.beta` is a number by now.
 
+    divergence: of transitions of the policy and of the reference; None for `none`.
     reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
     """
 
     reference: Literal["full", "stop"] | None = None
 
     def __init__(self, settings: TrainingSettings) -> None:
-        self.settings = settings
+        from rocm_core.divergences import load_divergence
+
+        self.settings, self.beta = settings, float(settings.beta)
+        name = settings.divergence
+        self.divergence = None if name == "none" else load_divergence(name)
 
     @abstractmethod
     def update(

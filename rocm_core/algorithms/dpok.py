@@ -7,7 +7,7 @@ the advantage, and V regresses the final reward on state, prompt and step. There
 weights of their own; `beta` is the ratio of `kl_weight` to `reward_weight`. KL is exact, d²/2.
 V counts in standard deviations from the mean of the first rewards, so that its learning rate suits
 every reward, and starts at zero. Advantages are taken before it is fitted to the samples: a V that
-has seen them, as in the release, knows some dozens of them by heart, and explains away what the
+has already seen them, as in the release, overfits the few there are, and explains away what the
 policy should learn from.
 """
 
@@ -101,8 +101,8 @@ class DPOK(PolicyGradient):
         """Regress rewards on the states; returns the mean squared error before that."""
         import torch
 
-        before = torch.zeros(())
-        for update in range(self.settings.value_updates):
+        errors = []
+        for _ in range(self.settings.value_updates):
             total = torch.zeros_like(samples[0].reward[0])
             for sample in samples:
                 error = (value(sample) - sample.reward[:, None]).square().mean() / len(samples)
@@ -111,5 +111,5 @@ class DPOK(PolicyGradient):
             optimiser.average_gradients(list(value.parameters()))
             self.adam.step()
             self.adam.zero_grad()
-            before = total if update == 0 else before
-        return before
+            errors.append(total)
+        return errors[0]

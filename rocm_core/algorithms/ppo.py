@@ -75,6 +75,7 @@ class PPO(PolicyGradient):
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
     ) -> list[Transition]:
+        """With `horizon: released`, the last step of a consistency model, else none."""
         released = self.settings.horizon == "released"
         return released_step(policy, trajectory, batch.noise) if released else []
 

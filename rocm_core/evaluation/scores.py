@@ -1,4 +1,4 @@
-"""Scores of images on the disk, by one scorer after the other, in long form: one number a row."""
+"""Scores of images on the disk, by one scorer after the other, in long form: one number per row."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def score_folder(
 
 
 def read_index(folder: Path) -> list[Sample]:
-    """The images that folder/index.jsonl lists, one object a line: prompt_id, text, file."""
+    """The images that folder/index.jsonl lists, one object per line: prompt_id, text, file."""
     path, samples = folder / "index.jsonl", []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -136,9 +136,9 @@ def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> No
 
 
 def read_image(path: Path) -> Tensor:
-    """`(3, H, W)` uint8; raises `UserError` for a file that is missing or no image."""
+    """`(3, H, W)` uint8; raises `UserError` for a file that is missing or not an image."""
     try:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is missing or is no image: generate it again") from None
+        raise UserError(f"{path} is missing or is not an image: generate it again") from None

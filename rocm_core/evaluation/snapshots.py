@@ -42,7 +42,7 @@ def evaluate_snapshots(
     steps = [0, *sorted(int(name[1]) for name in names if name)]
     files = [snapshots / f"step-{step}.safetensors" for step in steps[1:]]
     if not files or not prompts:
-        raise UserError(f"{snapshots} holds no snapshot to judge, or there is no prompt")
+        raise UserError(f"{snapshots} holds no snapshot to evaluate, or there is no prompt")
     (output / "manifest.json").unlink(missing_ok=True)  # of images that are now replaced
     policy = load_policy(settings, pick_device())
     samples, rows = [], []
