@@ -1,27 +1,23 @@
 """Images from prompts: an image depends on weights, seed and prompt, not on its batch."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import GenerationSettings
 
 
 @torch.no_grad()

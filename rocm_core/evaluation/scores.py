@@ -98,21 +98,16 @@ def score(
             for start in tqdm(starts, desc=name, unit="batch", disable=None):
                 batch = samples[start : start + batch_size]
                 read = [image.result() for image in images[start : start + batch_size]]
-                _check_sizes(batch, read, samples[0], images[0].result())
+                for sample, image in zip(batch, read, strict=True):
+                    if image.shape != images[0].result().shape:
+                        raise UserError(
+                            f"{sample.file} differs in size from {samples[0].file}:"
+                            " generate the images again"
+                        )
                 pixels = torch.stack(read).to(device).float() / 255
                 scores = reward.measure(pixels, [sample.text for sample in batch])
                 for sample, value in zip(batch, scores.tolist(), strict=True):
                     yield (*sample.key, name, value)
-
-
-def _check_sizes(
-    batch: Sequence[Sample], images: Sequence[Tensor], first: Sample, image: Tensor
-) -> None:
-    for sample, other in zip(batch, images, strict=True):
-        if other.shape != image.shape:
-            raise UserError(
-                f"{sample.file} differs in size from {first.file}: generate the images again"
-            )
 
 
 def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> None:

@@ -25,7 +25,8 @@ def train(steps: int, batch_size: int, images: int, learning_rate: float = 3e-3)
     """An autoencoder trained on clean renders."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    data = _images(images, generator)
+    parts = [render(training_scenes(1000, generator), generator) for _ in range(0, images, 1000)]
+    data = torch.cat(parts)[:images] * 2 - 1  # in [-1, 1]
     model = make_autoencoder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -41,12 +42,6 @@ def train(steps: int, batch_size: int, images: int, learning_rate: float = 3e-3)
         if step % 100 == 0 or step == steps - 1:
             print(f"autoencoder step {step} mse {error.item():.5f}", flush=True)
     return fold_statistics(model, data[:2048])
-
-
-def _images(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, 32, 32) clean renders in [-1, 1]."""
-    parts = [render(training_scenes(1000, generator), generator) for _ in range(-(-count // 1000))]
-    return torch.cat(parts)[:count] * 2 - 1
 
 
 @torch.no_grad()

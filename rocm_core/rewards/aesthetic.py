@@ -6,7 +6,6 @@ Published weights: ``openai/clip-vit-large-patch14`` and, in the same folder, th
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,7 @@ class Aesthetic(FrozenReward):
         self.clip, self.head = clip, head
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "Aesthetic":
         heads = [*folder.glob("head.safetensors"), *folder.glob("*.pth")]
         if len(heads) != 1:
             raise UserError(

@@ -79,27 +79,23 @@ def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | 
     """``dtype`` is the captioner's, by default float16 on a GPU as in DDPO, float32 elsewhere."""
     folder = require_folder(weights, "alignment")
     for part, model_type in _PARTS.items():
-        _require_type(folder / part, model_type)
-    processor = _load_processor(folder / "captioner")
+        # For another type, transformers would build a full-size random model before failing.
+        path = folder / part / "config.json"
+        with readable(f"{path} is absent or damaged"):
+            held = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+        if held != model_type:
+            raise UserError(
+                f"{path.parent} holds a model of type {held}, not {model_type}; fetch one"
+            )
+    with readable(f"{folder / 'captioner'} holds no readable processor"):
+        processor = AutoProcessor.from_pretrained(folder / "captioner", local_files_only=True)
+    if getattr(processor, "chat_template", None) is None:
+        raise UserError(
+            f"{folder / 'captioner'} holds no chat template, which puts the question;"
+            " fetch it again"
+        )
     bertscore = BertScore.read(folder / "bertscore").to(device)
     half = torch.device(device).type == "cuda"
     captioner = load_model(LlavaForConditionalGeneration, folder / "captioner")
     captioner.to(device, dtype or (torch.float16 if half else torch.float32))
     return Alignment(captioner, processor, bertscore).requires_grad_(False).eval()
-
-
-def _require_type(folder: Path, model_type: str) -> None:
-    """For another type, transformers would build a full-size random model before failing."""
-    path = folder / "config.json"
-    with readable(f"{path} is absent or damaged"):
-        held = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    if held != model_type:
-        raise UserError(f"{folder} holds a model of type {held}, not {model_type}; fetch one")
-
-
-def _load_processor(folder: Path) -> ProcessorMixin:
-    with readable(f"{folder} holds no readable processor"):
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    if getattr(processor, "chat_template", None) is None:
-        raise UserError(f"{folder} holds no chat template, which puts the question; fetch it again")
-    return processor

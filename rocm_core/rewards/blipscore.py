@@ -6,7 +6,6 @@ probability of BLIP's matching head, which is a different number.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from torch import Tensor
 from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
@@ -33,7 +32,7 @@ class BlipScore(FrozenReward):
         self.blip, self.tokenizer = blip, tokenizer
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "BlipScore":
         blip, tokenizer = load_model(BlipForImageTextRetrieval, folder), load_tokenizer(folder)
         return cls(blip, tokenizer, Preprocessing.from_folder(folder))
 

@@ -26,7 +26,7 @@ _UNREADABLE = (
     AttributeError,
     OSError,
     EOFError,
-    KeyError,
+    LookupError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -77,14 +77,13 @@ def build(make: Callable[[], Module]) -> Module:
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a module, which they must match name by name and shape by shape."""
     wanted = module.state_dict()
-    shapes = (
-        (key, tensors[key].shape, wanted[key].shape) for key in wanted.keys() & tensors.keys()
-    )
+    both = wanted.keys() & tensors.keys()
+    shapes = [(key, tensors[key].shape, wanted[key].shape) for key in both]
     require_fit(
         path,
         missing=wanted.keys() - tensors.keys(),
         unknown=tensors.keys() - wanted.keys(),
-        reshaped=[(key, found, shape) for key, found, shape in shapes if found != shape],
+        reshaped=[(key, held, shape) for key, held, shape in shapes if held != shape],
     )
     module.load_state_dict(tensors)
 

@@ -43,8 +43,13 @@ class HPSv2(FrozenReward):
             file, tokenizer = folder / "open_clip_model.safetensors", load_tokenizer(folder)
             config, tensors = _read_config(folder / "open_clip_config.json"), read_tensors(file)
         else:
-            file = _published_file(folder)
-            config, tensors = {"model_cfg": open_clip.get_model_config(ARCHITECTURE)}, _unwrap(file)
+            files = sorted(folder.glob("HPS_v2*.pt"))
+            if len(files) != 1:
+                raise UserError(
+                    f"{folder} must hold open_clip_config.json or one HPS_v2*.pt; fetch it"
+                )
+            file, config = files[0], {"model_cfg": open_clip.get_model_config(ARCHITECTURE)}
+            tensors = _unwrap(file)
         clip = build(lambda: open_clip.CLIP(**config["model_cfg"]))
         fill(clip, tensors, file)
         return cls(clip, tokenizer, preprocessing(clip, config))
@@ -79,13 +84,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         open_clip.CLIPVisionCfg(**config["model_cfg"]["vision_cfg"])
         open_clip.CLIPTextCfg(**config["model_cfg"]["text_cfg"])
     return config
-
-
-def _published_file(folder: Path) -> Path:
-    files = sorted(folder.glob("HPS_v2*.pt"))
-    if len(files) != 1:
-        raise UserError(f"{folder} must hold open_clip_config.json or one HPS_v2*.pt; fetch it")
-    return files[0]
 
 
 def _unwrap(file: Path) -> dict[str, Tensor]:

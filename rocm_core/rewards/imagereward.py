@@ -7,7 +7,6 @@ standardised, so that 0 is the mean and 1 the standard deviation of the publishe
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -41,7 +40,7 @@ class ImageReward(FrozenReward):
         self.blip, self.head, self.tokenizer = blip, head, tokenizer
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path) -> "ImageReward":
         blip: BlipForImageTextRetrieval | Blip
         if (folder / "ImageReward.pt").is_file():
             blip, head = read_published(folder)

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from rocm_core.errors import UserError
 from rocm_core.rewards.checkpoints import build, fill, read_tensors, readable
 from rocm_core.rewards.head import ScoreHead
 
@@ -46,10 +45,8 @@ def read_published(folder: Path) -> tuple[Blip, ScoreHead]:
     """The networks of ImageReward.pt and med_config.json; raises :class:`UserError`."""
     file = folder / "ImageReward.pt"
     published = read_tensors(file)
-    try:
+    with readable(f"{file} holds no BLIP image encoder"):
         vision = _vision_config(published)
-    except (KeyError, AttributeError, TypeError, IndexError):
-        raise UserError(f"{file} holds no BLIP image encoder; fetch it again") from None
     text = _text_config(folder / "med_config.json", vision.hidden_size)
     blip = build(lambda: Blip(vision, text))
     head = {k.removeprefix("mlp."): v for k, v in published.items() if k.startswith("mlp.")}

@@ -85,8 +85,8 @@ def predict_peak(
     """Most bytes that a step takes at once, weights and AdamW included.
 
     Measured are one pass of the network, with and without its adapter, and one of decoder and
-    reward; a step takes K of the first. The first state is noise, so its reference needs no backward pass.
-    A compiled network is measured as it is uncompiled.
+    reward; a step takes K of the first. The first state is noise, so its reference needs no
+    backward pass. A compiled network is measured as it is uncompiled.
     """
     noise, device = batch.noise, policy.device
     parameters = [p for p in policy.network.parameters() if p.requires_grad]

@@ -150,17 +150,17 @@ class Trainer:
         for part in range(self.settings.accumulation_steps):
             earlier = (step - 1) * self.settings.accumulation_steps + part
             start = (earlier * processes + self.accelerator.process_index) * size
-            positions = range(start, start + size)
-            indices = [self._prompt_at(position) for position in positions]
+            positions, indices = range(start, start + size), []
+            for position in positions:
+                epoch, place = divmod(
+                    position // self.settings.images_per_prompt, len(self.prompts)
+                )
+                indices.append(_order(self.settings.seed, epoch, len(self.prompts))[place])
             noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], stream)
             embeddings = self.embeddings[indices].to(self.device, non_blocking=True)
             batches.append(Batch([self.prompts[i].text for i in indices], embeddings, noise))
             all_indices += indices
         return all_indices, batches
-
-    def _prompt_at(self, position: int) -> int:
-        epoch, place = divmod(position // self.settings.images_per_prompt, len(self.prompts))
-        return _order(self.settings.seed, epoch, len(self.prompts))[place]
 
     def _means(self, step: int, seen: Sequence[Statistics], indices: Sequence[int]) -> Row:
         """Means over the images of all processes; raises `UserError` if a number is not finite."""
