@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from rocm_core.policies._split_gradient import split_gradient
 from rocm_core.policies.chains.chain import Chain
-from rocm_core.policies.compilation import compile_network, uncompiled
 from rocm_core.policies.denoisers.denoiser import Denoiser
 from rocm_core.policies.lora import is_reference
 from rocm_core.policies.lora import reference as adapter_off
@@ -193,11 +192,3 @@ class Policy(nn.Module):
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the reference: its adapter is off."""
         return adapter_off(self.network)
-
-    def compile_network(self) -> None:
-        """Have torch compile the network, as `compilation.compile_network` does."""
-        compile_network(self.network, self.device)
-
-    def uncompiled(self) -> AbstractContextManager[None]:
-        """Inside, the network runs operation by operation, see `compilation.uncompiled`."""
-        return uncompiled(self.network)

@@ -33,8 +33,18 @@ from rocm_core.rewards.preprocessing import Preprocessing
 from rocm_core.shapes.scenes import SIZE
 
 PATCH, EMBEDDING = 4, 64
-VISION = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3}
-TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+VISION = {
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 HEAD = (64, 32, 16, 8)
 CROP = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 STRETCH = Preprocessing(SIZE, CROP.mean, CROP.std, "stretch")
@@ -74,16 +84,12 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     length = tokenizer.model_max_length
     text = TEXT | special | {"vocab_size": len(tokenizer), "max_position_embeddings": length}
     vision = VISION | {"image_size": SIZE, "patch_size": PATCH, "projection_dim": EMBEDDING}
-    heads = {"num_attention_heads": 4}
-    return CLIPModel(
-        CLIPConfig(text_config=text | heads, vision_config=vision | heads, projection_dim=EMBEDDING)
-    )
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBEDDING))
 
 
 def make_blip(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
     """transformers' BLIP; its text encoder can look at the image (cross-attention)."""
     text = TEXT | {
-        "num_attention_heads": 4,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": tokenizer.model_max_length,
         "bos_token_id": tokenizer.bos_token_id,
@@ -91,7 +97,6 @@ def make_blip(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
         "is_decoder": True,
     }
     vision: dict[str, Any] = VISION | {
-        "num_attention_heads": 4,
         "image_size": SIZE,
         "patch_size": PATCH,
         "initializer_range": 0.02,  # BLIP's default of 1e-10 is for fine-tuning

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rocm_core.rewards._jpeg import kilobytes
 from rocm_core.rewards._weightless import Weightless
+from rocm_core.rewards.jpeg_incompressibility import kilobytes
 
 DIFFERENTIABLE = False
 

@@ -33,6 +33,7 @@ from rocm_core.shapes.scenes import (
     concatenate,
     coverage,
     describe,
+    parse,
 )
 
 _CHUNK = 16  # images at once
@@ -203,19 +204,11 @@ def _colors() -> Tensor:
 @cache
 def _backgrounds() -> Tensor:
     """(9, 3, 32, 32) all backgrounds: index // 3 is the colour, index % 3 the style."""
-    index = torch.arange(len(BACKGROUNDS) * len(STYLES))
-    none = torch.zeros_like(index)
-    empty = Scenes(
-        count=none + 1,
-        shape=none[:, None].expand(-1, 2),
-        color=none[:, None].expand(-1, 2),
-        size=none[:, None].expand(-1, 2),
-        relation=none,
-        place=none,
-        background=index // len(STYLES),
-        style=index % len(STYLES),
-    )
-    return background(empty)
+    anything = "a small red circle in the center"
+    captions = [
+        f"{anything} on a {style} {color} background" for color in BACKGROUNDS for style in STYLES
+    ]
+    return background(parse(captions))
 
 
 @cache

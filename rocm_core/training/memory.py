@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rocm_core.algorithms import BackpropagationSettings, Batch
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy
+from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy, uncompiled
 from rocm_core.rewards import Reward
 from rocm_core.training.live_bytes import cost
 
@@ -93,7 +93,7 @@ def predict_peak(
     state = noise[:, 0].clone().requires_grad_()
 
     def mean() -> Tensor:
-        with policy.uncompiled():
+        with uncompiled(policy.network):
             return policy.mean(0, state, batch.embeddings)
 
     def unadapted() -> Tensor:
