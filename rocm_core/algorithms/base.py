@@ -101,6 +101,6 @@ def load_settings(values: Mapping[str, Any]) -> TrainingSettings:
 def load_algorithm(settings: TrainingSettings) -> Algorithm:
     """The algorithm that `settings` name; raises `UserError` where there is none."""
     module = load("algorithms", settings.algorithm)
-    found = (value for value in vars(module).values() if isinstance(value, type))
-    own = (value for value in found if value.__module__ == module.__name__)
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    own = (value for value in classes if value.__module__ == module.__name__)
     return next(value for value in own if issubclass(value, Algorithm))(settings)

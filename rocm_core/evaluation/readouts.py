@@ -4,7 +4,7 @@ high_frequency   share of the brightness's energy at spatial frequencies above h
                  pixels can hold (0.25 cycles per pixel), the mean left out, under a Hann window:
                  noise and grain raise it
 pixel_diversity  mean distance to the images of the other prompts: root mean square of pixels in
-                 [0, 1] averaged down to 16 × 16, so that noise is no diversity
+                 [0, 1] averaged down to 16 × 16, so that noise does not count as diversity
 clip_diversity   the same with 1 - cosine of CLIPScore's image features, where it is a scorer
 
 A model that draws one picture whatever the prompt has a diversity of 0. Both are of all images, one

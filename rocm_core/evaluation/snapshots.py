@@ -58,7 +58,7 @@ def evaluate_snapshots(
                 save_png(image, sample.file)
                 samples.append(sample)
                 rows.append((*sample.key, "squared_distance", distance))
-    passes = policy.nfe
+    nfe = policy.nfe
     del policy
     rows += score(samples, scorers, settings.batch_size)
     write_scores(output / "scores.csv", ("step", "prompt_id"), rows)
@@ -69,5 +69,5 @@ def evaluate_snapshots(
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
         weights=[*settings.weights, *filter(None, scorers.values()), *files],
         began=began,
-        extra={"nfe": passes},
+        extra={"nfe": nfe},
     )

@@ -467,7 +467,7 @@ def test_a_chain_that_never_draws_is_refused(models, name):
         assert gradients.steps[0].abs().max() > 0
 
 
-def test_the_zero_order_algorithms_need_no_gradient_of_the_reward(models):
+def test_the_policy_gradient_algorithms_need_no_gradient_of_the_reward(models):
     policy = load(models, "consistency")
     batch = batch_for(policy)
 
