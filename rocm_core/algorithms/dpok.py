@@ -56,11 +56,8 @@ class DPOK(PolicyGradient):
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        import torch
-
         value = self.value = self.value or self._make(samples, optimiser)
-        with torch.no_grad():
-            advantages = [sample.reward[:, None] - value(sample) for sample in samples]
+        advantages = [sample.reward[:, None] - value(sample).detach() for sample in samples]
         return advantages, {"value_loss": self._fit(value, samples, optimiser)}
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,11 +96,9 @@ class DPOK(PolicyGradient):
 
     def _fit(self, value: ValueFunction, samples: Sequence[Sample], optimiser: Optimiser) -> Tensor:
         """Regress rewards on the states; returns the mean squared error before that."""
-        import torch
-
         errors = []
         for _ in range(self.settings.value_updates):
-            total = torch.zeros_like(samples[0].reward[0])
+            total = samples[0].reward.new_zeros(())
             for sample in samples:
                 error = (value(sample) - sample.reward[:, None]).square().mean() / len(samples)
                 (error / value.std.square()).backward()

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
@@ -45,7 +44,7 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     for batch in _batches(listed):
         images = batch.to(device)
         energies.append(high_frequency(images))
-        coarse.append(F.adaptive_avg_pool2d(images, _COARSE).flatten(1))
+        coarse.append(nn.functional.adaptive_avg_pool2d(images, _COARSE).flatten(1))
         if encoder is not None:
             features.append(encoder.encode_images(encoder.preprocessing(images)))
     readouts = {
@@ -94,7 +93,7 @@ def pixel_diversity(pixels: Tensor) -> Tensor:
 
 def feature_diversity(features: Tensor) -> Tensor:
     """Mean of 1 - cosine (N,) of each of features (N, D) to the others."""
-    unit = F.normalize(features.double(), dim=1)
+    unit = nn.functional.normalize(features.double(), dim=1)
     cosines = (unit @ unit.T).fill_diagonal_(1.0)
     return (1 - cosines).sum(1) / max(1, len(unit) - 1)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import LatentConsistencyModelPipeline
 from torch import nn
 from tqdm import tqdm
@@ -89,8 +88,15 @@ def contrast(reward: FrozenReward, steps: int, seed: int) -> None:
         noise = strength * torch.randn(BATCH, *images.shape[1:], generator=g)
         image = reward.encode_images(reward.preprocessing(images[index] + noise))
         text = reward.encode_texts([captions[i] for i in index])
-        logits = scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        logits = (
+            scale.exp()
+            * nn.functional.normalize(image, dim=-1)
+            @ nn.functional.normalize(text, dim=-1).T
+        )
+        loss = (
+            nn.functional.cross_entropy(logits, target)
+            + nn.functional.cross_entropy(logits.T, target)
+        ) / 2
         take_step(loss, optimizer, schedule)
 
 
@@ -114,7 +120,7 @@ def choose(reward: FrozenReward, data: Candidates, recipe: Recipe) -> None:
         if isinstance(reward, HPSv2):
             scores = reward.clip.logit_scale.exp() * scores
         first, second = scores.chunk(2)
-        loss = F.binary_cross_entropy_with_logits(first - second, label)
+        loss = nn.functional.binary_cross_entropy_with_logits(first - second, label)
         take_step(loss, optimizer, schedule)
 
 

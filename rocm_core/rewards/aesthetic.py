@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from rocm_core.errors import UserError
@@ -50,7 +49,7 @@ class Aesthetic(FrozenReward):
         return cls(clip, head, Preprocessing.from_folder(folder))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.clip(pixel_values=pixels).image_embeds, dim=-1)
+        return nn.functional.normalize(self.clip(pixel_values=pixels).image_embeds, dim=-1)
 
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
         return torch.empty(len(prompts), 0)

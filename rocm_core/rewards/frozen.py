@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -90,7 +89,10 @@ class FrozenReward(nn.Module, Reward):
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     """Cosine (N,) of paired features (N, D), in float32 or better."""
     wide = torch.promote_types(first.dtype, torch.float32)
-    return (F.normalize(first.to(wide), dim=-1) * F.normalize(second.to(wide), dim=-1)).sum(-1)
+    return (
+        nn.functional.normalize(first.to(wide), dim=-1)
+        * nn.functional.normalize(second.to(wide), dim=-1)
+    ).sum(-1)
 
 
 def tokenize(

@@ -14,9 +14,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.errors import UserError
 from rocm_core.rewards.checkpoints import readable
@@ -55,7 +54,7 @@ class Preprocessing:
     def _interpolate(self, images: Tensor, target: tuple[int, int]) -> Tensor:
         across = (images.shape[-2], target[1])
         for size in (across, target) if self.clip else (target,):
-            images = F.interpolate(images, size, mode="bicubic", antialias=True)
+            images = nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
             images = images.clamp(0, 1) if self.clip else images
         return images
 
@@ -76,7 +75,7 @@ class Preprocessing:
         top, left = (self.size - target[0]) // 2, (self.size - target[1]) // 2
         if self.fit == "pad":
             bottom, right = self.size - target[0] - top, self.size - target[1] - left
-            return F.pad(images, (left, right, top, bottom))
+            return nn.functional.pad(images, (left, right, top, bottom))
         top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
         return images[..., top : top + self.size, left : left + self.size]
 

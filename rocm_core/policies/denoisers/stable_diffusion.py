@@ -94,8 +94,6 @@ class StableDiffusion(Denoiser):
 
     network_name = "unet"
     network: Any
-    vae: Any
-    text_encoder: Any  # None once it is dropped
     guidance: Tensor | None  # (1, time_cond_proj_dim)
     unconditional: Tensor  # (1, L, D) embedding of the empty prompt
 
