@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from rocm_core.configuration import GenerationSettings
@@ -27,7 +26,7 @@ def iterate_images(
     seed: int,
     batch_size: int,
     reference: Literal["full"] | None = None,
-) -> Iterator[tuple[Sequence[Prompt], Tensor, Trajectory]]:
+) -> Iterator[tuple[Sequence[Prompt], torch.Tensor, Trajectory]]:
     """Batches of (prompts, images, trajectory): images `(N, 3, H, W)` in [0, 1], rounded to 8 bits.
 
     The noise of an image depends on (seed, prompt id) only. reference="full": the trajectory also
@@ -113,7 +112,7 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def save_png(image: Tensor, path: Path) -> None:
+def save_png(image: torch.Tensor, path: Path) -> None:
     """Write one image `(3, H, W)` in [0, 1], rounded to 8 bits per channel."""
     from PIL import Image
 

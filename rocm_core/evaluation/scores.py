@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
@@ -130,7 +129,7 @@ def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> No
         file.write(text.getvalue().encode())
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path) -> torch.Tensor:
     """`(3, H, W)` uint8; raises `UserError` for a file that is missing or not an image."""
     try:
         with Image.open(path) as image:

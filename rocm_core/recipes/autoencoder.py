@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
 from tqdm import tqdm
 
 from rocm_core.recipes.options import run_recipe
@@ -45,7 +44,7 @@ def train(steps: int, batch_size: int, images: int, learning_rate: float = 3e-3)
 
 
 @torch.no_grad()
-def fold_statistics(model: AutoencoderKL, images: Tensor) -> AutoencoderKL:
+def fold_statistics(model: AutoencoderKL, images: torch.Tensor) -> AutoencoderKL:
     """Shift and scale the latent channels to mean 0 and deviation 1 without changing the images."""
     channels = model.config.latent_channels
     latents = model.encode(images).latent_dist.mean

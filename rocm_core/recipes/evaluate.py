@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline
-from torch import Tensor
 from torchvision.utils import save_image
 
 from rocm_core.provenance import files_in, sha256_file, write_json
@@ -23,7 +22,7 @@ DIFFUSION_STEPS = (5, 20)
 SEED = 1234
 
 
-def verdicts(images: Tensor, captions: list[str]) -> dict[str, float]:
+def verdicts(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
     """Mean gold score, its standard error, and the share of images that pass."""
     scores = judge(images, captions)
     return {
@@ -37,7 +36,7 @@ def verdicts(images: Tensor, captions: list[str]) -> dict[str, float]:
 @torch.no_grad()
 def samples(
     world: Path, captions: list[str], consistency_guidance: float, diffusion_guidance: float
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, images in [0, 1]) of the renders, their reconstructions and both base models."""
     images = render(parse(captions), SEED)
     yield "renders", images
@@ -45,7 +44,7 @@ def samples(
     latents = vae.encode(images * 2 - 1).latent_dist.mean
     yield "autoencoder", (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
 
-    def generate(pipeline, steps: int, guidance: float, **options) -> Tensor:
+    def generate(pipeline, steps: int, guidance: float, **options) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(SEED)
         parts = [

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from torch import Tensor
 from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 from rocm_core.errors import UserError
@@ -57,16 +56,16 @@ class ImageReward(FrozenReward):
             preprocessing = Preprocessing.from_folder(folder)
         return cls(blip, head, load_tokenizer(folder), preprocessing)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.blip.vision_model(pixel_values=pixels).last_hidden_state
 
-    def encode_texts(self, prompts: Sequence[str]) -> Tensor:
+    def encode_texts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token ids and mask (N, 2, tokens): the encoder reads them beside the image."""
         length = min(MAX_TOKENS, self.blip.text_encoder.config.max_position_embeddings)
         device = self.blip.text_encoder.device
         return torch.stack(tokenize(self.tokenizer, prompts, length, device), 1)
 
-    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
+    def compare(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         states = self.blip.text_encoder(
             input_ids=texts[:, 0],
             attention_mask=texts[:, 1],

@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from rocm_core.rewards._weightless import Weightless
 from rocm_core.rewards.preprocessing import pictures_of
@@ -20,12 +19,12 @@ QUALITY = 95
 class JpegIncompressibility(Weightless):
     """The kB of the image's JPEG file."""
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
         return kilobytes(images)
 
 
-def kilobytes(images: Tensor) -> Tensor:
+def kilobytes(images: torch.Tensor) -> torch.Tensor:
     """(N,) size in units of 1000 bytes of images (N, 3, H, W) in [0, 1] as files of 8-bit RGB."""
     sizes = []
     for picture in pictures_of(images):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from rocm_core.algorithms import (
     BackpropagationSettings,
@@ -93,7 +92,7 @@ class Trainer:
         self.algorithm = load_algorithm(self.settings.model_copy(update={"beta": number}))
         parameters = list(self.lora.values())
         self.optimiser = AdapterOptimiser(parameters, self.settings, self.accelerator)
-        self.average: dict[str, Tensor] | None = None
+        self.average: dict[str, torch.Tensor] | None = None
         if self.settings.ema_decay is not None:
             self.average = {name: value.detach().clone() for name, value in self.lora.items()}
 
@@ -191,7 +190,7 @@ class Trainer:
             **{name: means[name] for name in diagnostics},
         }
 
-    def _refuse(self, step: int, values: Tensor, indices: Sequence[int]) -> NoReturn:
+    def _refuse(self, step: int, values: torch.Tensor, indices: Sequence[int]) -> NoReturn:
         """Name the prompts whose values (N,) are not finite; all of them where the gradient is."""
         bad = [i for i, value in zip(indices, values, strict=True) if not value.isfinite()]
         bad, indices = (self.optimiser.gather(list(places)) for places in (bad, indices))
@@ -202,7 +201,7 @@ class Trainer:
             "lower learning_rate, or check the reward on that prompt"
         )
 
-    def _average(self, columns: Mapping[str, Tensor]) -> dict[str, float]:
+    def _average(self, columns: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Means of columns over the images of all processes."""
         means = torch.stack([column.mean() for column in columns.values()])
         averaged = self.accelerator.reduce(means, "mean").tolist()

@@ -162,7 +162,7 @@ def trained(tmp_path):
     )
 
 
-def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):
+def test_the_base_and_every_snapshot_are_evaluated(trained, tmp_path, loaded):
     prompts = [Prompt(identity, text, "test") for identity, text in TEXTS.items()]
     snapshots, output = tmp_path / "snapshots", tmp_path / "evaluated"
     scorers = {"redness": None, "contrast": None}
