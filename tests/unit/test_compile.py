@@ -51,7 +51,7 @@ def gradient(model, mode, reference, compiled):
     return torch.cat([value.flatten() for value in values])
 
 
-# Adapted and reference, of the first state and of later ones; a step that is recomputed for `stop`
+# Adapted and reference, of the first state and of later ones; a step that is evaluated again for `stop`
 # passes once without gradient, once with it.
 @pytest.mark.parametrize(("mode", "reference", "kinds"), [("none", "full", 4), ("step", "stop", 6)])
 def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference, kinds):
@@ -87,7 +87,9 @@ def test_torchs_own_code_has_the_same_gradient(model):
     assert 0 < (compiled - plain).norm() < 1e-5 * plain.norm()
     assert graphs() == 1 + 4
     torch._dynamo.reset()
-    assert torch.equal(gradient(model, "step", "full", True), compiled), "recomputed as computed"
+    assert torch.equal(gradient(model, "step", "full", True), compiled), (
+        "evaluated again as at first"
+    )
 
 
 @pytest.mark.slow

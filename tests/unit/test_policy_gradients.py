@@ -408,7 +408,7 @@ def test_the_estimated_policy_gradient_is_the_exact_one_and_noisier(divergence):
     assert deviations.abs().max() < 3, deviations
     assert (standard_error < 0.1 * exact.mean(0).abs().max()).all()
     spread = float(estimated.var(0).sum()) * size, float(exact.var(0).sum()) * size
-    print("variance of one image's gradient, zero-order and exact:", *spread)
+    print("variance of one image's gradient, policy gradient's and exact:", *spread)
     assert spread[0] > 2 * spread[1]
 
 

@@ -203,7 +203,7 @@ def direct_distance(policy, prompt: Prompt) -> float:
     return total
 
 
-def test_monitor_needs_snapshots(trained, tmp_path, loaded):
+def test_an_evaluation_of_snapshots_needs_some(trained, tmp_path, loaded):
     (tmp_path / "empty").mkdir()
     prompts = [Prompt("00000", "a", "test")]
     with pytest.raises(UserError, match="empty holds no snapshot"):
