@@ -22,6 +22,8 @@ class FrozenReward(nn.Module, Reward):
     the three parts carry gradients to the weights as well, for training a scorer.
     """
 
+    differentiable = True
+
     def __init__(self, preprocessing: Preprocessing):
         super().__init__()
         self.preprocessing = preprocessing
