@@ -16,16 +16,16 @@ from rocm_core.provenance import atomic_write
 
 def shares(root: Path) -> dict[str, dict[str, float]]:
     """{stage: {"work", "start-up"}} in seconds, summed over its jobs."""
-    found: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
     for file in sorted((root / "benchmarks").rglob("*.tsv")):
         stage, *name = file.relative_to(root / "benchmarks").with_suffix("").parts
         with open(file, newline="") as rows:
             whole = sum(float(row["s"]) for row in csv.DictReader(rows, delimiter="\t"))
         work = min(whole, _work(root, stage, "/".join(name)))
-        total = found.setdefault(stage, {"work": 0.0, "start-up": 0.0})
+        total = seconds.setdefault(stage, {"work": 0.0, "start-up": 0.0})
         total["work"] += work
         total["start-up"] += whole - work
-    return found
+    return seconds
 
 
 def _work(root: Path, stage: str, name: str) -> float:

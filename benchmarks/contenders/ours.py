@@ -16,7 +16,7 @@ from benchmarks.contenders.plain import perturb
 from benchmarks.contenders.worker import count_passes, serve, synchronise
 from rocm_core.algorithms import Batch
 from rocm_core.configuration import settings_class
-from rocm_core.policies import ActivationCheckpointing
+from rocm_core.policies import ActivationCheckpointing, uncompiled
 from rocm_core.prompts import Prompt
 from rocm_core.training import Trainer, predict_peak
 
@@ -86,13 +86,13 @@ class Ours:
         return float(row["loss"] or 0)
 
     def passes(self) -> int:
-        with self.trainer.policy.uncompiled():
+        with uncompiled(self.trainer.policy.network):
             return count_passes(self.trainer.policy.network, self.step)
 
     def facts(self) -> dict[str, Any]:
         """What one step takes, counted over the next one; times under the counter mean nothing."""
         queries = self.trainer.reward_queries
-        with self.trainer.policy.uncompiled(), FlopCounterMode(display=False) as counter:
+        with uncompiled(self.trainer.policy.network), FlopCounterMode(display=False) as counter:
             self.step()
         return {
             "reward_queries": self.trainer.reward_queries - queries,

@@ -1,4 +1,4 @@
-"""What the zero-order algorithms share: sample with the policy as it is, then learn from it.
+"""What the policy-gradient algorithms share: sample with the policy as it is, then learn from it.
 
 An iteration samples all its batches without gradient, turns their rewards into advantages, and
 evaluates every transition again, with gradient, `inner_epochs` times.
@@ -59,14 +59,6 @@ class PolicyGradient(Algorithm):
 
     settings: PolicyGradientSettings
 
-    def __init__(self, settings: PolicyGradientSettings) -> None:
-        from rocm_core.divergences import load_divergence
-
-        super().__init__(settings)
-        self.penalty = float(settings.beta)
-        regularised = settings.divergence != "none"
-        self.divergence = load_divergence(settings.divergence) if regularised else None
-
     @abstractmethod
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
@@ -86,7 +78,6 @@ class PolicyGradient(Algorithm):
         samples = [self.sample(policy, reward, batch) for batch in batches]
         advantages, diagnostics = self.advantages(policy, samples, optimiser)
         size = len(samples) // self.settings.updates_per_iteration
-        seen: list[Statistics] = []
         for _ in range(self.settings.inner_epochs):
             seen = []  # of the last inner epoch, which says how far the policy has gone
             for i, sample in enumerate(samples):
@@ -101,8 +92,10 @@ class PolicyGradient(Algorithm):
 
         with torch.no_grad():
             trajectory = policy.rollout(batch.embeddings, batch.noise)
-            transitions = list(trajectory.transitions)
-            transitions += self.further_steps(policy, batch, trajectory)
+            transitions = [
+                *trajectory.transitions,
+                *self.further_steps(policy, batch, trajectory),
+            ]
             if not transitions:
                 raise UserError(
                     f"{self.settings.algorithm} learns from the steps that draw noise, and this "
@@ -136,8 +129,8 @@ class PolicyGradient(Algorithm):
             loss, beyond = self.loss(now, past, advantages[:, index])
             if self.divergence is not None:
                 divergence = self.divergence(now.squared_distance(reduction), now.std)
-                if self.penalty:  # 0 observes: an infinite D must not turn into 0·∞
-                    loss = loss + self.penalty * divergence.mean()
+                if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
+                    loss = loss + self.beta * divergence.mean()
                 divergences.append(divergence.detach())
                 distances.append(now.squared_distance("sum").detach())
             optimiser.backward(loss / (group * steps))

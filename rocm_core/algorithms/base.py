@@ -60,13 +60,18 @@ class Statistics:
 class Algorithm(ABC):
     """An update rule; `settings.beta` is a number by now.
 
+    divergence: of transitions of the policy and of the reference; None for `none`.
     reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
     """
 
     reference: Literal["full", "stop"] | None = None
 
     def __init__(self, settings: TrainingSettings) -> None:
-        self.settings = settings
+        from rocm_core.divergences import load_divergence
+
+        self.settings, self.beta = settings, float(settings.beta)
+        name = settings.divergence
+        self.divergence = None if name == "none" else load_divergence(name)
 
     @abstractmethod
     def update(
@@ -96,6 +101,6 @@ def load_settings(values: Mapping[str, Any]) -> TrainingSettings:
 def load_algorithm(settings: TrainingSettings) -> Algorithm:
     """The algorithm that `settings` name; raises `UserError` where there is none."""
     module = load("algorithms", settings.algorithm)
-    found = (value for value in vars(module).values() if isinstance(value, type))
-    own = (value for value in found if value.__module__ == module.__name__)
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    own = (value for value in classes if value.__module__ == module.__name__)
     return next(value for value in own if issubclass(value, Algorithm))(settings)

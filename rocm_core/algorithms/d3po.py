@@ -44,7 +44,7 @@ class D3PO(PolicyGradient):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.penalty = 0.0  # β is the loss's own; the KL is observed
+        self.weight, self.beta = self.beta, 0.0  # β is the loss's own; the KL is observed
 
     def sample(self, policy: Policy, reward: Reward, batch: Batch) -> Sample:
         noise = batch.noise.clone()
@@ -67,8 +67,8 @@ class D3PO(PolicyGradient):
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
         from torch.nn import functional
 
-        clip, beta = self.settings.ratio_clip, float(self.settings.beta)
+        clip = self.settings.ratio_clip
         log_ratio = now.log_ratio(self.settings.reduction)
         kept = log_ratio.clamp(math.log(max(1 - clip, _TINY)), math.log1p(clip))
-        margin = beta * advantage[::2] * (kept[::2] - kept[1::2])
+        margin = self.weight * advantage[::2] * (kept[::2] - kept[1::2])
         return -functional.logsigmoid(margin).mean(), beyond(log_ratio.exp(), clip)

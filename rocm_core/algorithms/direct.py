@@ -42,13 +42,8 @@ class Direct(Algorithm):
     settings: Settings
 
     def __init__(self, settings: Settings) -> None:
-        from rocm_core.divergences import load_divergence
-
         super().__init__(settings)
-        self.beta = float(settings.beta)
-        regularised = settings.divergence != "none"
-        self.divergence = load_divergence(settings.divergence) if regularised else None
-        self.reference = settings.reference_gradient if regularised else None
+        self.reference = settings.reference_gradient if self.divergence else None
 
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
@@ -70,18 +65,12 @@ class Direct(Algorithm):
             )
         trajectory = policy.rollout(batch.embeddings, batch.noise, self.reference)
         scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
-        loss = -scores.mean()
+        loss, seen = -scores.mean(), scores.detach()
         if self.divergence is None:
-            return loss, Statistics(
-                scores.detach(), loss.detach(), scores.new_zeros(len(scores)), None
-            )
+            return loss, Statistics(seen, loss.detach(), seen.new_zeros(len(seen)), None)
         summed = trajectory.squared_distances("sum")
-        dimensions = batch.noise[0, 0].numel()
-        reduced = summed if self.settings.reduction == "sum" else summed / dimensions
-        divergence = self.divergence(reduced, policy.stds).sum(1)
+        dimensions = 1 if self.settings.reduction == "sum" else batch.noise[0, 0].numel()
+        divergence = self.divergence(summed / dimensions, policy.stds).sum(1)
         if self.beta:  # β = 0 observes: an infinite D must not turn into 0·∞
             loss = loss + self.beta * divergence.mean()
-        statistics = Statistics(
-            scores.detach(), loss.detach(), divergence.detach(), summed.detach()
-        )
-        return loss, statistics
+        return loss, Statistics(seen, loss.detach(), divergence.detach(), summed.detach())

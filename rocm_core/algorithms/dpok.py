@@ -7,7 +7,7 @@ the advantage, and V regresses the final reward on state, prompt and step. There
 weights of their own; `beta` is the ratio of `kl_weight` to `reward_weight`. KL is exact, d²/2.
 V counts in standard deviations from the mean of the first rewards, so that its learning rate suits
 every reward, and starts at zero. Advantages are taken before it is fitted to the samples: a V that
-has seen them, as in the release, knows some dozens of them by heart, and explains away what the
+has already seen them, as in the release, overfits the few there are, and explains away what the
 policy should learn from.
 """
 
@@ -56,11 +56,8 @@ class DPOK(PolicyGradient):
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        import torch
-
         value = self.value = self.value or self._make(samples, optimiser)
-        with torch.no_grad():
-            advantages = [sample.reward[:, None] - value(sample) for sample in samples]
+        advantages = [sample.reward[:, None] - value(sample).detach() for sample in samples]
         return advantages, {"value_loss": self._fit(value, samples, optimiser)}
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,11 +96,9 @@ class DPOK(PolicyGradient):
 
     def _fit(self, value: ValueFunction, samples: Sequence[Sample], optimiser: Optimiser) -> Tensor:
         """Regress rewards on the states; returns the mean squared error before that."""
-        import torch
-
-        before = torch.zeros(())
-        for update in range(self.settings.value_updates):
-            total = torch.zeros_like(samples[0].reward[0])
+        errors = []
+        for _ in range(self.settings.value_updates):
+            total = samples[0].reward.new_zeros(())
             for sample in samples:
                 error = (value(sample) - sample.reward[:, None]).square().mean() / len(samples)
                 (error / value.std.square()).backward()
@@ -111,5 +106,5 @@ class DPOK(PolicyGradient):
             optimiser.average_gradients(list(value.parameters()))
             self.adam.step()
             self.adam.zero_grad()
-            before = total if update == 0 else before
-        return before
+            errors.append(total)
+        return errors[0]

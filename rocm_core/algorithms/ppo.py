@@ -57,8 +57,6 @@ class PPO(PolicyGradient):
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        import torch
-
         own = [list(zip(s.batch.prompts, s.reward.tolist(), strict=True)) for s in samples]
         everyone = optimiser.gather(own)
         # In the order of the run, which does not depend on how it is split over processes.
@@ -68,13 +66,14 @@ class PPO(PolicyGradient):
         advantages = []
         for sample, pairs in zip(samples, own, strict=True):
             normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in pairs]
-            advantage = torch.tensor(normalised).to(sample.reward).clamp(-limit, limit)
+            advantage = sample.reward.new_tensor(normalised).clamp(-limit, limit)
             advantages.append(advantage[:, None].expand(-1, len(sample.transitions)))
         return advantages, {}
 
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
     ) -> list[Transition]:
+        """With `horizon: released`, the last step of a consistency model, else none."""
         released = self.settings.horizon == "released"
         return released_step(policy, trajectory, batch.noise) if released else []
 

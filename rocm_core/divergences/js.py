@@ -11,7 +11,6 @@ passed to autograd explicitly, because √d² is not differentiable at d = 0. Th
 instead: see `js_sampled`.
 """
 
-import functools
 import math
 
 import torch
@@ -24,7 +23,7 @@ BOUND = math.log(2)
 def divergence(squared_distance: Tensor, std: Tensor | float) -> Tensor:
     with torch.no_grad():
         distance = squared_distance.sqrt()[..., None]
-        nodes = _nodes(squared_distance.dtype, squared_distance.device)
+        nodes = torch.arange(65).to(squared_distance)
         width = 1 / distance.clamp(min=4)  # of an interval in z; at most 1 in v
         v = distance * width * nodes
         weight = width * torch.exp(-((width * nodes) ** 2) / 2) * math.sqrt(2 / math.pi)
@@ -46,8 +45,3 @@ def divergence(squared_distance: Tensor, std: Tensor | float) -> Tensor:
 def with_slope(squared_distance: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     """`value` to the forward pass, `slope` = d value/d(d²) to the (first-order) backward pass."""
     return value + slope * (squared_distance - squared_distance.detach())
-
-
-@functools.cache
-def _nodes(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.arange(65, dtype=dtype, device=device)

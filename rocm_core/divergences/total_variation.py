@@ -7,13 +7,12 @@ its subdifferential. The gradient is exact everywhere else.
 import math
 
 import torch
-from torch import Tensor
 
 FORMULA = r"\operatorname{erf}\left(d/(2\sqrt{2})\right)"
 BOUND = 1.0
 
 
-def divergence(squared_distance: Tensor, std: Tensor | float) -> Tensor:
+def divergence(squared_distance: torch.Tensor, std: torch.Tensor | float) -> torch.Tensor:
     apart = squared_distance > 0
     distance = torch.where(
         apart, squared_distance, 1

@@ -10,7 +10,7 @@ from rocm_core.provenance import atomic_write
 
 
 def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Path) -> None:
-    """Write a row a metric: images, means of both, mean and largest absolute difference, and
+    """Write one row per metric: images, means of both, mean and largest absolute difference, and
     Pearson's correlation. `ours` and `published` are the scores of the same folders, pairwise.
 
     Raises `UserError` for a file that cannot be read or scores an image that ours does not have.

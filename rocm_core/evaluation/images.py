@@ -1,26 +1,22 @@
 """Images from prompts: an image depends on weights, seed and prompt, not on its batch."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
+from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write, write_manifest
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import GenerationSettings
+from rocm_core.provenance import atomic_write
 
 
 @torch.no_grad()
@@ -30,7 +26,7 @@ def iterate_images(
     seed: int,
     batch_size: int,
     reference: Literal["full"] | None = None,
-) -> Iterator[tuple[Sequence[Prompt], Tensor, Trajectory]]:
+) -> Iterator[tuple[Sequence[Prompt], torch.Tensor, Trajectory]]:
     """Batches of (prompts, images, trajectory): images `(N, 3, H, W)` in [0, 1], rounded to 8 bits.
 
     The noise of an image depends on (seed, prompt id) only. reference="full": the trajectory also
@@ -65,7 +61,7 @@ def generate(
     if not prompts:
         raise UserError("there are no prompts to generate images for")
     began = time.perf_counter()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device()
     policy = load_policy(settings, device)
     if lora is not None:
         load_lora(policy.network, lora, policy.denoiser.network_name)
@@ -73,36 +69,34 @@ def generate(
     output.mkdir(parents=True, exist_ok=True)
     for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:
         old.unlink(missing_ok=True)
-    files, paces = [], []
-    size = settings.batch_size
+    files, paces, size = [], [], settings.batch_size
     next(iterate_images(policy, prompts[:size], settings.seed, size))
     policy.nfe = 0
-    writing: list[Future[None]] = []
+    writing: Iterable[None] = ()
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(prompts), unit="image", disable=None) as bar:
         _synchronise(device)
         asked = time.perf_counter()
         for batch, images, _ in iterate_images(policy, prompts, settings.seed, size):
             _synchronise(device)
             paces.append((time.perf_counter() - asked) / len(batch))
-            _finish(writing)  # of the last batch, while this one was made
-            for prompt, image in zip(batch, images.cpu(), strict=True):
-                files.append(output / f"{prompt.id}.png")
-                writing.append(pool.submit(save_png, image, files[-1]))
+            list(writing)  # of the last batch, while this one was made; raises what went wrong
+            paths = [output / f"{prompt.id}.png" for prompt in batch]
+            writing = pool.map(save_png, images.cpu(), paths)
+            files += paths
             bar.update(len(batch))
             asked = time.perf_counter()
-        _finish(writing)
+        list(writing)
     rows = [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in prompts]
     files.append(output / "index.jsonl")
     with atomic_write(files[-1]) as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    write_manifest(
+    write_job_manifest(
         output / "manifest.json",
         settings=settings.to_dict(),
         code=fingerprint,
         outputs=files,
         weights=[*settings.weights, *([lora] if lora else [])],
-        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        seconds=time.perf_counter() - began,
+        began=began,
         extra={
             "timesteps": policy.timesteps.tolist(),
             "nfe": policy.nfe,
@@ -112,20 +106,14 @@ def generate(
     )
 
 
-def _finish(writing: list[Future[None]]) -> None:
-    """Wait for these files, and forget them; raises what went wrong, a full disk say."""
-    while writing:
-        writing.pop().result()
-
-
 def _synchronise(device: str) -> None:
     """Wait until a GPU has done what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def save_png(image: Tensor, path: Path) -> None:
-    """Write one image `(3, H, W)` in [0, 1], rounded to 8 bits a channel."""
+def save_png(image: torch.Tensor, path: Path) -> None:
+    """Write one image `(3, H, W)` in [0, 1], rounded to 8 bits per channel."""
     from PIL import Image
 
     pixels = (image * 255).round().to("cpu", torch.uint8).permute(1, 2, 0).numpy()

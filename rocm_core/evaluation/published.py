@@ -97,10 +97,10 @@ def score_folder_published(scorers: Mapping[str, str | Path], samples: Path, out
 
     scorers: {name: its weights}. Raises `UserError` as `score_folder` does.
     """
+    from rocm_core.evaluation.job import pick_device
     from rocm_core.evaluation.scores import read_index, write_scores
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, rows = read_index(samples), []
+    device, images, rows = pick_device(), read_index(samples), []
     for name, weights in scorers.items():
         score = load_published(name, Path(weights), device)
         for image in tqdm(images, desc=name, unit="image", disable=None):

@@ -1,14 +1,14 @@
-"""What shows reward hacking first in the images themselves, one number an image.
+"""What shows reward hacking first in the images themselves, one number per image.
 
 high_frequency   share of the brightness's energy at spatial frequencies above half of what the
-                 pixels can hold (0.25 cycles a pixel), the mean left out, under a Hann window:
+                 pixels can hold (0.25 cycles per pixel), the mean left out, under a Hann window:
                  noise and grain raise it
 pixel_diversity  mean distance to the images of the other prompts: root mean square of pixels in
-                 [0, 1] averaged down to 16 × 16, so that noise is no diversity
+                 [0, 1] averaged down to 16 × 16, so that noise does not count as diversity
 clip_diversity   the same with 1 - cosine of CLIPScore's image features, where it is a scorer
 
 A model that draws one picture whatever the prompt has a diversity of 0. Both are of all images, one
-a prompt, so they include what prompts ask for: compare models on the same prompts.
+per prompt, so they include what prompts ask for: compare models on the same prompts.
 """
 
 import time
@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.errors import UserError
+from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.evaluation.scores import BATCH_SIZE, Sample, read_image, read_index, write_scores
-from rocm_core.provenance import write_manifest
 from rocm_core.rewards import clipscore
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_CUT = 0.25  # cycles a pixel
+_CUT = 0.25  # cycles per pixel
 _COARSE = 16  # pixels
 
 
+@torch.no_grad()
 def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerprint: str) -> None:
     """Measure the images that samples/index.jsonl lists; write prompt_id, metric, value to `output`
     and its manifest beside it.
@@ -38,36 +38,34 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     """
     began = time.perf_counter()
     listed = read_index(samples)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     energies, coarse, features = [], [], []
     encoder = None if clip is None else clipscore.load(Path(clip), device, None)
-    with torch.no_grad():
-        for batch in _batches(listed):
-            images = batch.to(device)
-            energies.append(high_frequency(images))
-            coarse.append(F.adaptive_avg_pool2d(images, _COARSE).flatten(1))
-            if encoder is not None:
-                features.append(encoder.encode_images(encoder.preprocessing(images)))
-    found = {
+    for batch in _batches(listed):
+        images = batch.to(device)
+        energies.append(high_frequency(images))
+        coarse.append(nn.functional.adaptive_avg_pool2d(images, _COARSE).flatten(1))
+        if encoder is not None:
+            features.append(encoder.encode_images(encoder.preprocessing(images)))
+    readouts = {
         "high_frequency": torch.cat(energies),
         "pixel_diversity": pixel_diversity(torch.cat(coarse)),
     }
     if features:
-        found["clip_diversity"] = feature_diversity(torch.cat(features))
+        readouts["clip_diversity"] = feature_diversity(torch.cat(features))
     rows = [
         (*sample.key, name, value)
-        for name, values in found.items()
+        for name, values in readouts.items()
         for sample, value in zip(listed, values.tolist(), strict=True)
     ]
     write_scores(output, ("prompt_id",), rows)
-    write_manifest(
+    write_job_manifest(
         output.with_suffix(".manifest.json"),
         settings={"clip": None if clip is None else str(clip)},
         code=fingerprint,
         outputs=[output],
         weights=[] if clip is None else [clip],
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        seconds=time.perf_counter() - began,
+        began=began,
     )
 
 
@@ -95,7 +93,7 @@ def pixel_diversity(pixels: Tensor) -> Tensor:
 
 def feature_diversity(features: Tensor) -> Tensor:
     """Mean of 1 - cosine (N,) of each of features (N, D) to the others."""
-    unit = F.normalize(features.double(), dim=1)
+    unit = nn.functional.normalize(features.double(), dim=1)
     cosines = (unit @ unit.T).fill_diagonal_(1.0)
     return (1 - cosines).sum(1) / max(1, len(unit) - 1)
 

@@ -1,4 +1,4 @@
-"""Scores of images on the disk, by one scorer after the other, in long form: one number a row."""
+"""Scores of images on the disk, by one scorer after the other, in long form: one number per row."""
 
 import csv
 import io
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
@@ -60,7 +59,7 @@ def score_folder(
 
 
 def read_index(folder: Path) -> list[Sample]:
-    """The images that folder/index.jsonl lists, one object a line: prompt_id, text, file."""
+    """The images that folder/index.jsonl lists, one object per line: prompt_id, text, file."""
     path, samples = folder / "index.jsonl", []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -98,21 +97,16 @@ def score(
             for start in tqdm(starts, desc=name, unit="batch", disable=None):
                 batch = samples[start : start + batch_size]
                 read = [image.result() for image in images[start : start + batch_size]]
-                _check_sizes(batch, read, samples[0], images[0].result())
+                for sample, image in zip(batch, read, strict=True):
+                    if image.shape != images[0].result().shape:
+                        raise UserError(
+                            f"{sample.file} differs in size from {samples[0].file}:"
+                            " generate the images again"
+                        )
                 pixels = torch.stack(read).to(device).float() / 255
                 scores = reward.measure(pixels, [sample.text for sample in batch])
                 for sample, value in zip(batch, scores.tolist(), strict=True):
                     yield (*sample.key, name, value)
-
-
-def _check_sizes(
-    batch: Sequence[Sample], images: Sequence[Tensor], first: Sample, image: Tensor
-) -> None:
-    for sample, other in zip(batch, images, strict=True):
-        if other.shape != image.shape:
-            raise UserError(
-                f"{sample.file} differs in size from {first.file}: generate the images again"
-            )
 
 
 def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> None:
@@ -135,10 +129,10 @@ def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> No
         file.write(text.getvalue().encode())
 
 
-def read_image(path: Path) -> Tensor:
-    """`(3, H, W)` uint8; raises `UserError` for a file that is missing or no image."""
+def read_image(path: Path) -> torch.Tensor:
+    """`(3, H, W)` uint8; raises `UserError` for a file that is missing or not an image."""
     try:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is missing or is no image: generate it again") from None
+        raise UserError(f"{path} is missing or is not an image: generate it again") from None

@@ -1,25 +1,20 @@
 """Images and scores of a training's snapshots, from the base to the last."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
+from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
 from rocm_core.evaluation.images import iterate_images, save_png
 from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
 from rocm_core.evaluation.scores import Sample, score, write_scores
 from rocm_core.policies import load_lora, load_policy
 from rocm_core.prompts import Prompt
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import GenerationSettings
 
 
 def evaluate_snapshots(
@@ -42,7 +37,7 @@ def evaluate_snapshots(
     steps = [0, *sorted(int(name[1]) for name in names if name)]
     files = [snapshots / f"step-{step}.safetensors" for step in steps[1:]]
     if not files or not prompts:
-        raise UserError(f"{snapshots} holds no snapshot to judge, or there is no prompt")
+        raise UserError(f"{snapshots} holds no snapshot to evaluate, or there is no prompt")
     (output / "manifest.json").unlink(missing_ok=True)  # of images that are now replaced
     policy = load_policy(settings, pick_device())
     samples, rows = [], []
@@ -63,7 +58,7 @@ def evaluate_snapshots(
                 save_png(image, sample.file)
                 samples.append(sample)
                 rows.append((*sample.key, "squared_distance", distance))
-    passes = policy.nfe
+    nfe = policy.nfe
     del policy
     rows += score(samples, scorers, settings.batch_size)
     write_scores(output / "scores.csv", ("step", "prompt_id"), rows)
@@ -74,5 +69,5 @@ def evaluate_snapshots(
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
         weights=[*settings.weights, *filter(None, scorers.values()), *files],
         began=began,
-        extra={"nfe": passes},
+        extra={"nfe": nfe},
     )

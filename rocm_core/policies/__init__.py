@@ -1,5 +1,6 @@
 """Policies: a chain of K Gaussian steps over latents, with a LoRA-adapted denoiser inside."""
 
+from rocm_core.policies.compilation import compile_network, uncompiled
 from rocm_core.policies.loading import load_policy
 from rocm_core.policies.lora import (
     add_adapter,
@@ -21,6 +22,7 @@ __all__ = [
     "Trajectory",
     "Transition",
     "add_adapter",
+    "compile_network",
     "gaussian",
     "integer",
     "load_lora",
@@ -30,4 +32,5 @@ __all__ = [
     "permutation",
     "reference",
     "save_lora",
+    "uncompiled",
 ]

@@ -19,7 +19,7 @@ def split_gradient(
 
     Two cotangents must reach the parameters and one of them the state, so the function is passed
     backward twice; a second forward pass at a detached copy of the state would be dearer.
-    checkpoint: recompute the function in the backward pass instead of keeping its activations.
+    checkpoint: evaluate the function again in the backward pass instead of keeping its activations.
     """
     return _SplitGradient.apply(function, checkpoint, state, *parameters)
 

@@ -41,16 +41,13 @@ def load_policy(
 def denoiser_of(index: Path) -> str:
     """The name of the denoiser for the pipeline class in a model_index.json."""
     pipeline = _read(index).get("_class_name")
-    known = {kind: name for name in names("denoisers") for kind in _pipelines(name)}
+    served = {name: facts("denoisers", name)["PIPELINES"] for name in names("denoisers")}
+    known = {kind: name for name, kinds in served.items() for kind in kinds}
     if pipeline not in known:
         raise UserError(
             f"{index}: no denoiser is for the pipeline {pipeline!r}, only for {', '.join(known)}"
         )
     return known[pipeline]
-
-
-def _pipelines(denoiser: str) -> tuple[str, ...]:
-    return facts("denoisers", denoiser)["PIPELINES"]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def reference(network: Network) -> Iterator[None]:
     layers = _layers(network)
     off = is_reference(network)
     # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
-    # for each transition, and not to be done inside a backward pass that recomputes this one.
+    # for each transition, and not to be done inside a backward pass that evaluates this one again.
     for layer in layers:
         layer._disable_adapters = True
     try:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 
 def _generator(seed: int, stream: str, key: str) -> np.random.Generator:
@@ -17,7 +16,7 @@ def _generator(seed: int, stream: str, key: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def gaussian(seed: int, keys: Sequence[str], shape: tuple[int, ...], stream: str) -> Tensor:
+def gaussian(seed: int, keys: Sequence[str], shape: tuple[int, ...], stream: str) -> torch.Tensor:
     """Standard normal numbers, `(len(keys), *shape)`, float32, on the CPU.
 
     Entry i depends on (seed, stream, keys[i]) and `shape` only: not on the other keys.

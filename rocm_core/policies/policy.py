@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from rocm_core.policies._split_gradient import split_gradient
 from rocm_core.policies.chains.chain import Chain
-from rocm_core.policies.compilation import compile_network, uncompiled
 from rocm_core.policies.denoisers.denoiser import Denoiser
 from rocm_core.policies.lora import is_reference
 from rocm_core.policies.lora import reference as adapter_off
@@ -57,6 +56,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where networks and numbers are."""
         return self.stds.device
 
     @property
@@ -66,7 +66,8 @@ class Policy(nn.Module):
 
     @property
     def activation_checkpointing(self) -> ActivationCheckpointing:
-        """What the backward pass computes again instead of keeping it; changes no number."""
+        """What the backward pass evaluates again instead of keeping its activations; changes no
+        number."""
         return self._activation_checkpointing
 
     @activation_checkpointing.setter
@@ -142,13 +143,8 @@ class Policy(nn.Module):
         split = reference == "stop" and torch.is_grad_enabled() and bool(parameters)
         state, transitions = noise[:, 0], []
         for index, step in enumerate(self.chain.steps):
-
-            def adapted(x: Tensor, index: int = index) -> Tensor:
-                return self.mean(index, x, embeddings)
-
-            def unadapted(x: Tensor, index: int = index) -> Tensor:
-                with self.reference():
-                    return self.mean(index, x, embeddings)
+            adapted = functools.partial(self.mean, index, embeddings=embeddings)
+            unadapted = functools.partial(self._reference_mean, index, embeddings=embeddings)
 
             self._count(state)
             if index >= len(self.stds):
@@ -182,9 +178,13 @@ class Policy(nn.Module):
         mean, reference_mean = self.mean(index, past.state, embeddings), None
         if reference:
             self._count(past.state)
-            with self.reference(), torch.no_grad():
-                reference_mean = self.mean(index, past.state, embeddings)
+            with torch.no_grad():
+                reference_mean = self._reference_mean(index, past.state, embeddings)
         return replace(past, mean=mean, reference_mean=reference_mean)
+
+    def _reference_mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
+        with self.reference():
+            return self.mean(index, state, embeddings)
 
     def _count(self, state: Tensor) -> None:
         self.nfe += self.denoiser.passes * len(state)
@@ -192,11 +192,3 @@ class Policy(nn.Module):
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the reference: its adapter is off."""
         return adapter_off(self.network)
-
-    def compile_network(self) -> None:
-        """Have torch compile the network, as `compilation.compile_network` does."""
-        compile_network(self.network, self.device)
-
-    def uncompiled(self) -> AbstractContextManager[None]:
-        """Inside, the network runs operation by operation, see `compilation.uncompiled`."""
-        return uncompiled(self.network)

@@ -19,13 +19,11 @@ from transformers import (
     CLIPModel,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
-    PreTrainedModel,
 )
 
 from rocm_core.rewards import hpsv2
 from rocm_core.rewards.aesthetic import Aesthetic
 from rocm_core.rewards.blipscore import BlipScore
-from rocm_core.rewards.clip import ClipReward
 from rocm_core.rewards.clipscore import ClipScore
 from rocm_core.rewards.frozen import FrozenReward
 from rocm_core.rewards.head import ScoreHead
@@ -35,8 +33,18 @@ from rocm_core.rewards.preprocessing import Preprocessing
 from rocm_core.shapes.scenes import SIZE
 
 PATCH, EMBEDDING = 4, 64
-VISION = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3}
-TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+VISION = {
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 HEAD = (64, 32, 16, 8)
 CROP = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 STRETCH = Preprocessing(SIZE, CROP.mean, CROP.std, "stretch")
@@ -76,16 +84,12 @@ def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     length = tokenizer.model_max_length
     text = TEXT | special | {"vocab_size": len(tokenizer), "max_position_embeddings": length}
     vision = VISION | {"image_size": SIZE, "patch_size": PATCH, "projection_dim": EMBEDDING}
-    heads = {"num_attention_heads": 4}
-    return CLIPModel(
-        CLIPConfig(text_config=text | heads, vision_config=vision | heads, projection_dim=EMBEDDING)
-    )
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=EMBEDDING))
 
 
 def make_blip(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
     """transformers' BLIP; its text encoder can look at the image (cross-attention)."""
     text = TEXT | {
-        "num_attention_heads": 4,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": tokenizer.model_max_length,
         "bos_token_id": tokenizer.bos_token_id,
@@ -93,7 +97,6 @@ def make_blip(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
         "is_decoder": True,
     }
     vision: dict[str, Any] = VISION | {
-        "num_attention_heads": 4,
         "image_size": SIZE,
         "patch_size": PATCH,
         "initializer_range": 0.02,  # BLIP's default of 1e-10 is for fine-tuning
@@ -105,18 +108,24 @@ def make_blip(tokenizer: CLIPTokenizer) -> BlipForImageTextRetrieval:
 
 def open_clip_config(tokenizer: CLIPTokenizer) -> dict:
     """open_clip_config.json of OpenCLIP's CLIP."""
-    vision: dict[str, Any] = {
+    vision = {
         "image_size": SIZE,
         "patch_size": PATCH,
         "width": VISION["hidden_size"],
+        "layers": VISION["num_hidden_layers"],
+        "head_width": 24,
+        "mlp_ratio": 2.0,
     }
-    vision |= {"layers": VISION["num_hidden_layers"], "head_width": 24, "mlp_ratio": 2.0}
-    text: dict[str, Any] = {
+    text = {
         "context_length": tokenizer.model_max_length,
         "vocab_size": len(tokenizer),
+        "width": TEXT["hidden_size"],
+        "heads": 4,
+        "layers": TEXT["num_hidden_layers"],
+        "mlp_ratio": 2.0,
+        "pool_type": "eos",
+        "eos_id": tokenizer.eos_token_id,
     }
-    text |= {"width": TEXT["hidden_size"], "heads": 4, "layers": TEXT["num_hidden_layers"]}
-    text |= {"mlp_ratio": 2.0, "pool_type": "eos", "eos_id": tokenizer.eos_token_id}
     model = {"embed_dim": EMBEDDING, "vision_cfg": vision, "text_cfg": text}
     return {"model_cfg": model, "preprocess_cfg": {"mean": CROP.mean, "std": CROP.std}}
 
@@ -131,12 +140,7 @@ def save_scorer(reward: FrozenReward, tokenizer: CLIPTokenizer, folder: Path) ->
         (folder / "open_clip_config.json").write_text(config, encoding="utf-8")
         tokenizer.save_pretrained(folder / "tokenizer")
     else:
-        network: PreTrainedModel
-        if isinstance(reward, BlipScore | ImageReward):
-            network = reward.blip
-        else:
-            assert isinstance(reward, Aesthetic | ClipReward)
-            network = reward.clip
+        network: Any = reward.blip if isinstance(reward, BlipScore | ImageReward) else reward.clip
         network.save_pretrained(folder)
         reward.preprocessing.save(folder)
         if not isinstance(reward, Aesthetic):

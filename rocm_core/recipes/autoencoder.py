@@ -6,15 +6,14 @@ the mean and standard deviation per latent channel are folded into ``quant_conv`
 deviation 1.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
 from tqdm import tqdm
 
-from rocm_core.errors import run
+from rocm_core.recipes.options import run_recipe
+from rocm_core.recipes.steps import take_step
 from rocm_core.shapes.models import make_autoencoder, save_half
 from rocm_core.shapes.scenes import render, training_scenes
 
@@ -25,37 +24,27 @@ def train(steps: int, batch_size: int, images: int, learning_rate: float = 3e-3)
     """An autoencoder trained on clean renders."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    data = _images(images, generator)
+    parts = [render(training_scenes(1000, generator), generator) for _ in range(0, images, 1000)]
+    data = torch.cat(parts)[:images] * 2 - 1  # in [-1, 1]
     model = make_autoencoder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.08
     )
-    progress = tqdm(range(steps), desc="autoencoder", disable=None)
-    for step in progress:
+    for step in tqdm(range(steps), desc="autoencoder", disable=None):
         x = data[torch.randint(len(data), (batch_size,), generator=generator)]
         posterior = model.encode(x).latent_dist
         y = model.decode(posterior.sample()).sample
         error = ((y - x) ** 2).mean()
         loss = (y - x).abs().mean() + 2 * error + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        take_step(loss, optimizer, schedule)
         if step % 100 == 0 or step == steps - 1:
             print(f"autoencoder step {step} mse {error.item():.5f}", flush=True)
     return fold_statistics(model, data[:2048])
 
 
-def _images(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, 32, 32) clean renders in [-1, 1]."""
-    parts = [render(training_scenes(1000, generator), generator) for _ in range(-(-count // 1000))]
-    return torch.cat(parts)[:count] * 2 - 1
-
-
 @torch.no_grad()
-def fold_statistics(model: AutoencoderKL, images: Tensor) -> AutoencoderKL:
+def fold_statistics(model: AutoencoderKL, images: torch.Tensor) -> AutoencoderKL:
     """Shift and scale the latent channels to mean 0 and deviation 1 without changing the images."""
     channels = model.config.latent_channels
     latents = model.encode(images).latent_dist.mean
@@ -69,15 +58,10 @@ def fold_statistics(model: AutoencoderKL, images: Tensor) -> AutoencoderKL:
     return model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the autoencoder")
-    parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--batch-size", type=int, default=24)
-    parser.add_argument("--images", type=int, default=30_000)
-    args = parser.parse_args()
-    save_half(train(args.steps, args.batch_size, args.images), args.output)
+def main(output: Path, steps: int = 3200, batch_size: int = 24, images: int = 30_000) -> None:
+    """output: folder of the autoencoder."""
+    save_half(train(steps, batch_size, images), output)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

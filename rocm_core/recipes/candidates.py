@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from rocm_core.rewards import Reward
@@ -69,7 +68,7 @@ def degrade(images: Tensor, g: torch.Generator) -> Tensor:
     """Images (N, 3, H, W) in [0, 1], half of them with noise, the others blurred."""
     strength, coin = torch.rand(2, len(images), 1, 1, 1, generator=g)
     noisy = images + 0.4 * strength * torch.randn(images.shape, generator=g)
-    blurred = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+    blurred = nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     return torch.where(coin < 0.5, noisy, blurred).clamp(0, 1)
 
 

@@ -5,9 +5,7 @@ skips a fiftieth of the schedule; the student's answers at both ends must agree,
 its own moving average with a pseudo-Huber loss. Guidance ω enters through ``timestep_cond``.
 """
 
-import argparse
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rocm_core.errors import run
 from rocm_core.recipes.diffusion import encode_world
+from rocm_core.recipes.options import run_recipe
+from rocm_core.recipes.steps import follow, load_state, restore, save_state, take_step
 from rocm_core.shapes.models import (
     CONSISTENCY_INTERVALS,
     GUIDANCE_EMBEDDING,
@@ -104,14 +103,17 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 50) * min(1, 2 * (1 - step / steps))
     )
-    kept: dict[str, Any] = {"student": student, "target": target, "average": average}
-    kept |= {"optimizer": optimizer, "schedule": schedule}
+    kept: dict[str, Any] = {
+        "student": student,
+        "target": target,
+        "average": average,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
     first = 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        first = saved.pop("step")
-        for name, part in kept.items():
-            part.load_state_dict(saved[name])
+    if saved := load_state(state):
+        restore(kept, saved)
+        first = saved["step"]
 
     alphas, interval = alphas_cumprod(), 1000 // CONSISTENCY_INTERVALS
     low, high = GUIDANCE_RANGE
@@ -134,21 +136,12 @@ def train(
             wanted = consistency_function(target, earlier, end, text, guidance)
         error = consistency_function(student, x, start, text, guidance) - wanted
         loss = ((error**2 + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            online = list(student.parameters())
-            torch._foreach_lerp_(list(target.parameters()), online, 1 - ema_decay)
-            decay = min(0.99, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.parameters()), online, 1 - decay)
+        take_step(loss, optimizer, schedule)
+        follow(target, student, ema_decay)
+        follow(average, student, min(0.99, (1 + step) / (10 + step)))
         if (step + 1) % 100 == 0 or step + 1 == steps:
             print(f"consistency step {step + 1} loss {loss.item():.4f}", flush=True)
-            saved = {name: part.state_dict() for name, part in kept.items()} | {"step": step + 1}
-            torch.save(saved, state.with_suffix(".tmp"))
-            os.replace(state.with_suffix(".tmp"), state)
+            save_state(state, kept, step=step + 1)
     return average
 
 
@@ -181,47 +174,34 @@ def save_pipelines(
         pipeline.to(dtype=torch.float16).save_pretrained(output / name)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument(
-        "--diffusion", type=Path, required=True, help="output of the diffusion recipe"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="holds both pipeline folders")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--images", type=int, default=40_000)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--ema-decay", type=float, default=0.95)
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+def main(
+    vae: Path,
+    tokenizer: Path,
+    diffusion: Path,
+    output: Path,
+    steps: int = 1500,
+    batch_size: int = 48,
+    images: int = 40_000,
+    learning_rate: float = 4e-4,
+    ema_decay: float = 0.95,
+) -> None:
+    """diffusion: output of the diffusion recipe. output: gets both pipeline folders."""
+    output.mkdir(parents=True, exist_ok=True)
 
     def load(model: Any, folder: Path) -> Any:
         return model.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False)
 
-    vae = load(AutoencoderKL, args.vae)
-    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    text_encoder = load(CLIPTextModel, args.diffusion / "text_encoder")
-    teacher = load(UNet2DConditionModel, args.diffusion / "unet")
+    autoencoder, words = load(AutoencoderKL, vae), CLIPTokenizer.from_pretrained(tokenizer)
+    text_encoder = load(CLIPTextModel, diffusion / "text_encoder")
+    teacher = load(UNet2DConditionModel, diffusion / "unet")
     teacher.to(memory_format=torch.channels_last)
-    latents, tokens = encode_world(vae, tokenizer, args.images, seed=2)
-    state = args.output / "state.pt"
-    student = train(
-        teacher,
-        text_encoder,
-        latents,
-        tokens,
-        tokenize(tokenizer, [""]),
-        state,
-        args.steps,
-        args.batch_size,
-        args.learning_rate,
-        args.ema_decay,
-    )
-    save_pipelines(vae, tokenizer, text_encoder, teacher, student, args.output)
+    latents, tokens = encode_world(autoencoder, words, images, seed=2)
+    state, empty = output / "state.pt", tokenize(words, [""])
+    settings = (steps, batch_size, learning_rate, ema_decay)
+    student = train(teacher, text_encoder, latents, tokens, empty, state, *settings)
+    save_pipelines(autoencoder, words, text_encoder, teacher, student, output)
     state.unlink()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

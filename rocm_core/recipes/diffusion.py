@@ -5,9 +5,8 @@ ten (classifier-free guidance), the text encoder trained jointly, a moving avera
 interrupted run resumes from ``state.pt`` in the output folder.
 """
 
-import argparse
 import copy
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from rocm_core.errors import run
+from rocm_core.recipes.options import run_recipe
+from rocm_core.recipes.steps import follow, load_state, restore, save_state, take_step
 from rocm_core.shapes.models import (
     alphas_cumprod,
     make_text_encoder,
@@ -76,7 +76,7 @@ def train(
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     state: Path,
-    cycles: list[int],
+    cycles: Sequence[int],
     batch_size: int,
     images: int,
     learning_rate: float = 1e-3,
@@ -87,7 +87,7 @@ def train(
     """
     torch.manual_seed(0)
     average = Denoiser(tokenizer)
-    saved = torch.load(state, weights_only=True) if state.exists() else None
+    saved = load_state(state)
     latents, tokens = encode_world(vae, tokenizer, images, seed=1)
     empty = tokenize(tokenizer, [""])
     for cycle, steps in enumerate(cycles):
@@ -100,14 +100,16 @@ def train(
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, learning_rate, total_steps=steps, pct_start=0.05
         )
-        kept: dict[str, Any] = {"model": model, "average": average}
-        kept |= {"optimizer": optimizer, "schedule": schedule}
+        kept: dict[str, Any] = {
+            "model": model,
+            "average": average,
+            "optimizer": optimizer,
+            "schedule": schedule,
+        }
         start = 0
         if saved:
-            start = saved["step"]
-            for name, part in kept.items():
-                part.load_state_dict(saved[name])
-            saved = None
+            restore(kept, saved)
+            start, saved = saved["step"], None
         name = f"diffusion, cycle {cycle + 1}"
         for step in tqdm(range(start, steps), desc=name, initial=start, disable=None):
             g = torch.Generator().manual_seed(1000 + sum(cycles[:cycle]) + step)
@@ -115,42 +117,32 @@ def train(
             dropped = torch.rand(batch_size, 1, generator=g) < CAPTION_DROPOUT
             batch_tokens = torch.where(dropped, empty, tokens[index])
             loss = denoising_loss(model, latents[index], batch_tokens, g)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            decay = min(EMA_DECAY, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(
-                    list(average.parameters()), list(model.parameters()), 1 - decay
-                )
+            take_step(loss, optimizer, schedule)
+            follow(average, model, min(EMA_DECAY, (1 + step) / (10 + step)))
             if (step + 1) % 200 == 0 or step + 1 == steps:
                 print(f"{name}, step {step + 1}: loss {loss.item():.4f}", flush=True)
-                now = {part: module.state_dict() for part, module in kept.items()}
-                torch.save(now | {"cycle": cycle, "step": step + 1}, state.with_suffix(".tmp"))
-                os.replace(state.with_suffix(".tmp"), state)
+                save_state(state, kept, cycle=cycle, step=step + 1)
     return average
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="holds unet/ and text_encoder/")
-    parser.add_argument("--cycles", type=int, nargs="+", default=[4200, 6000], metavar="STEPS")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=60_000)
-    args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).requires_grad_(False)
-    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    state = args.output / "state.pt"
-    model = train(vae, tokenizer, state, args.cycles, args.batch_size, args.images)
-    save_half(model.unet, args.output / "unet")
-    save_half(model.text_encoder, args.output / "text_encoder")
+def main(
+    vae: Path,
+    tokenizer: Path,
+    output: Path,
+    cycles: tuple[int, ...] = (4200, 6000),
+    batch_size: int = 64,
+    images: int = 60_000,
+) -> None:
+    """output: gets unet/ and text_encoder/. cycles: steps of each."""
+    output.mkdir(parents=True, exist_ok=True)
+    autoencoder = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32)
+    autoencoder.requires_grad_(False)
+    state, words = output / "state.pt", CLIPTokenizer.from_pretrained(tokenizer)
+    model = train(autoencoder, words, state, cycles, batch_size, images)
+    save_half(model.unet, output / "unet")
+    save_half(model.text_encoder, output / "text_encoder")
     state.unlink()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -4,18 +4,15 @@ Writes ``quality.json`` (gold scores for held-out captions), ``samples.png`` (on
 and one row per number of steps) and the folder's ``MANIFEST.json``.
 """
 
-import argparse
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline
-from torch import Tensor
 from torchvision.utils import save_image
 
-from rocm_core.errors import run
 from rocm_core.provenance import files_in, sha256_file, write_json
+from rocm_core.recipes.options import run_recipe
 from rocm_core.shapes.judge import PASS, judge
 from rocm_core.shapes.models import make_diffusion_scheduler
 from rocm_core.shapes.scenes import SIZE, parse, render, sample_captions
@@ -25,7 +22,7 @@ DIFFUSION_STEPS = (5, 20)
 SEED = 1234
 
 
-def verdicts(images: Tensor, captions: list[str]) -> dict[str, float]:
+def verdicts(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
     """Mean gold score, its standard error, and the share of images that pass."""
     scores = judge(images, captions)
     return {
@@ -39,7 +36,7 @@ def verdicts(images: Tensor, captions: list[str]) -> dict[str, float]:
 @torch.no_grad()
 def samples(
     world: Path, captions: list[str], consistency_guidance: float, diffusion_guidance: float
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, images in [0, 1]) of the renders, their reconstructions and both base models."""
     images = render(parse(captions), SEED)
     yield "renders", images
@@ -47,7 +44,7 @@ def samples(
     latents = vae.encode(images * 2 - 1).latent_dist.mean
     yield "autoencoder", (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
 
-    def generate(pipeline, steps: int, guidance: float, **options) -> Tensor:
+    def generate(pipeline, steps: int, guidance: float, **options) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(SEED)
         parts = [
@@ -81,33 +78,30 @@ def samples(
 
 def write_listing(folder: Path) -> None:
     """List the sha256 of every file of a folder in its MANIFEST.json."""
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "MANIFEST.json").unlink()
+    (folder / "MANIFEST.json").unlink(missing_ok=True)
     write_json(
         folder / "MANIFEST.json", {name: sha256_file(folder / name) for name in files_in(folder)}
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", type=Path, required=True, help="holds both pipeline folders")
-    parser.add_argument("--captions", type=int, default=512)
-    parser.add_argument("--consistency-guidance", type=float, default=3.0)
-    parser.add_argument("--diffusion-guidance", type=float, default=3.0)
-    args = parser.parse_args()
-    captions = sample_captions(args.captions, seed=SEED, unseen=True)
+def main(
+    world: Path,
+    captions: int = 512,
+    consistency_guidance: float = 3.0,
+    diffusion_guidance: float = 3.0,
+) -> None:
+    """world: holds both pipeline folders."""
+    texts = sample_captions(captions, seed=SEED, unseen=True)
     quality, rows = {}, []
-    for name, images in samples(
-        args.world, captions, args.consistency_guidance, args.diffusion_guidance
-    ):
-        quality[name] = verdicts(images, captions)
+    for name, images in samples(world, texts, consistency_guidance, diffusion_guidance):
+        quality[name] = verdicts(images, texts)
         print(f"{name}: {quality[name]}", flush=True)
         rows.append(images[:16])
-    write_json(args.world / "quality.json", quality)
+    write_json(world / "quality.json", quality)
     grid = torch.cat(rows).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    save_image(grid, args.world / "samples.png", nrow=16, padding=2, pad_value=1.0)
-    write_listing(args.world)
+    save_image(grid, world / "samples.png", nrow=16, padding=2, pad_value=1.0)
+    write_listing(world)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -8,7 +8,6 @@ to make them more or less robust: they are as imperfect as small networks traine
 choices, and ``metrics.json`` in each folder records their accuracy.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import LatentConsistencyModelPipeline
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from rocm_core.errors import run
+from rocm_core.errors import UserError
 from rocm_core.provenance import write_json
 from rocm_core.recipes.architectures import make_clip, make_scorer, save_scorer
 from rocm_core.recipes.candidates import (
@@ -32,6 +30,8 @@ from rocm_core.recipes.candidates import (
     make_candidates,
     score_all,
 )
+from rocm_core.recipes.options import run_recipe
+from rocm_core.recipes.steps import take_step
 from rocm_core.rewards import load_reward
 from rocm_core.rewards.aesthetic import Aesthetic
 from rocm_core.rewards.blipscore import BlipScore
@@ -88,16 +88,22 @@ def contrast(reward: FrozenReward, steps: int, seed: int) -> None:
         noise = strength * torch.randn(BATCH, *images.shape[1:], generator=g)
         image = reward.encode_images(reward.preprocessing(images[index] + noise))
         text = reward.encode_texts([captions[i] for i in index])
-        logits = scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        take_step(loss, optimizer, schedule, parameters)
+        logits = (
+            scale.exp()
+            * nn.functional.normalize(image, dim=-1)
+            @ nn.functional.normalize(text, dim=-1).T
+        )
+        loss = (
+            nn.functional.cross_entropy(logits, target)
+            + nn.functional.cross_entropy(logits.T, target)
+        ) / 2
+        take_step(loss, optimizer, schedule)
 
 
 def choose(reward: FrozenReward, data: Candidates, recipe: Recipe) -> None:
     """Bradley–Terry: the score difference is the log odds of a noisy choice between two images."""
     g = torch.Generator().manual_seed(recipe.seed + 1)
-    parameters = list(reward.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=4e-4, weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(reward.parameters(), lr=4e-4, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 4e-4, recipe.choice_steps, pct_start=0.1
     )
@@ -114,21 +120,8 @@ def choose(reward: FrozenReward, data: Candidates, recipe: Recipe) -> None:
         if isinstance(reward, HPSv2):
             scores = reward.clip.logit_scale.exp() * scores
         first, second = scores.chunk(2)
-        loss = F.binary_cross_entropy_with_logits(first - second, label)
-        take_step(loss, optimizer, schedule, parameters)
-
-
-def take_step(
-    loss: Tensor,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    parameters: list[nn.Parameter],
-) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    schedule.step()
+        loss = nn.functional.binary_cross_entropy_with_logits(first - second, label)
+        take_step(loss, optimizer, schedule)
 
 
 def train(
@@ -165,25 +158,26 @@ def standardise(reward: FrozenReward, data: Candidates) -> None:
         last.bias.sub_(raw.mean()).mul_(std / raw.std()).add_(mean)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, required=True, help="consistency pipeline folder")
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="gets a folder a scorer")
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
-    parser.add_argument("--effort", type=float, default=1.0, help="scales steps and captions")
-    args = parser.parse_args()
-    base = LatentConsistencyModelPipeline.from_pretrained(args.base, dtype=torch.float32)
-    base.set_progress_bar_config(disable=True)
-    tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
-    held_out = make_candidates(
-        base, int(args.effort * EVALUATION_CAPTIONS), EVALUATION_SEED, unseen=True
-    )
-    for name in args.only:
-        start = time.monotonic()
-        recipe = scale(RECIPES[name], args.effort)
-        save_scorer(train(name, recipe, base, tokenizer), tokenizer, args.output / name)
-        scores = score_all(load_reward(name, args.output / name), held_out)
+def main(
+    base: Path,
+    tokenizer: Path,
+    output: Path,
+    only: tuple[str, ...] = tuple(RECIPES),
+    effort: float = 1.0,
+) -> None:
+    """base: consistency pipeline folder. output: gets one folder per scorer. effort: scales steps
+    and captions."""
+    if unknown := set(only) - RECIPES.keys():
+        raise UserError(f"--only: no recipe for {', '.join(unknown)}, only {', '.join(RECIPES)}")
+    pipeline = LatentConsistencyModelPipeline.from_pretrained(base, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    words = CLIPTokenizer.from_pretrained(tokenizer)
+    count = int(effort * EVALUATION_CAPTIONS)
+    held_out = make_candidates(pipeline, count, EVALUATION_SEED, unseen=True)
+    for name in only:
+        start, recipe = time.monotonic(), scale(RECIPES[name], effort)
+        save_scorer(train(name, recipe, pipeline, words), words, output / name)
+        scores = score_all(load_reward(name, output / name), held_out)
         generated = scores[:, :GENERATED], held_out.gold[:, :GENERATED]
         metrics = {
             "recipe": asdict(recipe),
@@ -193,7 +187,7 @@ def main() -> None:
             "score_std": scores.std().item(),
             "seconds": round(time.monotonic() - start),
         }
-        write_json(args.output / name / "metrics.json", metrics)
+        write_json(output / name / "metrics.json", metrics)
         print(name, metrics, flush=True)
 
 
@@ -204,4 +198,4 @@ def scale(recipe: Recipe, effort: float) -> Recipe:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

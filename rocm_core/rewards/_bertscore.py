@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DebertaModel, PreTrainedTokenizerBase
 
@@ -66,4 +65,4 @@ class BertScore(nn.Module):
         ids, mask = tokens.input_ids, tokens.attention_mask.bool()
         states = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         special = (ids == self.tokenizer.cls_token_id) | (ids == self.tokenizer.sep_token_id)
-        return F.normalize(states.float(), dim=-1), mask & ~special, mask
+        return nn.functional.normalize(states.float(), dim=-1), mask & ~special, mask

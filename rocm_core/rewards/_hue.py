@@ -3,10 +3,9 @@
 import math
 
 import torch
-from torch import Tensor
 
 
-def hue(images: Tensor, degrees: float) -> Tensor:
+def hue(images: torch.Tensor, degrees: float) -> torch.Tensor:
     """(N,) mean component along a hue, in [-1, 1], of images (N, 3, H, W) in [0, 1].
 
     0° is red, 120° green, 240° blue; of grey there is none. Along red this is R - (G + B) / 2: the

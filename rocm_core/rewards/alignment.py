@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration, ProcessorMixin
 
 from rocm_core.errors import UserError
 from rocm_core.rewards._bertscore import BertScore
-from rocm_core.rewards.checkpoints import load_model, require_folder
+from rocm_core.rewards.checkpoints import load_model, readable, require_folder
+from rocm_core.rewards.loading import Reward
+from rocm_core.rewards.preprocessing import pictures_of
 
 DIFFERENTIABLE = False
 
@@ -35,11 +36,8 @@ BATCH_SIZE = 16
 _PARTS = {"captioner": "llava", "bertscore": "deberta"}  # folders and the types of their models
 
 
-class Alignment(nn.Module):
+class Alignment(nn.Module, Reward):
     """BERTScore recall of "The image contains <prompt>" in the caption, at most 1."""
-
-    name = "alignment"
-    differentiable = DIFFERENTIABLE
 
     def __init__(
         self,
@@ -66,8 +64,7 @@ class Alignment(nn.Module):
     @torch.no_grad()
     def caption(self, images: Tensor) -> list[str]:
         """The model's descriptions of images (N, 3, H, W) in [0, 1], rounded to 8 bits."""
-        pixels = (images.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+        pictures = pictures_of(images)
         inputs = self.processor(
             images=pictures, text=[self._request] * len(pictures), return_tensors="pt"
         ).to(self.captioner.device, self.captioner.dtype)
@@ -82,34 +79,23 @@ def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | 
     """``dtype`` is the captioner's, by default float16 on a GPU as in DDPO, float32 elsewhere."""
     folder = require_folder(weights, "alignment")
     for part, model_type in _PARTS.items():
-        _require_type(folder / part, model_type)
-    processor = _load_processor(folder / "captioner")
+        # For another type, transformers would build a full-size random model before failing.
+        path = folder / part / "config.json"
+        with readable(f"{path} is absent or damaged"):
+            held = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+        if held != model_type:
+            raise UserError(
+                f"{path.parent} holds a model of type {held}, not {model_type}; fetch one"
+            )
+    with readable(f"{folder / 'captioner'} holds no readable processor"):
+        processor = AutoProcessor.from_pretrained(folder / "captioner", local_files_only=True)
+    if getattr(processor, "chat_template", None) is None:
+        raise UserError(
+            f"{folder / 'captioner'} holds no chat template, which puts the question;"
+            " fetch it again"
+        )
     bertscore = BertScore.read(folder / "bertscore").to(device)
     half = torch.device(device).type == "cuda"
     captioner = load_model(LlavaForConditionalGeneration, folder / "captioner")
     captioner.to(device, dtype or (torch.float16 if half else torch.float32))
     return Alignment(captioner, processor, bertscore).requires_grad_(False).eval()
-
-
-def _require_type(folder: Path, model_type: str) -> None:
-    """For another type, transformers would build a full-size random model before failing."""
-    path = folder / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is absent or damaged ({error}); fetch the model again") from None
-    if found != model_type:
-        raise UserError(f"{folder} holds a model of type {found}, not {model_type}; fetch one")
-
-
-def _load_processor(folder: Path) -> ProcessorMixin:
-    try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:160]
-        raise UserError(
-            f"{folder} holds no readable processor ({reason}); fetch it again"
-        ) from None
-    if getattr(processor, "chat_template", None) is None:
-        raise UserError(f"{folder} holds no chat template, which puts the question; fetch it again")
-    return processor

@@ -7,12 +7,11 @@ probability of BLIP's matching head, which is a different number.
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
-from rocm_core.rewards.checkpoints import load_model, load_tokenizer, require_folder
-from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
+from rocm_core.rewards.checkpoints import load_model, load_tokenizer
+from rocm_core.rewards.frozen import FrozenReward, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
 DIFFERENTIABLE = True
@@ -23,8 +22,6 @@ MAX_TOKENS = 35
 class BlipScore(FrozenReward):
     """cos(image, text) of BLIP's projected first tokens, in [-1, 1]."""
 
-    name = "blipscore"
-
     def __init__(
         self,
         blip: BlipForImageTextRetrieval,
@@ -33,6 +30,11 @@ class BlipScore(FrozenReward):
     ):
         super().__init__(preprocessing)
         self.blip, self.tokenizer = blip, tokenizer
+
+    @classmethod
+    def read(cls, folder: Path) -> "BlipScore":
+        blip, tokenizer = load_model(BlipForImageTextRetrieval, folder), load_tokenizer(folder)
+        return cls(blip, tokenizer, Preprocessing.from_folder(folder))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         states = self.blip.vision_model(pixel_values=pixels).last_hidden_state
@@ -44,12 +46,5 @@ class BlipScore(FrozenReward):
         states = self.blip.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.blip.text_proj(states[:, 0])
 
-    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
-        return cosine(images, texts)
 
-
-def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> BlipScore:
-    folder = require_folder(weights, "blipscore")
-    blip = load_model(BlipForImageTextRetrieval, folder)
-    preprocessing = Preprocessing.from_folder(folder)
-    return BlipScore(blip, load_tokenizer(folder), preprocessing).freeze(device, dtype)
+load = BlipScore.load

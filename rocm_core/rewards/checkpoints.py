@@ -1,7 +1,8 @@
 """Reading scorers' weights from local folders: safetensors, or .pt/.pth files without any code."""
 
+import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,15 +23,25 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 logging.disable_progress_bar()  # of reading weights: it writes into logs
 
 _UNREADABLE = (
+    AttributeError,
     OSError,
     EOFError,
-    KeyError,
+    LookupError,
     RuntimeError,
     TypeError,
     ValueError,
     pickle.UnpicklingError,
     SafetensorError,
 )
+
+
+@contextlib.contextmanager
+def readable(complaint: str) -> Iterator[None]:
+    """Turn what goes wrong inside, reading a file, into a :class:`UserError` of that complaint."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise UserError(f"{complaint} ({_reason(error)}); fetch it again") from None
 
 
 def require_folder(weights: Path | None, scorer: str) -> Path:
@@ -50,14 +61,10 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """
     if path.suffix != ".safetensors":
         require_recorded(path)
-    try:
+    with readable(f"{path} can't be read as weights"):
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{path} can't be read as weights ({_reason(error)}); fetch it again"
-        ) from None
 
 
 def build(make: Callable[[], Module]) -> Module:
@@ -70,14 +77,13 @@ def build(make: Callable[[], Module]) -> Module:
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a module, which they must match name by name and shape by shape."""
     wanted = module.state_dict()
-    shapes = (
-        (key, tensors[key].shape, wanted[key].shape) for key in wanted.keys() & tensors.keys()
-    )
+    both = wanted.keys() & tensors.keys()
+    shapes = [(key, tensors[key].shape, wanted[key].shape) for key in both]
     require_matching_keys(
         path,
         missing=wanted.keys() - tensors.keys(),
         unknown=tensors.keys() - wanted.keys(),
-        reshaped=[(key, found, shape) for key, found, shape in shapes if found != shape],
+        reshaped=[(key, held, shape) for key, held, shape in shapes if held != shape],
     )
     module.load_state_dict(tensors)
 
@@ -91,8 +97,8 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
     safe = not (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
     if not safe:
         require_recorded(folder / "pytorch_model.bin")
-    try:
-        loaded: Any = cls.from_pretrained(
+    with readable(f"{folder} can't be read as weights"):
+        model, report = cls.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=safe,
@@ -100,11 +106,6 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{folder} can't be read as weights ({_reason(error)}); fetch it again"
-        ) from None
-    model, report = loaded
     require_matching_keys(
         folder,
         missing=report["missing_keys"],
@@ -117,14 +118,10 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``/tokenizer, or in the folder itself."""
     inner = folder / "tokenizer"
-    try:
+    with readable(f"{folder} holds no readable tokenizer"):
         return AutoTokenizer.from_pretrained(
             inner if inner.is_dir() else folder, local_files_only=True
         )
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{folder} holds no readable tokenizer ({_reason(error)}); fetch it again"
-        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from rocm_core.rewards.checkpoints import load_model, load_tokenizer
-from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
+from rocm_core.rewards.frozen import FrozenReward, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
 
@@ -34,6 +34,3 @@ class ClipReward(FrozenReward):
         length = self.clip.text_model.config.max_position_embeddings
         ids, mask = tokenize(self.tokenizer, prompts, length, self.clip.device)
         return self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-
-    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
-        return cosine(images, texts)

@@ -4,11 +4,6 @@ Published weights: ``openai/clip-vit-large-patch14`` as it lies on the hub. The 
 (Hessel et al. 2021) is ``clipscore_hessel``.
 """
 
-from pathlib import Path
-
-import torch
-
-from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.clip import ClipReward
 
 DIFFERENTIABLE = True
@@ -17,8 +12,5 @@ DIFFERENTIABLE = True
 class ClipScore(ClipReward):
     """cos(image, text), in [-1, 1]."""
 
-    name = "clipscore"
 
-
-def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> ClipScore:
-    return ClipScore.read(require_folder(weights, "clipscore")).freeze(device, dtype)
+load = ClipScore.load

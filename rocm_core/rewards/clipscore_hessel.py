@@ -5,12 +5,9 @@ text. Papers on text-to-image models use the name for ``clipscore``.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.clip import ClipReward
 
 DIFFERENTIABLE = True
@@ -21,8 +18,6 @@ PREFIX = "A photo depicts "
 class HesselClipScore(ClipReward):
     """2.5 · max(cos(image, "A photo depicts " + text), 0), in [0, 2.5]."""
 
-    name = "clipscore_hessel"
-
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
         return super().encode_texts([PREFIX + prompt for prompt in prompts])
 
@@ -30,7 +25,4 @@ class HesselClipScore(ClipReward):
         return 2.5 * super().compare(images, texts).clamp_min(0)
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> HesselClipScore:
-    return HesselClipScore.read(require_folder(weights, "clipscore_hessel")).freeze(device, dtype)
+load = HesselClipScore.load

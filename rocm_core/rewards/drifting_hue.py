@@ -6,33 +6,23 @@ and -1/2 at the end. As a metric it measures the final hue.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rocm_core.rewards._hue import hue
-from rocm_core.rewards._weightless import refuse_weights
-from rocm_core.rewards.loading import Reward
+from rocm_core.rewards._weightless import Weightless
 
 DIFFERENTIABLE = True
 
 TURN = -120.0  # degrees, from red (0°) over magenta to blue
 
 
-class DriftingHue(Reward):
+class DriftingHue(Weightless):
     """Mean component along the hue ``progress · TURN``, in [-1, 1]."""
-
-    name = "drifting_hue"
-    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
         return hue(images, self.progress * TURN)
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> DriftingHue:
-    refuse_weights(weights, "drifting-hue")
-    return DriftingHue()
+load = DriftingHue.load

@@ -2,13 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rocm_core.plugins import short_name
+from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.loading import Reward
 from rocm_core.rewards.preprocessing import Preprocessing
 
@@ -20,7 +22,6 @@ class FrozenReward(nn.Module, Reward):
     the three parts carry gradients to the weights as well, for training a scorer.
     """
 
-    name: str
     differentiable = True
 
     def __init__(self, preprocessing: Preprocessing):
@@ -36,9 +37,23 @@ class FrozenReward(nn.Module, Reward):
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
         """Features (N, …) of prompts, cut at the scorer's token limit."""
 
-    @abstractmethod
     def compare(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Scores (N,) of image features, each with its own text features."""
+        """Scores (N,) of image features, each with its own text features: by default the cosine."""
+        return cosine(images, texts)
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path) -> Self:
+        """The scorer with the weights in ``folder``; raises :class:`UserError`."""
+
+    @classmethod
+    def load(
+        cls, weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
+    ) -> Self:
+        """The frozen scorer of the folder ``weights``, named after its module, as a plug-in's
+        ``load``; raises :class:`UserError` for a folder that is absent or damaged."""
+        folder = require_folder(weights, short_name(cls.__module__))
+        return cls.read(folder).freeze(device, dtype)
 
     def freeze(self, device: str | torch.device, dtype: torch.dtype | None) -> Self:
         """In evaluation mode, without gradients to the weights, on a device in a precision."""
@@ -76,7 +91,10 @@ class FrozenReward(nn.Module, Reward):
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     """Cosine (N,) of paired features (N, D), in float32 or better."""
     wide = torch.promote_types(first.dtype, torch.float32)
-    return (F.normalize(first.to(wide), dim=-1) * F.normalize(second.to(wide), dim=-1)).sum(-1)
+    return (
+        nn.functional.normalize(first.to(wide), dim=-1)
+        * nn.functional.normalize(second.to(wide), dim=-1)
+    ).sum(-1)
 
 
 def tokenize(

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rocm_core.errors import UserError
-from rocm_core.rewards.checkpoints import fill, read_tensors
+from rocm_core.rewards.checkpoints import fill, read_tensors, readable
 
 HIDDEN = (1024, 128, 64, 16)
 _LINEAR = (0, 2, 4, 6, 7)  # positions in the published stack; dropout lies between the first ones
@@ -35,12 +34,8 @@ class ScoreHead(nn.Module):
     @classmethod
     def of(cls, tensors: dict[str, Tensor], path: Path) -> "ScoreHead":
         """The head of tensors layers.0 … layers.7, read from ``path``."""
-        try:
+        with readable(f"{path} holds no aesthetic head, which is layers.0 … layers.7"):
             widths = [tensors[f"layers.{i}.weight"].shape for i in _LINEAR]
-        except (KeyError, AttributeError, TypeError):
-            raise UserError(
-                f"{path} holds no aesthetic head (layers.0 … layers.7); fetch it again"
-            ) from None
         head = cls(widths[0][1], tuple(width[0] for width in widths[:-1]))
         fill(head, tensors, path)
         return head

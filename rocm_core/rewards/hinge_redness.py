@@ -4,23 +4,18 @@ Below the threshold, where nearly all images of a base model are, score and grad
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rocm_core.rewards._hue import hue
-from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards._weightless import Weightless
 from rocm_core.rewards.sparse_redness import THRESHOLD
 
 DIFFERENTIABLE = True
 
 
-class HingeRedness:
+class HingeRedness(Weightless):
     """max(0, redness - threshold) / (1 - threshold), in [0, 1]; an entirely red image scores 1."""
-
-    name = "hinge_redness"
-    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
@@ -28,8 +23,4 @@ class HingeRedness:
         return (redness - THRESHOLD).relu() / (1 - THRESHOLD)
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> HingeRedness:
-    refuse_weights(weights, "hinge-redness")
-    return HingeRedness()
+load = HingeRedness.load

@@ -8,22 +8,15 @@ a ViT-H-14 with OpenCLIP's own tokenizer. Published scores are about 0.2 to 0.3.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import open_clip
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rocm_core.errors import UserError
-from rocm_core.rewards.checkpoints import (
-    build,
-    fill,
-    load_tokenizer,
-    read_tensors,
-    require_folder,
-)
-from rocm_core.rewards.frozen import FrozenReward, cosine, tokenize
+from rocm_core.rewards.checkpoints import build, fill, load_tokenizer, read_tensors, readable
+from rocm_core.rewards.frozen import FrozenReward, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
 DIFFERENTIABLE = True
@@ -34,8 +27,6 @@ ARCHITECTURE = "ViT-H-14"
 class HPSv2(FrozenReward):
     """cos(image, text) of an OpenCLIP model, in [-1, 1]; its own tokenizer where none is given."""
 
-    name = "hpsv2"
-
     def __init__(
         self,
         clip: open_clip.CLIP,
@@ -44,6 +35,24 @@ class HPSv2(FrozenReward):
     ):
         super().__init__(preprocessing)
         self.clip, self.tokenizer = clip, tokenizer
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        tokenizer: PreTrainedTokenizerBase | None = None
+        if (folder / "open_clip_config.json").is_file():
+            file, tokenizer = folder / "open_clip_model.safetensors", load_tokenizer(folder)
+            config, tensors = _read_config(folder / "open_clip_config.json"), read_tensors(file)
+        else:
+            files = sorted(folder.glob("HPS_v2*.pt"))
+            if len(files) != 1:
+                raise UserError(
+                    f"{folder} must hold open_clip_config.json or one HPS_v2*.pt; fetch it"
+                )
+            file, config = files[0], {"model_cfg": open_clip.get_model_config(ARCHITECTURE)}
+            tensors = _unwrap(file)
+        clip = build(lambda: open_clip.CLIP(**config["model_cfg"]))
+        fill(clip, tensors, file)
+        return cls(clip, tokenizer, preprocessing(clip, config))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         return self.clip.encode_image(pixels)
@@ -55,23 +64,6 @@ class HPSv2(FrozenReward):
         else:
             ids, _ = tokenize(self.tokenizer, prompts, length, device)
         return self.clip.encode_text(ids)
-
-    def compare(self, images: Tensor, texts: Tensor) -> Tensor:
-        return cosine(images, texts)
-
-
-def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> HPSv2:
-    folder = require_folder(weights, "hpsv2")
-    tokenizer: PreTrainedTokenizerBase | None
-    if (folder / "open_clip_config.json").is_file():
-        file, tokenizer = folder / "open_clip_model.safetensors", load_tokenizer(folder)
-        config, tensors = _read_config(folder / "open_clip_config.json"), read_tensors(file)
-    else:
-        file, tokenizer = _published_file(folder), None
-        config, tensors = {"model_cfg": open_clip.get_model_config(ARCHITECTURE)}, _unwrap(file)
-    clip = build(lambda: open_clip.CLIP(**config["model_cfg"]))
-    fill(clip, tensors, file)
-    return HPSv2(clip, tokenizer, preprocessing(clip, config)).freeze(device, dtype)
 
 
 def preprocessing(clip: open_clip.CLIP, config: dict[str, Any]) -> Preprocessing:
@@ -87,22 +79,11 @@ def preprocessing(clip: open_clip.CLIP, config: dict[str, Any]) -> Preprocessing
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
+    with readable(f"{path} is not an OpenCLIP configuration"):
         config = json.loads(path.read_text(encoding="utf-8"))
         open_clip.CLIPVisionCfg(**config["model_cfg"]["vision_cfg"])
         open_clip.CLIPTextCfg(**config["model_cfg"]["text_cfg"])
-        return config
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not an OpenCLIP configuration ({error}); fetch it again"
-        ) from None
-
-
-def _published_file(folder: Path) -> Path:
-    files = sorted(folder.glob("HPS_v2*.pt"))
-    if len(files) != 1:
-        raise UserError(f"{folder} must hold open_clip_config.json or one HPS_v2*.pt; fetch it")
-    return files[0]
+    return config
 
 
 def _unwrap(file: Path) -> dict[str, Tensor]:
@@ -110,3 +91,6 @@ def _unwrap(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not isinstance(tensors.get("state_dict"), dict):
         raise UserError(f"{file} holds no state_dict; fetch the published checkpoint again")
     return tensors["state_dict"]
+
+
+load = HPSv2.load

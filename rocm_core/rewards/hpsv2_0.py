@@ -3,21 +3,13 @@
 The same scorer with the weights ``HPS_v2_compressed.pt``.
 """
 
-from pathlib import Path
-
-import torch
-
-from rocm_core.rewards import hpsv2
+from rocm_core.rewards.hpsv2 import HPSv2
 
 DIFFERENTIABLE = True
 
 
-class HPSv2_0(hpsv2.HPSv2):
+class HPSv2_0(HPSv2):
     """cos(image, text) of an OpenCLIP model, in [-1, 1]."""
 
-    name = "hpsv2_0"
 
-
-def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> HPSv2_0:
-    scorer = hpsv2.load(weights, device, dtype)
-    return HPSv2_0(scorer.clip, scorer.tokenizer, scorer.preprocessing).freeze(device, dtype)
+load = HPSv2_0.load

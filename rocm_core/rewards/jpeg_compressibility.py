@@ -4,30 +4,21 @@ In kB of 1000 bytes, at quality 95, as DDPO and RLCM measure it; the prompt play
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from rocm_core.rewards._jpeg import kilobytes
-from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards._weightless import Weightless
+from rocm_core.rewards.jpeg_incompressibility import kilobytes
 
 DIFFERENTIABLE = False
 
 
-class JpegCompressibility:
+class JpegCompressibility(Weightless):
     """Minus the kB of the image's JPEG file."""
-
-    name = "jpeg_compressibility"
-    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
         return -kilobytes(images)
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> JpegCompressibility:
-    refuse_weights(weights, "jpeg-compressibility")
-    return JpegCompressibility()
+load = JpegCompressibility.load

@@ -3,31 +3,35 @@
 In kB of 1000 bytes, at quality 95, as DDPO and RLCM measure it; the prompt plays no part.
 """
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from rocm_core.rewards._jpeg import kilobytes
-from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards._weightless import Weightless
+from rocm_core.rewards.preprocessing import pictures_of
 
 DIFFERENTIABLE = False
 
+QUALITY = 95
 
-class JpegIncompressibility:
+
+class JpegIncompressibility(Weightless):
     """The kB of the image's JPEG file."""
 
-    name = "jpeg_incompressibility"
-    differentiable = DIFFERENTIABLE
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
         return kilobytes(images)
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> JpegIncompressibility:
-    refuse_weights(weights, "jpeg-incompressibility")
-    return JpegIncompressibility()
+def kilobytes(images: torch.Tensor) -> torch.Tensor:
+    """(N,) size in units of 1000 bytes of images (N, 3, H, W) in [0, 1] as files of 8-bit RGB."""
+    sizes = []
+    for picture in pictures_of(images):
+        file = io.BytesIO()
+        picture.save(file, format="JPEG", quality=QUALITY)
+        sizes.append(file.tell() / 1000)
+    return torch.tensor(sizes, dtype=torch.float32, device=images.device)
+
+
+load = JpegIncompressibility.load

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rocm_core.plugins import facts
 from rocm_core.plugins import load as load_module  # `load` marks a reward
+from rocm_core.plugins import short_name
 
 if TYPE_CHECKING:
     import torch
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 class Reward(Protocol):
     """A scorer of images; inheriting from it gives its defaults.
 
-    differentiable: gradients flow from the scores to the images. progress: of the training, a
-    float in [0, 1], for a scorer that changes during one; the trainer sets it to
-    (step - 1) / iterations before iteration ``step``, counted from 1. It is 1 on a scorer just
-    loaded, so that a metric measures what a training ends with.
+    name: its module's. differentiable: gradients flow from the scores to the images, the module's
+    fact DIFFERENTIABLE. `load_reward` sets both. progress: of the training, a float in [0, 1], for
+    a scorer that changes during one; the trainer sets it to (step - 1) / iterations before
+    iteration ``step``, counted from 1. It is 1 on a scorer just loaded, so that a metric measures
+    what a training ends with.
     """
 
-    name: str
-    differentiable: bool
+    name: str = ""
+    differentiable: bool = False
     progress: float = 1.0
 
     def score(self, images: "torch.Tensor", prompts: Sequence[str]) -> "torch.Tensor":
@@ -45,15 +46,16 @@ def load_reward(
 ) -> Reward:
     """The scorer ``name`` with the weights in the folder ``weights`` (None: it needs none).
 
-    ``dtype`` is the precision of its network, float32 by default. Whether it is differentiable is
-    what its module declares. A scorer that does not inherit
-    from :class:`Reward` and has no ``measure`` is measured by its ``score``. Raises
+    ``dtype`` is the precision of its network, float32 by default. Its name is
+    its module's, and whether it is differentiable is what its module declares. A scorer that does
+    not inherit from :class:`Reward` and has no ``measure`` is measured by its ``score``. Raises
     :class:`UserError` for an unknown name and for weights that are absent, damaged or of another
     architecture.
     """
     folder = None if weights is None else Path(weights)
-    scorer = load_module("rewards", name).load(folder, device, dtype)
-    scorer.differentiable = facts("rewards", name)["DIFFERENTIABLE"]
+    module = load_module("rewards", name)
+    scorer = module.load(folder, device, dtype)
+    scorer.name, scorer.differentiable = short_name(module.__name__), module.DIFFERENTIABLE
     if not hasattr(scorer, "measure"):
         scorer.measure = scorer.score
     return scorer

@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from rocm_core.errors import UserError
-from rocm_core.rewards.checkpoints import build, fill, read_tensors
+from rocm_core.rewards.checkpoints import build, fill, read_tensors, readable
 from rocm_core.rewards.head import ScoreHead
 
 _HEAD_WIDTH = 64  # of attention, in every published ViT
@@ -46,10 +45,8 @@ def read_published(folder: Path) -> tuple[Blip, ScoreHead]:
     """The networks of ImageReward.pt and med_config.json; raises :class:`UserError`."""
     file = folder / "ImageReward.pt"
     published = read_tensors(file)
-    try:
+    with readable(f"{file} holds no BLIP image encoder"):
         vision = _vision_config(published)
-    except (KeyError, AttributeError, TypeError, IndexError):
-        raise UserError(f"{file} holds no BLIP image encoder; fetch it again") from None
     text = _text_config(folder / "med_config.json", vision.hidden_size)
     blip = build(lambda: Blip(vision, text))
     head = {k.removeprefix("mlp."): v for k, v in published.items() if k.startswith("mlp.")}
@@ -89,12 +86,10 @@ def _text_config(path: Path, image_width: int) -> BlipTextConfig:
         *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("vocab_size", "max_position_embeddings", "layer_norm_eps", "hidden_act", "pad_token_id"),
     )
-    try:
+    with readable(f"{path} is not a configuration of MED"):
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return BlipTextConfig(
             **{key: config[key] for key in keys},
             encoder_hidden_size=image_width,
             is_decoder=True,  # or it has no cross-attention
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a configuration of MED ({error}); fetch it again") from None

@@ -4,12 +4,8 @@ Published weights: ``yuvalkirstain/PickScore_v1``, beside the tokenizer and the 
 ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``. About 20 to 23.
 """
 
-from pathlib import Path
-
-import torch
 from torch import Tensor
 
-from rocm_core.rewards.checkpoints import require_folder
 from rocm_core.rewards.clip import ClipReward
 
 DIFFERENTIABLE = True
@@ -18,12 +14,9 @@ DIFFERENTIABLE = True
 class PickScore(ClipReward):
     """exp(logit scale) · cos(image, text)."""
 
-    name = "pickscore"
-
     def compare(self, images: Tensor, texts: Tensor) -> Tensor:
         cosines = super().compare(images, texts)
         return self.clip.logit_scale.to(cosines.dtype).exp() * cosines
 
 
-def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> PickScore:
-    return PickScore.read(require_folder(weights, "pickscore")).freeze(device, dtype)
+load = PickScore.load

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.errors import UserError
+from rocm_core.rewards.checkpoints import readable
 
 _BICUBIC = 3  # PIL's number of the filter, as preprocessor_config.json has it
 
@@ -54,7 +54,7 @@ class Preprocessing:
     def _interpolate(self, images: Tensor, target: tuple[int, int]) -> Tensor:
         across = (images.shape[-2], target[1])
         for size in (across, target) if self.clip else (target,):
-            images = F.interpolate(images, size, mode="bicubic", antialias=True)
+            images = nn.functional.interpolate(images, size, mode="bicubic", antialias=True)
             images = images.clamp(0, 1) if self.clip else images
         return images
 
@@ -75,7 +75,7 @@ class Preprocessing:
         top, left = (self.size - target[0]) // 2, (self.size - target[1]) // 2
         if self.fit == "pad":
             bottom, right = self.size - target[0] - top, self.size - target[1] - left
-            return F.pad(images, (left, right, top, bottom))
+            return nn.functional.pad(images, (left, right, top, bottom))
         top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
         return images[..., top : top + self.size, left : left + self.size]
 
@@ -86,12 +86,10 @@ class Preprocessing:
         Raises :class:`UserError` where the file is absent or asks for something else.
         """
         path = folder / "preprocessor_config.json"
-        try:
+        with readable(f"{path} is absent or damaged"):
             config = json.loads(path.read_text(encoding="utf-8"))
             size = config["size"]
             mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} is absent or damaged ({error}); fetch it again") from None
         if isinstance(size, int):
             size = {"shortest_edge": size}
         sides = set(size.values())
@@ -114,11 +112,15 @@ class Preprocessing:
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def pictures_of(images: Tensor) -> list[Image.Image]:
+    """Images (N, 3, H, W) in [0, 1] as pictures of 8 bits per channel."""
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return [Image.fromarray(pixel) for pixel in pixels.permute(0, 2, 3, 1).contiguous().numpy()]
+
+
 def _by_pil(images: Tensor, target: tuple[int, int]) -> Tensor:
-    pixels = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    pictures = (Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy())
     size, filter = target[::-1], Image.Resampling.BICUBIC
-    resized = [np.asarray(picture.resize(size, filter)) for picture in pictures]
+    resized = [np.asarray(picture.resize(size, filter)) for picture in pictures_of(images)]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(images) / 255
 
 

@@ -9,25 +9,20 @@ and "right of" would tell captions apart that describe one and the same image, a
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards._weightless import Weightless
 from rocm_core.shapes.captioner import read
 from rocm_core.shapes.scenes import Scenes, parse
 
 DIFFERENTIABLE = False
 
 
-class ShapesAlignment:
+class ShapesAlignment(Weightless):
     """F1 of what prompt and image state, in [0, 1]: 1 where the image shows exactly its prompt."""
 
-    name = "shapes_alignment"
-    differentiable = DIFFERENTIABLE
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Scores (N,) of images (N, 3, 32, 32) in [0, 1], each for its own caption.
 
         Raises :class:`UserError` for a prompt of another world.
@@ -35,7 +30,7 @@ class ShapesAlignment:
         return agreement(read(images), parse(prompts)).to(images.device)
 
 
-def agreement(first: Scenes, second: Scenes) -> Tensor:
+def agreement(first: Scenes, second: Scenes) -> torch.Tensor:
     """(N,) F1 of what the scenes state, under the best matching of their objects."""
     common = torch.stack(
         [
@@ -47,11 +42,11 @@ def agreement(first: Scenes, second: Scenes) -> Tensor:
     return 2 * common / (_statements(first) + _statements(second))
 
 
-def _statements(scenes: Scenes) -> Tensor:
+def _statements(scenes: Scenes) -> torch.Tensor:
     return torch.where(scenes.pair, 9, 6)
 
 
-def _common(a: Scenes, b: Scenes) -> Tensor:
+def _common(a: Scenes, b: Scenes) -> torch.Tensor:
     """(N,) number of equal statements, the objects matched in their order."""
     both, neither = a.pair & b.pair, ~(a.pair | b.pair)
     same = torch.stack([a.shape == b.shape, a.color == b.color, a.size == b.size])
@@ -65,7 +60,7 @@ def _turned(scenes: Scenes) -> Scenes:
     """Pairs described from their second objects: "A left of B" as "B right of A"."""
     pair = scenes.pair[:, None]
 
-    def turned(values: Tensor) -> Tensor:
+    def turned(values: torch.Tensor) -> torch.Tensor:
         return torch.where(pair, values.flip(1), values)
 
     return replace(
@@ -77,8 +72,4 @@ def _turned(scenes: Scenes) -> Scenes:
     )
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> ShapesAlignment:
-    refuse_weights(weights, "shapes-alignment")
-    return ShapesAlignment()
+load = ShapesAlignment.load

@@ -8,32 +8,23 @@ of the captions never earn it, 3 % sometimes, 4 % always.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rocm_core.rewards._hue import hue
-from rocm_core.rewards._weightless import refuse_weights
+from rocm_core.rewards._weightless import Weightless
 
 DIFFERENTIABLE = False
 
 THRESHOLD = 0.1
 
 
-class SparseRedness:
+class SparseRedness(Weightless):
     """1 where the mean of R - (G + B) / 2 exceeds :data:`THRESHOLD`, else 0."""
-
-    name = "sparse_redness"
-    differentiable = DIFFERENTIABLE
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
         return (hue(images.detach(), degrees=0) > THRESHOLD).float()
 
 
-def load(
-    weights: Path | None, device: str | torch.device, dtype: torch.dtype | None
-) -> SparseRedness:
-    refuse_weights(weights, "sparse-redness")
-    return SparseRedness()
+load = SparseRedness.load

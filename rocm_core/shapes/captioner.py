@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.shapes.scenes import (
     ALIGNMENT_TOLERANCE,
@@ -33,6 +32,7 @@ from rocm_core.shapes.scenes import (
     concatenate,
     coverage,
     describe,
+    parse,
 )
 
 _CHUNK = 16  # images at once
@@ -81,7 +81,8 @@ def read(images: Tensor) -> Scenes:
 
 
 def _read(images: Tensor) -> Scenes:
-    behind = _find_background(images)
+    distance = (images[:, None] - _backgrounds()).square().sum(2)
+    behind = distance.clamp_max(_FOREIGN).sum((2, 3)).argmin(1)  # index into them
     canvas = _backgrounds()[behind]
     one = _find_object(images, canvas, torch.ones(len(images), *_SEARCHED, dtype=torch.bool))
     canvas = canvas + _change(canvas, one)
@@ -108,12 +109,6 @@ def _read(images: Tensor) -> Scenes:
     )
 
 
-def _find_background(images: Tensor) -> Tensor:
-    """(N,) indices into :func:`_backgrounds`."""
-    distance = (images[:, None] - _backgrounds()).square().sum(2)
-    return distance.clamp_max(_FOREIGN).sum((2, 3)).argmin(1)
-
-
 def _find_object(images: Tensor, canvas: Tensor, allowed: Tensor) -> _Objects:
     """The object that explains most of how images differ from the canvas (N, 3, 32, 32).
 
@@ -127,12 +122,16 @@ def _find_object(images: Tensor, canvas: Tensor, allowed: Tensor) -> _Objects:
     maps = torch.stack([change.square().sum(2), -2 * missed], 2)  # (N, color, 2, y, x)
 
     masks = _templates(offsets=1, radii=3).masks
-    cost = F.conv2d(maps.flatten(0, 1), masks, padding=margin).view(n, -1, *_SEARCHED).amin(1)
+    cost = (
+        nn.functional.conv2d(maps.flatten(0, 1), masks, padding=margin)
+        .view(n, -1, *_SEARCHED)
+        .amin(1)
+    )
     start = _lowest(cost.masked_fill(~allowed, torch.inf))
     top, left = start // _SEARCHED[1], start % _SEARCHED[1]
 
     templates = _templates(offsets=7, radii=4)
-    patches = F.pad(maps, (margin,) * 4)[
+    patches = nn.functional.pad(maps, (margin,) * 4)[
         torch.arange(n)[:, None, None, None],
         :,
         :,
@@ -155,7 +154,7 @@ def _find_object(images: Tensor, canvas: Tensor, allowed: Tensor) -> _Objects:
 
 def _lowest(cost: Tensor) -> Tensor:
     """(N, _STARTS) places of the lowest local minima of maps (N, y, x)."""
-    around = -F.max_pool2d(-cost[:, None], 3, 1, 1)[:, 0]
+    around = -nn.functional.max_pool2d(-cost[:, None], 3, 1, 1)[:, 0]
     cost = cost.masked_fill(cost > around, torch.inf)
     return cost.flatten(1).topk(_STARTS, largest=False).indices
 
@@ -203,19 +202,11 @@ def _colors() -> Tensor:
 @cache
 def _backgrounds() -> Tensor:
     """(9, 3, 32, 32) all backgrounds: index // 3 is the colour, index % 3 the style."""
-    index = torch.arange(len(BACKGROUNDS) * len(STYLES))
-    none = torch.zeros_like(index)
-    empty = Scenes(
-        count=none + 1,
-        shape=none[:, None].expand(-1, 2),
-        color=none[:, None].expand(-1, 2),
-        size=none[:, None].expand(-1, 2),
-        relation=none,
-        place=none,
-        background=index // len(STYLES),
-        style=index % len(STYLES),
-    )
-    return background(empty)
+    anything = "a small red circle in the center"
+    captions = [
+        f"{anything} on a {style} {color} background" for color in BACKGROUNDS for style in STYLES
+    ]
+    return background(parse(captions))
 
 
 @cache

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocm_core.shapes.scenes import (
     ALIGNMENT_TOLERANCE,
@@ -129,7 +128,7 @@ def _separation(scenes: Scenes) -> Tensor:
 def _cheapest_partner(maps: Tensor, scenes: Scenes) -> Tensor:
     """(N, y, x) lowest cost of a second object on the right of (y, x), roughly in line with it."""
     reach = 2 * int(2 * ALIGNMENT_TOLERANCE) + 1
-    in_line = -F.max_pool2d(-maps[:, None], (reach, 1), 1, (reach // 2, 0))[:, 0]
+    in_line = -nn.functional.max_pool2d(-maps[:, None], (reach, 1), 1, (reach // 2, 0))[:, 0]
     rightwards = in_line.flip(2).cummin(2).values.flip(2)
     side = maps.shape[2]
     column = torch.arange(side) + _separation(scenes)[:, None]
@@ -158,7 +157,7 @@ def _allowed(scenes: Scenes) -> Tensor:
 
 def _local_minima(maps: Tensor) -> Tensor:
     """Maps (N, y, x) with everything but the minima of 5 × 5 windows at infinity."""
-    lowest = -F.max_pool2d(-maps[:, None], 5, 1, 2)[:, 0]
+    lowest = -nn.functional.max_pool2d(-maps[:, None], 5, 1, 2)[:, 0]
     return maps.masked_fill(maps > lowest, torch.inf)
 
 
@@ -205,7 +204,7 @@ def _parts(
     objects = []
     for j in range(2):
         mask = coverage(scenes.shape[:, j], position[:, j], radius[:, j])
-        area = F.max_pool2d(mask[:, None], 3, 1, 1)[:, 0]
+        area = nn.functional.max_pool2d(mask[:, None], 3, 1, 1)[:, 0]
         contrast = ((scenes.colors[:, j, :, None, None] - canvas) ** 2).mean(1)
         ratio = (area * error).sum((1, 2)) / (mask * contrast).sum((1, 2))
         exists = scenes.pair.float() if j else torch.ones(len(images))

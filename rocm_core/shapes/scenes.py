@@ -193,7 +193,8 @@ def draw_nuisance(scenes: Scenes, generator: torch.Generator) -> tuple[Tensor, T
     low, high = scenes.radii.unbind(-1)
     radius = low + uniform(2) * (high - low)
     single = _place_anchor(scenes, radius[:, 0]) + (uniform(2) * 2 - 1) * _place_slack(scenes)
-    single = _inside(single, radius[:, 0])
+    low = (radius[:, 0] - 0.5)[:, None]
+    single = single.clamp(low, SIZE - low)
 
     first, second = radius.unbind(1)
     slack = (SIZE + 1 - 2 * first - 2 * second - GAP).clamp_min(0)
@@ -201,11 +202,11 @@ def draw_nuisance(scenes: Scenes, generator: torch.Generator) -> tuple[Tensor, T
     shares = shares / shares.sum(1, keepdim=True) * slack[:, None]
     a = first - 0.5 + shares[:, 0]
     b = a + first + second + GAP + shares[:, 1]
-    mirrored = (scenes.relation == 1) | (scenes.relation == 3)
+    mirrored = scenes.relation % 2 == 1
     along = torch.stack([torch.where(mirrored, SIZE - a, a), torch.where(mirrored, SIZE - b, b)], 1)
     middle = SIZE / 2 + (uniform(1) * 2 - 1) * 4
     across = middle + (uniform(2) * 2 - 1) * ALIGNMENT_TOLERANCE
-    across = torch.minimum(torch.maximum(across, radius - 0.5), SIZE + 0.5 - radius)
+    across = across.clamp(radius - 0.5, SIZE + 0.5 - radius)
     horizontal = (scenes.relation < 2)[:, None, None]
     pairs = torch.where(
         horizontal, torch.stack([along, across], -1), torch.stack([across, along], -1)
@@ -229,11 +230,6 @@ def _place_slack(scenes: Scenes) -> Tensor:
         [[_CENTER_TOLERANCE] * 2] + [[_EDGE_TOLERANCE, wide]] * 2 + [[wide, _EDGE_TOLERANCE]] * 2
     )
     return table[scenes.place]
-
-
-def _inside(position: Tensor, radius: Tensor) -> Tensor:
-    low = (radius - 0.5)[..., None]
-    return torch.minimum(torch.maximum(position, low), SIZE - low)
 
 
 def fits(scenes: Scenes, position: Tensor, radius: Tensor, tolerance: float = 1.0) -> Tensor:
@@ -320,12 +316,10 @@ def training_scenes(
 ) -> Scenes:
     """Scenes with repetitions whose captions are not held out, for training this world's models."""
     kept: list[Scenes] = []
-    total = 0
-    while total < count:
+    while sum(map(len, kept)) < count:
         scenes = draw_scenes(count, generator, pair_share)
         index = torch.tensor([not held_out(caption) for caption in describe(scenes)])
         kept.append(scenes[index])
-        total += len(kept[-1])
     return concatenate(kept)[slice(0, count)]
 
 

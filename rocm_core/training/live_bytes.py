@@ -55,11 +55,13 @@ class LiveBytes(TorchDispatchMode):
             super().__exit__(*error)
 
     def now(self) -> int:
+        """Bytes alive."""
         if self.device is None:
             return self._now
         return torch.cuda.memory_allocated(self.device) - self._before
 
     def most(self) -> int:
+        """The most bytes that were alive at once."""
         if self.device is None:
             return self._most
         return torch.cuda.max_memory_allocated(self.device) - self._before

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rocm_core.algorithms import BackpropagationSettings, Batch
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy
+from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy, uncompiled
 from rocm_core.rewards import Reward
 from rocm_core.training.live_bytes import cost
 
@@ -85,15 +85,15 @@ def predict_peak(
     """Most bytes that a step takes at once, weights and AdamW included.
 
     Measured are one pass of the network, with and without its adapter, and one of decoder and
-    reward; a step takes K of the first. The first state is noise, so its reference needs no backward pass.
-    A compiled network is measured as it is uncompiled.
+    reward; a step takes K of the first. The first state is noise, so its reference needs no
+    backward pass. A compiled network is measured as it is uncompiled.
     """
     noise, device = batch.noise, policy.device
     parameters = [p for p in policy.network.parameters() if p.requires_grad]
     state = noise[:, 0].clone().requires_grad_()
 
     def mean() -> Tensor:
-        with policy.uncompiled():
+        with uncompiled(policy.network):
             return policy.mean(0, state, batch.embeddings)
 
     def unadapted() -> Tensor:

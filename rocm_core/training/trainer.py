@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from rocm_core.algorithms import (
     BackpropagationSettings,
@@ -28,6 +27,7 @@ from rocm_core.errors import UserError
 from rocm_core.policies import (
     ActivationCheckpointing,
     add_adapter,
+    compile_network,
     integer,
     load_policy,
     lora_parameters,
@@ -59,11 +59,11 @@ class Trainer:
         accelerator: Any,
     ) -> None:
         self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
-        listed = digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)})
         self.identity = {
             **settings.to_dict(),
             "fingerprint": fingerprint,
-            "prompts": listed,  # what they say, not the name of their set
+            # What they say, not the name of their set.
+            "prompts": digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)}),
             "processes": accelerator.num_processes,
         }
         self.device: torch.device = accelerator.device
@@ -77,7 +77,7 @@ class Trainer:
         add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(network)
         if isinstance(settings, BackpropagationSettings) and settings.compile:
-            self.policy.compile_network()
+            compile_network(network, self.device)
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None
         # None: to be planned at the first batch
@@ -88,12 +88,13 @@ class Trainer:
     def _start(self, beta: Any) -> None:
         """A fresh optimiser, average and algorithm for the adapter as it is; "auto" counts as 0."""
         self.beta = beta
-        parameters = list(self.lora.values())
-        self.optimiser = AdapterOptimiser(parameters, self.settings, self.accelerator)
         number = 0.0 if beta == "auto" else beta
         self.algorithm = load_algorithm(self.settings.model_copy(update={"beta": number}))
-        averaged = self.settings.ema_decay is not None
-        self.average = {k: v.detach().clone() for k, v in self.lora.items()} if averaged else None
+        parameters = list(self.lora.values())
+        self.optimiser = AdapterOptimiser(parameters, self.settings, self.accelerator)
+        self.average: dict[str, torch.Tensor] | None = None
+        if self.settings.ema_decay is not None:
+            self.average = {name: value.detach().clone() for name, value in self.lora.items()}
 
     def iterate(self, step: int) -> Row:
         """Iteration `step` (from 1); returns its row of the history."""
@@ -150,17 +151,16 @@ class Trainer:
         for part in range(self.settings.accumulation_steps):
             earlier = (step - 1) * self.settings.accumulation_steps + part
             start = (earlier * processes + self.accelerator.process_index) * size
-            positions = range(start, start + size)
-            indices = [self._prompt_at(position) for position in positions]
+            positions, indices = range(start, start + size), []
+            for position in positions:
+                turn = position // self.settings.images_per_prompt
+                epoch, place = divmod(turn, len(self.prompts))
+                indices.append(_order(self.settings.seed, epoch, len(self.prompts))[place])
             noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], stream)
             embeddings = self.embeddings[indices].to(self.device, non_blocking=True)
             batches.append(Batch([self.prompts[i].text for i in indices], embeddings, noise))
             all_indices += indices
         return all_indices, batches
-
-    def _prompt_at(self, position: int) -> int:
-        epoch, place = divmod(position // self.settings.images_per_prompt, len(self.prompts))
-        return _order(self.settings.seed, epoch, len(self.prompts))[place]
 
     def _means(self, step: int, seen: Sequence[Statistics], indices: Sequence[int]) -> Row:
         """Means over the images of all processes; raises `UserError` if a number is not finite."""
@@ -190,7 +190,7 @@ class Trainer:
             **{name: means[name] for name in diagnostics},
         }
 
-    def _refuse(self, step: int, values: Tensor, indices: Sequence[int]) -> NoReturn:
+    def _refuse(self, step: int, values: torch.Tensor, indices: Sequence[int]) -> NoReturn:
         """Name the prompts whose values (N,) are not finite; all of them where the gradient is."""
         bad = [i for i, value in zip(indices, values, strict=True) if not value.isfinite()]
         bad, indices = (self.optimiser.gather(list(places)) for places in (bad, indices))
@@ -201,7 +201,7 @@ class Trainer:
             "lower learning_rate, or check the reward on that prompt"
         )
 
-    def _average(self, columns: Mapping[str, Tensor]) -> dict[str, float]:
+    def _average(self, columns: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Means of columns over the images of all processes."""
         means = torch.stack([column.mean() for column in columns.values()])
         averaged = self.accelerator.reduce(means, "mean").tolist()
@@ -264,10 +264,10 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`; raises `UserError` if it belongs to other settings or other code."""
         known = state["identity"]
-        other = [key for key, value in self.identity.items() if known.get(key) != value]
-        if other:
-            changed = ", ".join(other)
-            raise UserError(f"the unfinished state was made with other {changed}: remove it")
+        if other := [key for key, value in self.identity.items() if known.get(key) != value]:
+            raise UserError(
+                f"the unfinished state was made with other {', '.join(other)}: remove it"
+            )
         with torch.no_grad():
             for name, value in state["lora"].items():
                 self.lora[name].copy_(value)

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 import rocm_core.training.job
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, lora_parameters
+from rocm_core.policies import add_adapter, compile_network, lora_parameters
 from rocm_core.training import plan_checkpointing
 
 
@@ -40,7 +40,7 @@ def gradient(model, mode, reference, compiled):
     add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
     tiny.perturb(policy.network, 0.1)
     if compiled:
-        policy.compile_network()
+        compile_network(policy.network, policy.device)
     settings = tiny.settings(divergence="kl", beta=0.1, reference_gradient=reference)
     algorithm = load_algorithm(settings)
     policy.activation_checkpointing = mode
@@ -51,8 +51,8 @@ def gradient(model, mode, reference, compiled):
     return torch.cat([value.flatten() for value in values])
 
 
-# Adapted and reference, of the first state and of later ones; a step that is recomputed for `stop`
-# passes once without gradient, once with it.
+# Adapted and reference, of the first state and of later ones; a step that is evaluated again for
+# `stop` passes once without gradient, once with it.
 @pytest.mark.parametrize(("mode", "reference", "kinds"), [("none", "full", 4), ("step", "stop", 6)])
 def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference, kinds):
     plain, compiled = (gradient(model, mode, reference, switch) for switch in (False, True))
@@ -74,7 +74,7 @@ def test_a_machine_that_cannot_compile_is_told_so(model, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
     policy = tiny.load_policy("consistency", model, 3, 4.0)
     with pytest.raises(UserError, match="compile: torch cannot compile here .*no compiler"):
-        policy.compile_network()
+        compile_network(policy.network, policy.device)
 
 
 def broken(graph, inputs):
@@ -87,14 +87,16 @@ def test_torchs_own_code_has_the_same_gradient(model):
     assert 0 < (compiled - plain).norm() < 1e-5 * plain.norm()
     assert graphs() == 1 + 4
     torch._dynamo.reset()
-    assert torch.equal(gradient(model, "step", "full", True), compiled), "recomputed as computed"
+    assert torch.equal(gradient(model, "step", "full", True), compiled), (
+        "evaluated again as at first"
+    )
 
 
 @pytest.mark.slow
 def test_compiled_in_bfloat16_the_adapter_starts_as_the_reference(model):
     policy = tiny.load_policy("consistency", model, 3, 4.0, dtype=torch.bfloat16)
     add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
-    policy.compile_network()
+    compile_network(policy.network, policy.device)
     embeddings, noise = policy.encode_prompts(["a red cat"]), policy.noise(0, ["0"], "test")
     assert not policy.rollout(embeddings, noise, "full").squared_distances().any()
 

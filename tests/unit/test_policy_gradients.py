@@ -408,7 +408,7 @@ def test_the_estimated_policy_gradient_is_the_exact_one_and_noisier(divergence):
     assert deviations.abs().max() < 3, deviations
     assert (standard_error < 0.1 * exact.mean(0).abs().max()).all()
     spread = float(estimated.var(0).sum()) * size, float(exact.var(0).sum()) * size
-    print("variance of one image's gradient, zero-order and exact:", *spread)
+    print("variance of one image's gradient, policy gradient's and exact:", *spread)
     assert spread[0] > 2 * spread[1]
 
 
@@ -467,7 +467,7 @@ def test_a_chain_that_never_draws_is_refused(models, name):
         assert gradients.steps[0].abs().max() > 0
 
 
-def test_the_zero_order_algorithms_need_no_gradient_of_the_reward(models):
+def test_the_policy_gradient_algorithms_need_no_gradient_of_the_reward(models):
     policy = load(models, "consistency")
     batch = batch_for(policy)
 

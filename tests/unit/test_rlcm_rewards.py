@@ -39,7 +39,8 @@ def noise(count: int, size: int = 24, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", WEIGHTLESS)
 def test_rewards_without_weights_are_named_with_either_dash_and_refuse_a_folder(name, tmp_path):
-    assert module_of("rewards", name, "rewards") == name.replace("-", "_")
+    module = name.replace("-", "_")
+    assert module_of("rewards", name, "rewards") == f"rocm_core.rewards.{module}"
     assert load_reward(name.replace("-", "_")).name == load_reward(name).name
     with pytest.raises(UserError, match=f"set scorers.{name} to null"):
         load_reward(name, tmp_path)

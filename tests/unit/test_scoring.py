@@ -162,7 +162,7 @@ def trained(tmp_path):
     )
 
 
-def test_monitor_judges_the_base_and_every_snapshot(trained, tmp_path, loaded):
+def test_the_base_and_every_snapshot_are_evaluated(trained, tmp_path, loaded):
     prompts = [Prompt(identity, text, "test") for identity, text in TEXTS.items()]
     snapshots, output = tmp_path / "snapshots", tmp_path / "evaluated"
     scorers = {"redness": None, "contrast": None}
@@ -203,7 +203,7 @@ def direct_distance(policy, prompt: Prompt) -> float:
     return total
 
 
-def test_monitor_needs_snapshots(trained, tmp_path, loaded):
+def test_an_evaluation_of_snapshots_needs_some(trained, tmp_path, loaded):
     (tmp_path / "empty").mkdir()
     prompts = [Prompt("00000", "a", "test")]
     with pytest.raises(UserError, match="empty holds no snapshot"):

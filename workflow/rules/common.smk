@@ -32,9 +32,9 @@ try:
     FILES = Artefacts(CONFIG)
     ACCEPTED = Accepted(FILES.layout)
     # What is not Python in her modules, or in what they import, is refused here in one sentence.
-    fingerprints.score_code(CONFIG.metrics)
+    job_code("score", metrics=CONFIG.metrics)
     for _cell in FILES.cells.values():
-        fingerprints.train_code(_cell.settings)
+        job_code("train", _cell.settings)
 except UserError as error:
     _files = ", ".join(os.path.relpath(path) for path in workflow.configfiles)
     sys.exit(f"error: {error}" if _files in str(error) else f"error: {_files}: {error}")

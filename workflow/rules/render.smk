@@ -33,26 +33,24 @@ if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
 READS["votes, if any"] = READS["votes"] if set(OF_VOTES) & set(FIGURES) else []
 TABLE_FILES = [LAYOUT.rendered("table", name)[-1] for name in TABLES]
 FIGURE_FILES = [LAYOUT.rendered("figure", name)[1] for name in FIGURES]
-
-
-def files_read(kind, name):
-    """The files that a table or figure depends on."""
-    words = facts(kind, name)["READS"]
-    for word in set(words) - set(READS):
-        sys.exit(f"error: {kind}/{name}.py: READS can be {', '.join(READS)}, not {word!r}")
-    return [file for word in words for file in READS[word]]
-
-
-for _name, _kind in [
+DRAWN = [
     *((n, "table") for n in TABLES),
     *((n, "figure") for n in dict.fromkeys([*FIGURES, *OF_VOTES])),
-]:
+]
+WORDS = {drawn: facts(f"{drawn[1]}s", drawn[0])["READS"] for drawn in DRAWN}
+for (_name, _kind), _words in WORDS.items():
+    if _unknown := set(_words) - set(READS):
+        _known = ", ".join(READS)
+        sys.exit(f"error: {_kind}s/{_name}.py: READS can be {_known}, not {min(_unknown)!r}")
+
+
+for _name, _kind in DRAWN:
 
     rule:
         name:
             _name
         input:
-            files_read(f"{_kind}s", _name),
+            [file for word in WORDS[_name, _kind] for file in READS[word]],
         output:
             [
                 report(

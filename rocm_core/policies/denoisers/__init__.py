@@ -1,5 +1,1 @@
 """Denoisers, one module each: a diffusers pipeline's networks, loaded from its folder."""
-
-from rocm_core.policies.denoisers.denoiser import Denoiser
-
-__all__ = ["Denoiser"]

@@ -94,8 +94,6 @@ class StableDiffusion(Denoiser):
 
     network_name = "unet"
     network: Any
-    vae: Any
-    text_encoder: Any  # None once it is dropped
     guidance: Tensor | None  # (1, time_cond_proj_dim)
     unconditional: Tensor  # (1, L, D) embedding of the empty prompt
 
@@ -124,6 +122,7 @@ class StableDiffusion(Denoiser):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Last hidden states `(N, L, D)` of the text encoder, in batches of 64 prompts."""
         if self.text_encoder is None:
             raise ValueError("the text encoder was dropped")
         length = self.tokenizer.model_max_length
@@ -137,9 +136,12 @@ class StableDiffusion(Denoiser):
         return torch.cat(chunks)
 
     def forget_text(self) -> None:
+        """Drop the text encoder."""
         self.text_encoder = None
 
     def predict(self, state: Tensor, timestep: Tensor, embeddings: Tensor) -> Tensor:
+        """The U-Net's output; with classifier-free guidance, without + ω (conditional - without)
+        from one batch of both."""
         states = state.to(self.dtype)
         if self.passes == 2:
             states = torch.cat([states, states])
@@ -158,6 +160,7 @@ class StableDiffusion(Denoiser):
         return without + self.guidance_scale * (conditional - without)
 
     def decode(self, latents: Tensor) -> Tensor:
+        """Images `(N, 3, H, W)` in [0, 1] of the autoencoder's decoder."""
         config = self.vae.config
         latents = latents / config.scaling_factor + (config.shift_factor or 0)
         with self.autocast():
@@ -165,6 +168,7 @@ class StableDiffusion(Denoiser):
         return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     def checkpoint_blocks(self, call: Block | None) -> None:
+        """Use diffusers' own gradient checkpointing of U-Net and autoencoder, through `call`."""
         for network in (self.network, self.vae):
             if call is None:
                 network.disable_gradient_checkpointing()
