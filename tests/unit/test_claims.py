@@ -278,7 +278,7 @@ def test_a_factor_is_that_of_the_costs(wide):
 
 def test_equal_passes_compares_snapshots_that_cost_as_much(wide):
     evidence = Evidence(Results(wide[1], wide[0]))
-    spent = dict(evidence.passes("hpsv2", "rlcm"))
+    spent = dict(evidence.nfe("hpsv2", "rlcm"))
     # 8 images × 4 steps of the chain an iteration, in tests/synthetic.py.
     assert spent == {step: 8 * 4 * step for step in (10, 20, 30, 40)}
     found = verdict_on("Q3b", *wide)

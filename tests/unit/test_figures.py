@@ -372,7 +372,7 @@ def test_published_curves_are_laid_under_ours(wide, tmp_path):
     found = set(zip(published["reward"], published["method"], published["mean"], strict=True))
     assert found == {("aesthetic", "rlcm", 6.5), ("hpsv2", "ddpo", 0.3)}
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="curves.csv .efficiency_overlay. is no CSV file with"):
+    with pytest.raises(UserError, match="curves.csv .efficiency_overlay. is not a CSV file with"):
         draw("efficiency", config, wide[1])
 
 
