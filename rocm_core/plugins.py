@@ -171,12 +171,10 @@ def _not_python(error: SyntaxError) -> UserError:
 @functools.cache
 def _defined(path: Path) -> frozenset[str]:
     """Names that the top level of a file binds: functions, classes, values, imported ones."""
-    defined: set[str] = set()
+    defined: set[str] = set(_literals(path))
     for node in parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             defined.add(node.name)
-        elif isinstance(node, ast.Assign):
-            defined |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.ImportFrom):
             defined |= {alias.asname or alias.name for alias in node.names}
     return frozenset(defined)

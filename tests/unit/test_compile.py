@@ -51,8 +51,8 @@ def gradient(model, mode, reference, compiled):
     return torch.cat([value.flatten() for value in values])
 
 
-# Adapted and reference, of the first state and of later ones; a step that is evaluated again for
-# `stop` passes once without gradient, once with it.
+# Adapted and reference, of the first state and of later ones; a step evaluated again for `stop`
+# passes once without gradient, once with it.
 @pytest.mark.parametrize(("mode", "reference", "kinds"), [("none", "full", 4), ("step", "stop", 6)])
 def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference, kinds):
     plain, compiled = (gradient(model, mode, reference, switch) for switch in (False, True))
