@@ -7,13 +7,14 @@ gradients. It knows nothing of files, processes, schedules or precision.
 
 from rocm_core.algorithms.base import (
     Algorithm,
+    BackpropagationSettings,
     Batch,
+    CalibratedSettings,
     Optimiser,
     Statistics,
     load_algorithm,
     load_settings,
 )
-from rocm_core.algorithms.settings import BackpropagationSettings, CalibratedSettings
 
 __all__ = [
     "Algorithm",

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics
-from rocm_core.algorithms.settings import ReducedSettings
+from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, ReducedSettings, Statistics
 from rocm_core.configuration import Whole, number
 from rocm_core.errors import UserError
 

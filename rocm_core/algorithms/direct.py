@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, Statistics
-from rocm_core.algorithms.settings import (
+from rocm_core.algorithms.base import (
+    Algorithm,
     BackpropagationSettings,
+    Batch,
     CalibratedSettings,
+    Optimiser,
     ReducedSettings,
+    Statistics,
 )
 from rocm_core.errors import UserError
 

@@ -23,8 +23,7 @@ from rocm_core.algorithms._policy_gradient import (
     Sample,
     beyond,
 )
-from rocm_core.algorithms.base import Optimiser
-from rocm_core.algorithms.settings import CalibratedSettings
+from rocm_core.algorithms.base import CalibratedSettings, Optimiser
 from rocm_core.configuration import Whole, number
 
 if TYPE_CHECKING:

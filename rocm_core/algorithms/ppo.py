@@ -18,8 +18,7 @@ from rocm_core.algorithms._policy_gradient import (
     Sample,
     beyond,
 )
-from rocm_core.algorithms.base import Batch, Optimiser
-from rocm_core.algorithms.settings import CalibratedSettings
+from rocm_core.algorithms.base import Batch, CalibratedSettings, Optimiser
 from rocm_core.configuration import Whole, number
 
 if TYPE_CHECKING:

@@ -21,15 +21,17 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from rocm_core.rewards import hpsv2
-from rocm_core.rewards.aesthetic import Aesthetic
-from rocm_core.rewards.blipscore import BlipScore
-from rocm_core.rewards.clipscore import ClipScore
-from rocm_core.rewards.frozen import FrozenReward
-from rocm_core.rewards.head import ScoreHead
-from rocm_core.rewards.imagereward import ImageReward
-from rocm_core.rewards.pickscore import PickScore
-from rocm_core.rewards.preprocessing import Preprocessing
+from rocm_core.rewards import (
+    aesthetic,
+    blipscore,
+    clipscore,
+    frozen,
+    head,
+    hpsv2,
+    imagereward,
+    pickscore,
+    preprocessing,
+)
 from rocm_core.shapes.scenes import SIZE
 
 PATCH, EMBEDDING = 4, 64
@@ -46,11 +48,11 @@ TEXT = {
     "num_attention_heads": 4,
 }
 HEAD = (64, 32, 16, 8)
-CROP = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-STRETCH = Preprocessing(SIZE, CROP.mean, CROP.std, "stretch")
+CROP = preprocessing.Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+STRETCH = preprocessing.Preprocessing(SIZE, CROP.mean, CROP.std, "stretch")
 
 
-def make_scorer(name: str, tokenizer: CLIPTokenizer) -> FrozenReward:
+def make_scorer(name: str, tokenizer: CLIPTokenizer) -> frozen.FrozenReward:
     """A scorer with fresh weights; ``aesthetic`` and ``imagereward`` come with a fresh head."""
     if name == "hpsv2":
         config = open_clip_config(tokenizer)
@@ -58,24 +60,25 @@ def make_scorer(name: str, tokenizer: CLIPTokenizer) -> FrozenReward:
         return hpsv2.HPSv2(clip, tokenizer, hpsv2.preprocessing(clip, config))
     if name == "aesthetic":
         vision = CLIPVisionModelWithProjection(make_clip(tokenizer).vision_model.config)
-        return Aesthetic(vision, make_head(EMBEDDING), CROP)
+        return aesthetic.Aesthetic(vision, make_head(EMBEDDING), CROP)
     if name == "blipscore":
-        return BlipScore(make_blip(tokenizer), tokenizer, STRETCH)
+        return blipscore.BlipScore(make_blip(tokenizer), tokenizer, STRETCH)
     if name == "imagereward":
-        head = make_head(TEXT["hidden_size"])
-        return ImageReward(make_blip(tokenizer), head, tokenizer, STRETCH)
-    return {"clipscore": ClipScore, "pickscore": PickScore}[name](
+        return imagereward.ImageReward(
+            make_blip(tokenizer), make_head(TEXT["hidden_size"]), tokenizer, STRETCH
+        )
+    return {"clipscore": clipscore.ClipScore, "pickscore": pickscore.PickScore}[name](
         make_clip(tokenizer), tokenizer, CROP
     )
 
 
-def make_head(width: int) -> ScoreHead:
+def make_head(width: int) -> head.ScoreHead:
     """A head of orthogonal layers: five linear ones in a row would pass no gradient otherwise."""
-    head = ScoreHead(width, HEAD)
-    for layer in head.layers:
+    made = head.ScoreHead(width, HEAD)
+    for layer in made.layers:
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
-    return head
+    return made
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -130,7 +133,7 @@ def open_clip_config(tokenizer: CLIPTokenizer) -> dict:
     return {"model_cfg": model, "preprocess_cfg": {"mean": CROP.mean, "std": CROP.std}}
 
 
-def save_scorer(reward: FrozenReward, tokenizer: CLIPTokenizer, folder: Path) -> None:
+def save_scorer(reward: frozen.FrozenReward, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write a scorer of this file in float16, as :func:`rocm_core.rewards.load_reward` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     reward.half()
@@ -140,11 +143,15 @@ def save_scorer(reward: FrozenReward, tokenizer: CLIPTokenizer, folder: Path) ->
         (folder / "open_clip_config.json").write_text(config, encoding="utf-8")
         tokenizer.save_pretrained(folder / "tokenizer")
     else:
-        network: Any = reward.blip if isinstance(reward, BlipScore | ImageReward) else reward.clip
+        network: Any = (
+            reward.blip
+            if isinstance(reward, blipscore.BlipScore | imagereward.ImageReward)
+            else reward.clip
+        )
         network.save_pretrained(folder)
         reward.preprocessing.save(folder)
-        if not isinstance(reward, Aesthetic):
+        if not isinstance(reward, aesthetic.Aesthetic):
             tokenizer.save_pretrained(folder)
-    if isinstance(reward, Aesthetic | ImageReward):
+    if isinstance(reward, aesthetic.Aesthetic | imagereward.ImageReward):
         save_file(reward.head.state_dict(), folder / "head.safetensors")
     reward.float()

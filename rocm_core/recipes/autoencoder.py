@@ -12,8 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from tqdm import tqdm
 
-from rocm_core.recipes.options import run_recipe
-from rocm_core.recipes.steps import take_step
+from rocm_core.recipes.steps import run_recipe, take_step
 from rocm_core.shapes.models import make_autoencoder, save_half
 from rocm_core.shapes.scenes import render, training_scenes
 

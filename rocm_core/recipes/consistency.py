@@ -21,8 +21,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rocm_core.recipes.diffusion import encode_world
-from rocm_core.recipes.options import run_recipe
-from rocm_core.recipes.steps import follow, load_state, restore, save_state, take_step
+from rocm_core.recipes.steps import follow, load_state, restore, run_recipe, save_state, take_step
 from rocm_core.shapes.models import (
     CONSISTENCY_INTERVALS,
     GUIDANCE_EMBEDDING,

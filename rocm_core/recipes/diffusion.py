@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from rocm_core.recipes.options import run_recipe
-from rocm_core.recipes.steps import follow, load_state, restore, save_state, take_step
+from rocm_core.recipes.steps import follow, load_state, restore, run_recipe, save_state, take_step
 from rocm_core.shapes.models import (
     alphas_cumprod,
     make_text_encoder,

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffu
 from torchvision.utils import save_image
 
 from rocm_core.provenance import files_in, sha256_file, write_json
-from rocm_core.recipes.options import run_recipe
+from rocm_core.recipes.steps import run_recipe
 from rocm_core.shapes.judge import PASS, judge
 from rocm_core.shapes.models import make_diffusion_scheduler
 from rocm_core.shapes.scenes import SIZE, parse, render, sample_captions

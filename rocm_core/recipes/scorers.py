@@ -30,15 +30,9 @@ from rocm_core.recipes.candidates import (
     make_candidates,
     score_all,
 )
-from rocm_core.recipes.options import run_recipe
-from rocm_core.recipes.steps import take_step
-from rocm_core.rewards import load_reward
-from rocm_core.rewards.aesthetic import Aesthetic
-from rocm_core.rewards.blipscore import BlipScore
-from rocm_core.rewards.clipscore import ClipScore
+from rocm_core.recipes.steps import run_recipe, take_step
+from rocm_core.rewards import aesthetic, blipscore, clipscore, hpsv2, imagereward, load_reward
 from rocm_core.rewards.frozen import FrozenReward
-from rocm_core.rewards.hpsv2 import HPSv2
-from rocm_core.rewards.imagereward import MEAN, STD, ImageReward
 from rocm_core.shapes.scenes import describe, render, training_scenes
 
 
@@ -117,7 +111,7 @@ def choose(reward: FrozenReward, data: Candidates, recipe: Recipe) -> None:
         pixels = reward.preprocessing(data.images[row.repeat(2), pair.flatten()])
         texts = reward.encode_texts([data.captions[i] for i in row])
         scores = reward.compare(reward.encode_images(pixels), torch.cat([texts, texts]))
-        if isinstance(reward, HPSv2):
+        if isinstance(reward, hpsv2.HPSv2):
             scores = reward.clip.logit_scale.exp() * scores
         first, second = scores.chunk(2)
         loss = nn.functional.binary_cross_entropy_with_logits(first - second, label)
@@ -131,10 +125,10 @@ def train(
     torch.manual_seed(recipe.seed)
     reward = make_scorer(name, tokenizer).eval()
     first = reward
-    if isinstance(reward, ImageReward):
-        first = BlipScore(reward.blip, tokenizer, reward.preprocessing)
-    elif isinstance(reward, Aesthetic):
-        first = ClipScore(make_clip(tokenizer), tokenizer, reward.preprocessing).eval()
+    if isinstance(reward, imagereward.ImageReward):
+        first = blipscore.BlipScore(reward.blip, tokenizer, reward.preprocessing)
+    elif isinstance(reward, aesthetic.Aesthetic):
+        first = clipscore.ClipScore(make_clip(tokenizer), tokenizer, reward.preprocessing).eval()
         reward.clip.vision_model = first.clip.vision_model
         reward.clip.visual_projection = first.clip.visual_projection
     contrast(first, recipe.contrast_steps, recipe.seed)
@@ -148,10 +142,12 @@ def train(
 @torch.no_grad()
 def standardise(reward: FrozenReward, data: Candidates) -> None:
     """Give a head's scores on its training images the published scorer's mean and deviation."""
-    if isinstance(reward, Aesthetic | ImageReward):
-        aesthetic = isinstance(reward, Aesthetic)
-        raw = score_all(reward, data) * (1 if aesthetic else STD) + (0 if aesthetic else MEAN)
-        mean, std = (5.5, 1.0) if aesthetic else (MEAN, STD)
+    if isinstance(reward, aesthetic.Aesthetic | imagereward.ImageReward):
+        plain = isinstance(reward, aesthetic.Aesthetic)
+        raw = score_all(reward, data) * (1 if plain else imagereward.STD) + (
+            0 if plain else imagereward.MEAN
+        )
+        mean, std = (5.5, 1.0) if plain else (imagereward.MEAN, imagereward.STD)
         last = reward.head.layers[-1]
         assert isinstance(last, nn.Linear)
         last.weight.mul_(std / raw.std())

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rocm_core.rewards._hue import hue
-from rocm_core.rewards._weightless import Weightless
+from rocm_core.rewards._weightless import Weightless, hue
 from rocm_core.rewards.sparse_redness import THRESHOLD
 
 DIFFERENTIABLE = True

@@ -154,7 +154,7 @@ def test_an_algorithm_that_differentiates_has_the_settings_of_backpropagation(
     package, literal, base
 ):
     source = (
-        "from rocm_core.algorithms.settings import BackpropagationSettings\n"
+        "from rocm_core.algorithms.base import BackpropagationSettings\n"
         "from rocm_core.configuration import TrainingSettings\n"
         f"{literal}\nclass Settings({base}): ...\n"
     )
