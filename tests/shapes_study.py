@@ -21,7 +21,7 @@ from rocm_core.shapes.judge import judge
 from rocm_core.shapes.scenes import describe, draw_scenes, render
 from rocm_core.study.aggregate import aggregate
 from rocm_core.study.build import build
-from rocm_core.study.key import Key
+from rocm_core.study.design import Key
 from rocm_core.study.simulate import NOISE, expected_score, open_browser, simulate
 
 FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"

@@ -7,7 +7,7 @@ image is a smooth function of the nuisance parameters, which the judge (:mod:`.j
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -253,31 +253,28 @@ def fits(scenes: Scenes, position: Tensor, radius: Tensor, tolerance: float = 1.
     return inside & sized & torch.where(scenes.pair, related, placed)
 
 
+# Distances to the outlines in units of the radius, negative inside; y points down.
+_DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "circle": lambda x, y: (x * x + y * y).sqrt() - 1,
+    "square": lambda x, y: torch.maximum(x.abs(), y.abs()) - 0.9,
+    "triangle": lambda x, y: torch.maximum(y - 0.85, (1.75 * x.abs() - 0.95 * (y + 1.0)) / 1.991),
+    "cross": lambda x, y: torch.minimum(
+        torch.maximum(x.abs() - 1, y.abs() - 0.33), torch.maximum(y.abs() - 1, x.abs() - 0.33)
+    ),
+    "ring": lambda x, y: ((x * x + y * y).sqrt() - 0.72).abs() - 0.28,
+}
+
+
 def coverage(shape: Tensor, position: Tensor, radius: Tensor) -> Tensor:
     """Anti-aliased masks (N, 32, 32) in [0, 1] of N shapes at (N, 2) with radii (N,) in pixels."""
     r = radius[:, None, None]
     x, y = (_X - position[:, 0, None, None]) / r, (_Y - position[:, 1, None, None]) / r
     distance = torch.empty(len(shape), SIZE, SIZE, dtype=position.dtype)
-    for kind in range(len(SHAPES)):
+    for kind, name in enumerate(SHAPES):
         chosen = shape == kind
         if chosen.any():
-            distance[chosen] = _signed_distance(SHAPES[kind], x[chosen], y[chosen])
+            distance[chosen] = _DISTANCES[name](x[chosen], y[chosen])
     return (0.5 - distance * r).clamp(0, 1)
-
-
-def _signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
-    """Distance to the outline in units of the radius, negative inside; y points down."""
-    ax, ay = x.abs(), y.abs()
-    if shape == "circle":
-        return (x * x + y * y).sqrt() - 1
-    if shape == "square":
-        return torch.maximum(ax, ay) - 0.9
-    if shape == "triangle":
-        return torch.maximum(y - 0.85, (1.75 * ax - 0.95 * (y + 1.0)) / 1.991)
-    if shape == "cross":
-        bar = 0.33
-        return torch.minimum(torch.maximum(ax - 1, ay - bar), torch.maximum(ay - 1, ax - bar))
-    return ((x * x + y * y).sqrt() - 0.72).abs() - 0.28
 
 
 def background(scenes: Scenes) -> Tensor:

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write, write_json
-from rocm_core.study.design import QUESTIONS, TIE
-from rocm_core.study.key import Key
+from rocm_core.study.design import QUESTIONS, TIE, Key
 from rocm_core.study.votes import FILE, read_votes
 
 RESULTS = "results"

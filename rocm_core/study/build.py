@@ -13,8 +13,7 @@ from rocm_core.configuration import StudySettings
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write
-from rocm_core.study.design import Pair, choose_prompts, identify, make_pairs, make_raters
-from rocm_core.study.key import FILE, Key
+from rocm_core.study.design import KEY, Key, Pair, choose_prompts, identify, make_pairs, make_raters
 
 ASSETS = Path(__file__).with_name("page")
 PAGE, SECRET = "page", "secret"
@@ -35,7 +34,7 @@ def build(
     chosen = choose_prompts(prompts, settings.pairs, settings.shares, settings.seed)
     secret = _secret(output)
     folder = output / PAGE
-    (output / FILE).unlink(missing_ok=True)
+    (output / KEY).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     texts = {prompt.id: prompt.text for prompt in chosen}

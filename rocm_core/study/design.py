@@ -1,4 +1,4 @@
-"""Which pairs a study shows, to whom, in which order and on which side.
+"""Which pairs a study shows, to whom, in which order and on which side; and the key to its ids.
 
 Everything that must not be guessed comes from a secret, drawn once per study: a public seed would
 let a rater with this code work out which model is which. The same secret gives the same study, so
@@ -7,16 +7,20 @@ a rebuilt page keeps the votes on the pairs whose images have not changed.
 
 import hashlib
 import hmac
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
+from rocm_core.provenance import atomic_write
 
 QUESTIONS = ("appeal", "alignment", "preference")
 TIE = "tie"
+KEY = "key.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,52 @@ class Rater:
 
     code: str
     mirrored: bool
+
+
+@dataclass(frozen=True)
+class Key:
+    """A built study: its pairs by id, its raters by code, and the files of its page.
+
+    For server and analysis only; it is never served.
+
+    comparisons: (first, second), the names that the configuration gives the compared models.
+    """
+
+    study: str
+    ties: bool
+    comparisons: tuple[tuple[str, str], ...]
+    raters: Mapping[str, Rater]
+    pairs: Mapping[str, Pair]
+    files: tuple[str, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write the key of the study in `folder`, readable by its owner only."""
+        with atomic_write(folder / KEY) as file:
+            Path(file.name).chmod(0o600)
+            file.write((json.dumps(asdict(self), indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Key":
+        """The key of the study in `folder`; raises `UserError` if there is none."""
+        path = folder / KEY
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            pairs = {
+                name: Pair(**{**pair, "sides": tuple(pair["sides"])})
+                for name, pair in values["pairs"].items()
+            }
+            return cls(
+                values["study"],
+                values["ties"],
+                tuple(map(tuple, values["comparisons"])),
+                {code: Rater(**rater) for code, rater in values["raters"].items()},
+                pairs,
+                tuple(values["files"]),
+            )
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist: build the study first") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is not a study's key ({error}): build it again") from None
 
 
 def identify(secret: str, *parts: str) -> str:

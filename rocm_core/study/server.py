@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from rocm_core.errors import UserError
 from rocm_core.study.build import PAGE
-from rocm_core.study.key import Key
+from rocm_core.study.design import Key
 from rocm_core.study.votes import FILE, Refused, VoteBook
 
 LARGEST_VOTE = 4096  # bytes

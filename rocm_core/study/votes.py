@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rocm_core.errors import UserError
-from rocm_core.study.design import QUESTIONS, TIE, plan
-from rocm_core.study.key import Key
+from rocm_core.study.design import QUESTIONS, TIE, Key, plan
 
 FILE = "votes.jsonl"
 

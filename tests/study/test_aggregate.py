@@ -10,8 +10,7 @@ from shapes_study import FIRST, SECOND
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
 from rocm_core.study.aggregate import aggregate, crossed_mean, krippendorff_alpha, tabulate
-from rocm_core.study.design import QUESTIONS, TIE, make_pairs, make_raters, plan
-from rocm_core.study.key import Key
+from rocm_core.study.design import QUESTIONS, TIE, Key, make_pairs, make_raters, plan
 from rocm_core.study.votes import VoteBook
 
 X = np.nan

@@ -18,8 +18,7 @@ from shapes_study import FIRST, SECOND, make_study, read_png, settings, write_sa
 
 from rocm_core.study import simulate
 from rocm_core.study.build import build
-from rocm_core.study.design import QUESTIONS
-from rocm_core.study.key import Key
+from rocm_core.study.design import QUESTIONS, Key
 from rocm_core.study.votes import read_votes
 
 pytestmark = pytest.mark.skipif(

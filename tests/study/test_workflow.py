@@ -11,8 +11,7 @@ from shapes_study import write_samples
 from rocm_core.errors import UserError
 from rocm_core.grid import parse_config
 from rocm_core.prompts import write_prompts
-from rocm_core.study.design import QUESTIONS
-from rocm_core.study.key import Key
+from rocm_core.study.design import QUESTIONS, Key
 from rocm_core.study.votes import VoteBook
 
 FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rocm-js/seed-0"
