@@ -20,7 +20,14 @@ from rocm_core.analysis.efficiency import (
     seed_curves,
     thinned,
 )
-from rocm_core.analysis.judging import evaluators, is_held_out, overall
+from rocm_core.analysis.judging import (
+    SweepPoint,
+    evaluators,
+    is_held_out,
+    overall,
+    sweep_points,
+    verdicts,
+)
 from rocm_core.analysis.labels import (
     amount,
     decimals,
@@ -39,7 +46,6 @@ from rocm_core.analysis.statistics import (
     percentile_interval,
     win_rate,
 )
-from rocm_core.analysis.sweeps import SweepPoint, sweep_points, verdicts
 from rocm_core.analysis.templates import environment
 
 __all__ = [

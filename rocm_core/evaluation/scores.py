@@ -1,7 +1,5 @@
 """Scores of images on the disk, by one scorer after the other, in long form: one number per row."""
 
-import csv
-import io
 import json
 import math
 import time
@@ -17,7 +15,7 @@ from tqdm import tqdm
 
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
-from rocm_core.provenance import atomic_write
+from rocm_core.provenance import write_csv
 from rocm_core.rewards import load_reward
 
 BATCH_SIZE = 64
@@ -121,12 +119,7 @@ def write_scores(path: Path, keys: tuple[str, ...], rows: Iterable[tuple]) -> No
                 f"{path} is not written, because {metric} is {value} for {' '.join(key)}:"
                 f" check the weights of {metric} and the image"
             )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*keys, "metric", "value"))
-    writer.writerows((*row[:-1], f"{row[-1]:.9g}") for row in rows)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    write_csv(path, (*keys, "metric", "value"), ((*row[:-1], f"{row[-1]:.9g}") for row in rows))
 
 
 def read_image(path: Path) -> torch.Tensor:

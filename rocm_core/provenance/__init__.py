@@ -10,6 +10,7 @@ from rocm_core.provenance.files import (
     read_listing,
     record_of,
     sha256_file,
+    write_csv,
     write_json,
 )
 from rocm_core.provenance.fingerprint import (
@@ -54,6 +55,7 @@ __all__ = [
     "record_beside",
     "record_of",
     "sha256_file",
+    "write_csv",
     "write_json",
     "write_manifest",
 ]

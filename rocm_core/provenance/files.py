@@ -1,12 +1,14 @@
 """Files of the results: atomic writes, and digests of files, folders and listings."""
 
 import contextlib
+import csv
 import functools
 import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -123,6 +125,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table atomically; None is an empty field."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:

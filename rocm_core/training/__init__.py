@@ -1,9 +1,9 @@
 """Training: the job around a run, the trainer in memory, its optimiser and its plan of memory."""
 
 from rocm_core.training.job import INTERRUPTED, train
-from rocm_core.training.live_bytes import LiveBytes
 from rocm_core.training.memory import (
     GIB,
+    LiveBytes,
     choose_checkpointing,
     plan_checkpointing,
     predict_peak,

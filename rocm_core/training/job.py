@@ -1,8 +1,6 @@
 """The training job: runs a `Trainer`, keeps its state safe, writes what comes out."""
 
 import contextlib
-import csv
-import io
 import os
 import shutil
 import sys
@@ -18,7 +16,7 @@ from rocm_core.errors import UserError
 from rocm_core.grid import snapshot_steps
 from rocm_core.jobs import Owner, StateFolder, StopRequest
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write, write_manifest
+from rocm_core.provenance import atomic_write, write_csv, write_manifest
 from rocm_core.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
@@ -115,12 +113,7 @@ def _write_results(
     settings, last = trainer.settings, trainer.history[-1]
     files = [output / "lora.safetensors", output / "history.csv"]
     trainer.export(files[0])
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(last), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(trainer.history)
-    with atomic_write(files[1]) as file:
-        file.write(table.getvalue().encode())
+    write_csv(files[1], last, [[row[name] for name in last] for row in trainer.history])
     shutil.rmtree(output / "snapshots", ignore_errors=True)
     (output / "snapshots").mkdir()  # the workflow expects it, even empty
     for snapshot in snapshots:

@@ -4,19 +4,22 @@ Checkpointing changes time and memory, never a number.
 """
 
 import functools
+import gc
 import os
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rocm_core.algorithms import BackpropagationSettings, Batch
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy, uncompiled
 from rocm_core.rewards import Reward
-from rocm_core.training.live_bytes import cost
 
 GIB = 2**30
 CHAIN = 3  # tensors of a latent's size that a step of the chain keeps beside the network's
@@ -133,3 +136,80 @@ def _resident_bytes(modules: Sequence[Any], trained: Sequence[Tensor]) -> int:
             for tensor in [*module.parameters(), *module.buffers()]:
                 tensors[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
     return sum(tensors.values()) + 3 * sum(t.numel() * t.element_size() for t in trained)
+
+
+def cost(
+    forward: Callable[[], Tensor], backward: Callable[[Tensor], Any], device: torch.device
+) -> tuple[float, float]:
+    """Bytes that a pass keeps for its backward pass, and the most that both take at once.
+
+    Both are infinite where the device's memory does not suffice.
+    """
+    gc.collect()
+    try:
+        with torch.enable_grad(), LiveBytes(device) as live:
+            result = forward()
+            kept = live.now()
+            backward(result)
+            del result
+            return kept, live.most()
+    except torch.OutOfMemoryError:
+        return float("inf"), float("inf")
+
+
+class LiveBytes(TorchDispatchMode):
+    """Inside, counts the bytes of tensors that were made inside and are alive.
+
+    A GPU's allocator knows them itself, with what kernels use in passing; elsewhere every operation
+    is watched.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device if device.type == "cuda" else None
+        self._alive: dict[int, int] = {}
+        self._now = self._most = self._before = 0
+
+    def __enter__(self) -> "LiveBytes":
+        if self.device is None:
+            return super().__enter__()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self._before = torch.cuda.memory_allocated(self.device)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.device is None:
+            super().__exit__(*error)
+
+    def now(self) -> int:
+        """Bytes alive."""
+        if self.device is None:
+            return self._now
+        return torch.cuda.memory_allocated(self.device) - self._before
+
+    def most(self) -> int:
+        """The most bytes that were alive at once."""
+        if self.device is None:
+            return self._most
+        return torch.cuda.max_memory_allocated(self.device) - self._before
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        result = function(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            key = storage._cdata
+            if key not in self._alive and key not in given:  # no view of something older
+                self._alive[key] = storage.nbytes()
+                self._now += storage.nbytes()
+                self._most = max(self._most, self._now)
+                weakref.finalize(storage, self._forget, key)
+        return result
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._alive.pop(key)
+
+
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    return (value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor))

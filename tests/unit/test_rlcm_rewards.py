@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rocm_core.errors import UserError
 from rocm_core.plugins import module_of
-from rocm_core.rewards import _bertscore, alignment, load_reward
+from rocm_core.rewards import alignment, load_reward
 
 WEIGHTLESS = (
     "jpeg-compressibility",
@@ -265,7 +265,7 @@ def test_recall_is_the_mean_of_the_best_cosines_of_the_fortieth_layer(
 ):
     from transformers import DebertaModel
 
-    monkeypatch.setattr(_bertscore, "MAX_TOKENS", 64)
+    monkeypatch.setattr(alignment, "BERTSCORE_TOKENS", 64)
 
     model = DebertaModel.from_pretrained(weights / "bertscore").eval()
     tokenizer = aligned.bertscore.tokenizer
