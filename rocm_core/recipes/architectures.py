@@ -26,7 +26,6 @@ from rocm_core.rewards import (
     blipscore,
     clipscore,
     frozen,
-    head,
     hpsv2,
     imagereward,
     pickscore,
@@ -72,13 +71,13 @@ def make_scorer(name: str, tokenizer: CLIPTokenizer) -> frozen.FrozenReward:
     )
 
 
-def make_head(width: int) -> head.ScoreHead:
+def make_head(width: int) -> frozen.ScoreHead:
     """A head of orthogonal layers: five linear ones in a row would pass no gradient otherwise."""
-    made = head.ScoreHead(width, HEAD)
-    for layer in made.layers:
+    head = frozen.ScoreHead(width, HEAD)
+    for layer in head.layers:
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)
-    return made
+    return head
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -13,8 +13,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from rocm_core.errors import UserError
 from rocm_core.rewards.checkpoints import load_model
-from rocm_core.rewards.frozen import FrozenReward
-from rocm_core.rewards.head import ScoreHead
+from rocm_core.rewards.frozen import FrozenReward, ScoreHead
 from rocm_core.rewards.preprocessing import Preprocessing
 
 DIFFERENTIABLE = True

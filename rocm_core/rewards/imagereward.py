@@ -36,8 +36,7 @@ from rocm_core.rewards.checkpoints import (
     read_tensors,
     readable,
 )
-from rocm_core.rewards.frozen import FrozenReward, tokenize
-from rocm_core.rewards.head import ScoreHead
+from rocm_core.rewards.frozen import FrozenReward, ScoreHead, tokenize
 from rocm_core.rewards.preprocessing import Preprocessing
 
 DIFFERENTIABLE = True

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rocm_core.recipes import scorers
-from rocm_core.recipes.candidates import GENERATED, accuracy, change_one, make_candidates
+from rocm_core.recipes.scorers import GENERATED, accuracy, change_one, make_candidates
 from rocm_core.rewards import load_reward
 from rocm_core.shapes.judge import judge
 from rocm_core.shapes.scenes import draw_scenes, held_out, parse, render
