@@ -49,6 +49,7 @@ REASONS = {
         "files_in": "lists the files of a world that was made",
         "record_beside": "as Layout",
         "sha256_file": "lists the files of a world that was made",
+        "write_csv": "writes the values that it is given, spelled by the caller or by csv",
         "write_json": "writes the values that it is given",
         "write_manifest": "records what was made, and from what",
     },
