@@ -1,12 +1,12 @@
 """How plug-ins are found, and what is said where one is not as it must be."""
 
 import ast
-import inspect
 import subprocess
 import sys
 
 import pytest
 import tiny
+import torch
 
 from rocm_core.configuration import settings_class
 from rocm_core.errors import UserError
@@ -43,13 +43,25 @@ def test_a_dash_and_an_underscore_are_one_letter():
     )
 
 
-@pytest.mark.parametrize("reward", names("rewards"))
-def test_a_reward_is_as_differentiable_as_its_module_says(reward):
-    """Also where the class inherits the attribute from another file."""
-    module = load("rewards", reward)
-    made = inspect.signature(module.load).return_annotation
-    made = getattr(module, made) if isinstance(made, str) else made
-    assert made.differentiable is facts("rewards", reward)["DIFFERENTIABLE"]
+SCORERS = ROOT / "resources/shapes/scorers"
+LEARNED = {
+    "hpsv2_0": "hpsv2",
+    "clipscore_hessel": "clipscore",
+}  # other versions of the same weights
+
+
+# `alignment` needs LLaVA; tests/unit/test_rlcm_rewards.py builds it.
+@pytest.mark.parametrize("reward", sorted({*names("rewards")} - {"alignment"}))
+def test_gradients_flow_from_a_reward_as_its_module_says(reward):
+    weights = SCORERS / LEARNED.get(reward, reward)
+    scorer = load_reward(reward, weights if weights.is_dir() else None)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    scores = scorer.score(images, ["a large red circle on a plain gray background"])
+    says = facts("rewards", reward)["DIFFERENTIABLE"]
+    assert scorer.differentiable is scores.requires_grad is says
+    if says:
+        (gradient,) = torch.autograd.grad(scores.sum(), images)
+        assert gradient.abs().sum() > 0
 
 
 def test_what_a_module_declares_counts_and_not_what_its_class_inherits(package):
