@@ -61,7 +61,7 @@ def test_gradients_flow_from_a_reward_as_its_module_says(reward):
     assert scorer.differentiable is scores.requires_grad is says
     if says:
         (gradient,) = torch.autograd.grad(scores.sum(), images)
-        assert gradient.abs().sum() > 0
+        assert gradient.any() or not scores.any()  # clipscore_hessel is flat at 0
 
 
 def test_what_a_module_declares_counts_and_not_what_its_class_inherits(package):
