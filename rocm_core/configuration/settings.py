@@ -16,9 +16,9 @@ from rocm_core.configuration.fields import (
     Whole,
     items,
     number,
+    schema_of,
     text,
 )
-from rocm_core.configuration.json_schema import schema_of
 from rocm_core.configuration.refusals import validate
 from rocm_core.errors import UserError
 

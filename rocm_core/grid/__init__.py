@@ -3,9 +3,18 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
-from rocm_core.grid.artefacts import DISTANCES, Artefacts, Made, needed, shown_sections, used
+from rocm_core.grid.artefacts import (
+    DISTANCES,
+    Artefacts,
+    Made,
+    job_code,
+    needed,
+    render_code,
+    shown_sections,
+    train_version,
+    used,
+)
 from rocm_core.grid.cells import Cell, make_grid, spell, table
-from rocm_core.grid.code import job_code, render_code, train_version
 from rocm_core.grid.evaluation import (
     evaluation_sets,
     generation_settings,

@@ -1,22 +1,17 @@
 """Making prompt sets: from a world, from lists, or from the configuration itself."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rocm_core.configuration import PromptSettings
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean
 from rocm_core.prompts.lists import SUFFIXES, normalise, number, read_list
 from rocm_core.prompts.prompt import Prompt, clean
 from rocm_core.weights import table
-
-if TYPE_CHECKING:
-    from rocm_core.configuration import PromptSettings
 
 _FIELD = re.compile(r"\{(\w+)(:a)?\}")
 

@@ -10,8 +10,7 @@ from filelock import FileLock
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import LOCK, digest_of, files_in, sha256_file, write_json
-from rocm_core.weights.catalogue import FOLDER, WeightsFile, read_lock, table
-from rocm_core.weights.checks import Checked
+from rocm_core.weights.catalogue import FOLDER, Checked, WeightsFile, read_lock, table
 
 _PARTIAL = ".partial"
 _TABLE = "resources/weights.yaml"
