@@ -50,10 +50,12 @@ def verify(config: Config, root: str | Path | None = None) -> Findings:
                 f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}"
             )
         if one.rows:
-            findings.problems += _check_scores(one.outputs[0], one.rows)
+            rows, unreadable = _read_csv(one.outputs[0])
+            findings.problems += unreadable or _check_scores(one.outputs[0], rows, one.rows)
     for name, cell in files.cells.items():
         history = files.layout.cell(name).history
-        findings.problems += _check_history(history, cell.settings.iterations)
+        rows, unreadable = _read_csv(history)
+        findings.problems += unreadable or _check_history(history, rows, cell.settings.iterations)
     return findings
 
 
@@ -129,20 +131,16 @@ def _check_prompts(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Ite
                 yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
 
 
-def _check_history(path: Path, iterations: int) -> Iterator[str]:
-    rows, problems = _read_csv(path)
-    yield from problems
-    if rows and len(rows) != iterations:
+def _check_history(path: Path, rows: list[dict[str, str]], iterations: int) -> Iterator[str]:
+    if len(rows) != iterations:
         yield f"{path} has {len(rows)} steps, not {iterations}"
     yield from _check_finite(path, (number for row in rows for number in row.values() if number))
 
 
-def _check_scores(path: Path, wanted: Collection[tuple[str, ...]]) -> Iterator[str]:
+def _check_scores(
+    path: Path, rows: list[dict[str, str]], wanted: Collection[tuple[str, ...]]
+) -> Iterator[str]:
     """Scores and read-outs: that those with the `wanted` keys are there, once, and finite."""
-    rows, problems = _read_csv(path)
-    yield from problems
-    if problems:
-        return
     keys = ("step", "prompt_id", "metric")[-len(next(iter(wanted))) :]
     if not rows[0].keys() >= {*keys, "value"}:
         yield f"{path} lacks one of the columns {', '.join(keys)}, value"

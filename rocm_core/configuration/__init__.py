@@ -4,8 +4,7 @@ Nothing here is computed with: jobs get what they need in `params`.
 """
 
 from rocm_core.configuration.config import Config
-from rocm_core.configuration.fields import Whole, items, number, text
-from rocm_core.configuration.refusals import show, validate
+from rocm_core.configuration.fields import Whole, items, number, show, text, validate
 from rocm_core.configuration.schema import (
     document,
     load_schema,

@@ -16,12 +16,14 @@ from rocm_core.configuration.config import Config
 from rocm_core.configuration.fields import (
     DOTTED,
     allow_null,
+    allowed,
     generate,
     inline,
     nullable_keys,
     schema_of,
+    show,
+    validate,
 )
-from rocm_core.configuration.refusals import allowed, show, validate
 from rocm_core.configuration.settings import CellSettings, TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT, facts, load, names

@@ -18,8 +18,8 @@ from rocm_core.configuration.fields import (
     number,
     schema_of,
     text,
+    validate,
 )
-from rocm_core.configuration.refusals import validate
 from rocm_core.errors import UserError
 
 

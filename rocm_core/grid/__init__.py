@@ -14,13 +14,16 @@ from rocm_core.grid.artefacts import (
     train_version,
     used,
 )
-from rocm_core.grid.cells import Cell, make_grid, spell, table
-from rocm_core.grid.evaluation import (
+from rocm_core.grid.cells import (
+    Cell,
     evaluation_sets,
     generation_settings,
     inference_steps,
+    make_grid,
     sample_sets,
     snapshot_prompts,
+    spell,
+    table,
     training_sets,
 )
 from rocm_core.grid.loading import load_config, parse_config

@@ -12,10 +12,11 @@ from typing import Any
 
 from rocm_core.configuration import Config, GenerationSettings, ModelSettings, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import Cell, make_grid
-from rocm_core.grid.evaluation import (
+from rocm_core.grid.cells import (
+    Cell,
     evaluation_sets,
     generation_settings,
+    make_grid,
     sample_sets,
     snapshot_prompts,
     training_sets,

@@ -172,19 +172,21 @@ def check_weights(path: str | Path, full: bool = False) -> None:
                 f"{file} is not listed in {listing}: remove it, or take it in with"
                 f" `python -m rocm_core.commands.weights --record {file}`"
             )
-    checked = Checked(record)
+    root, verified = record.parent if record else folder, {}
+    known = _verified(root)
     for name, sha256 in listed.items():
         file = folder / name
         if not file.is_file():
             raise UserError(f"{file} is missing, which {listing} lists: restore it")
-        if full or not checked.knows(file, sha256):
-            if sha256_file(file) != sha256:
-                raise UserError(
-                    f"{file} ({file.stat().st_size:,} bytes) is truncated or changed, its sha256"
-                    f" is not that of {listing}: restore it"
-                )
-            checked.add(file, sha256)
-    checked.save()
+        stamp = stamp_of(root, file, sha256)
+        if (full or not stamp.items() <= known.items()) and sha256_file(file) != sha256:
+            raise UserError(
+                f"{file} ({file.stat().st_size:,} bytes) is truncated or changed, its sha256"
+                f" is not that of {listing}: restore it"
+            )
+        verified |= stamp
+    if listing == LOCK:  # the files that a MANIFEST.json lists are small
+        note_verified(root, verified)
 
 
 def require_recorded(path: Path) -> None:
@@ -197,40 +199,27 @@ def require_recorded(path: Path) -> None:
     check_weights(path)
 
 
-class Checked:
-    """Files verified before, as {path: stamp} beside the weights; none for a MANIFEST.json, whose
-    files are small. Losing it costs one hash per file; a read-only folder does without it."""
-
-    def __init__(self, record: Path | None):
-        self.root = record.parent if record and record.name == LOCK else None
-        self.stamps: dict[str, str] = {}
-        self.changed = False
-        if self.root:
-            with contextlib.suppress(OSError, ValueError):
-                self.stamps = dict(json.loads((self.root / FOLDER / _CHECKED).read_text()))
-
-    def knows(self, file: Path, sha256: str) -> bool:
-        """Whether the file had this sha256 when it was verified, and is unchanged since."""
-        return self.stamps.get(self._key(file)) == _stamp(file, sha256)
-
-    def add(self, file: Path, sha256: str) -> None:
-        """Note that the file has this sha256."""
-        self.changed |= not self.knows(file, sha256)
-        self.stamps[self._key(file)] = _stamp(file, sha256)
-
-    def save(self) -> None:
-        """Write what was noted, if anything new was."""
-        if self.root and self.changed:
-            with contextlib.suppress(OSError):
-                write_json(self.root / FOLDER / _CHECKED, self.stamps)
-
-    def _key(self, file: Path) -> str:
-        return file.absolute().relative_to(self.root).as_posix() if self.root else str(file)
-
-
-def _stamp(file: Path, sha256: str) -> str:
+def stamp_of(root: Path, file: Path, sha256: str) -> dict[str, str]:
+    """{path below root: size, time and sha256} of a file that has this sha256."""
     status = file.stat()
-    return f"{status.st_size} {status.st_mtime_ns} {sha256}"
+    name = file.absolute().relative_to(root).as_posix()
+    return {name: f"{status.st_size} {status.st_mtime_ns} {sha256}"}
+
+
+def _verified(root: Path) -> dict[str, str]:
+    """The stamps of files verified before, which are kept beside the weights. Losing them costs one
+    hash per file."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((root / FOLDER / _CHECKED).read_text()))
+    return {}
+
+
+def note_verified(root: Path, stamps: Mapping[str, str]) -> None:
+    """Add the stamps of verified files to those kept; a read-only folder does without them."""
+    known = _verified(root)
+    if not stamps.items() <= known.items():
+        with contextlib.suppress(OSError):
+            write_json(root / FOLDER / _CHECKED, known | stamps)
 
 
 def check_all(paths: Iterable[str | Path]) -> Iterator[str]:

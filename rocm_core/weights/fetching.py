@@ -10,7 +10,14 @@ from filelock import FileLock
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import LOCK, digest_of, files_in, sha256_file, write_json
-from rocm_core.weights.catalogue import FOLDER, Checked, WeightsFile, read_lock, table
+from rocm_core.weights.catalogue import (
+    FOLDER,
+    WeightsFile,
+    note_verified,
+    read_lock,
+    stamp_of,
+    table,
+)
 
 _PARTIAL = ".partial"
 _TABLE = "resources/weights.yaml"
@@ -153,7 +160,5 @@ def _write_lock(entries: Mapping[str, dict[str, Any]]) -> None:
         old = read_lock()
         if new := {path: entry for path, entry in entries.items() if path not in old}:
             write_json(LOCK, dict(sorted((old | new).items())))
-    checked = Checked(Path(LOCK).absolute())
     for path, entry in entries.items():
-        checked.add(Path(path), entry["sha256"])
-    checked.save()
+        note_verified(Path.cwd(), stamp_of(Path.cwd(), Path(path), entry["sha256"]))
