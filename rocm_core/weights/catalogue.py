@@ -172,8 +172,8 @@ def check_weights(path: str | Path, full: bool = False) -> None:
                 f"{file} is not listed in {listing}: remove it, or take it in with"
                 f" `python -m rocm_core.commands.weights --record {file}`"
             )
-    root, verified = record.parent if record else folder, {}
-    known = _verified(root)
+    root = record.parent if record else folder
+    known, verified = _verified(root), dict[str, str]()
     for name, sha256 in listed.items():
         file = folder / name
         if not file.is_file():
@@ -219,7 +219,7 @@ def note_verified(root: Path, stamps: Mapping[str, str]) -> None:
     known = _verified(root)
     if not stamps.items() <= known.items():
         with contextlib.suppress(OSError):
-            write_json(root / FOLDER / _CHECKED, known | stamps)
+            write_json(root / FOLDER / _CHECKED, {**known, **stamps})
 
 
 def check_all(paths: Iterable[str | Path]) -> Iterator[str]:

@@ -160,5 +160,7 @@ def _write_lock(entries: Mapping[str, dict[str, Any]]) -> None:
         old = read_lock()
         if new := {path: entry for path, entry in entries.items() if path not in old}:
             write_json(LOCK, dict(sorted((old | new).items())))
+    stamps: dict[str, str] = {}
     for path, entry in entries.items():
-        note_verified(Path.cwd(), stamp_of(Path.cwd(), Path(path), entry["sha256"]))
+        stamps |= stamp_of(Path.cwd(), Path(path), entry["sha256"])
+    note_verified(Path.cwd(), stamps)
