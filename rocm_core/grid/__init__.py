@@ -15,11 +15,13 @@ from rocm_core.grid.artefacts import (
     used,
 )
 from rocm_core.grid.cells import (
+    METHODS,
     Cell,
     evaluation_sets,
     generation_settings,
     inference_steps,
     make_grid,
+    parse_method,
     sample_sets,
     snapshot_prompts,
     spell,
@@ -27,7 +29,6 @@ from rocm_core.grid.cells import (
     training_sets,
 )
 from rocm_core.grid.loading import load_config, parse_config
-from rocm_core.grid.methods import METHODS, parse_method
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.snapshots import snapshot_steps
 

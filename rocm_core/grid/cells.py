@@ -1,12 +1,13 @@
 """The grid: one plain table of cells, each a training run with settings of its own.
 
-The settings of a cell are layers of the configuration, merged and checked. What is evaluated where
+A method is an update rule on a policy, with a divergence; some have names of the field. The
+settings of a cell are layers of the configuration, merged and checked. What is evaluated where
 follows from them: prompt sets and their sizes, numbers of inference steps.
 """
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -19,11 +20,81 @@ from rocm_core.configuration import (
     validate,
 )
 from rocm_core.errors import UserError
-from rocm_core.grid.methods import Method, chain_of, parse_method
-from rocm_core.plugins import did_you_mean, facts, require_known
+from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
 from rocm_core.prompts import prompt_count
 
 Layers = list[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method's name stands for: an update rule on a policy, with a divergence or "none"."""
+
+    algorithm: str
+    policy: str
+    divergence: str
+
+
+# The field's names. Direct preference optimisation is KL-regularised by construction, at weight β.
+METHODS = {
+    "rlcm": Method("ppo", "consistency", "none"),
+    "ddpo": Method("ppo", "diffusion", "none"),
+    "dpok": Method("dpok", "diffusion", "kl"),
+    "d3po": Method("d3po", "diffusion", "kl"),
+}
+POLICIES = {"consistency": "lcm", "diffusion": "ddim"}  # and the chain that each has by default
+
+
+def chain_of(config: Config, policy: str) -> str:
+    """The name of the chain that a policy of the configuration has."""
+    return config.policies[policy].chain or POLICIES[policy]
+
+
+def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str, Method]:
+    """The canonical name of a method and what it stands for; raises `UserError` naming `key`.
+
+    `rocm-<divergence>`, one of `METHODS`, or `<algorithm>-<policy>[-<divergence>]`, where a name
+    with a dot is a module of another package; `policies` are names beside the two that the methods
+    have.
+    """
+    if name in METHODS:
+        return name, METHODS[name]
+    spelled = f"direct-consistency-{name.removeprefix('rocm-')}" if name[:5] == "rocm-" else name
+    parts = _split(spelled, [*POLICIES, *policies])
+    if parts is None:
+        known = ["rocm-none", *(f"rocm-{d.replace('_', '-')}" for d in names("divergences"))]
+        raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, [*known, *METHODS])}")
+    algorithm, policy, divergence = parts
+    module_of("algorithms", algorithm, key)
+    if divergence != "none":  # which may be another name of the one that is trained
+        module = short_name(module_of("divergences", divergence, key))
+        divergence = facts("divergences", divergence, key)["ALIAS_OF"] or module
+    method = Method(algorithm, policy, divergence)
+    known_as = {meaning: known for known, meaning in METHODS.items()}
+    if method in known_as:
+        return known_as[method], method
+    if (algorithm, policy) == ("direct", "consistency"):
+        return f"rocm-{_spell(divergence)}", method
+    suffix = [] if divergence == "none" else [_spell(divergence)]
+    return "-".join([_spell(algorithm), _spell(policy), *suffix]), method
+
+
+def _spell(module: str) -> str:
+    """A module as part of a method's name; one of another package keeps its spelling."""
+    return module if "." in module else module.replace("_", "-")
+
+
+def _split(name: str, policies: Iterable[str]) -> tuple[str, str, str] | None:
+    """Algorithm, policy and divergence or "none" that a spelled-out method names."""
+    head = name.split("-")[0]
+    for algorithm in [head] if "." in head else names("algorithms"):
+        for policy in sorted(set(policies), key=len, reverse=True):
+            rest = name.removeprefix(f"{_spell(algorithm)}-{_spell(policy)}")
+            if rest in ("", "-none"):
+                return algorithm, policy, "none"
+            if rest.startswith("-") and len(rest) > 1:
+                return algorithm, policy, rest[1:]
+    return None
 
 
 @dataclass(frozen=True)
@@ -62,7 +133,7 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
     """All cells of a configuration, in its order, each once: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
-    names: dict[str, str] = {}
+    named: dict[str, str] = {}
     methods = {
         method: parse_method(method, f"methods.{method}", config.policies)
         for method in config.methods
@@ -83,12 +154,12 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
             cell = Cell(reward, canonical, swept, seed, settings)
             if settings in cells:
                 continue
-            if cell.name in names:
+            if cell.name in named:
                 raise UserError(
-                    f"{key} and {names[cell.name]} are the same cell, {cell.name}, with different"
+                    f"{key} and {named[cell.name]} are the same cell, {cell.name}, with different"
                     " settings: keep one of them"
                 )
-            names[cell.name] = key
+            named[cell.name] = key
             cells[settings] = cell
     return tuple(cells.values())
 

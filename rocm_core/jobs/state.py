@@ -204,22 +204,11 @@ def _lives(owner: Owner) -> bool | None:
     return _born(owner["pid"]) == owner["born"]
 
 
-class StateFolder:
-    """A folder with the newest states of one training run, owned while the `with` block lasts.
-
-    give_up: called while waiting for another owner; may raise.
-    """
-
-    def __init__(self, folder: Path, give_up: Callable[[], None] = lambda: None) -> None:
-        self.folder = folder
-        self.lock = Lock(folder, give_up)
-
-    def __enter__(self) -> Self:
-        self.lock.__enter__()
-        return self
+class StateFolder(Lock):
+    """A folder with the newest states of one training run, owned while the `with` block lasts."""
 
     def __exit__(self, *exception: object) -> None:
-        self.lock.__exit__(*exception)
+        super().__exit__(*exception)
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # if it was cleared
 
@@ -230,7 +219,7 @@ class StateFolder:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         payload = buffer.getvalue()
-        with self.lock.held(), atomic_write(self.folder / f"step-{step:09d}.state") as file:
+        with self.held(), atomic_write(self.folder / f"step-{step:09d}.state") as file:
             file.write(hashlib.sha256(payload).digest() + payload)
         for old in self._files()[2:]:
             old.unlink()
@@ -255,7 +244,7 @@ class StateFolder:
         for path in [*self._files(), *self.folder.iterdir()]:
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path not in (self.lock.path, self.lock.guard):
+            elif path not in (self.path, self.guard):
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
