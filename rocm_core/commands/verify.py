@@ -9,7 +9,6 @@ import csv
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,9 @@ from rocm_core.provenance import accepted_code, folder_digest, sha256_file
 from rocm_core.weights import check_all
 
 
-@dataclass
-class Findings:
-    """What `verify` reports, one line each: problems, and whose code was accepted by whom."""
-
-    problems: list[str] = field(default_factory=list)
-    accepted: list[str] = field(default_factory=list)
-
-
-def verify(config: Config, root: str | Path | None = None) -> Findings:
-    """What is missing, stale or wrong under `root` (the configuration's own results).
+def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], list[str]]:
+    """What is missing, stale or wrong under `root` (the configuration's own results), and whose code
+    was accepted by whom: one line each.
 
     Checked are the weights that are here, prompt sets, cells, samples, their scores, and everything
     rendered from them: presence, counts, settings, code fingerprint, weights, sha256 of every file,
@@ -39,24 +31,23 @@ def verify(config: Config, root: str | Path | None = None) -> Findings:
     files = Artefacts(config, root)
     prompts, unreadable = read_sets(files)
     here = (path for path in used(config) if Path(path).exists())
-    findings = Findings([*check_all(here), *unreadable, *_check_prompts(files, prompts)])
+    problems = [*check_all(here), *unreadable, *_check_prompts(files, prompts)]
+    accepted = []
     made = [*files.made_prompts(), *files.made(prompts), *files.made_renderings()]
     for one in made:
-        manifest, problems = read_manifest(one.manifest)
-        findings.problems += problems or check_manifest(one, manifest)
+        manifest, unreadable = read_manifest(one.manifest)
+        problems += unreadable or check_manifest(one, manifest)
         if manifest and is_accepted(one, manifest):
             note = manifest["accepted"][-1]
-            findings.accepted.append(
-                f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}"
-            )
+            accepted.append(f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}")
         if one.rows:
             rows, unreadable = _read_csv(one.outputs[0])
-            findings.problems += unreadable or _check_scores(one.outputs[0], rows, one.rows)
+            problems += unreadable or _check_scores(one.outputs[0], rows, one.rows)
     for name, cell in files.cells.items():
         history = files.layout.cell(name).history
         rows, unreadable = _read_csv(history)
-        findings.problems += unreadable or _check_history(history, rows, cell.settings.iterations)
-    return findings
+        problems += unreadable or _check_history(history, rows, cell.settings.iterations)
+    return problems, accepted
 
 
 def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:
@@ -183,10 +174,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check all results of a configuration.")
     parser.add_argument("--configfile", required=True)
     config = load_config(parser.parse_args().configfile)
-    findings = verify(config)
-    problems = findings.problems or [f"{config.root}: everything is there and as configured"]
-    print("\n".join([*problems, *findings.accepted]))
-    return 1 if findings.problems else 0
+    problems, accepted = verify(config)
+    shown = problems or [f"{config.root}: everything is there and as configured"]
+    print("\n".join([*shown, *accepted]))
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
