@@ -21,8 +21,8 @@ from rocm_core.weights import check_all
 
 
 def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], list[str]]:
-    """What is missing, stale or wrong under `root` (the configuration's own results), and whose code
-    was accepted by whom: one line each.
+    """What is missing, stale or wrong under `root` (the configuration's own results), and what was
+    accepted by whom: one line each.
 
     Checked are the weights that are here, prompt sets, cells, samples, their scores, and everything
     rendered from them: presence, counts, settings, code fingerprint, weights, sha256 of every file,
