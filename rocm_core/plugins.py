@@ -87,7 +87,7 @@ def names(kind: str) -> list[str]:
     """The plug-ins in the room of a kind, sorted, by the names of their modules."""
     room = ROOT.joinpath(*KINDS[kind].room.split("."))
     files = sorted(room.glob("[!_]*.py"))
-    return [file.stem for file in files if KINDS[kind].entry in _defined(file)]
+    return [file.stem for file in files if KINDS[kind].entry in _bound(file)]
 
 
 def module_of(kind: str, name: str, key: str) -> str:
@@ -97,7 +97,7 @@ def module_of(kind: str, name: str, key: str) -> str:
         path = source_of(name)
         if path is None:
             raise UserError(f"{key}: there is no module {name} on the Python path (PYTHONPATH)")
-        if wanted.entry not in _defined(path):
+        if wanted.entry not in _bound(path):
             raise UserError(
                 f"{key}: {path} does not define {wanted.entry}, so it is not one of the {kind}"
             )
@@ -125,10 +125,9 @@ def facts(kind: str, name: str, key: str = "") -> dict[str, Any]:
     """
     path = source_of(module_of(kind, name, key or kind))
     assert path is not None, name
-    declared = dict.fromkeys(_defined(path), REQUIRED) | _literals(path)
     known = {}
     for fact, (wanted, default) in KINDS[kind].facts.items():
-        known[fact] = declared.get(fact, default)
+        known[fact] = _bound(path).get(fact, default)
         if not isinstance(known[fact], wanted):
             shown = getattr(wanted, "__name__", wanted)
             raise UserError(
@@ -169,27 +168,20 @@ def _not_python(error: SyntaxError) -> UserError:
 
 
 @functools.cache
-def _defined(path: Path) -> frozenset[str]:
-    """Names that the top level of a file binds: functions, classes, values, imported ones."""
-    defined: set[str] = set(_literals(path))
+def _bound(path: Path) -> dict[str, Any]:
+    """What the top level of a file binds: functions, classes, values and imported names, each with
+    the value of its literal, or `REQUIRED` where it is no literal."""
+    bound: dict[str, Any] = {}
     for node in parse(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            defined.add(node.name)
+            bound[node.name] = REQUIRED
         elif isinstance(node, ast.ImportFrom):
-            defined |= {alias.asname or alias.name for alias in node.names}
-    return frozenset(defined)
-
-
-@functools.cache
-def _literals(path: Path) -> dict[str, Any]:
-    """What the top level of a file assigns: a literal's value, `REQUIRED` where it is computed."""
-    values: dict[str, Any] = {}
-    for node in parse(path).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            bound |= {alias.asname or alias.name: REQUIRED for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             try:
                 value = ast.literal_eval(node.value)
             except ValueError:
                 value = REQUIRED
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            values |= {target.id: value for target in targets if isinstance(target, ast.Name)}
-    return values
+            bound |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return bound

@@ -9,7 +9,6 @@ scores and LoRAs stay in results/<name>/preflight to be looked at.
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import shutil
@@ -100,17 +99,12 @@ def _score_published(
         yield "the published scorers are not here: run `make judges`, or Snakemake with --sdm conda"
         return
     output = folder / "published.csv"
-    options = {
-        "--scorers": json.dumps({name: config.scorers[name] for name in config.published}),
-        "--samples": str(folder),
-        "--output": str(output),
-        "--fingerprint": "preflight",
-    }
+    scorers = json.dumps({name: config.scorers[name] for name in config.published})
     done = subprocess.run(
         [
-            PUBLISHED,
-            ROOT / "workflow/scripts/score_published.py",
-            *itertools.chain(*options.items()),
+            *(PUBLISHED, ROOT / "workflow/scripts/score_published.py"),
+            *("--scorers", scorers, "--samples", folder),
+            *("--output", output, "--fingerprint", "preflight"),
         ],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -9,7 +9,6 @@ import csv
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,9 @@ from rocm_core.provenance import accepted_code, folder_digest, sha256_file
 from rocm_core.weights import check_all
 
 
-@dataclass
-class Findings:
-    """What `verify` reports, one line each: problems, and whose code was accepted by whom."""
-
-    problems: list[str] = field(default_factory=list)
-    accepted: list[str] = field(default_factory=list)
-
-
-def verify(config: Config, root: str | Path | None = None) -> Findings:
-    """What is missing, stale or wrong under `root` (the configuration's own results).
+def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], list[str]]:
+    """What is missing, stale or wrong under `root` (the configuration's own results), and what was
+    accepted by whom: one line each.
 
     Checked are the weights that are here, prompt sets, cells, samples, their scores, and everything
     rendered from them: presence, counts, settings, code fingerprint, weights, sha256 of every file,
@@ -39,22 +31,23 @@ def verify(config: Config, root: str | Path | None = None) -> Findings:
     files = Artefacts(config, root)
     prompts, unreadable = read_sets(files)
     here = (path for path in used(config) if Path(path).exists())
-    findings = Findings([*check_all(here), *unreadable, *_check_prompts(files, prompts)])
+    problems = [*check_all(here), *unreadable, *_check_prompts(files, prompts)]
+    accepted = []
     made = [*files.made_prompts(), *files.made(prompts), *files.made_renderings()]
     for one in made:
-        manifest, problems = read_manifest(one.manifest)
-        findings.problems += problems or check_manifest(one, manifest)
+        manifest, unreadable = read_manifest(one.manifest)
+        problems += unreadable or check_manifest(one, manifest)
         if manifest and is_accepted(one, manifest):
             note = manifest["accepted"][-1]
-            findings.accepted.append(
-                f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}"
-            )
+            accepted.append(f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}")
         if one.rows:
-            findings.problems += _check_scores(one.outputs[0], one.rows)
+            rows, unreadable = _read_csv(one.outputs[0])
+            problems += unreadable or _check_scores(one.outputs[0], rows, one.rows)
     for name, cell in files.cells.items():
         history = files.layout.cell(name).history
-        findings.problems += _check_history(history, cell.settings.iterations)
-    return findings
+        rows, unreadable = _read_csv(history)
+        problems += unreadable or _check_history(history, rows, cell.settings.iterations)
+    return problems, accepted
 
 
 def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:
@@ -129,20 +122,16 @@ def _check_prompts(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Ite
                 yield f"{path} shares {len(shared)} prompts with {other}, such as {min(shared)!r}"
 
 
-def _check_history(path: Path, iterations: int) -> Iterator[str]:
-    rows, problems = _read_csv(path)
-    yield from problems
-    if rows and len(rows) != iterations:
+def _check_history(path: Path, rows: list[dict[str, str]], iterations: int) -> Iterator[str]:
+    if len(rows) != iterations:
         yield f"{path} has {len(rows)} steps, not {iterations}"
     yield from _check_finite(path, (number for row in rows for number in row.values() if number))
 
 
-def _check_scores(path: Path, wanted: Collection[tuple[str, ...]]) -> Iterator[str]:
+def _check_scores(
+    path: Path, rows: list[dict[str, str]], wanted: Collection[tuple[str, ...]]
+) -> Iterator[str]:
     """Scores and read-outs: that those with the `wanted` keys are there, once, and finite."""
-    rows, problems = _read_csv(path)
-    yield from problems
-    if problems:
-        return
     keys = ("step", "prompt_id", "metric")[-len(next(iter(wanted))) :]
     if not rows[0].keys() >= {*keys, "value"}:
         yield f"{path} lacks one of the columns {', '.join(keys)}, value"
@@ -185,10 +174,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check all results of a configuration.")
     parser.add_argument("--configfile", required=True)
     config = load_config(parser.parse_args().configfile)
-    findings = verify(config)
-    problems = findings.problems or [f"{config.root}: everything is there and as configured"]
-    print("\n".join([*problems, *findings.accepted]))
-    return 1 if findings.problems else 0
+    problems, accepted = verify(config)
+    shown = problems or [f"{config.root}: everything is there and as configured"]
+    print("\n".join([*shown, *accepted]))
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -4,10 +4,15 @@ Nothing here is computed with: jobs get what they need in `params`.
 """
 
 from rocm_core.configuration.config import Config
-from rocm_core.configuration.fields import Whole, items, number, text
-from rocm_core.configuration.reading import read_yaml, type_config
-from rocm_core.configuration.refusals import show, validate
-from rocm_core.configuration.schema import document, load_schema, schema_text, settings_class
+from rocm_core.configuration.fields import Whole, items, number, show, text, validate
+from rocm_core.configuration.schema import (
+    document,
+    load_schema,
+    read_yaml,
+    schema_text,
+    settings_class,
+    type_config,
+)
 from rocm_core.configuration.settings import (
     GenerationSettings,
     ModelSettings,

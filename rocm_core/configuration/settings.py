@@ -16,10 +16,10 @@ from rocm_core.configuration.fields import (
     Whole,
     items,
     number,
+    schema_of,
     text,
+    validate,
 )
-from rocm_core.configuration.json_schema import schema_of
-from rocm_core.configuration.refusals import validate
 from rocm_core.errors import UserError
 
 

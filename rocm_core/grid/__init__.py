@@ -3,19 +3,32 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
-from rocm_core.grid.artefacts import DISTANCES, Artefacts, Made, needed, shown_sections, used
-from rocm_core.grid.cells import Cell, make_grid, spell, table
-from rocm_core.grid.code import job_code, render_code, train_version
-from rocm_core.grid.evaluation import (
+from rocm_core.grid.artefacts import (
+    DISTANCES,
+    Artefacts,
+    Made,
+    job_code,
+    needed,
+    render_code,
+    shown_sections,
+    train_version,
+    used,
+)
+from rocm_core.grid.cells import (
+    METHODS,
+    Cell,
     evaluation_sets,
     generation_settings,
     inference_steps,
+    make_grid,
+    parse_method,
     sample_sets,
     snapshot_prompts,
+    spell,
+    table,
     training_sets,
 )
 from rocm_core.grid.loading import load_config, parse_config
-from rocm_core.grid.methods import METHODS, parse_method
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.snapshots import snapshot_steps
 

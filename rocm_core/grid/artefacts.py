@@ -1,4 +1,7 @@
-"""The files of a grid: what its jobs make, for the rules and for the commands that only look."""
+"""The files of a grid: what its jobs make, for the rules and for the commands that only look.
+
+Each job has a code fingerprint: which modules compute what a cell, an image or a score is.
+"""
 
 import itertools
 import json
@@ -7,22 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rocm_core.configuration import Config, GenerationSettings
+from rocm_core.configuration import Config, GenerationSettings, ModelSettings, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import Cell, make_grid
-from rocm_core.grid.code import job_code, render_code
-from rocm_core.grid.evaluation import (
+from rocm_core.grid.cells import (
+    Cell,
     evaluation_sets,
     generation_settings,
+    make_grid,
     sample_sets,
     snapshot_prompts,
     training_sets,
 )
 from rocm_core.grid.needs import offered
 from rocm_core.grid.snapshots import snapshot_steps
-from rocm_core.plugins import facts
+from rocm_core.plugins import KINDS, facts, module_of, names
 from rocm_core.prompts import Prompt, prompt_files
-from rocm_core.provenance import Layout, SampleFiles, SnapshotFiles, digest_of, record_beside
+from rocm_core.provenance import (
+    Layout,
+    SampleFiles,
+    SnapshotFiles,
+    code_fingerprint,
+    digest_of,
+    module_closure,
+    record_beside,
+)
 from rocm_core.weights import files_of
 
 # What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
@@ -236,3 +247,72 @@ def used(config: Config) -> list[str]:
 def needed(config: Config) -> list[str]:
     """The table's files that a configuration's models, scorers and prompts are made of."""
     return list(dict.fromkeys(files_of(*used(config))))
+
+
+def job_code(
+    script: str, settings: ModelSettings | None = None, metrics: Sequence[str] = ()
+) -> str:
+    """Code fingerprint of a job: of its script in workflow/scripts/, of the plug-ins that its
+    `settings` name, and of the scorers of its `metrics`.
+
+    Of the denoisers every one counts. A job uses only the one that model_index.json asks for, but
+    that file may be fetched after the fingerprint was taken, which must not change by that.
+    """
+    modules = [module_of("rewards", metric, "metrics") for metric in metrics]
+    if settings:
+        modules += [module_of("denoisers", name, "model") for name in names("denoisers")]
+        modules.append(module_of("chains", settings.chain, "chain"))
+    if isinstance(settings, TrainingSettings):
+        modules.append(module_of("algorithms", settings.algorithm, "algorithm"))
+        modules.append(module_of("rewards", settings.reward, "reward"))
+        if settings.divergence != "none":
+            modules.append(module_of("divergences", settings.divergence, "divergence"))
+    return code_fingerprint(f"workflow/scripts/{script}.py", *modules)
+
+
+def train_version(settings: TrainingSettings, weights: str, processes: int) -> str:
+    """What names the state of a cell's unfinished training: a digest of all that decides it.
+
+    weights: a digest of what the training loads. A state of another version is left alone.
+    """
+    parts = {
+        "settings": json.dumps(settings.to_dict(), sort_keys=True),
+        "code": job_code("train", settings),
+        "weights": weights,
+        "processes": str(processes),
+    }
+    return digest_of(parts)[:16]
+
+
+def render_code(kind: str, name: str, config: Config) -> str:
+    """Code fingerprint of a table, a figure, the claims or the report, which shows the tables.
+
+    The facts of the configuration's plug-ins belong to it: they are read without an import.
+    """
+    module = {"claims": "rocm_core.claims.ledger", "report": "rocm_core.report.build"}
+    shown = offered("tables", config) if kind == "report" else []
+    modules = [
+        "workflow/scripts/render.py",
+        module.get(kind) or module_of(f"{kind}s", name, f"{kind}s"),
+        *(module_of("tables", table, "tables") for table in shown),
+    ]
+    closure = module_closure(*modules)
+    modules += [  # what imports the `loading` of a room loads by name, and so may load any
+        module_of(kind, name, kind)
+        for kind in KINDS
+        if f"{KINDS[kind].room}.loading" in closure
+        for name in names(kind)
+    ]
+    return digest_of({"code": code_fingerprint(*modules), "facts": _facts(config)})
+
+
+def _facts(config: Config) -> str:
+    """The facts of the plug-ins that a configuration's cells and metrics name."""
+    of_cells = [cell.settings for cell in make_grid(config)]
+    used = {
+        "rewards": {*config.metrics, *config.rewards},
+        "algorithms": {settings.algorithm for settings in of_cells},
+        "divergences": {settings.divergence for settings in of_cells} - {"none"},
+    }
+    known = {f"{kind} {name}": facts(kind, name) for kind in used for name in used[kind]}
+    return json.dumps(known, sort_keys=True)

@@ -1,16 +1,100 @@
-"""The grid: one plain table of cells, each a training run with settings of its own."""
+"""The grid: one plain table of cells, each a training run with settings of its own.
+
+A method is an update rule on a policy, with a divergence; some have names of the field. The
+settings of a cell are layers of the configuration, merged and checked. What is evaluated where
+follows from them: prompt sets and their sizes, numbers of inference steps.
+"""
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from rocm_core.configuration import Config, TrainingSettings, load_schema, validate
+from rocm_core.configuration import (
+    Config,
+    GenerationSettings,
+    TrainingSettings,
+    load_schema,
+    settings_class,
+    validate,
+)
 from rocm_core.errors import UserError
-from rocm_core.grid.cell_settings import Layers, cell_settings
-from rocm_core.grid.methods import parse_method
-from rocm_core.plugins import did_you_mean, require_known
+from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
+from rocm_core.prompts import prompt_count
+
+Layers = list[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method's name stands for: an update rule on a policy, with a divergence or "none"."""
+
+    algorithm: str
+    policy: str
+    divergence: str
+
+
+# The field's names. Direct preference optimisation is KL-regularised by construction, at weight β.
+METHODS = {
+    "rlcm": Method("ppo", "consistency", "none"),
+    "ddpo": Method("ppo", "diffusion", "none"),
+    "dpok": Method("dpok", "diffusion", "kl"),
+    "d3po": Method("d3po", "diffusion", "kl"),
+}
+POLICIES = {"consistency": "lcm", "diffusion": "ddim"}  # and the chain that each has by default
+
+
+def chain_of(config: Config, policy: str) -> str:
+    """The name of the chain that a policy of the configuration has."""
+    return config.policies[policy].chain or POLICIES[policy]
+
+
+def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str, Method]:
+    """The canonical name of a method and what it stands for; raises `UserError` naming `key`.
+
+    `rocm-<divergence>`, one of `METHODS`, or `<algorithm>-<policy>[-<divergence>]`, where a name
+    with a dot is a module of another package; `policies` are names beside the two that the methods
+    have.
+    """
+    if name in METHODS:
+        return name, METHODS[name]
+    spelled = f"direct-consistency-{name.removeprefix('rocm-')}" if name[:5] == "rocm-" else name
+    parts = _split(spelled, [*POLICIES, *policies])
+    if parts is None:
+        known = ["rocm-none", *(f"rocm-{d.replace('_', '-')}" for d in names("divergences"))]
+        raise UserError(f"{key}: {name!r} is not a method{did_you_mean(name, [*known, *METHODS])}")
+    algorithm, policy, divergence = parts
+    module_of("algorithms", algorithm, key)
+    if divergence != "none":  # which may be another name of the one that is trained
+        module = short_name(module_of("divergences", divergence, key))
+        divergence = facts("divergences", divergence, key)["ALIAS_OF"] or module
+    method = Method(algorithm, policy, divergence)
+    known_as = {meaning: known for known, meaning in METHODS.items()}
+    if method in known_as:
+        return known_as[method], method
+    if (algorithm, policy) == ("direct", "consistency"):
+        return f"rocm-{_spell(divergence)}", method
+    suffix = [] if divergence == "none" else [_spell(divergence)]
+    return "-".join([_spell(algorithm), _spell(policy), *suffix]), method
+
+
+def _spell(module: str) -> str:
+    """A module as part of a method's name; one of another package keeps its spelling."""
+    return module if "." in module else module.replace("_", "-")
+
+
+def _split(name: str, policies: Iterable[str]) -> tuple[str, str, str] | None:
+    """Algorithm, policy and divergence or "none" that a spelled-out method names."""
+    head = name.split("-")[0]
+    for algorithm in [head] if "." in head else names("algorithms"):
+        for policy in sorted(set(policies), key=len, reverse=True):
+            rest = name.removeprefix(f"{_spell(algorithm)}-{_spell(policy)}")
+            if rest in ("", "-none"):
+                return algorithm, policy, "none"
+            if rest.startswith("-") and len(rest) > 1:
+                return algorithm, policy, rest[1:]
+    return None
 
 
 @dataclass(frozen=True)
@@ -49,7 +133,7 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
     """All cells of a configuration, in its order, each once: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
     cells: dict[TrainingSettings, Cell] = {}
-    names: dict[str, str] = {}
+    named: dict[str, str] = {}
     methods = {
         method: parse_method(method, f"methods.{method}", config.policies)
         for method in config.methods
@@ -70,12 +154,12 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
             cell = Cell(reward, canonical, swept, seed, settings)
             if settings in cells:
                 continue
-            if cell.name in names:
+            if cell.name in named:
                 raise UserError(
-                    f"{key} and {names[cell.name]} are the same cell, {cell.name}, with different"
+                    f"{key} and {named[cell.name]} are the same cell, {cell.name}, with different"
                     " settings: keep one of them"
                 )
-            names[cell.name] = key
+            named[cell.name] = key
             cells[settings] = cell
     return tuple(cells.values())
 
@@ -139,3 +223,186 @@ def table(cells: Sequence[Cell]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     return "\n".join([*text, f"{len(cells)} cells"])
+
+
+def cell_settings(
+    config: Config,
+    reward: str,
+    method: Method,
+    seed: int,
+    layers: Layers,
+    key: str,
+) -> TrainingSettings:
+    """The settings that a cell really uses, of its algorithm's class: what has no effect on it is
+    not there, or has its default, so that changing it makes nothing run again."""
+    if method.policy not in config.policies:
+        raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
+    about = facts("algorithms", method.algorithm, key)
+    if about["DIFFERENTIATES"] and not facts("rewards", reward, "rewards")["DIFFERENTIABLE"]:
+        raise UserError(
+            f"{key} cannot train on {reward}, which has no gradient: set"
+            f" cells.{reward}/{key.removeprefix('methods.')} to null"
+        )
+    policy = config.policies[method.policy]
+    merged = {name: value for _, layer in layers for name, value in layer.items()}
+    _check_divergence(method, layers, merged, key, about["DIVERGENCES"])
+    own = settings_class(method.algorithm, key)
+    idle = dict.fromkeys(sorted(merged.keys() - own.model_fields), method.algorithm)
+    if "horizon" in merged and method.policy != "consistency":  # whose last step is deterministic
+        idle["horizon"] = f"the {method.policy} policy"
+    for name, what in idle.items():
+        if stray := next((place for place, layer in _own(layers) if name in layer), None):
+            raise UserError(f"{stray}.{name} has no effect on {what}: remove it")
+    merged = {  # null stands for the policy's or the algorithm's own, where it is not a value
+        name: value
+        for name, value in merged.items()
+        if name not in idle
+        and (value is not None or type(None) in get_args(own.model_fields[name].annotation))
+    }
+    if merged.get("prompt_buffer") == 0:
+        del merged["prompt_buffer_minimum"]
+    if merged["beta"] != "auto":
+        merged.pop("beta_calibration_steps", None)
+    elif "beta_calibration_steps" not in merged:
+        raise UserError(f"{key}.beta: {method.algorithm} cannot do auto: give it a number")
+    if method.algorithm == "direct" and method.divergence == "none":
+        del merged["reduction"], merged["reference_gradient"]
+    if about["PAIRED"] and merged["images_per_prompt"] % 2:
+        raise UserError(
+            f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
+            f" prompt, but it is {merged['images_per_prompt']}"
+        )
+    _check_counts(merged, key)
+    require_known(merged["prompts"], config.prompts, f"{key}.prompts")
+    if merged["prompts"] == "validation":
+        raise UserError(f"{key}.prompts: validation evaluates what was trained: name another set")
+    return own.from_dict(
+        {"inference_steps": policy.steps, "guidance_scale": policy.guidance_scale}
+        | merged
+        | {
+            "reward": reward,
+            "scorer": config.scorers[reward],
+            "policy": method.policy,
+            "chain": chain_of(config, method.policy),
+            "model": policy.model,
+            "model_lora": policy.lora,
+            "algorithm": method.algorithm,
+            "divergence": method.divergence,
+            "seed": seed,
+        }
+    )
+
+
+def _own(layers: Layers) -> Layers:
+    """The layers that are about one method, not about the methods of a reward or of the grid."""
+    return [
+        (place, layer)
+        for place, layer in layers
+        if place != "training" and ("/" in place or not place.startswith("cells."))
+    ]
+
+
+def _check_divergence(
+    method: Method, layers: Layers, merged: dict[str, Any], key: str, possible: Sequence[str]
+) -> None:
+    """Divergence and β must suit the algorithm; β is 0 in `merged` where there is no divergence.
+
+    possible: the divergences that the algorithm can work with; empty: all.
+    """
+    if possible and method.divergence not in possible:
+        raise UserError(
+            f"{key}: {method.algorithm} cannot work with divergence {method.divergence}"
+            f"{did_you_mean(method.divergence, possible)}"
+        )
+    if method.divergence == "none":
+        if stray := next((place for place, layer in _own(layers) if "beta" in layer), None):
+            method_name = stray.rpartition("/")[2].rpartition(".")[2]
+            raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
+        merged["beta"] = 0.0
+    elif "beta" not in merged:
+        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
+
+
+def _check_counts(merged: Mapping[str, Any], key: str) -> None:
+    """Counts that bound one another or must divide one another."""
+    if merged["warmup_steps"] > merged["iterations"]:
+        raise UserError(
+            f"{key}: warmup_steps must be at most iterations, {merged['iterations']},"
+            f" not {merged['warmup_steps']}"
+        )
+    buffer = merged.get("prompt_buffer", 0)
+    if buffer and merged["prompt_buffer_minimum"] > buffer:
+        raise UserError(
+            f"{key}: prompt_buffer_minimum must be at most prompt_buffer, {buffer}, or no prompt "
+            f"ever has enough, but it is {merged['prompt_buffer_minimum']}"
+        )
+    for part, whole in (
+        ("images_per_prompt", "batch_size"),
+        ("updates_per_iteration", "accumulation_steps"),
+    ):
+        divisor = merged.get(part, 1)
+        if merged[whole] % divisor:
+            raise UserError(
+                f"{key}: {part} must divide {whole}, {merged[whole]}, but it is {divisor}"
+            )
+
+
+def training_sets(cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that cells train on."""
+    return list(dict.fromkeys(cell.settings.prompts for cell in cells))
+
+
+def evaluation_sets(config: Config, cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that sources are evaluated on: `validation`, then any further ones."""
+    others = {"train", "validation", *training_sets(cells)}
+    return ["validation", *(name for name in config.prompts if name not in others)]
+
+
+def snapshot_prompts(config: Config) -> int:
+    """How many of the first validation prompts each snapshot is evaluated on; 0: none."""
+    most = prompt_count(config.prompts["validation"])
+    return config.snapshots.prompts if most is None else min(config.snapshots.prompts, most)
+
+
+def inference_steps(config: Config) -> tuple[int | None, ...]:
+    """The numbers of inference steps at which images are made, None for the policy's own."""
+    given = config.generation.inference_steps
+    return given if isinstance(given, tuple) else (given,)
+
+
+def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list[tuple[str, int]]:
+    """The (prompt set, inference steps) of which a source's images are made, the main one first.
+
+    Every one of `sets`, the `evaluation_sets`, at the first number of steps, and the validation
+    prompts at all of them. Of a swept cell, whose setting is in question, the main one only.
+    """
+    policy = source.settings.policy if isinstance(source, Cell) else source
+    own = config.policies[policy].steps
+    steps = list(dict.fromkeys(given or own for given in inference_steps(config)))
+    if isinstance(source, Cell) and source.swept:
+        return [("validation", steps[0])]
+    main = [(name, steps[0]) for name in sets]
+    return [*main, *(("validation", number) for number in steps[1:])]
+
+
+def generation_settings(
+    config: Config, source: Cell | str, steps: int | None = None
+) -> GenerationSettings:
+    """How the images of a cell, or of a policy's base model, are made for scoring.
+
+    The chain has as many steps for every source, so that images differ by the weights alone:
+    `steps`, else the first that the configuration names.
+    """
+    name = source.settings.policy if isinstance(source, Cell) else source
+    policy = config.policies[name]
+    guidance = source.settings.guidance_scale if isinstance(source, Cell) else policy.guidance_scale
+    return GenerationSettings(
+        policy=name,
+        chain=chain_of(config, name),
+        model=policy.model,
+        model_lora=policy.lora,
+        inference_steps=steps or inference_steps(config)[0] or policy.steps,
+        guidance_scale=guidance,
+        seed=config.generation.seed,
+        batch_size=config.generation.batch_size,
+    )

@@ -14,9 +14,7 @@ from rocm_core.configuration import (
     type_config,
 )
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import make_grid
-from rocm_core.grid.evaluation import training_sets
-from rocm_core.grid.methods import POLICIES, chain_of
+from rocm_core.grid.cells import POLICIES, chain_of, make_grid, training_sets
 from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
 

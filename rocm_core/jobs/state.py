@@ -1,44 +1,214 @@
 """Stopping and resuming: the state of an unfinished training run, and the request to stop.
 
-A state is written atomically, by the one owner of its folder, and checked when read.
+A state is written atomically, by the one owner of its folder, and checked when read. A folder has
+one owner at a time, across machines that share a file system, and a record of all. A killed owner
+leaves its lock behind; its last heartbeat shows how long it lived.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
+import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from rocm_core.jobs.lock import Lock
-from rocm_core.provenance import atomic_write
+from rocm_core.errors import UserError
+from rocm_core.provenance import atomic_write, write_json
 
 TIME_LIMIT_MARGIN_SECONDS = 120.0
 FINISHED = "finished"  # marks a state that is kept although its training run has ended
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
+POLL_SECONDS = 1.0
+
+Owner = dict[str, Any]
 
 
-class StateFolder:
-    """A folder with the newest states of one training run, owned while the `with` block lasts.
+class Lock:
+    """Ownership of a folder by one process, while the `with` block lasts.
 
-    give_up: called while waiting for another owner; may raise.
+    `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its
+    owner is a dead process of this machine or, on another machine, has sent no heartbeat for
+    STALE_SECONDS by our own clock. For a living owner we wait at most PATIENCE_SECONDS, then raise
+    `UserError`; meanwhile `give_up` is called and may raise. An owner wrongly taken for dead learns
+    of it in `held`.
+
+    `attempts.json` lists every owner so far, until it is removed.
     """
 
     def __init__(self, folder: Path, give_up: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
-        self.lock = Lock(folder, give_up)
+        self.path, self.guard = folder / "lock.json", folder / "lock.guard"
+        self.record = folder / "attempts.json"
+        self.me: Owner = {
+            **_here(),
+            "pid": os.getpid(),
+            "born": _born(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "token": secrets.token_hex(8),
+        }
+        self._give_up = give_up
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        self.lock.__enter__()
+        began = silent_since = time.monotonic()
+        seen, lives = None, False
+        while holder := self._take(from_the_silent=time.monotonic() - silent_since > STALE_SECONDS):
+            now, told = time.monotonic(), lives
+            if seen and holder != seen:
+                silent_since, lives = now, True
+            lives = lives or bool(_lives(holder[0]))
+            if lives and not told:
+                print(f"waiting for {_name(holder[0])} in {self.folder}", file=sys.stderr)
+            if lives and now - began > PATIENCE_SECONDS:
+                raise UserError(
+                    f"{self.folder} is in use by {_name(holder[0])}: wait for it or stop it"
+                )
+            seen = holder
+            self._give_up()
+            time.sleep(POLL_SECONDS)
+        self._heart.start()
         return self
 
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._heart.join()
+        with self._alone():
+            if self._is_mine():
+                if self.record.exists():
+                    with contextlib.suppress(OSError):  # a full disk must not keep the lock
+                        self._remember(self.me, time.time())
+                self.path.unlink()
+                self.guard.unlink()
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to this owner's record, which survives even if it is killed."""
+        with self.held():
+            self.me |= facts
+            write_json(self.path, self.me)
+
+    def attempts(self) -> list[Owner]:
+        """Every owner so far, this one last: host, pid, Slurm job, seconds of ownership, and the
+        facts that it noted."""
+        with self.held():
+            return self._remember(self.me, time.time())
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody can take the lock over inside; raises `UserError` if somebody already has."""
+        with self._alone():
+            if not self._is_mine():
+                taker = _name((self._read() or ({}, 0))[0])
+                raise UserError(f"{self.folder} was taken over by {taker}: this process stops")
+            yield
+
+    def _take(self, from_the_silent: bool) -> tuple[Owner, float] | None:
+        """Take the lock, or return its owner and the time of its last heartbeat."""
+        with self._alone():
+            if holder := self._read():
+                lives = _lives(holder[0])
+                if lives or (lives is None and not from_the_silent):
+                    return holder
+                if "token" in holder[0]:
+                    self._remember(*holder)
+            self.me["since"] = time.time()
+            self._remember(self.me, self.me["since"])
+            write_json(self.path, self.me)
+            return None
+
+    def _remember(self, owner: Owner, until: float) -> list[Owner]:
+        known = json.loads(self.record.read_text()) if self.record.exists() else []
+        seconds = round(max(0.0, until - owner.get("since", until)), 3)
+        entry = {**owner, "seconds": seconds}
+        attempts = [*(one for one in known if one["token"] != owner["token"]), entry]
+        write_json(self.record, attempts)
+        return attempts
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            while True:
+                self.guard.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(self.guard, "a"))
+                # Some parallel file systems have no flock: then only the heartbeat protects.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), os.stat(self.guard)):
+                        break  # else its owner removed it while we waited
+            yield
+
+    def _read(self) -> tuple[Owner, float] | None:
+        """The owner and its last heartbeat (seconds since the epoch), or None without a lock."""
+        try:
+            # Opening the file makes NFS ask the server for its time instead of using a cached one.
+            with open(self.path, encoding="utf-8") as file:
+                return json.loads(file.read()), os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}, self.path.stat().st_mtime
+
+    def _is_mine(self) -> bool:
+        holder = self._read()
+        return holder is not None and holder[0].get("token") == self.me["token"]
+
+    def _beat(self) -> None:
+        # Not `held`: a save that takes minutes holds it, and must not look like death.
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                if self._is_mine():
+                    os.utime(self.path)
+
+
+def _here() -> dict[str, str]:
+    """The scope of process numbers: this machine, or a container on it with its own numbers."""
+    namespace = Path("/proc/self/ns/pid")
+    return {
+        "host": socket.gethostname(),
+        "namespace": os.readlink(namespace) if namespace.exists() else "",
+    }
+
+
+def _name(owner: Owner) -> str:
+    job = f" (Slurm job {owner['job']})" if owner.get("job") else ""
+    return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown machine')}{job}"
+
+
+def _born(process: int) -> str | None:
+    """When a process of this machine began, as its kernel states it; None if it is not alive."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _lives(owner: Owner) -> bool | None:
+    """Whether the owner is alive, which a suspended one is without a heartbeat; None where only the
+    heartbeat can tell: on another machine, and without /proc."""
+    if not owner.get("born") or any(owner.get(key) != value for key, value in _here().items()):
+        return None
+    return _born(owner["pid"]) == owner["born"]
+
+
+class StateFolder(Lock):
+    """A folder with the newest states of one training run, owned while the `with` block lasts."""
+
     def __exit__(self, *exception: object) -> None:
-        self.lock.__exit__(*exception)
+        super().__exit__(*exception)
         with contextlib.suppress(OSError):
             self.folder.rmdir()  # if it was cleared
 
@@ -49,7 +219,7 @@ class StateFolder:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         payload = buffer.getvalue()
-        with self.lock.held(), atomic_write(self.folder / f"step-{step:09d}.state") as file:
+        with self.held(), atomic_write(self.folder / f"step-{step:09d}.state") as file:
             file.write(hashlib.sha256(payload).digest() + payload)
         for old in self._files()[2:]:
             old.unlink()
@@ -74,7 +244,7 @@ class StateFolder:
         for path in [*self._files(), *self.folder.iterdir()]:
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path not in (self.lock.path, self.lock.guard):
+            elif path not in (self.path, self.guard):
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:

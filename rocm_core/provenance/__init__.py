@@ -2,12 +2,17 @@
 
 from rocm_core.provenance.files import (
     LOCK,
+    CellFiles,
+    Layout,
+    SampleFiles,
+    SnapshotFiles,
     atomic_write,
     digest_of,
     files_in,
     folder_digest,
     listed_hashes,
     read_listing,
+    record_beside,
     record_of,
     sha256_file,
     write_csv,
@@ -18,13 +23,6 @@ from rocm_core.provenance.fingerprint import (
     code_fingerprint,
     forget_code,
     module_closure,
-)
-from rocm_core.provenance.layout import (
-    CellFiles,
-    Layout,
-    SampleFiles,
-    SnapshotFiles,
-    record_beside,
 )
 from rocm_core.provenance.manifests import (
     Accepted,

@@ -15,8 +15,7 @@ from typing import Any
 
 from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT
-from rocm_core.provenance.files import folder_digest, sha256_file, write_json
-from rocm_core.provenance.layout import Layout
+from rocm_core.provenance.files import Layout, folder_digest, sha256_file, write_json
 
 _PACKAGES = (
     *("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip_torch"),

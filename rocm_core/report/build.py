@@ -22,9 +22,8 @@ from rocm_core.analysis import (
     number,
 )
 from rocm_core.errors import UserError
-from rocm_core.figures import figures
+from rocm_core.grid import offered
 from rocm_core.plugins import load
-from rocm_core.tables import tables
 
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
@@ -87,7 +86,7 @@ def make(results: Results) -> Report:
         _cells(results),
     )
     side = next(side for most, side in _SIDES if len(cells) <= most)
-    shown = {name: load("tables", name).make(results) for name in tables(results.config)}
+    shown = {name: load("tables", name).make(results) for name in offered("tables", results.config)}
     varying, shared = _varying(results)
     html = templates.get_template("page.html.j2").render(
         groups={
@@ -128,7 +127,7 @@ def read(results: Results) -> Iterator[Reading]:
 def _pictures(results: Results) -> list[dict[str, str]]:
     """Title, caption, CSV path and inlined PNG of each figure in the results directory."""
     pictures = []
-    for name in figures(results.config):
+    for name in offered("figures", results.config):
         path = results.layout.rendered("figure", name)[1]
         if not path.exists():
             if results.config.partial:

@@ -75,7 +75,7 @@ def train(
                 folder.save(0, trainer.state_dict())
 
         if main:
-            folder.lock.note(step=trainer.step)
+            folder.note(step=trainer.step)
             print(f"going on after step {trainer.step} of {settings.iterations}", file=sys.stderr)
         first, saved_at = trainer.step + 1, time.monotonic()
         steps = range(first, settings.iterations + 1)
@@ -96,8 +96,8 @@ def train(
                 accelerator.wait_for_everyone()  # who leaves early takes the others with it
                 raise SystemExit(INTERRUPTED)
         if main:
-            attempts = folder.lock.attempts()
-            with folder.lock.held():
+            attempts = folder.attempts()
+            with folder.held():
                 _write_results(trainer, output, list(snapshots.values()), attempts)
             if keep_state:
                 folder.keep()

@@ -1,18 +1,16 @@
 """Weights: the table of published files, fetching them, and checking their sha256."""
 
 from rocm_core.weights.catalogue import (
+    check_all,
+    check_weights,
     describe,
     digest_of_all,
     files_of,
+    require_matching_keys,
+    require_recorded,
     table,
     to_fetch,
     weights_digest,
-)
-from rocm_core.weights.checks import (
-    check_all,
-    check_weights,
-    require_matching_keys,
-    require_recorded,
 )
 from rocm_core.weights.fetching import fetch, record
 

@@ -1,17 +1,35 @@
-"""The table of published files: what each is, where it is from, and what remains to be fetched."""
+"""The table of published files: what each is, where it is from, and what remains to be fetched.
 
+The files here are checked against what weights.lock or MANIFEST.json recorded.
+"""
+
+import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT
-from rocm_core.provenance import LOCK, digest_of, folder_digest, read_listing
+from rocm_core.provenance import (
+    LOCK,
+    digest_of,
+    files_in,
+    folder_digest,
+    listed_hashes,
+    read_listing,
+    record_of,
+    sha256_file,
+    write_json,
+)
 
 FOLDER = "weights"
+_CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last verified}
+_FETCH = "fetch it with `snakemake weights`, where there is a network"
 
 
 @dataclass(frozen=True)
@@ -127,3 +145,113 @@ def _human(size: int | None) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size} B"
+
+
+def check_weights(path: str | Path, full: bool = False) -> None:
+    """Raise `UserError` unless the weights are complete and match the record of them.
+
+    The record is weights.lock or MANIFEST.json, in the folder or above it; without one, the weights
+    need only exist, unless the table names them. A file listed in weights.lock is hashed only if
+    its size or time has changed since it was last verified; full: always.
+    """
+    path = Path(path)
+    for name in files_of(path):
+        if not Path(name).is_file():
+            raise UserError(f"{name} is missing: {_FETCH}")
+    if not path.exists():
+        raise UserError(f"the weights {path} do not exist: fetch them or correct the path")
+    folder = path if path.is_dir() else path.parent
+    record, listed = record_of(folder), listed_hashes(folder)
+    listing = record.name if record else LOCK
+    if not path.is_dir():
+        listed = {name: sha256 for name, sha256 in listed.items() if name == path.name}
+    if listed or files_of(path):
+        present = files_in(folder) if path.is_dir() else [path.name]
+        for file in (folder / name for name in present if name not in listed):
+            raise UserError(
+                f"{file} is not listed in {listing}: remove it, or take it in with"
+                f" `python -m rocm_core.commands.weights --record {file}`"
+            )
+    root = record.parent if record else folder
+    known, verified = _verified(root), dict[str, str]()
+    for name, sha256 in listed.items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing, which {listing} lists: restore it")
+        stamp = stamp_of(root, file, sha256)
+        if (full or not stamp.items() <= known.items()) and sha256_file(file) != sha256:
+            raise UserError(
+                f"{file} ({file.stat().st_size:,} bytes) is truncated or changed, its sha256"
+                f" is not that of {listing}: restore it"
+            )
+        verified |= stamp
+    if listing == LOCK:  # the files that a MANIFEST.json lists are small
+        note_verified(root, verified)
+
+
+def require_recorded(path: Path) -> None:
+    """Raise `UserError` unless a file, which may contain code, is listed and matches its hash."""
+    if path.name not in listed_hashes(path.parent):
+        raise UserError(
+            f"{path} is a pickle that no {LOCK} or MANIFEST.json lists, so it is not opened: if you"
+            f" trust it, take it in with `python -m rocm_core.commands.weights --record {path}`"
+        )
+    check_weights(path)
+
+
+def stamp_of(root: Path, file: Path, sha256: str) -> dict[str, str]:
+    """{path below root: size, time and sha256} of a file that has this sha256."""
+    status = file.stat()
+    name = file.absolute().relative_to(root).as_posix()
+    return {name: f"{status.st_size} {status.st_mtime_ns} {sha256}"}
+
+
+def _verified(root: Path) -> dict[str, str]:
+    """The stamps of files verified before, which are kept beside the weights. Losing them costs one
+    hash per file."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((root / FOLDER / _CHECKED).read_text()))
+    return {}
+
+
+def note_verified(root: Path, stamps: Mapping[str, str]) -> None:
+    """Add the stamps of verified files to those kept; a read-only folder does without them."""
+    known = _verified(root)
+    if not stamps.items() <= known.items():
+        with contextlib.suppress(OSError):
+            write_json(root / FOLDER / _CHECKED, {**known, **stamps})
+
+
+def check_all(paths: Iterable[str | Path]) -> Iterator[str]:
+    """What is wrong with files or folders, each hashed in full: one sentence per problem."""
+    for path in paths:
+        try:
+            check_weights(path, full=True)
+        except UserError as error:
+            yield str(error)
+
+
+def require_matching_keys(
+    path: Path,
+    missing: Iterable[str] = (),
+    unknown: Iterable[str] = (),
+    reshaped: Iterable[tuple[str, Iterable[int], Iterable[int]]] = (),
+) -> None:
+    """Raise `UserError` for `path` unless its tensors are exactly those of the network.
+
+    The libraries would initialise a missing one at random and ignore an unknown one. `reshaped`:
+    name, actual shape and expected shape. Token positions, which older files contain, are not
+    weights.
+    """
+    problems = [f"{key} is missing" for key in missing]
+    problems += [f"{key} is unknown" for key in unknown if not key.endswith("position_ids")]
+    problems += [
+        f"{key} has shape {tuple(actual)} instead of {tuple(wanted)}"
+        for key, actual, wanted in reshaped
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{path} does not fit its architecture: {min(problems)}{more};"
+            " fetch the weights that belong to it"
+        )

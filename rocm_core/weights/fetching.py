@@ -10,8 +10,14 @@ from filelock import FileLock
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import LOCK, digest_of, files_in, sha256_file, write_json
-from rocm_core.weights.catalogue import FOLDER, WeightsFile, read_lock, table
-from rocm_core.weights.checks import Checked
+from rocm_core.weights.catalogue import (
+    FOLDER,
+    WeightsFile,
+    note_verified,
+    read_lock,
+    stamp_of,
+    table,
+)
 
 _PARTIAL = ".partial"
 _TABLE = "resources/weights.yaml"
@@ -154,7 +160,7 @@ def _write_lock(entries: Mapping[str, dict[str, Any]]) -> None:
         old = read_lock()
         if new := {path: entry for path, entry in entries.items() if path not in old}:
             write_json(LOCK, dict(sorted((old | new).items())))
-    checked = Checked(Path(LOCK).absolute())
+    stamps: dict[str, str] = {}
     for path, entry in entries.items():
-        checked.add(Path(path), entry["sha256"])
-    checked.save()
+        stamps |= stamp_of(Path.cwd(), Path(path), entry["sha256"])
+    note_verified(Path.cwd(), stamps)

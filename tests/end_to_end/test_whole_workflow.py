@@ -148,10 +148,9 @@ def test_table1_holds_the_means_of_the_scores_and_masks_the_trained_metric(run: 
 
 
 def test_every_figure_has_its_data_and_the_report_shows_it(run: Checkout) -> None:
-    from rocm_core.figures import figures
-    from rocm_core.grid import load_config
+    from rocm_core.grid import load_config, offered
 
-    drawn = figures(load_config(run.path / CONFIG))
+    drawn = offered("figures", load_config(run.path / CONFIG))
     report = (results(run) / "report.html").read_text()
     for name in drawn:
         stem = results(run) / "figures" / name

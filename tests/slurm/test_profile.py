@@ -4,9 +4,7 @@ import re
 
 from checkout import ROOT, Checkout
 
-from rocm_core.figures import figures
-from rocm_core.grid import load_config
-from rocm_core.tables import tables
+from rocm_core.grid import load_config, offered
 
 
 def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
@@ -19,8 +17,8 @@ def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
     drawn = set(re.findall(r"Job \d+: (.*)", group))
     loaded = load_config(ROOT / config)
     assert drawn == {
-        *(f"Rendering the table {name}" for name in tables(loaded)),
-        *(f"Rendering the figure {name}" for name in figures(loaded)),
+        *(f"Rendering the table {name}" for name in offered("tables", loaded)),
+        *(f"Rendering the figure {name}" for name in offered("figures", loaded)),
         *("Judging the claims", "Assembling the report"),
     }
 

@@ -22,7 +22,7 @@ from rocm_core.grid import (
     snapshot_steps,
     table,
 )
-from rocm_core.grid.methods import Method
+from rocm_core.grid.cells import Method
 from rocm_core.plugins import ROOT
 
 

@@ -11,8 +11,7 @@ from synthetic import make_config, write_results
 from rocm_core.analysis import Results
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
-from rocm_core.figures import figures
-from rocm_core.grid import make_grid
+from rocm_core.grid import make_grid, offered
 from rocm_core.report.build import make, read
 
 EFFECTS = {
@@ -74,7 +73,7 @@ def finished(tmp_path_factory):
     write_results(root, config, EFFECTS)
     write_claims(root)
     (root / "figures").mkdir()
-    for name in figures(config):
+    for name in offered("figures", config):
         about = PngImagePlugin.PngInfo()
         about.add_text("Title", f"Picture {name}")
         about.add_itxt("Description", f"Caption of {name}, n = 16 ± 0.")
@@ -109,7 +108,7 @@ def test_the_page_is_one_file_that_loads_nothing(finished, tmp_path):
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.open == []
-    assert text.count("data:image/png;base64,") == len(figures(finished[0]))
+    assert text.count("data:image/png;base64,") == len(offered("figures", finished[0]))
     images = ("data:image/png;base64,", "data:image/jpeg;base64,")
     assert all(load.startswith((*images, "#")) for load in page.loads)
     assert {load[1:] for load in page.loads if load.startswith("#")} <= page.ids

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import rocm_core.jobs.lock
+import rocm_core.jobs.state
 from rocm_core.errors import UserError
 from rocm_core.jobs import Lock, StateFolder, remove_finished
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 HOLD = """\
 import sys, time
 from pathlib import Path
-from rocm_core.jobs import lock
+from rocm_core.jobs import state
 
-lock.HEARTBEAT_SECONDS = 0.05
-with lock.Lock(Path(sys.argv[1])):
+state.HEARTBEAT_SECONDS = 0.05
+with state.Lock(Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(60)
 """
@@ -48,7 +48,7 @@ def hasty(monkeypatch):
     """A second of patience for a minute."""
     seconds = {"HEARTBEAT": 0.05, "POLL": 0.1, "STALE": 0.6, "PATIENCE": 1.0}
     for name, value in seconds.items():
-        monkeypatch.setattr(rocm_core.jobs.lock, f"{name}_SECONDS", value)
+        monkeypatch.setattr(rocm_core.jobs.state, f"{name}_SECONDS", value)
 
 
 def test_a_lock_that_beats_is_respected_and_a_silent_one_taken_over(tmp_path, hasty):
@@ -75,7 +75,7 @@ def test_an_owner_that_is_suspended_on_this_machine_keeps_its_lock(tmp_path, has
 
 
 def test_an_owner_who_ends_in_time_is_waited_for(tmp_path, hasty, monkeypatch, capsys):
-    monkeypatch.setattr(rocm_core.jobs.lock, "PATIENCE_SECONDS", 10.0)
+    monkeypatch.setattr(rocm_core.jobs.state, "PATIENCE_SECONDS", 10.0)
     first = Lock(tmp_path / "s").__enter__()
     asked = []
 

@@ -8,8 +8,9 @@ from rocm_core.analysis import Results, evaluators
 from rocm_core.commands.render import render
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
+from rocm_core.grid import offered
 from rocm_core.plugins import names
-from rocm_core.tables import costs, sweep, table1, table2, table3, table4, tables
+from rocm_core.tables import costs, sweep, table1, table2, table3, table4
 from rocm_core.tables._table import Block, Cell, Table
 
 EFFECTS = {
@@ -139,14 +140,15 @@ def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
 
 
 def test_only_tables_with_data_are_offered():
-    assert tables(make_config()) == ["table1", "table3", "readouts"]
+    assert offered("tables", make_config()) == ["table1", "table3", "readouts"]
     every = ["table1", "table2", "table3", "table4", "costs", "sweep", "readouts"]
-    assert tables(make_wide_config()) == every and set(every) == set(names("tables"))
-    offered = ["table1", "table3", "table4", "costs", "readouts"]
-    assert tables(make_wide_config(sweeps=[])) == offered
+    assert offered("tables", make_wide_config()) == every and set(every) == set(names("tables"))
+    shown = ["table1", "table3", "table4", "costs", "readouts"]
+    assert offered("tables", make_wide_config(sweeps=[])) == shown
     betas = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
-    assert tables(make_config(sweeps=[betas])) == ["table1", "table2", "table3", "readouts"]
-    assert tables(make_config(methods={"rocm-none": {}})) == ["table1", "readouts"]
+    shown = ["table1", "table2", "table3", "readouts"]
+    assert offered("tables", make_config(sweeps=[betas])) == shown
+    assert offered("tables", make_config(methods={"rocm-none": {}})) == ["table1", "readouts"]
 
 
 def test_table1_holds_the_baselines_and_both_bases(wide):

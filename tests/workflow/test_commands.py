@@ -166,13 +166,14 @@ def test_the_other_named_targets_exist(pristine: Checkout, target: str) -> None:
 
 
 def test_the_documentation_says_which_configuration_draws_what() -> None:
-    from rocm_core.figures import figures
-    from rocm_core.grid import load_config
+    from rocm_core.grid import load_config, offered
     from rocm_core.plugins import names
-    from rocm_core.tables import tables
 
     loaded = {name.removesuffix(".yaml"): load_config(ROOT / "config" / name) for name in CONFIGS}
-    drawn = {name: {*tables(config), *figures(config)} for name, config in loaded.items()}
+    drawn = {
+        name: {*offered("tables", config), *offered("figures", config)}
+        for name, config in loaded.items()
+    }
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     said = {
         name: set(drawn) if listed == "all" else set(listed.split(", "))

@@ -1,9 +1,8 @@
 # Tables, figures and the report: one rule each, named after it. partial=true uses what exists.
 # What a table or figure needs, reads and finds stands in its module: a new one is that file alone.
 
-from rocm_core.figures import figures
+from rocm_core.grid import offered
 from rocm_core.plugins import facts, names
-from rocm_core.tables import tables
 
 # What READS of a table or figure can name.
 READS = {
@@ -22,7 +21,7 @@ READS = {
     "votes": [LAYOUT.study.results],
 }
 try:  # those that this configuration has the data for
-    TABLES, FIGURES = tables(CONFIG), figures(CONFIG)
+    TABLES, FIGURES = offered("tables", CONFIG), offered("figures", CONFIG)
 except UserError as error:
     sys.exit(f"error: {error}")
 # What shows votes can be asked for before there are any, and then says so.
