@@ -15,14 +15,3 @@ from rocm_core.algorithms.base import (
     load_algorithm,
     load_settings,
 )
-
-__all__ = [
-    "Algorithm",
-    "BackpropagationSettings",
-    "Batch",
-    "CalibratedSettings",
-    "Optimiser",
-    "Statistics",
-    "load_algorithm",
-    "load_settings",
-]

@@ -4,5 +4,3 @@ A claim finds the comparisons it rests on; a rule turns their outcomes into a ve
 """
 
 from rocm_core.claims.ledger import CLAIMS, Ledger, make
-
-__all__ = ["CLAIMS", "Ledger", "make"]

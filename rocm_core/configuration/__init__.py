@@ -20,24 +20,3 @@ from rocm_core.configuration.settings import (
     StudySettings,
     TrainingSettings,
 )
-
-__all__ = [
-    "Config",
-    "GenerationSettings",
-    "ModelSettings",
-    "PromptSettings",
-    "StudySettings",
-    "TrainingSettings",
-    "Whole",
-    "document",
-    "items",
-    "load_schema",
-    "number",
-    "read_yaml",
-    "schema_text",
-    "settings_class",
-    "show",
-    "text",
-    "type_config",
-    "validate",
-]

@@ -12,5 +12,3 @@ A module of this package is one divergence. It has
 """
 
 from rocm_core.divergences.loading import Divergence, by_formula, load_divergence
-
-__all__ = ["Divergence", "by_formula", "load_divergence"]

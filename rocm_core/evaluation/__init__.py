@@ -11,20 +11,3 @@ from rocm_core.evaluation.readouts import (
 )
 from rocm_core.evaluation.scores import read_index, score, score_folder
 from rocm_core.evaluation.snapshots import evaluate_snapshots
-
-__all__ = [
-    "PublishedScorer",
-    "feature_diversity",
-    "generate",
-    "high_frequency",
-    "iterate_images",
-    "score_folder_published",
-    "measure_folder",
-    "evaluate_snapshots",
-    "pixel_diversity",
-    "read_index",
-    "save_png",
-    "score",
-    "score_folder",
-    "write_agreement",
-]

@@ -31,32 +31,3 @@ from rocm_core.grid.cells import (
 from rocm_core.grid.loading import load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.snapshots import snapshot_steps
-
-__all__ = [
-    "DISTANCES",
-    "METHODS",
-    "Artefacts",
-    "Cell",
-    "Made",
-    "beta_tries",
-    "evaluation_sets",
-    "generation_settings",
-    "inference_steps",
-    "job_code",
-    "render_code",
-    "train_version",
-    "load_config",
-    "make_grid",
-    "snapshot_prompts",
-    "needed",
-    "offered",
-    "parse_config",
-    "parse_method",
-    "sample_sets",
-    "shown_sections",
-    "snapshot_steps",
-    "spell",
-    "table",
-    "training_sets",
-    "used",
-]

@@ -13,24 +13,3 @@ from rocm_core.policies.lora import (
 from rocm_core.policies.noise import gaussian, integer, permutation
 from rocm_core.policies.policy import COMPILED_MODES, MODES, ActivationCheckpointing, Policy
 from rocm_core.policies.transition import Trajectory, Transition
-
-__all__ = [
-    "COMPILED_MODES",
-    "MODES",
-    "ActivationCheckpointing",
-    "Policy",
-    "Trajectory",
-    "Transition",
-    "add_adapter",
-    "compile_network",
-    "gaussian",
-    "integer",
-    "load_lora",
-    "load_policy",
-    "lora_parameters",
-    "merge_lora",
-    "permutation",
-    "reference",
-    "save_lora",
-    "uncompiled",
-]

@@ -8,14 +8,3 @@ from rocm_core.prompts.sets import (
     prompt_count,
     prompt_files,
 )
-
-__all__ = [
-    "Prompt",
-    "check_sources",
-    "make_prompts",
-    "normalise",
-    "prompt_count",
-    "prompt_files",
-    "read_prompts",
-    "write_prompts",
-]

@@ -10,5 +10,3 @@ are for questions that RLCM leaves open. A module ``rewards/<name>.py`` with a f
 """
 
 from rocm_core.rewards.loading import Reward, load_reward
-
-__all__ = ["Reward", "load_reward"]

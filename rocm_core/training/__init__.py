@@ -10,15 +10,3 @@ from rocm_core.training.memory import (
 )
 from rocm_core.training.optimiser import AdapterOptimiser
 from rocm_core.training.trainer import Trainer
-
-__all__ = [
-    "GIB",
-    "INTERRUPTED",
-    "AdapterOptimiser",
-    "LiveBytes",
-    "Trainer",
-    "choose_checkpointing",
-    "plan_checkpointing",
-    "predict_peak",
-    "train",
-]

@@ -13,18 +13,3 @@ from rocm_core.weights.catalogue import (
     weights_digest,
 )
 from rocm_core.weights.fetching import fetch, record
-
-__all__ = [
-    "check_all",
-    "check_weights",
-    "describe",
-    "digest_of_all",
-    "fetch",
-    "files_of",
-    "record",
-    "require_matching_keys",
-    "require_recorded",
-    "table",
-    "to_fetch",
-    "weights_digest",
-]

@@ -2,5 +2,3 @@
 steps. They hold neither tensors nor a network."""
 
 from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction
-
-__all__ = ["Chain", "Schedule", "Step", "prediction"]
