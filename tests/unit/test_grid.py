@@ -379,22 +379,6 @@ def test_rocm_cannot_train_on_a_reward_without_a_gradient():
     assert list(left) == ["jpeg_compressibility/rlcm/seed-0"]
 
 
-def test_every_reward_says_in_its_file_whether_it_is_differentiable():
-    import importlib
-    import inspect
-
-    from rocm_core.plugins import facts, names
-
-    for name in names("rewards"):
-        module = importlib.import_module(f"rocm_core.rewards.{name}")
-        (scorer,) = (
-            value
-            for _, value in inspect.getmembers(module, inspect.isclass)
-            if value.__module__ == module.__name__ and hasattr(value, "differentiable")
-        )
-        assert facts("rewards", name)["DIFFERENTIABLE"] == scorer.differentiable, name
-
-
 def test_a_product_of_settings_is_swept_once_each():
     sweep = {"methods": ["rocm-kl"], "setting": "learning_rate", "values": [1e-3, 1e-2]}
     sweep |= {"rewards": ["hpsv2"], "cross": {"beta": [0.05, 0.5]}}

@@ -56,7 +56,8 @@ def test_gradients_flow_from_a_reward_as_its_module_says(reward):
     weights = SCORERS / LEARNED.get(reward, reward)
     scorer = load_reward(reward, weights if weights.is_dir() else None)
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    scores = scorer.score(images, ["a large red circle left of a small blue ring on a plain gray background"])
+    caption = "a large red circle left of a small blue ring on a plain gray background"
+    scores = scorer.score(images, [caption])
     says = facts("rewards", reward)["DIFFERENTIABLE"]
     assert scorer.differentiable is scores.requires_grad is says
     if says:
