@@ -86,8 +86,7 @@ def require_known(name: str, known: Iterable[str], key: str, what: str = "unknow
 def names(kind: str) -> list[str]:
     """The plug-ins in the room of a kind, sorted, by the names of their modules."""
     room = ROOT.joinpath(*KINDS[kind].room.split("."))
-    files = sorted(room.glob("[!_]*.py"))
-    return [file.stem for file in files if KINDS[kind].entry in _bound(file)]
+    return sorted(f.stem for f in room.glob("[!_]*.py") if KINDS[kind].entry in _bound(f))
 
 
 def module_of(kind: str, name: str, key: str) -> str:

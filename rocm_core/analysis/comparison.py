@@ -68,8 +68,7 @@ def compare_differences(
 ) -> Comparison:
     """The same of differences (seeds, prompts); `standardised`: they are effects already, in
     standard deviations, else there is no effect."""
-    unit = 1.0 if standardised else None
-    return _summarise(_matrix(differences), unit, seed)
+    return _summarise(_matrix(differences), 1.0 if standardised else None, seed)
 
 
 def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:

@@ -25,8 +25,7 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
     Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds of the
     running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
     """
-    by_method = seed_curves(results, reward, methods)
-    return {method: _averaged(seeds) for method, seeds in by_method.items()}
+    return {m: _averaged(seeds) for m, seeds in seed_curves(results, reward, methods).items()}
 
 
 def seed_curves(

@@ -52,5 +52,4 @@ class Ledger:
 def make(results: Results) -> Ledger:
     """Decide every claim by the results of a run."""
     evidence = Evidence(results)
-    verdicts = [decide(claim, evidence) for claim in CLAIMS]
-    return Ledger(results.config.name, evidence.judge, verdicts)
+    return Ledger(results.config.name, evidence.judge, [decide(c, evidence) for c in CLAIMS])

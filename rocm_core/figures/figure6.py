@@ -66,8 +66,7 @@ def make(results: Results) -> style.Drawing:
         f" the first {len(prompts)} prompts at the snapshot of each training with the best"
         f" {evaluator} on average over {len(evaluated)} {evaluated_on} prompts, these included."
     )
-    data = pd.DataFrame(rows, columns=COLUMNS)
-    return style.Drawing(draw_blocks(blocks), data, TITLE, caption)
+    return style.Drawing(draw_blocks(blocks), pd.DataFrame(rows, columns=COLUMNS), TITLE, caption)
 
 
 def _models(results: Results) -> list[Source]:

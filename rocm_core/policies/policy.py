@@ -19,8 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from rocm_core.policies._split_gradient import split_gradient
 from rocm_core.policies.chains.chain import Chain
 from rocm_core.policies.denoisers.denoiser import Denoiser
-from rocm_core.policies.lora import is_reference
-from rocm_core.policies.lora import reference as adapter_off
+from rocm_core.policies.lora import is_reference, reference as adapter_off
 from rocm_core.policies.noise import gaussian
 from rocm_core.policies.transition import Trajectory, Transition
 
@@ -98,8 +97,8 @@ class Policy(nn.Module):
 
         Entry i depends on (seed, stream, keys[i]) only.
         """
-        draws = gaussian(seed, keys, (1 + len(self.stds), *self.denoiser.latent_shape), stream)
-        return draws.to(self.stds, non_blocking=True)
+        shape = (1 + len(self.stds), *self.denoiser.latent_shape)
+        return gaussian(seed, keys, shape, stream).to(self.stds, non_blocking=True)
 
     def mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
         """Mean `(N, C, h, w)` of step `index` given its state; a deterministic step's result.

@@ -96,5 +96,4 @@ def _parse_line(line: str, place: str, source: str) -> Prompt:
         raise UserError(
             f"{place}: the id must be text made of letters, digits, . _ and -, not {identity!r:.60}"
         )
-    origin = entry.get("source", source)
-    return Prompt(identity, clean(entry.get("text"), place), str(origin))
+    return Prompt(identity, clean(entry.get("text"), place), str(entry.get("source", source)))

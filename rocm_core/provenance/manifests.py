@@ -143,5 +143,4 @@ class Accepted:
 
 def accepted_code(manifest: dict[str, Any]) -> str | None:
     """The fingerprint that was accepted for a manifest last; None if none was."""
-    notes = manifest.get("accepted") or [{}]
-    return notes[-1].get("code")
+    return (manifest.get("accepted") or [{}])[-1].get("code")

@@ -30,6 +30,7 @@ _SHOWN = (
     *("beta", "reward_queries", "nfe"),
 )
 _TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}
+_VERDICTS = ("confirmed", "refuted", "not decidable", "not tested")
 _GROUPS = {"Q": "What this reproduction asks", "": "The ROCM paper", "R": "The RLCM paper"}
 _STRIP = 6  # images of a cell
 # Pixels of their sides, by the number of cells: all strips together stay within a few megabytes.
@@ -88,12 +89,14 @@ def make(results: Results) -> Report:
     side = next(side for most, side in _SIDES if len(cells) <= most)
     shown = {name: load("tables", name).make(results) for name in offered("tables", results.config)}
     varying, shared = _varying(results)
+    # Claims without parts have nothing in this configuration to be decided by.
+    verdicts = Counter(one["verdict"] if one["parts"] else "not tested" for one in ledger)
     html = templates.get_template("page.html.j2").render(
         groups={
             heading: [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
             for prefix, heading in _GROUPS.items()
         },
-        tally=_tally(ledger),
+        tally=", ".join(f"{verdicts[name]} {name}" for name in _VERDICTS if verdicts[name]),
         shown_prompts=results.prompts[:_STRIP],
         config=results.config,
         rewards=results.rewards,
@@ -138,14 +141,6 @@ def _pictures(results: Results) -> list[dict[str, str]]:
         source = _data_uri("png", path.read_bytes())
         pictures.append({"name": name, "title": title, "caption": caption, "source": source})
     return pictures
-
-
-def _tally(ledger: list[dict[str, Any]]) -> str:
-    """How many claims have which verdict: "3 confirmed, 1 refuted, 2 not decidable, 18 not tested";
-    the last have no part in this configuration."""
-    counts = Counter(claim["verdict"] if claim["parts"] else "not tested" for claim in ledger)
-    names = ("confirmed", "refuted", "not decidable", "not tested")
-    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
 def _data_uri(kind: str, data: bytes) -> str:

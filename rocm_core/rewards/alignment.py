@@ -132,8 +132,7 @@ class Alignment(nn.Module, Reward):
         said = self.captioner.generate(
             **inputs, do_sample=False, num_beams=1, max_new_tokens=MAX_TOKENS
         )[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(said, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [s.strip() for s in self.processor.batch_decode(said, skip_special_tokens=True)]
 
 
 def load(weights: Path | None, device: str | torch.device, dtype: torch.dtype | None) -> Alignment:

@@ -56,8 +56,7 @@ class FrozenReward(nn.Module, Reward):
     ) -> Self:
         """The frozen scorer of the folder ``weights``, named after its module, as a plug-in's
         ``load``; raises :class:`UserError` for a folder that is absent or damaged."""
-        folder = require_folder(weights, short_name(cls.__module__))
-        return cls.read(folder).freeze(device, dtype)
+        return cls.read(require_folder(weights, short_name(cls.__module__))).freeze(device, dtype)
 
     def freeze(self, device: str | torch.device, dtype: torch.dtype | None) -> Self:
         """In evaluation mode, without gradients to the weights, on a device in a precision."""

@@ -18,8 +18,7 @@ class HingeRedness(Weightless):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores (N,) of images (N, 3, H, W) in [0, 1]."""
-        redness = hue(images, degrees=0)
-        return (redness - THRESHOLD).relu() / (1 - THRESHOLD)
+        return (hue(images, degrees=0) - THRESHOLD).relu() / (1 - THRESHOLD)
 
 
 load = HingeRedness.load

@@ -41,7 +41,11 @@ class HPSv2(FrozenReward):
         tokenizer: PreTrainedTokenizerBase | None = None
         if (folder / "open_clip_config.json").is_file():
             file, tokenizer = folder / "open_clip_model.safetensors", load_tokenizer(folder)
-            config, tensors = _read_config(folder / "open_clip_config.json"), read_tensors(file)
+            path, tensors = folder / "open_clip_config.json", read_tensors(file)
+            with readable(f"{path} is not an OpenCLIP configuration"):
+                config = json.loads(path.read_text(encoding="utf-8"))
+                open_clip.CLIPVisionCfg(**config["model_cfg"]["vision_cfg"])
+                open_clip.CLIPTextCfg(**config["model_cfg"]["text_cfg"])
         else:
             files = sorted(folder.glob("HPS_v2*.pt"))
             if len(files) != 1:
@@ -76,14 +80,6 @@ def preprocessing(clip: open_clip.CLIP, config: dict[str, Any]) -> Preprocessing
         fit="pad",
         clip=False,
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    with readable(f"{path} is not an OpenCLIP configuration"):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        open_clip.CLIPVisionCfg(**config["model_cfg"]["vision_cfg"])
-        open_clip.CLIPTextCfg(**config["model_cfg"]["text_cfg"])
-    return config
 
 
 def _unwrap(file: Path) -> dict[str, Tensor]:

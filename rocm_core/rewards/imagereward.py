@@ -108,8 +108,9 @@ class ImageReward(FrozenReward):
     def encode_texts(self, prompts: Sequence[str]) -> Tensor:
         """Token ids and mask (N, 2, tokens): the encoder reads them beside the image."""
         length = min(MAX_TOKENS, self.blip.text_encoder.config.max_position_embeddings)
-        device = self.blip.text_encoder.device
-        return torch.stack(tokenize(self.tokenizer, prompts, length, device), 1)
+        return torch.stack(
+            tokenize(self.tokenizer, prompts, length, self.blip.text_encoder.device), 1
+        )
 
     def compare(self, images: Tensor, texts: Tensor) -> Tensor:
         states = self.blip.text_encoder(

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rocm_core.plugins import load as load_module  # `load` marks a reward
-from rocm_core.plugins import short_name
+from rocm_core.plugins import (
+    load as load_module,  # `load` marks a reward
+    short_name,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -64,8 +64,7 @@ class Scenes:
 
     def repeat(self, times: int) -> "Scenes":
         """Each scene ``times`` times in a row."""
-        index = torch.arange(len(self)).repeat_interleave(times)
-        return self[index]
+        return self[torch.arange(len(self)).repeat_interleave(times)]
 
     @property
     def pair(self) -> Tensor:

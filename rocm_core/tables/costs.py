@@ -45,7 +45,9 @@ def make(results: Results) -> Table:
         measured = curves(results, reward, results.methods(reward))
         goal, slowest = common_reward(results, measured) if measured else (float("nan"), "")
         heading = f"Trained on {metric_label(reward)}"
-        digits = _digits(measured)
+        means = [curve["mean"] for curve in measured.values()]
+        # Decimals that show how far the curves go, with two digits.
+        digits = max((decimals((mean.max() - mean.min()) / 2) for mean in means), default=3)
         if measured:
             heading += f": to reach {number(goal, digits)}, the best of {results.label(slowest)}"
         methods = results.methods(reward)
@@ -62,12 +64,6 @@ def make(results: Results) -> Table:
         "first window."
     )
     return Table(TITLE, caption, _HEADER, blocks, data)
-
-
-def _digits(measured: dict[str, pd.DataFrame]) -> int:
-    """Decimals that show how far the curves go, with two digits."""
-    means = [curve["mean"] for curve in measured.values()]
-    return max((decimals((mean.max() - mean.min()) / 2) for mean in means), default=3)
 
 
 def _row(goal: float, curve: pd.DataFrame | None) -> dict[str, Any]:
@@ -87,9 +83,8 @@ def _cells(row: dict[str, Any], digits: int) -> list[Cell]:
         return [Cell("missing", muted=True)] * (len(_HEADER) - 1)
     deviation = f" ± {number(row['deviation'], digits)}" if row["seeds"] != 1 else ""
     rewards = [number(row["final"], digits) + deviation, number(row["best"], digits)]
-    costs = [_share(row[cost], row[f"total_{cost}"]) for cost in COSTS]
+    costs = [
+        "–" if math.isnan(cost := row[name]) else f"{cost:,.0f} ({cost / row[f'total_{name}']:.0%})"
+        for name in COSTS
+    ]
     return [Cell(text) for text in (*rewards, *costs)]
-
-
-def _share(cost: float, total: float) -> str:
-    return "–" if math.isnan(cost) else f"{cost:,.0f} ({cost / total:.0%})"

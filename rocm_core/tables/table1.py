@@ -35,8 +35,7 @@ def make(results: Results) -> Table:
         entry(row, digits, bold=bool(row["best"])) for row, digits in rows_of(data, ["metric"])
     ]
     blocks = blocks_of(results, with_cells(data, cells), "Trained on {}")
-    header = ["Model", *map(metric_label, metrics)]
-    return Table(TITLE, _caption(data), header, blocks, data)
+    return Table(TITLE, _caption(data), ["Model", *map(metric_label, metrics)], blocks, data)
 
 
 def _row(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:

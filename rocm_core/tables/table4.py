@@ -56,8 +56,9 @@ def make(results: Results) -> Table:
         Block("Scores of the base models", lines(results, only(shown, reward=None))),
         *blocks_of(results, shown, "Change by training on {}"),
     ]
-    header = ["Model", *map(metric_label, metrics)]
-    return Table(TITLE, _caption(results, data), header, blocks, data)
+    return Table(
+        TITLE, _caption(results, data), ["Model", *map(metric_label, metrics)], blocks, data
+    )
 
 
 def _row(results: Results, reward: str | None, method: str, metric: str) -> dict[str, object]:

@@ -67,7 +67,9 @@ class Trainer:
             "processes": accelerator.num_processes,
         }
         self.device: torch.device = accelerator.device
-        self.precision = _precision(settings.precision, self.device)
+        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        low = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
+        self.precision = torch.bfloat16 if low else torch.float32
         self.policy = load_policy(settings, self.device, self.precision)
         self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
         self.policy.denoiser.forget_text()
@@ -285,12 +287,6 @@ class Trainer:
         """Write the adapter, or its moving average where `ema_decay` is set."""
         network, name = self.policy.network, self.policy.denoiser.network_name
         save_lora(path, network, self.average, name)
-
-
-def _precision(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where asked for or, under "auto", where a GPU computes in it; else float32."""
-    on_gpu = name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if name == "bfloat16" or on_gpu else torch.float32
 
 
 def _peak_memory_gib(device: torch.device) -> float:

@@ -15,8 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rocm_core.evaluation import PublishedScorer
-from rocm_core.evaluation import published as judges
+from rocm_core.evaluation import PublishedScorer, published as judges
 
 # From the names of transformers' BLIP to those of the network that image-reward brings along.
 BLIP_NAMES = (

@@ -11,8 +11,7 @@ from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.plugins import names
-from rocm_core.policies import MODES, add_adapter, lora_parameters
-from rocm_core.policies import reference as adapter_off
+from rocm_core.policies import MODES, add_adapter, lora_parameters, reference as adapter_off
 from rocm_core.training import AdapterOptimiser
 
 BETA = 0.02

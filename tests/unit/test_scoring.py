@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation import evaluate_snapshots, generate
-from rocm_core.evaluation import scores as scoring
+from rocm_core.evaluation import evaluate_snapshots, generate, scores as scoring
 from rocm_core.policies import add_adapter, load_lora, save_lora
 from rocm_core.prompts import Prompt
 from rocm_core.rewards import Reward
