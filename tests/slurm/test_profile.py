@@ -19,7 +19,7 @@ def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
     assert drawn == {
         *(f"Rendering the table {name}" for name in offered("tables", loaded)),
         *(f"Rendering the figure {name}" for name in offered("figures", loaded)),
-        *("Judging the claims", "Assembling the report"),
+        *("Deciding the claims", "Assembling the report"),
     }
 
 
