@@ -32,6 +32,8 @@ if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
 READS["votes, if any"] = READS["votes"] if set(OF_VOTES) & set(FIGURES) else []
 TABLE_FILES = [LAYOUT.rendered("table", name)[-1] for name in TABLES]
 FIGURE_FILES = [LAYOUT.rendered("figure", name)[1] for name in FIGURES]
+# One Slurm job draws all, one after the other; there they are single jobs, each a step of it.
+TOGETHER = "render" if workflow.is_main_process else None
 DRAWN = [
     *((n, "table") for n in TABLES),
     *((n, "figure") for n in dict.fromkeys([*FIGURES, *OF_VOTES])),
@@ -65,7 +67,7 @@ for _name, _kind in DRAWN:
         benchmark:
             LAYOUT.benchmark("render", _name)
         group:
-            "render"
+            TOGETHER
         conda:
             ENVIRONMENT
         threads: 1
@@ -103,7 +105,7 @@ rule claims:
     benchmark:
         LAYOUT.benchmark("render", "claims")
     group:
-        "render"
+        TOGETHER
     conda:
         ENVIRONMENT
     threads: 1
@@ -137,7 +139,7 @@ rule report:
     benchmark:
         LAYOUT.benchmark("render", "report")
     group:
-        "render"
+        TOGETHER
     conda:
         ENVIRONMENT
     threads: 1
