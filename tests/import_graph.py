@@ -188,7 +188,7 @@ JOURNEYS: dict[str, list[tuple[str, str]]] = {
         ("rocm_core/training/trainer.py", "`calibrate` finds β where it is `auto`"),
         ("rocm_core/algorithms/direct.py", "R - β Σ D, equation 10"),
         ("rocm_core/divergences/kl.py", "D, a function of d² alone"),
-        ("rocm_core/analysis/judging.py", "all β that were tried"),
+        ("rocm_core/analysis/sweeps.py", "all β that were tried"),
         ("rocm_core/tables/table2.py", "the best β of each divergence"),
     ],
 }

@@ -20,14 +20,7 @@ from rocm_core.analysis.efficiency import (
     seed_curves,
     thinned,
 )
-from rocm_core.analysis.judging import (
-    SweepPoint,
-    evaluators,
-    is_held_out,
-    overall,
-    sweep_points,
-    verdicts,
-)
+from rocm_core.analysis.judging import evaluators, is_held_out, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,
@@ -46,4 +39,5 @@ from rocm_core.analysis.statistics import (
     percentile_interval,
     win_rate,
 )
+from rocm_core.analysis.sweeps import SweepPoint, sweep_points, verdicts
 from rocm_core.analysis.templates import environment

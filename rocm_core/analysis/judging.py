@@ -1,14 +1,8 @@
-"""Which metrics evaluate a model, the gold judge where there is one, else those not trained on; and
-the values of β that were tried for each divergence of ROCM, which they judge."""
+"""Which metrics evaluate a model: the gold judge where there is one, else those not trained on."""
 
-import math
-from dataclasses import dataclass
-
-import numpy as np
 import pandas as pd
 
 from rocm_core.analysis.results import GOLD, Results
-from rocm_core.grid import beta_tries
 
 # Versions of a scorer that the field reports side by side: who trains on one has trained on both.
 VERSIONS = {"hpsv2_0": "hpsv2"}
@@ -41,43 +35,3 @@ def final_scores(results: Results, method: str, reward: str) -> pd.DataFrame:
     where some are missing."""
     metrics = evaluators(results, reward)
     return pd.DataFrame({m: results.scores(method, m, reward) for m in metrics}).dropna()
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """A method trained on a reward with one β (NaN: automatic, and not trained yet).
-
-    `family` is the method without the sweep's value.
-    """
-
-    reward: str
-    family: str
-    method: str
-    beta: float
-
-
-def sweep_points(results: Results) -> list[SweepPoint]:
-    """All β of those rewards and divergences for which several were tried, the largest first."""
-    cells = {(cell.reward, cell.variant): cell for cell in beta_tries(results.cells)}
-    points = [
-        SweepPoint(reward, cell.method, variant, _beta(results, reward, variant))
-        for (reward, variant), cell in cells.items()
-    ]
-    return sorted(points, key=lambda point: math.inf if math.isnan(point.beta) else -point.beta)
-
-
-def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:
-    """What the evaluators of a reward think of a model and of its base, prompt by prompt; empty
-    where scores are missing (partial)."""
-    base = final_scores(results, results.base_of(reward, method), reward)
-    after = final_scores(results, method, reward)
-    return overall(after, base), overall(base, base)
-
-
-def _beta(results: Results, reward: str, method: str) -> float:
-    """β of a method; where it is automatic, the mean of what its seeds came to."""
-    cells = [source.cell for source in results.sources(reward, method) if source.cell]
-    if cells[0].settings.beta != "auto":
-        return float(cells[0].settings.beta)
-    measured = [results.manifests[c.name]["beta"] for c in cells if c.name in results.manifests]
-    return float(np.mean(measured)) if measured else math.nan

@@ -105,8 +105,11 @@ def bootstrap_means(values: ArrayLike, *, resamples: int, seed: int) -> NDArray[
 @functools.lru_cache(maxsize=4)  # as many sizes of prompt sets; tens of MB each
 def resampling(n: int, resamples: int, seed: int) -> NDArray[np.float32]:
     """How often each of n items is drawn in each resample: (resamples, n), rows sum to n."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .multinomial(n, np.full(n, 1 / n), size=resamples)
+        .astype(np.float32)
+    )
 
 
 def win_rate(treated: pd.Series, control: pd.Series) -> Estimate:

@@ -283,5 +283,5 @@ def pooled(effects: Sequence[Scores]) -> Comparison:
     seeds = sorted(set.intersection(*(set(one.index) for one in effects)))
     if len(prompts) < 2 or not seeds:
         raise Undecidable("no prompts or training seeds in common")
-    mean = np.mean([one.loc[seeds, prompts].to_numpy() for one in effects], axis=0)
-    return compare_differences(mean, standardised=True)
+    matrices = [one.loc[seeds, prompts].to_numpy() for one in effects]
+    return compare_differences(np.mean(matrices, axis=0), standardised=True)

@@ -14,5 +14,4 @@ PLACE = 8
 def make(results: Results) -> style.Drawing:
     """A block for each training reward but that of figure 2, four prompts each."""
     shown = lead(results.rewards, "hpsv2")
-    others = [reward for reward in results.rewards if reward != shown]
-    return draw_samples(results, others, 4, TITLE)
+    return draw_samples(results, [r for r in results.rewards if r != shown], 4, TITLE)

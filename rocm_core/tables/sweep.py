@@ -67,8 +67,7 @@ def make(results: Results) -> Table:
         "largest of its block, which was chosen among several and so flatters itself."
     )
     header = ["Setting", "Trained reward", *map(metric_label, gold)]
-    numbers = data.rename(columns={"mean": "change"})
-    return Table(TITLE, caption, header, blocks, numbers)
+    return Table(TITLE, caption, header, blocks, data.rename(columns={"mean": "change"}))
 
 
 def _settings(source: Source, tried: Iterable[Source]) -> str:
