@@ -1,22 +1,26 @@
 """Images from prompts: an image depends on weights, seed and prompt, not on its batch."""
 
+from __future__ import annotations
+
 import json
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from tqdm import tqdm
 
-from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write
+
+if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
+    from rocm_core.configuration import GenerationSettings
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.evaluation.scores import BATCH_SIZE, Sample, read_image, read_index, write_scores
-from rocm_core.rewards import clipscore
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CUT = 0.25  # cycles per pixel
@@ -36,6 +35,9 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     clip: weights of the scorer clipscore; None leaves its read-out out. Raises `UserError` for a
     missing or damaged image, index or scorer.
     """
+    # Not above: the environment of the published scorers, which reads this room, cannot import it.
+    from rocm_core.rewards import clipscore
+
     began = time.perf_counter()
     listed = read_index(samples)
     device = pick_device()

@@ -1,20 +1,25 @@
 """Images and scores of a training's snapshots, from the base to the last."""
 
+from __future__ import annotations
+
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
-from rocm_core.configuration import GenerationSettings
 from rocm_core.errors import UserError
 from rocm_core.evaluation.images import iterate_images, save_png
 from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
 from rocm_core.evaluation.scores import Sample, score, write_scores
 from rocm_core.policies import load_lora, load_policy
 from rocm_core.prompts import Prompt
+
+if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
+    from rocm_core.configuration import GenerationSettings
 
 
 def evaluate_snapshots(

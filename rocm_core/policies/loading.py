@@ -1,17 +1,21 @@
 """From a model's settings to its policy: a denoiser for the folder, a chain for its schedule."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rocm_core.configuration import ModelSettings
 from rocm_core.errors import UserError
 from rocm_core.plugins import facts, load, names
 from rocm_core.policies.chains.chain import Schedule
 from rocm_core.policies.policy import Policy
 from rocm_core.weights import check_weights
+
+if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
+    from rocm_core.configuration import ModelSettings
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 

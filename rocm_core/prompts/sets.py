@@ -3,6 +3,8 @@
 Lists are read as they are published: text, JSON, JSON lines, CSV, TSV and Parquet.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import itertools
@@ -12,13 +14,15 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rocm_core.configuration import PromptSettings
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean
 from rocm_core.prompts.prompt import Prompt, clean, decode, lines_of, read_prompts
 from rocm_core.weights import table
+
+if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
+    from rocm_core.configuration import PromptSettings
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
 # What prompts are called in Pick-a-Pic, in HPSv2 and PartiPrompts, and here.

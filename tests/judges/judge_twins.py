@@ -172,7 +172,7 @@ def main() -> None:
     more = {"pickscore": load_pickscore, "blipscore": load_blipscore}
     more |= {"clipscore": load_clipscore, "aesthetic": load_aesthetic}
     del sys.argv[0]
-    with mock.patch.dict(judges._JUDGES, more):
+    with mock.patch.dict(judges._SCORERS, more):
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
