@@ -30,7 +30,6 @@ REASONS = {
     "rocm_core.configuration": {
         "Config": "values; the params of every rendering hold them",
         "GenerationSettings": "values; the params of the job hold them",
-        "ModelSettings": "values; the params of the job hold them",
         "PromptSettings": "values; the params of the job hold them",
         "StudySettings": "values; the params of the job hold them",
         "TrainingSettings": "values; the params of the job hold them",
@@ -75,7 +74,6 @@ REASONS = {
 MEMBERS = {
     "Settings": {"to_dict", "from_dict"},
     "PromptSettings": set(),
-    "ModelSettings": {"weights"},
     "GenerationSettings": set(),
     "CellSettings": set(),
     "TrainingSettings": {"weights"},
