@@ -61,8 +61,7 @@ class DPOK(PolicyGradient):
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
         clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
-        gain = advantage * ratio.clamp(1 - clip, 1 + clip)
-        return -gain.mean(), beyond(ratio, clip)
+        return -(advantage * ratio.clamp(1 - clip, 1 + clip)).mean(), beyond(ratio, clip)
 
     def state_dict(self) -> dict[str, Any]:
         if self.value is None:

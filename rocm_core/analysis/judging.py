@@ -33,5 +33,6 @@ def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
 def final_scores(results: Results, method: str, reward: str) -> pd.DataFrame:
     """Final scores of a method or base by the evaluators of `reward`, one row per prompt; empty
     where some are missing."""
-    metrics = evaluators(results, reward)
-    return pd.DataFrame({m: results.scores(method, m, reward) for m in metrics}).dropna()
+    return pd.DataFrame(
+        {m: results.scores(method, m, reward) for m in evaluators(results, reward)}
+    ).dropna()

@@ -41,8 +41,9 @@ class Estimate:
         """A difference and its interval: "+0.12 [+0.03, +0.20]"; by default with two digits of the
         half-width."""
         places = decimals(self.half_width) if digits is None else digits
-        ends = (self.mean, self.low, self.high)
-        mean, low, high = (number(end, places, signed=True) for end in ends)
+        mean, low, high = (
+            number(end, places, signed=True) for end in (self.mean, self.low, self.high)
+        )
         return f"{mean}{unit} [{low}, {high}]"
 
     @property

@@ -61,8 +61,7 @@ class Evidence:
 
     def regularised(self, reward: str) -> list[str]:
         """The families of ROCM with a divergence."""
-        unswept = self._unswept(reward)
-        return [s.method for s in unswept if s.is_rocm and s.divergence != "none"]
+        return [s.method for s in self._unswept(reward) if s.is_rocm and s.divergence != "none"]
 
     def baselines(self, reward: str) -> list[str]:
         """The methods of other papers, as configured."""
@@ -147,9 +146,11 @@ class Evidence:
     def at_steps(self, reward: str, method: str, prompt_set: str, steps: int) -> Scores:
         """Scores by the training reward on a prompt set at a number of inference steps, of a
         method or of a base."""
-        sources = self.results.sources(reward, method)
         return pd.DataFrame(
-            {s.seed or 0: self._on(s, reward, prompt_set, steps) for s in sources}
+            {
+                source.seed or 0: self._on(source, reward, prompt_set, steps)
+                for source in self.results.sources(reward, method)
+            }
         ).T
 
     def readout(self, reward: str, method: str, name: str) -> Scores:

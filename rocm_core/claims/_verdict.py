@@ -224,8 +224,7 @@ def _strength(finding: Finding) -> float:
     size = mean / half if half > 0 else math.copysign(1e9, mean)
     if mean == 0:
         return 0.0
-    signs = {LITTLE: -size, DIFFERENT: abs(size)}
-    return signs.get(finding.part.expects, size)
+    return {LITTLE: -size, DIFFERENT: abs(size)}.get(finding.part.expects, size)
 
 
 def _weakest(findings: list[Finding]) -> Finding | None:

@@ -78,8 +78,10 @@ def main() -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
     command = [sys.executable, args.script, *args.arguments]
     if args.processes > 1:
-        together = ["--standalone", f"--nproc-per-node={args.processes}"]
-        command[1:1] = ["-m", "torch.distributed.run", *together]
+        command[1:1] = [
+            *("-m", "torch.distributed.run"),
+            *("--standalone", f"--nproc-per-node={args.processes}"),
+        ]
     os.execv(sys.executable, command)
 
 

@@ -94,8 +94,9 @@ def _stages(model: Source) -> list[int]:
     """Steps evenly spread over a training's snapshots, from the base (0) to the end."""
     assert model.cell
     steps = [0, *snapshot_steps(model.cell.settings)]
-    places = np.linspace(0, len(steps) - 1, min(_STAGES, len(steps)))
-    return [steps[round(place)] for place in places]
+    return [
+        steps[round(place)] for place in np.linspace(0, len(steps) - 1, min(_STAGES, len(steps)))
+    ]
 
 
 def _verdicts(results: Results, model: Source) -> pd.Series:

@@ -381,8 +381,10 @@ def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list
     steps = list(dict.fromkeys(given or own for given in inference_steps(config)))
     if isinstance(source, Cell) and source.swept:
         return [("validation", steps[0])]
-    main = [(name, steps[0]) for name in sets]
-    return [*main, *(("validation", number) for number in steps[1:])]
+    return [
+        *((name, steps[0]) for name in sets),
+        *(("validation", number) for number in steps[1:]),
+    ]
 
 
 def generation_settings(

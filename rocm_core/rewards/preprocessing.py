@@ -108,8 +108,9 @@ class Preprocessing:
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
-        path = folder / "preprocessor_config.json"
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(config, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def pictures_of(images: Tensor) -> list[Image.Image]:

@@ -15,6 +15,7 @@ SETTINGS = {
     "reward": "aesthetic",
     "scorer": "resources/shapes/scorers/aesthetic",
     "policy": "consistency",
+    "chain": "lcm",
     "model": "resources/shapes/consistency",
     "inference_steps": 2,
     "guidance_scale": 3.0,
