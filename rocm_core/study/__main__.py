@@ -1,7 +1,9 @@
 """`python -m rocm_core.study build | serve | aggregate | simulate`"""
 
 import argparse
+import contextlib
 import json
+import resource
 import signal
 from pathlib import Path
 
@@ -54,14 +56,15 @@ def _serve(args: argparse.Namespace) -> None:
     from rocm_core.study.server import StudyServer
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one per connection
     with StudyServer(args.study, args.host, args.port) as server:
         print("One link per rater; stop with Ctrl-C, no vote is lost.")
         for code in server.raters:
             print(f"{server.address}?rater={code}", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            print(f"{server.votes.count} votes are in {args.study / 'votes.jsonl'}")
+    print(f"{server.votes.count} votes are in {args.study / 'votes.jsonl'}")
 
 
 def _aggregate(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write, write_json
 from rocm_core.study.design import QUESTIONS, TIE, Key
-from rocm_core.study.votes import FILE, read_votes
+from rocm_core.study.votes import FILE, read_votes, require_settled
 
 RESULTS = "results"
 RESAMPLES = 10_000
@@ -81,6 +81,7 @@ def aggregate(folder: Path) -> list[Outcome]:
 
 def tabulate(key: Key, path: Path) -> pd.DataFrame:
     """One row per answer: comparison, question, rater, pair, for_first, for_left in {0, ½, 1}."""
+    require_settled(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: nobody has voted yet")
     rows, seen = [], set()

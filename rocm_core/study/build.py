@@ -25,18 +25,15 @@ def build(
     """Write `page/`, ready to be opened or served, and then `key.json` to `output`.
 
     samples: {compared name: folder with <prompt id>.png and index.jsonl}, all made from `prompts`.
-    A file `secret` of an earlier build in `output` is kept. Images get random names and are
-    re-encoded without their metadata. Raises `UserError` for samples that do not match.
+    A file `secret` of an earlier build in `output` is kept, and the rest of it until the new page
+    is whole. Images get random names and are re-encoded without their metadata. Raises `UserError`
+    for samples that do not match.
     """
     for name in (name for names in settings.comparisons for name in names):
         if name not in samples:
             raise UserError(f"the study compares {name}, but no folder of its samples is given")
     chosen = choose_prompts(prompts, settings.pairs, settings.shares, settings.seed)
     secret = _secret(output)
-    folder = output / PAGE
-    (output / KEY).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "images").mkdir(parents=True)
     texts = {prompt.id: prompt.text for prompt in chosen}
     pairs: dict[str, Pair] = {}
     sources: dict[str, Path] = {}  # of each image id
@@ -47,32 +44,47 @@ def build(
         for pair, both in zip(make_pairs(number, chosen, digests, secret), files, strict=True):
             pairs[pair.id] = pair
             sources |= dict(zip((pair.first, pair.second), both, strict=True))
+    folder = output / f".{PAGE}"  # until it is whole
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
     for name, file in sorted(sources.items()):  # in the order of the random names
         with Image.open(file) as image:
             plain = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
         plain.save(folder / "images" / f"{name}.png")
-    study = identify(secret, "study", *sorted(pairs))
+    for asset in sorted(ASSETS.iterdir()):
+        shutil.copyfile(asset, folder / asset.name)
     material = {
-        "study": study,
         "ties": settings.ties,
         "pairs": [
             {"id": pair.id, "prompt": texts[pair.prompt], "sides": pair.sides}
             for pair in sorted(pairs.values(), key=lambda pair: pair.id)
         ],
     }
-    for asset in sorted(ASSETS.iterdir()):
-        shutil.copyfile(asset, folder / asset.name)
-    (folder / "material.js").write_text(f"const MATERIAL = {json.dumps(material)};\n")
+    study = identify(secret, "study", json.dumps(material), json.dumps(_files(folder)))
+    script = f"const MATERIAL = {json.dumps({'study': study, **material})};\n"
+    (folder / "material.js").write_bytes(script.encode())
     key = Key(
         study=study,
         ties=settings.ties,
         comparisons=settings.comparisons,
         raters={rater.code: rater for rater in make_raters(settings.raters, secret)},
         pairs=pairs,
-        files=tuple(sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*.*"))),
+        files=_files(folder),
     )
+    (output / KEY).unlink(missing_ok=True)
+    shutil.rmtree(output / PAGE, ignore_errors=True)
+    folder.rename(output / PAGE)
     key.write(output)
     return key
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """{relative name: sha256} of a page's files, sorted."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def _secret(output: Path) -> str:

@@ -53,7 +53,9 @@ class Key:
 
     For server and analysis only; it is never served.
 
+    study: names all that the page shows; another image, pair, side or script has another name.
     comparisons: (first, second), the names that the configuration gives the compared models.
+    files: {name: sha256}, so that what is served is what was built.
     """
 
     study: str
@@ -61,7 +63,7 @@ class Key:
     comparisons: tuple[tuple[str, str], ...]
     raters: Mapping[str, Rater]
     pairs: Mapping[str, Pair]
-    files: tuple[str, ...]
+    files: Mapping[str, str]
 
     def write(self, folder: Path) -> None:
         """Write the key of the study in `folder`, readable by its owner only."""
@@ -85,7 +87,7 @@ class Key:
                 tuple(map(tuple, values["comparisons"])),
                 {code: Rater(**rater) for code, rater in values["raters"].items()},
                 pairs,
-                tuple(values["files"]),
+                dict(values["files"]),
             )
         except FileNotFoundError:
             raise UserError(f"{path} does not exist: build the study first") from None

@@ -111,13 +111,17 @@ def _image(pixels: str) -> torch.Tensor:
 def simulate(folder: Path, browser: "Browser", raters: int, seed: int) -> None:
     """Let the first `raters` raters of the study in `folder` answer every pair on its page."""
     with StudyServer(folder, port=0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for number, code in enumerate(server.raters[:raters]):
-            context: Any = browser.new_context()
-            page = context.new_page()
-            begin(page, f"{server.address}?rater={code}")
-            rater = SimulatedRater(seed + number)
-            while vote(page, rater):
-                pass
-            context.close()
-        server.shutdown()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for number, code in enumerate(server.raters[:raters]):
+                context: Any = browser.new_context()
+                page = context.new_page()
+                begin(page, f"{server.address}?rater={code}")
+                rater = SimulatedRater(seed + number)
+                while vote(page, rater):
+                    pass
+                context.close()
+        finally:
+            server.shutdown()
+            thread.join()

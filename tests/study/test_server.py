@@ -29,7 +29,7 @@ def server(study):
     folder, _ = study
     (folder / "votes.jsonl").unlink(missing_ok=True)
     with StudyServer(folder, port=0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
         server.shutdown()
@@ -37,7 +37,7 @@ def server(study):
 
 
 def ask(server, method, path, body=None, headers=None):
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=10)
+    connection = http.client.HTTPConnection(*server.server_address, timeout=10)
     connection.request(method, path, body, headers or {})
     answer = connection.getresponse()
     content = answer.read()
@@ -151,7 +151,7 @@ def test_requests_that_are_no_votes_are_refused(server, study):
     assert ask(server, "GET", "/session")[0] == ask(server, "GET", "/session?rater=x")[0] == 403
     lengths = (b"-1", b"1e9", b"99999999999999999999", b"+5", "٣".encode())
     for header in (b"Transfer-Encoding: chunked", *(b"Content-Length: " + n for n in lengths)):
-        with socket.create_connection(server.server_address[:2], timeout=10) as raw:
+        with socket.create_connection(server.server_address, timeout=10) as raw:
             raw.sendall(b"POST /votes HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
             assert raw.recv(100).split()[1] == b"411"
     assert not stored(study)

@@ -27,6 +27,7 @@ function notice(text) {
 // A server that is away, or has no room on its disk, is asked again for as long as it takes.
 async function ask(path, options = {}) {
   for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
+    let reason = "No connection to the server.";
     try {
       const response = await fetch(path, { ...options, cache: "no-store", signal: AbortSignal.timeout(10000) });
       const answer = await response.json();
@@ -34,10 +35,11 @@ async function ask(path, options = {}) {
         notice("");
         return { status: response.status, answer };
       }
+      reason = answer.error;
     } catch {
       // no answer, or half of one
     }
-    notice("No connection: your answers are kept on this device and sent as soon as there is one.");
+    notice(`${reason} Your answers are kept on this device, and sent again until they are stored.`);
     await sleep(wait);
   }
 }
@@ -68,7 +70,7 @@ async function start() {
   if (rater) {
     const kept = unsent.get();
     if (kept) await send(kept);
-    const { status, answer } = await ask(`session?rater=${encodeURIComponent(rater)}`);
+    const { status, answer } = await ask(`session?${new URLSearchParams({ rater, study: MATERIAL.study })}`);
     if (status !== 200) return notice(answer.error);
     const done = new Set(answer.answered);
     waiting = answer.order.filter(([id]) => !done.has(id));
@@ -165,7 +167,7 @@ $("form").addEventListener("submit", async (event) => {
   for (const question of Object.keys(QUESTIONS)) answers[question] = meaning[form.get(question)];
   ready = false;
   mark();
-  if (!(await send(JSON.stringify({ rater, pair, answers })))) return;
+  if (!(await send(JSON.stringify({ study: MATERIAL.study, rater, pair, answers })))) return;
   waiting.shift();
   await show();
 });
