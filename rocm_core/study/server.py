@@ -49,7 +49,9 @@ class StudyServer:
         self.raters = list(self._key.raters)
         for name in self._key.files:
             if self._read(name) is None:
-                raise UserError(f"{self._page / name} is not what was built: build the study again")
+                file = self._page / name
+                trouble = "is not what was built" if file.exists() else "does not exist"
+                raise UserError(f"{file} {trouble}: build the study again")
         self.votes = VoteBook(self._key, folder / FILE)
         try:
             self._socket = socket.create_server((host, port))
@@ -61,6 +63,7 @@ class StudyServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._converse,
+                interface="asgi3",
                 http=_Protocol,
                 loop="asyncio",
                 ws="none",

@@ -107,7 +107,9 @@ class VoteBook:
         except OSError:
             own = False
         if own:
-            self._alarmed = False
+            if self._alarmed:  # somebody has put things right
+                _acknowledged(self._path).unlink(missing_ok=True)
+                self._alarmed = False
             return
         if not self._alarmed:
             print(f"error: {self._alarm()}", file=sys.stderr, flush=True)

@@ -1,18 +1,28 @@
 """The server: what it gives away (little), what it refuses, and when it says yes."""
 
+import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from shapes_study import make_study
+from checkout import ROOT
+from shapes_study import FIRST, SECOND, make_study, settings
 
 from rocm_core.errors import UserError
+from rocm_core.prompts import read_prompts
 from rocm_core.study import votes
-from rocm_core.study.design import QUESTIONS, TIE
+from rocm_core.study.aggregate import tabulate
+from rocm_core.study.build import build
+from rocm_core.study.design import QUESTIONS, TIE, Key
 from rocm_core.study.server import StudyServer
 from rocm_core.study.votes import VoteBook, read_votes
 
@@ -24,16 +34,32 @@ def study(tmp_path_factory):
     return make_study(tmp_path_factory.mktemp("study"), PAIRS)
 
 
+@contextlib.contextmanager
+def serving(folder):
+    with StudyServer(folder, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture
 def server(study):
     folder, _ = study
     (folder / "votes.jsonl").unlink(missing_ok=True)
-    with StudyServer(folder, port=0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(folder) as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory):
+    """A server whose tests never store a vote."""
+    with serving(make_study(tmp_path_factory.mktemp("idle"), PAIRS)[0]) as server:
+        yield server
+        assert server.votes.count == 0
 
 
 def ask(server, method, path, body=None, headers=None):
@@ -149,12 +175,142 @@ def test_requests_that_are_no_votes_are_refused(server, study):
     assert ask(server, "POST", "/vote", body)[0] == 404
     assert ask(server, "PUT", "/votes", body)[0] == 501
     assert ask(server, "GET", "/session")[0] == ask(server, "GET", "/session?rater=x")[0] == 403
-    lengths = (b"-1", b"1e9", b"99999999999999999999", b"+5", "٣".encode())
-    for header in (b"Transfer-Encoding: chunked", *(b"Content-Length: " + n for n in lengths)):
-        with socket.create_connection(server.server_address, timeout=10) as raw:
-            raw.sendall(b"POST /votes HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n")
-            assert raw.recv(100).split()[1] == b"411"
     assert not stored(study)
+
+
+def exchange(server, data):
+    """[(status, content)] of all that comes back for bytes, up to the end of the connection."""
+    with socket.create_connection(server.server_address, timeout=10) as raw:
+        raw.sendall(data)
+        answers = []
+        with contextlib.suppress(ConnectionError), raw.makefile("rb") as file:
+            while line := file.readline():
+                length = int(http.client.parse_headers(file).get("Content-Length", -1))
+                answers.append((int(line.split()[1]), file.read(length)))
+        return answers
+
+
+def request(line, body=b"", *headers):
+    lines = [line.encode() + b" HTTP/1.1", b"Host: study", *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+@pytest.mark.parametrize("line", ["GET /session?rater={}", "GET /study.css?{}", "POST /session?{}"])
+def test_what_a_request_carries_is_never_answered_as_a_request(line, idle):
+    """A proxy gives each answer to whoever is next: one too many is another rater's session."""
+    mine, anothers, next_ones = idle.raters[:3]
+    carried = request(f"GET /session?rater={anothers}")
+    answers = exchange(
+        idle,
+        request(line.format(mine), carried, b"Content-Length: %d" % len(carried))
+        + request(f"GET /session?rater={next_ones}", b"", b"Connection: close"),
+    )
+    alone = exchange(idle, request(line.format(mine), b"", b"Connection: close"))
+    assert answers[0] == alone[0]
+    following = json.dumps(session(idle, 2)).encode()
+    assert [content for _, content in answers[1:]] in ([following], [])
+    assert len(answers) == 2 or answers[0][0] == 404  # which closes the connection
+
+
+def test_the_answer_to_head_has_no_content(idle):
+    get, head = (request(f"{method} /study.css") for method in ("GET", "HEAD"))
+    end = request("GET /nothing", b"", b"Connection: close")
+    with socket.create_connection(idle.server_address, timeout=10) as raw:
+        raw.sendall(head + end)
+        received = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 ") == 2 and b"progress" not in received
+    assert b"progress" in exchange(idle, get + end)[0][1]
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+LENGTHS = {
+    "two": [b"Content-Length: %(n)d", b"Content-Length: 5"],
+    "a list": [b"Content-Length: %(n)d, 5"],
+    "with chunks": [b"Content-Length: %(n)d", CHUNKED],
+    "chunks first": [CHUNKED, b"Content-Length: %(n)d"],
+    "only chunks": [CHUNKED],
+    "other chunks": [b"Transfer-Encoding: xchunked", b"Content-Length: %(n)d"],
+    "chunks twice": [CHUNKED, CHUNKED],
+    "negative": [b"Content-Length: -1"],
+    "signed": [b"Content-Length: +%(n)d"],
+    "exponent": [b"Content-Length: 1e2"],
+    "hexadecimal": [b"Content-Length: 0x10"],
+    "Arabic digits": ["Content-Length: ٣".encode()],
+    "endless": [b"Content-Length: " + b"9" * 30],
+    "space": [b"Content-Length : %(n)d"],
+    "folded": [b"Content-Length: %(n)d", b" 5"],
+    "nothing": [b"Content-Length:"],
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_request_of_doubtful_length_is_refused_and_ends_the_connection(case, version, idle):
+    vote = json.dumps(make_vote(idle)).encode()
+    carried = request(f"GET /session?rater={idle.raters[1]}")
+    headers = [header % {b"n": len(vote)} for header in LENGTHS[case]]
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(vote), vote)
+    for body in (vote, chunks, b"0\r\n\r\n" + vote):
+        data = request(
+            "POST /votes",
+            body + carried,
+            *(b"Content-Type: application/json", b"Connection: keep-alive", *headers),
+        )
+        answers = exchange(idle, data.replace(b"HTTP/1.1", b"HTTP/" + version, 1))
+        assert [status for status, _ in answers] in ([400], [411])
+
+
+def slow_clients(stack, server, each):
+    """Sockets that are silent, trickle a header or a body, or never read what they asked for."""
+    starts = [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: study\r\nX: ",
+        request("POST /votes", b"{", b"Content-Length: 4000"),
+        request("GET /session", b"x", b"Content-Length: 4000"),
+        request("POST /votes", b"f", CHUNKED),
+        request("GET /study.js") * 500,
+    ]
+    clients = []
+    for start in starts * each:
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(server.server_address)
+        client.sendall(start)
+        client.setblocking(False)
+        clients.append(client)
+    return clients
+
+
+def trickle(clients):
+    """One more byte each; the clients that are still connected."""
+    connected = []
+    for client in clients:
+        with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(BlockingIOError):
+                client.send(b"x")
+            connected.append(client)
+    return connected
+
+
+def test_three_hundred_slow_clients_keep_nobody_from_voting(server, study):
+    with contextlib.ExitStack() as stack:
+        clients = slow_clients(stack, server, 50)
+        for index in range(PAIRS):
+            clients = trickle(clients)
+            assert post(server, make_vote(server, index=index)) == (200, {"new": True})
+        assert len(clients) == 300
+        server.shutdown()  # although they are still connected
+    assert len(stored(study)) == PAIRS
+
+
+def test_clients_that_take_too_long_are_cut_off(server, monkeypatch):
+    monkeypatch.setattr("rocm_core.study.server._Protocol._seconds", 0.5)
+    with contextlib.ExitStack() as stack:
+        clients = slow_clients(stack, server, 1)
+        while clients:
+            clients = trickle(clients)
+            time.sleep(0.05)
+    assert session(server)["answered"] == []
 
 
 @pytest.mark.parametrize(
@@ -165,8 +321,8 @@ def test_requests_that_are_no_votes_are_refused(server, study):
         *("//etc/passwd", "/\\..\\key.json", "/images/%00.png", "/./index.html", "/INDEX.html"),
     ],
 )
-def test_only_the_files_of_the_page_are_served(path, server):
-    assert ask(server, "GET", path)[0] == 404
+def test_only_the_files_of_the_page_are_served(path, idle):
+    assert ask(idle, "GET", path)[0] == 404
 
 
 def test_the_page_is_served_as_built_with_nothing_from_elsewhere_allowed(server, study):
@@ -233,6 +389,169 @@ def test_a_second_server_and_a_damaged_page_are_refused(server, study, tmp_path)
     (folder / "key.json").unlink()
     with pytest.raises(UserError, match=r"key\.json does not exist: build the study first"):
         StudyServer(folder, port=0)
+
+
+def older_copy(path, lines):
+    path.with_name("older").write_bytes(lines[0])
+    path.with_name("older").replace(path)
+
+
+def same_copy(path, lines):
+    path.with_name("copy").write_bytes(b"".join(lines))
+    path.with_name("copy").replace(path)
+
+
+CHANGES = {
+    "an older copy": older_copy,
+    "another file of the same content": same_copy,
+    "deleted": lambda path, lines: path.unlink(),
+    "moved": lambda path, lines: path.rename(path.with_name("elsewhere")),
+    "emptied": lambda path, lines: os.truncate(path, 0),
+    "a line less": lambda path, lines: path.write_bytes(lines[1]),
+    "a line more": lambda path, lines: path.write_bytes(b"".join([*lines, lines[0]])),
+    "without its end": lambda path, lines: os.truncate(path, path.stat().st_size - 1),
+    "another answer": lambda path, lines: path.write_bytes(
+        b"".join(lines).replace(b'"tie"', b'"tue"')
+    ),
+    "a folder": lambda path, lines: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_no_vote_is_lost_when_the_file_is_changed_under_the_server(case, tmp_path, capsys):
+    folder, key = make_study(tmp_path, PAIRS)
+    path, saved = folder / "votes.jsonl", folder / "votes.acknowledged.jsonl"
+    with pytest.raises(UserError, match="no longer what this server wrote"):
+        with serving(folder) as server:
+            for index in range(2):
+                assert post(server, make_vote(server, index=index, side=0))[0] == 200
+            acknowledged = path.read_bytes().splitlines(keepends=True)
+            CHANGES[case](path, acknowledged)
+            for index in (0, 2):  # a vote that was acknowledged before, and a new one
+                status, answer = post(server, make_vote(server, index=index, side=0))
+                assert (status, answer["error"]) == (503, "Votes cannot be stored at the moment.")
+            assert saved.read_bytes().splitlines(keepends=True) == acknowledged
+            assert capsys.readouterr().err.count("error: ") == 1
+    if path.is_dir():
+        path.rmdir()
+    left = path.read_bytes() if path.exists() else b""
+    if not set(saved.read_bytes().splitlines()) <= set(left.splitlines()):
+        for refused in (lambda: VoteBook(key, path), lambda: tabulate(key, path)):
+            with pytest.raises(UserError, match="lacks [12] acknowledged votes: add them from"):
+                refused()
+        path.write_bytes(saved.read_bytes())
+    VoteBook(key, path).close()
+    assert not saved.exists() and path.read_bytes().splitlines(keepends=True)[:2] == acknowledged
+
+
+def test_votes_are_saved_even_if_none_follows_and_a_restored_file_is_gone_on_with(server, study):
+    path, saved = study[0] / "votes.jsonl", study[0] / "votes.acknowledged.jsonl"
+    assert post(server, make_vote(server))[0] == 200
+    content = path.read_bytes()
+    path.write_bytes(b"")
+    while not (saved.exists() and saved.read_bytes() == content):
+        time.sleep(0.05)
+    assert post(server, make_vote(server, index=1))[0] == 503
+    path.write_bytes(content)
+    assert post(server, make_vote(server, index=1)) == (200, {"new": True})
+    assert len(stored(study)) == 2 and not saved.exists()
+
+
+def test_a_file_that_is_replaced_while_a_vote_is_written_acknowledges_nothing(
+    tmp_path, monkeypatch
+):
+    folder, key = make_study(tmp_path, PAIRS)
+    path, rater = folder / "votes.jsonl", next(iter(key.raters))
+    book = VoteBook(key, path)
+    pair = book.session(rater)["order"][0][0]
+    vote = {"rater": rater, "pair": pair, "answers": dict.fromkeys(QUESTIONS, TIE)}
+    with monkeypatch.context() as patch:
+        patch.setattr(votes.os, "fsync", lambda file: path.unlink(missing_ok=True))
+        with pytest.raises(votes.Refused, match="cannot be stored at the moment"):
+            book.record(json.dumps(vote).encode())
+    with pytest.raises(UserError, match="the 1 that it acknowledged"):
+        book.close()
+    assert [vote.pair for vote in read_votes(folder / "votes.acknowledged.jsonl")] == [pair]
+
+
+def test_the_last_vote_counts_without_its_newline(tmp_path):
+    folder, key = make_study(tmp_path, PAIRS)
+    path = folder / "votes.jsonl"
+    rater = next(iter(key.raters))
+    book = VoteBook(key, path)
+    shown = book.session(rater)["order"]
+    for pair, *_ in shown[:2]:
+        vote = {"rater": rater, "pair": pair, "answers": dict.fromkeys(QUESTIONS, TIE)}
+        book.record(json.dumps(vote).encode())
+    book.close()
+    whole = path.read_bytes()
+    os.truncate(path, len(whole) - 1)
+    assert len(read_votes(path)) == 2 and len(tabulate(key, path)) == 2 * len(QUESTIONS)
+    book = VoteBook(key, path)
+    assert len(book.session(rater)["answered"]) == 2 and path.read_bytes() == whole
+    book.record(json.dumps({**vote, "pair": shown[2][0]}).encode())
+    book.close()
+    assert len(read_votes(path)) == 3
+
+
+def test_another_study_under_the_server_is_not_mixed_with_the_one_that_it_shows(tmp_path, capsys):
+    folder, key = make_study(tmp_path, PAIRS)
+    names = ["/", *(f"/{name}" for name in key.files)]
+    with serving(folder) as server:
+        vote = make_vote(server)
+        first, second = (tmp_path / f"samples/{m}/validation/steps-4" for m in (FIRST, SECOND))
+        exchanged = {FIRST: second, SECOND: first}
+        prompts = read_prompts(tmp_path / "prompts.jsonl")
+        rebuilt = build(settings(PAIRS), exchanged, prompts, folder)
+        assert rebuilt.study != key.study
+        code = server.raters[0]
+        for path in [*names, f"/session?rater={code}", *(f"/{name}" for name in rebuilt.files)]:
+            status, content, _ = ask(server, "GET", path)
+            assert status in (503, 404) and b"no such file" not in content or status == 404
+        assert post(server, vote) == (503, {"error": "The study is being changed."})
+        assert capsys.readouterr().err.count("start it again") == 1
+        build(settings(PAIRS), {FIRST: first, SECOND: second}, prompts, folder)  # as it was
+        assert all(ask(server, "GET", path)[0] == 200 for path in names)
+        assert post(server, {"study": key.study, **vote}) == (200, {"new": True})
+    build(settings(PAIRS, ties=False), {FIRST: first, SECOND: second}, prompts, folder)
+    with serving(folder) as server:  # to a page that is still open, or another server's
+        path = f"/session?rater={code}&study={key.study}"
+        status, content, _ = ask(server, "GET", path)
+        assert status == 410 and b"reload it" in content
+        status, answer = post(server, {"study": key.study, **make_vote(server, index=1)})
+        assert status == 410 and "reload it" in answer["error"]
+        assert ask(server, "GET", path.replace(key.study, Key.read(folder).study))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["study.js", "material.js", "images"])
+def test_only_what_was_built_is_served(name, tmp_path):
+    folder, key = make_study(tmp_path, 2)
+    damaged = next(file for file in key.files if file.startswith(name))
+    with serving(folder) as server:
+        (folder / "page" / damaged).write_bytes(b"another")
+        assert ask(server, "GET", f"/{damaged}")[0] == 503
+    with pytest.raises(UserError, match=f"{damaged} is not what was built: build the study again"):
+        StudyServer(folder, port=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_stops_at_a_signal_and_says_what_it_has(number, tmp_path):
+    folder, key = make_study(tmp_path, 2)
+    command = [sys.executable, "-m", "rocm_core.study", "serve", "--study", folder, "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        links = [process.stdout.readline() for _ in range(1 + len(key.raters))]
+        urllib.request.urlopen(links[1].strip()).close()
+        if number == signal.SIGTERM:
+            (folder / "votes.jsonl").unlink()
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+    if number == signal.SIGTERM:
+        assert process.returncode == 2 and "no longer what this server wrote" in errors
+    else:
+        assert (process.returncode, errors) == (0, "")
+        assert output == f"0 votes are in {folder / 'votes.jsonl'}\n"
 
 
 def test_without_ties_a_tie_is_refused(tmp_path):
