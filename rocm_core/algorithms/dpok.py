@@ -25,6 +25,7 @@ from rocm_core.algorithms._policy_gradient import (
 )
 from rocm_core.algorithms.base import CalibratedSettings, Optimiser
 from rocm_core.configuration import Whole, number
+from rocm_core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,8 +89,13 @@ class DPOK(PolicyGradient):
         value.to(latent.device)
         self.adam = torch.optim.AdamW(value.parameters(), lr=self.settings.value_learning_rate)
         if self._saved:
-            value.load_state_dict(self._saved["value"])
-            self.adam.load_state_dict(self._saved["adam"])
+            try:
+                value.load_state_dict(self._saved["value"])
+                self.adam.load_state_dict(self._saved["adam"])
+            except (LookupError, RuntimeError, TypeError, ValueError):
+                raise UserError(
+                    "the value function in the unfinished state does not fit: remove the state"
+                ) from None
         return value
 
     def _fit(self, value: ValueFunction, samples: Sequence[Sample], optimiser: Optimiser) -> Tensor:

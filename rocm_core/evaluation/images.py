@@ -34,7 +34,8 @@ def iterate_images(
     """Batches of (prompts, images, trajectory): images `(N, 3, H, W)` in [0, 1], rounded to 8 bits.
 
     The noise of an image depends on (seed, prompt id) only. reference="full": the trajectory also
-    knows its distance to the model without adapter, for as many NFE again.
+    knows its distance to the model without adapter, for as many NFE again. Raises `UserError` for
+    an image that is not finite, which a file of 8 bits would show as black.
     """
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -44,6 +45,9 @@ def iterate_images(
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             trajectory = policy.rollout(embeddings, noise, reference)
             images = policy.decode(trajectory.latents)
+        for prompt, finite in zip(batch, images.isfinite().flatten(1).all(1).tolist(), strict=True):
+            if not finite:
+                raise UserError(f"the image of prompt {prompt.id} is not finite: check the weights")
         yield batch, (images * 255).round() / 255, trajectory
 
 

@@ -9,13 +9,20 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 from unittest import mock
 
 import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.weights import require_recorded
+from rocm_core.weights import (
+    mismatches,
+    require_finite,
+    require_matching_keys,
+    require_recorded,
+)
 
 ARCHITECTURE = "ViT-H-14"
 
@@ -43,7 +50,6 @@ def _load_hpsv2(weights: Path, device: str) -> PublishedScorer:
     files = sorted(weights.glob("HPS_v2*.pt"))
     if len(files) != 1:
         raise UserError(f"{weights} must hold one HPS_v2*.pt: fetch it with `snakemake weights`")
-    require_recorded(files[0])
     # It imports a name of turtle's that it never uses, and turtle a display's libraries.
     turtle = types.ModuleType("turtle")
     turtle.forward = None  # type: ignore[attr-defined]
@@ -54,8 +60,9 @@ def _load_hpsv2(weights: Path, device: str) -> PublishedScorer:
     model, _, preprocess = create_model_and_transforms(
         ARCHITECTURE, device=device, light_augmentation=True, output_dict=True
     )
-    checkpoint = torch.load(files[0], map_location="cpu", weights_only=True)
-    model.load_state_dict(checkpoint["state_dict"])
+    tensors = _read(files[0]).get("state_dict", {})
+    require_matching_keys(files[0], *mismatches(tensors, model.state_dict()))
+    model.load_state_dict(tensors)
     img_score.device = device
 
     def score(image: Path, prompt: str) -> float:
@@ -71,7 +78,7 @@ def _load_hpsv2(weights: Path, device: str) -> PublishedScorer:
 
 
 def _load_imagereward(weights: Path, device: str) -> PublishedScorer:
-    require_recorded(weights / "ImageReward.pt")
+    tensors = _read(weights / "ImageReward.pt")
     import ImageReward
     from ImageReward.models.BLIP import blip
     from transformers import BertTokenizer
@@ -80,16 +87,35 @@ def _load_imagereward(weights: Path, device: str) -> PublishedScorer:
     local = types.SimpleNamespace(
         from_pretrained=lambda _: BertTokenizer.from_pretrained(str(weights / "tokenizer"))
     )
-    with mock.patch.object(blip, "BertTokenizer", local), contextlib.redirect_stdout(sys.stderr):
+    with (
+        mock.patch.object(blip, "BertTokenizer", local),
+        mock.patch.object(torch, "load", return_value=tensors),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         model = ImageReward.load(
             str(weights / "ImageReward.pt"), device, med_config=str(weights / "med_config.json")
         )
+    # The package loads what fits and prints the rest.
+    require_matching_keys(weights / "ImageReward.pt", *mismatches(tensors, model.state_dict()))
 
     def score(image: Path, prompt: str) -> float:
         with torch.no_grad():
             return float(model.score(prompt, str(image)))
 
     return score
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A checkpoint's content, without running code; raises `UserError` where it is not recorded,
+    cannot be read or is not finite."""
+    require_recorded(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        require_finite(file, content.get("state_dict", content))
+    except (AttributeError, EOFError, LookupError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"{file} cannot be read as weights ({reason}): fetch it again") from None
+    return content
 
 
 def score_folder_published(scorers: Mapping[str, str | Path], samples: Path, output: Path) -> None:

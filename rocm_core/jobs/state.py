@@ -219,19 +219,37 @@ class StateFolder(Lock):
         buffer = io.BytesIO()
         torch.save(content, buffer)
         payload = buffer.getvalue()
-        with self.held(), atomic_write(self.folder / f"step-{step:09d}.state") as file:
+        with self.held(), atomic_write(self.file(step)) as file:
             file.write(hashlib.sha256(payload).digest() + payload)
         for old in self._files()[2:]:
             old.unlink()
 
+    def file(self, step: int) -> Path:
+        """The file of the state after a step."""
+        return self.folder / f"step-{step:09d}.state"
+
     def load(self) -> dict[str, Any] | None:
         """The newest intact state, or None; names corrupted files on stderr."""
+        newest = self.newest()
+        return newest and newest[1]
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest intact state behind its file, or None; names corrupted files on stderr.
+
+        Raises `UserError` for a file that is intact but was not written by `save`.
+        """
         import torch
 
         for path in self._files():
             content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() == content[:32]:
-                return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+                try:
+                    payload = io.BytesIO(content[32:])
+                    state = torch.load(payload, map_location="cpu", weights_only=True)
+                except Exception as error:  # of a dozen kinds
+                    kind = type(error).__name__
+                    raise UserError(f"{path} is not a state ({kind}): remove it") from None
+                return path, state
             print(f"{path} is damaged: going back to the state before it", file=sys.stderr)
         return None
 

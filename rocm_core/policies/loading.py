@@ -12,7 +12,7 @@ from rocm_core.errors import UserError
 from rocm_core.plugins import facts, load, names
 from rocm_core.policies.chains.chain import Schedule
 from rocm_core.policies.policy import Policy
-from rocm_core.weights import check_weights
+from rocm_core.weights import check_weights, require_finite
 
 if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
     from rocm_core.configuration import ModelSettings
@@ -29,16 +29,24 @@ def load_policy(
 
     dtype: of the networks; latents, means and distances are never below float32. A LoRA in
     `settings.model_lora` is merged, such as makes a diffusion model consistent. Raises `UserError`
-    for a folder that is incomplete, cannot be read, or does not go with the chain.
+    for a folder that is incomplete, cannot be read, or does not go with the chain, and for weights
+    that are not finite.
     """
     folder, lora = Path(settings.model), settings.model_lora
     denoiser = denoiser_of(folder / INDEX)
     check_weights(folder)
     schedule = Schedule(settings.model, _read(folder / SCHEDULER), lora is not None)
-    chain = load("chains", settings.chain, "chain").make(schedule, settings.inference_steps)
+    make = load("chains", settings.chain, "chain").make
+    try:
+        chain = make(schedule, settings.inference_steps)
+    except (ArithmeticError, ValueError) as error:
+        raise UserError(
+            f"{folder / SCHEDULER} does not make a chain ({error}): restore it"
+        ) from None
     networks = load("denoisers", denoiser).load(
         folder, settings.guidance_scale, torch.device(device), dtype, lora
     )
+    require_finite(f"{folder} with {lora}" if lora else folder, networks.state_dict())
     return Policy(networks, chain)
 
 

@@ -5,6 +5,7 @@ A network's name is that of its folder in a pipeline, by which diffusers finds i
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,16 @@ from torch import Tensor, nn
 from rocm_core.errors import UserError
 from rocm_core.policies.noise import gaussian
 from rocm_core.provenance import atomic_write
+from rocm_core.weights import (
+    mismatches,
+    require_finite,
+    require_floats,
+    require_matching_keys,
+)
 
 Network = Any  # one of diffusers' models, whose import takes seconds
 ADAPTER = "default"
+METADATA = "lora_adapter_metadata"  # diffusers' name for the entry with rank and alpha
 
 
 def add_adapter(
@@ -60,7 +68,7 @@ def lora_parameters(network: Network) -> dict[str, nn.Parameter]:
 @contextlib.contextmanager
 def reference(network: Network) -> Iterator[None]:
     """Inside, the network is the reference: its adapter is off. Without an adapter, no change."""
-    layers = _layers(network)
+    layers = adapted_layers(network)
     off = is_reference(network)
     # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
     # for each transition, and not to be done inside a backward pass that evaluates this one again.
@@ -75,11 +83,11 @@ def reference(network: Network) -> Iterator[None]:
 
 def is_reference(network: Network) -> bool:
     """Whether the network's adapter is off."""
-    return any(layer._disable_adapters for layer in _layers(network)[:1])
+    return any(layer._disable_adapters for layer in adapted_layers(network)[:1])
 
 
-def _layers(network: Network) -> list[Any]:
-    """The layers that the adapter wraps."""
+def adapted_layers(network: Network) -> list[Any]:
+    """peft's layers around those that an adapter changes."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
@@ -87,7 +95,7 @@ def _layers(network: Network) -> list[Any]:
 
 def merge_lora(network: Network) -> None:
     """Fold the adapter into the weights: the same network without the adapter's own products."""
-    for layer in _layers(network):
+    for layer in adapted_layers(network):
         layer.merge()
 
 
@@ -113,31 +121,75 @@ def save_lora(
     values = lora_parameters(network) if values is None else values
     tensors = {f"{name}.{k}": v.detach().cpu().contiguous() for k, v in sorted(values.items())}
     # One entry only: safetensors writes several in an order that changes from process to process.
-    content = save(tensors, {"lora_adapter_metadata": json.dumps(settings, sort_keys=True)})
+    content = save(tensors, {METADATA: json.dumps(settings, sort_keys=True)})
     with atomic_write(path) as file:
         file.write(content)
 
 
 def load_lora(network: Network, path: str | Path, name: str = "unet") -> None:
-    """Give the network the adapter in `path` in place of the one it has.
+    """Give the network the adapter that `save_lora` wrote to `path` in place of the one it has.
 
-    Raises `UserError` for a file that is missing, damaged, or made for another network.
+    Raises `UserError` for a file that is missing or damaged, that does not adapt exactly the layers
+    it names with the rank it names, or whose numbers are not finite.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise UserError(f"{path} does not exist: train the cell first")
+    tensors, settings = read_lora(path)
+    wanted = {f"{name}.{key}" for key in ("r", "lora_alpha", "target_modules")}
+    if settings.keys() != wanted:
+        raise UserError(
+            f"{path} must state {', '.join(sorted(wanted))} and nothing else in its"
+            f" {METADATA}, but states {', '.join(sorted(settings)) or 'nothing'}: train it again"
+        )
+    rank, alpha, targets = (settings[f"{name}.{k}"] for k in ("r", "lora_alpha", "target_modules"))
+    if not (isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)):
+        raise UserError(f"{path} states {targets!r} in place of the layers' names: train it again")
+    if any(".lora_A." in key and value.shape[:1] != (rank,) for key, value in tensors.items()):
+        raise UserError(f"{path} states rank {rank}, but has tensors of another: train it again")
     if lora_parameters(network):
         network.delete_adapters(ADAPTER)
     try:
+        add_adapter(network, rank, alpha, targets, seed=0)
+    except UserError as error:
+        raise UserError(f"{path} is not a LoRA of this network: {error}") from None
+    adapter = {f"{name}.{key}": value for key, value in lora_parameters(network).items()}
+    try:
+        fix = "train it again on this base"
+        require_matching_keys(path, *mismatches(tensors, adapter), fix)
+    except UserError:
+        network.delete_adapters(ADAPTER)
+        raise
+    with torch.no_grad():
+        for key, value in tensors.items():
+            adapter[key].copy_(value)
+
+
+def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file's tensors and what it states of them as JSON, {} for nothing.
+
+    Raises `UserError` for a file that is damaged, for tensors that are not finite, and for a rank
+    or alpha that is not a positive number.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
         with safe_open(path, framework="pt") as file:
-            expected = {key.removeprefix(f"{name}.") for key in file.keys()}  # noqa: SIM118
-        # Without use_safetensors diffusers would not read the metadata, and drop alpha in silence.
-        network.load_lora_adapter(
-            str(path), prefix=name, adapter_name=ADAPTER, use_safetensors=True
-        )
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            settings = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"its {METADATA} is not a JSON object")
+        for key, value in settings.items():
+            if key.endswith(".r") and (type(value) is not int or value < 1):
+                raise ValueError(f"its rank is {value!r}, not a positive integer")
+            if key.endswith(".lora_alpha") and not (
+                type(value) in (int, float) and 0 < value < math.inf
+            ):
+                raise ValueError(f"its alpha is {value!r}, not a positive number")
+    except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be loaded as a LoRA of this network: {reason}") from None
-    if set(lora_parameters(network)) != expected:
-        raise UserError(f"{path} is a LoRA of another network: its layers do not match")
+        raise UserError(f"{path} cannot be loaded as a LoRA ({reason}): restore it") from None
+    # kohya's trainer writes an integer alpha as an integer tensor.
+    require_floats(path, {k: v for k, v in tensors.items() if not k.endswith(".alpha")})
+    require_finite(path, tensors)
+    return tensors, settings

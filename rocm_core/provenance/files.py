@@ -95,12 +95,28 @@ def read_listing(record: Path) -> dict[str, Any]:
 
 def files_in(folder: Path) -> list[str]:
     """Sorted relative names of a folder's files, hidden ones and records left out."""
-    names = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    names = (file.relative_to(folder) for file in walk(folder))
     return sorted(
         name.as_posix()
         for name in names
         if name.name not in RECORDS and not any(part.startswith(".") for part in name.parts)
     )
+
+
+def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file below a folder, through links to other folders, but not back to one it is in.
+
+    above: the real paths of the folders that led here. `Path.rglob` and `os.walk` either pass links
+    by or follow them in circles.
+    """
+    above = (*above, folder.resolve())
+    for entry in sorted(folder.iterdir()):
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir():
+            target = entry.resolve()
+            if not any(real.is_relative_to(target) for real in above):
+                yield from walk(entry, above)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rocm_core.plugins import ROOT, parse, source_of
+from rocm_core.provenance.files import walk
 
 # Rooms and modules that compute nothing: they carry params and files to a job, or record what it
 # did. Imports of them are not followed; tests/unit/test_skipped_rooms.py lists every name that
@@ -100,7 +101,7 @@ def _files_beside(path: Path) -> Iterator[Path]:
     """The files in a module's folder that are not Python: templates, styles, pages."""
     for entry in sorted(path.parent.iterdir()):
         if entry.is_dir() and entry.name != "__pycache__" and not (entry / "__init__.py").exists():
-            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
+            yield from walk(entry)
         elif entry.is_file() and entry.suffix not in (".py", ".pyc"):
             yield entry
 

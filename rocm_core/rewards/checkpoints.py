@@ -1,9 +1,9 @@
 """Reading scorers' weights from local folders: safetensors, or .pt/.pth files without any code."""
 
 import contextlib
-import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +15,14 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from rocm_core.errors import UserError
-from rocm_core.weights import check_weights, require_matching_keys, require_recorded
+from rocm_core.weights import (
+    check_weights,
+    mismatches,
+    require_float_files,
+    require_floats,
+    require_matching_keys,
+    require_recorded,
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -30,7 +37,7 @@ _UNREADABLE = (
     RuntimeError,
     TypeError,
     ValueError,
-    pickle.UnpicklingError,
+    UnpicklingError,
     SafetensorError,
 )
 
@@ -76,16 +83,16 @@ def build(make: Callable[[], Module]) -> Module:
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a module, which they must match name by name and shape by shape."""
-    wanted = module.state_dict()
-    both = wanted.keys() & tensors.keys()
-    shapes = [(key, tensors[key].shape, wanted[key].shape) for key in both]
-    require_matching_keys(
-        path,
-        missing=wanted.keys() - tensors.keys(),
-        unknown=tensors.keys() - wanted.keys(),
-        reshaped=[(key, held, shape) for key, held, shape in shapes if held != shape],
-    )
+    require_tensors(path, tensors)
+    require_matching_keys(path, *mismatches(tensors, module.state_dict()))
     module.load_state_dict(tensors)
+
+
+def require_tensors(path: Path, content: Any) -> None:
+    """Raise :class:`UserError` unless a file's content maps names to tensors of floating point."""
+    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+        raise UserError(f"{path} does not map names to tensors; fetch it again")
+    require_floats(path, content)
 
 
 def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> Model:
@@ -94,14 +101,22 @@ def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> 
     Without the latter, pytorch_model.bin is read as :func:`read_tensors` reads pickles. Weights
     whose names begin with one of ``unused`` may be there and are ignored.
     """
-    safe = not (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
-    if not safe:
-        require_recorded(folder / "pytorch_model.bin")
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+    pickle = folder / "pytorch_model.bin"
+    if pickle.is_file() and not (folder / "model.safetensors").is_file():
+        tensors = read_tensors(pickle)
+        require_tensors(pickle, tensors)
+        with readable(f"{folder} can't be read as weights"):
+            config = cls.config_class.from_pretrained(folder, local_files_only=True)
+        source = {"pretrained_model_name_or_path": None, "config": config, "state_dict": tensors}
+    else:
+        with readable(f"{folder} can't be read as weights"):
+            require_float_files(folder)
     with readable(f"{folder} can't be read as weights"):
         model, report = cls.from_pretrained(
-            folder,
+            **source,
             dtype=torch.float32,
-            use_safetensors=safe,
+            use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -125,7 +140,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, UnpicklingError):
         return "it is damaged or holds code, which is never run"
     text = " ".join(str(error).split()) or type(error).__name__
     return text.split(". ")[0].rstrip(".")[:160]

@@ -9,6 +9,8 @@ from rocm_core.plugins import (
     short_name,
 )
 
+from rocm_core.weights import require_finite
+
 if TYPE_CHECKING:
     import torch
 
@@ -51,12 +53,14 @@ def load_reward(
     ``dtype`` is the precision of its network, float32 by default. Its name is
     its module's, and whether it is differentiable is what its module declares. A scorer that does
     not inherit from :class:`Reward` and has no ``measure`` is measured by its ``score``. Raises
-    :class:`UserError` for an unknown name and for weights that are absent, damaged or of another
-    architecture.
+    :class:`UserError` for an unknown name and for weights that are absent, damaged, of another
+    architecture or not finite.
     """
     folder = None if weights is None else Path(weights)
     module = load_module("rewards", name)
     scorer = module.load(folder, device, dtype)
+    if hasattr(scorer, "state_dict"):
+        require_finite(folder or name, scorer.state_dict())
     scorer.name, scorer.differentiable = short_name(module.__name__), module.DIFFERENTIABLE
     if not hasattr(scorer, "measure"):
         scorer.measure = scorer.score

@@ -16,7 +16,7 @@ from rocm_core.errors import UserError
 from rocm_core.grid import snapshot_steps
 from rocm_core.jobs import Owner, StateFolder, StopRequest
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write, write_csv, write_manifest
+from rocm_core.provenance import atomic_write, sha256_file, write_csv, write_manifest
 from rocm_core.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
@@ -64,11 +64,13 @@ def train(
             step: state / "snapshots" / f"step-{step}.safetensors"
             for step in snapshot_steps(settings)
         }
-        if saved := folder.load():
-            trainer.load_state_dict(saved)
-            lost = [p for step, p in snapshots.items() if step <= trainer.step and not p.exists()]
-            if lost:
-                raise UserError(f"{lost[0]} is missing: remove {state} to train from the start")
+        if newest := folder.newest():
+            file, saved = newest
+            trainer.load_state_dict(saved, file)
+            if file.name != folder.file(trainer.step).name:
+                raise UserError(f"{file} is of step {trainer.step}: give it its own name back")
+            for step in filter(lambda step: step <= trainer.step, snapshots):
+                _require_snapshot(snapshots[step], trainer.snapshots.get(step), state)
         elif settings.beta == "auto":
             trainer.calibrate()
             if main:
@@ -88,6 +90,7 @@ def train(
             leave = not done and bool(accelerator.reduce(wish.to(accelerator.device)))
             if main and step in snapshots:
                 trainer.export(snapshots[step])
+                trainer.snapshots[step] = sha256_file(snapshots[step])
             due = step in snapshots or time.monotonic() - saved_at > SAVE_SECONDS
             if main and (done or leave or due):
                 folder.save(step, trainer.state_dict())
@@ -98,6 +101,8 @@ def train(
         if main:
             attempts = folder.attempts()
             with folder.held():
+                for step, path in snapshots.items():
+                    _require_snapshot(path, trainer.snapshots[step], state)
                 _write_results(trainer, output, list(snapshots.values()), attempts)
             if keep_state:
                 folder.keep()
@@ -105,6 +110,11 @@ def train(
                 folder.clear()
         accelerator.wait_for_everyone()
         accelerator.end_training()
+
+
+def _require_snapshot(path: Path, sha256: str | None, state: Path) -> None:
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise UserError(f"{path} is missing or changed: remove {state} to train from the start")
 
 
 def _write_results(

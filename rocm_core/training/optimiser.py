@@ -38,6 +38,23 @@ class AdapterOptimiser:
             group["lr"] = rate
         return rate
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave; raises ValueError for that of another optimiser."""
+        fresh = self.adam.state_dict()["param_groups"]
+        if [{**group, "lr": 0} for group in state["param_groups"]] != [
+            {**group, "lr": 0} for group in fresh
+        ]:
+            raise ValueError("its optimiser has other settings")
+        self.adam.load_state_dict(state)
+        moments = [self.adam.state[p] for p in self.parameters if p in self.adam.state]
+        shapes = [m[key].shape for m in moments for key in ("exp_avg", "exp_avg_sq")]
+        wanted = [p.shape for p in self.parameters for _ in range(2)]
+        if shapes != (wanted if moments else []):
+            raise ValueError("its optimiser's moments do not fit the adapter")
+
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 

@@ -8,7 +8,7 @@ import functools
 import math
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,6 +85,7 @@ class Trainer:
         # None: to be planned at the first batch
         self.activation_checkpointing: ActivationCheckpointing | None = None
         self.history: list[Row] = []
+        self.snapshots: dict[int, str] = {}  # sha256 of the file after a step
         self._start(settings.beta)
 
     def _start(self, beta: Any) -> None:
@@ -258,35 +259,81 @@ class Trainer:
             "calibration": self.calibration,
             "activation_checkpointing": self.activation_checkpointing,
             "lora": {name: value.detach() for name, value in self.lora.items()},
-            "adam": self.optimiser.adam.state_dict(),
+            "adam": self.optimiser.state_dict(),
             "average": self.average,
             "algorithm": self.algorithm.state_dict(),
+            "snapshots": self.snapshots,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; raises `UserError` if it belongs to other settings or other code."""
-        known = state["identity"]
-        if other := [key for key, value in self.identity.items() if known.get(key) != value]:
+    def load_state_dict(self, state: dict[str, Any], file: object = "the state") -> None:
+        """Go on from `state`, read from `file`.
+
+        Raises `UserError` if it belongs to other settings or other code, if anything is missing or
+        does not fit, and if a number is not finite.
+        """
+        try:
+            known = state["identity"]
+            other = [key for key, value in self.identity.items() if known.get(key) != value]
+            if not other:
+                self._go_on(state)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
             raise UserError(
-                f"the unfinished state was made with other {', '.join(other)}: remove it"
-            )
+                f"{file} is not a whole state of this training ({type(error).__name__}: {reason}):"
+                " remove it to go on from the one before"
+            ) from None
+        if other:
+            raise UserError(f"{file} was made with other {', '.join(other)}: remove it")
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """Take a state back; raises what comes up where it is not a whole one of this run."""
+        for place, value in _numbers(state, "state"):
+            if not torch.as_tensor(value).isfinite().all():
+                raise ValueError(f"{place} is not finite")
+        if state.keys() != self.state_dict().keys():
+            raise ValueError(f"it holds {', '.join(state)}")
+        if self.settings.beta not in ("auto", state["beta"]):
+            raise ValueError(f"its beta is {state['beta']}")
+        self.step, self.seconds, self.reward_queries = state["counts"]
+        if [row["step"] for row in state["history"]] != [*range(1, self.step + 1)]:
+            raise ValueError(f"its history is not that of {self.step} steps")
+        _require_like("lora", state["lora"], self.lora)
         with torch.no_grad():
             for name, value in state["lora"].items():
                 self.lora[name].copy_(value)
         self._start(state["beta"])
-        self.optimiser.adam.load_state_dict(state["adam"])
+        self.optimiser.load_state_dict(state["adam"])
         self.algorithm.load_state_dict(state["algorithm"])
         if self.average is not None:
+            _require_like("average", state["average"], self.average)
             self.average = {k: v.to(self.device) for k, v in state["average"].items()}
-        self.step, self.seconds, self.reward_queries = state["counts"]
         self.policy.nfe = state["nfe"]
         self.history, self.calibration = state["history"], state["calibration"]
         self.activation_checkpointing = state["activation_checkpointing"]
+        self.snapshots = state["snapshots"]
 
     def export(self, path: Path) -> None:
         """Write the adapter, or its moving average where `ema_decay` is set."""
         network, name = self.policy.network, self.policy.denoiser.network_name
         save_lora(path, network, self.average, name)
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """(place, value) of every tensor and number in nested dictionaries and lists."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _numbers(part, f"{place}.{index}")
+    elif isinstance(value, float | torch.Tensor):
+        yield place, value
+
+
+def _require_like(what: str, held: Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless tensors have the names and shapes of others."""
+    if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise ValueError(f"its {what} does not fit the adapter")
 
 
 def _peak_memory_gib(device: torch.device) -> float:

@@ -6,10 +6,16 @@ from rocm_core.weights.catalogue import (
     describe,
     digest_of_all,
     files_of,
-    require_matching_keys,
     require_recorded,
     table,
     to_fetch,
     weights_digest,
 )
 from rocm_core.weights.fetching import fetch, record
+from rocm_core.weights.tensors import (
+    mismatches,
+    require_finite,
+    require_float_files,
+    require_floats,
+    require_matching_keys,
+)

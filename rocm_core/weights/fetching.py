@@ -1,5 +1,6 @@
 """Fetching the paper's weights from the hub or a mirror, and maintaining `weights.lock`."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -18,17 +19,21 @@ from rocm_core.weights.catalogue import (
     stamp_of,
     table,
 )
+from rocm_core.weights.downloads import Remote, download, is_hub, tag_of
 
 _PARTIAL = ".partial"
 _TABLE = "resources/weights.yaml"
+_SMALL = 100_000_000  # bytes; the most that a file may have whose size the table does not estimate
+_GIT = 40  # hexadecimal digits of git's hash, where those of sha256 are 64
 
 
 def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = None) -> None:
     """Fetch one file of the table to its place and record it in weights.lock.
 
-    An interrupted fetch resumes where it stopped; the file appears once it is complete and its
-    sha256 is the one recorded in the lock, in the table or on the hub. endpoint: of the hub or of a
-    mirror of it. mirror: a folder with the layout of weights/ to read instead. Raises `UserError`.
+    An interrupted fetch resumes where it stopped; the file appears once it is complete and has the
+    hash recorded in the lock, in the table and on the hub; without any of the three it is refused.
+    endpoint: of the hub or of a mirror of it. mirror: a folder with the layout of weights/ to read
+    instead, which is trusted. Raises `UserError`.
     """
     file, locked = table()[path], read_lock().get(path, {})
     with _exclusive(path):
@@ -44,21 +49,24 @@ def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = No
             # The revision that the table or the lock name for the file's repository, if any.
             locked_to = (e["revision"] for e in read_lock().values() if e.get("repo") == file.repo)
             revision = file.revision or next(filter(None, locked_to), None)
-            partial, revision, published = _download(file, revision, endpoint)
+            known_here = bool(locked or file.sha256)
+            partial, revision, published = _download(file, revision, endpoint, known_here)
         sha256 = sha256_file(partial)
         for known, place in (
             (locked.get("sha256"), LOCK),
             (file.sha256, _TABLE),
             (published, "the hub"),
         ):
-            if known not in (None, sha256):
+            actual = _git_hash(partial) if known and len(known) == _GIT else sha256
+            if known not in (None, actual):
                 partial.unlink()
                 raise UserError(
-                    f"{path} was fetched from {mirror or file.repo}, but its sha256 {sha256[:12]}…"
+                    f"{path} was fetched from {mirror or file.repo}, but its hash {actual[:12]}…"
                     f" is not {known[:12]}… of {place}: fetch it again; the source may have changed"
                 )
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial, path)
+        tag_of(partial).unlink(missing_ok=True)
         _write_lock({path: _entry(path, sha256, revision)})
 
 
@@ -88,34 +96,16 @@ def record(paths: Iterable[str | Path]) -> None:
 
 
 def _download(
-    file: WeightsFile, revision: str | None, endpoint: str | None
+    file: WeightsFile, revision: str | None, endpoint: str | None, known_here: bool
 ) -> tuple[Path, str | None, str | None]:
-    """The complete file under a temporary name, its revision, and its sha256 if the hub has it."""
+    """The whole file under a temporary name, its revision, and its hash if the hub has it."""
     import httpx2
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get
+    from huggingface_hub import errors
 
     try:
-        size, published = file.size, None
-        if file.host == "github":
-            url = f"https://raw.githubusercontent.com/{file.repo}/{revision}/{file.remote}"
-        else:
-            url = hf_hub_url(
-                file.repo, file.remote, repo_type=file.type, revision=revision, endpoint=endpoint
-            )
-            known = get_hf_file_metadata(url, endpoint=endpoint)
-            url, size, revision = known.location, known.size, known.commit_hash
-            published = known.etag if known.etag and len(known.etag) == 64 else None
-        partial = _partial(file.path, revision)
-        with open(partial, "ab") as output:
-            # hf_hub_download would start again after an interruption.
-            http_get(
-                url,
-                output,
-                resume_size=output.tell(),
-                expected_size=size,
-                displayed_filename=file.path,
-            )
+        remote, revision = _locate(file, revision, endpoint, known_here)
+        partial = _partial(file.path, f"{revision} {remote.hash}")
+        download(remote, partial)
     except (errors.EntryNotFoundError, errors.RevisionNotFoundError):
         raise UserError(
             f"{file.repo} has no {file.remote} at revision {revision or 'main'}: correct {_TABLE}"
@@ -131,7 +121,57 @@ def _download(
             f"{file.path} can't be fetched from {file.repo} ({type(error).__name__}): run this"
             " where there is a network, or set weights.endpoint or weights.mirror"
         ) from None
-    return partial, revision, published
+    return partial, revision, remote.hash
+
+
+def _locate(
+    file: WeightsFile, revision: str | None, endpoint: str | None, known_here: bool
+) -> tuple[Remote, str | None]:
+    """Where a file lies, what the hub says of it, and its revision: the given one, if it is full.
+
+    known_here: its sha256 is. Raises `UserError` for an answer that cannot be the hub's.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    limit = file.size or file.about and file.about * 5 // 4 or _SMALL
+    if file.host == "github":
+        url = f"https://raw.githubusercontent.com/{file.repo}/{revision}/{file.remote}"
+        return Remote(file.path, file.repo, url, None, file.size, limit), revision
+    url = hf_hub_url(
+        file.repo, file.remote, repo_type=file.type, revision=revision, endpoint=endpoint
+    )
+    token = None if is_hub(url) else False
+    known = get_hf_file_metadata(url, endpoint=endpoint, token=token)
+    hash = _hexadecimal(known.etag, 40, 64)
+    commit, pinned = _hexadecimal(known.commit_hash, 40), _hexadecimal(revision, 40)
+    if not (hash or known_here) or not (pinned or commit):
+        raise UserError(
+            f"{file.path} can't be fetched from {file.repo}, which did not answer as a hub does: a"
+            " captive portal or a proxy may have answered; fetch it from another network"
+        )
+    if pinned and commit not in (None, pinned):
+        raise UserError(
+            f"{file.path} was asked for at revision {pinned[:12]}… of {file.repo}, but the hub"
+            f" answered with {commit[:12]}…: fetch it again, or correct weights.endpoint"
+        )
+    if (known.size or 0) > limit:
+        raise UserError(
+            f"{file.path} has {known.size:,} bytes in {file.repo}, more than the {limit:,} it may"
+            f" have: correct its size in {_TABLE}"
+        )
+    size = known.size or file.size
+    return Remote(file.path, file.repo, known.location, hash, size, size or limit), pinned or commit
+
+
+def _hexadecimal(text: str | None, *digits: int) -> str | None:
+    """A text of so many hexadecimal digits, None for any other."""
+    return text if text and len(text) in digits and not text.strip("0123456789abcdef") else None
+
+
+def _git_hash(path: Path) -> str:
+    """git's hash of a blob, by which the hub knows its small files."""
+    header = f"blob {path.stat().st_size}\0".encode()
+    return hashlib.sha1(header + path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _partial(path: str, revision: object) -> Path:

@@ -10,6 +10,7 @@ and is deterministic where std is 0. A module `chains/<name>.py` with a function
 `make(schedule, steps) -> Chain` is a chain; a configuration names it as `policies.<name>.chain`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,9 @@ class Chain:
     last_step: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        numbers = [x for s in self.steps for x in (*s.original, s.state, s.signal, s.output, s.std)]
+        if not all(map(math.isfinite, numbers)):
+            raise UserError("a chain's numbers must be finite: check the model's scheduler_config")
         if any(step.std for step in self.steps[len(self.stds) :]):
             raise UserError(
                 "a chain's deterministic steps must come last, because a step without noise has no"

@@ -5,7 +5,8 @@ a second pass. Without, it is classifier-free, and as in diffusers' pipelines a 
 leaves it out.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from rocm_core.errors import UserError
 from rocm_core.policies.denoisers.denoiser import Block, Denoiser
-from rocm_core.weights import check_weights, require_matching_keys
+from rocm_core.policies.lora import ADAPTER, adapted_layers, lora_parameters, read_lora
+from rocm_core.weights import (
+    check_weights,
+    mismatches,
+    require_float_files,
+    require_matching_keys,
+)
 
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer")
@@ -62,31 +69,70 @@ def read_parts(folder: Path, lora: str | None) -> dict[str, Any]:
             parts[part], report = parts[part]
             kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
             require_matching_keys(folder / part, *(report[kind] for kind in kinds))
+            require_float_files(folder / part)
     if lora is not None:
         _merge(parts["unet"], Path(lora))
     return parts
 
 
 def _merge(unet: Any, folder: Path) -> None:
+    """Fold the LoRA in a folder into the U-Net; raises `UserError` unless all of it fits.
+
+    diffusers merges what it can and logs the rest: layers that it does not know, alphas that it
+    cannot assign, a half of a pair, the magnitudes of DoRA.
+    """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    from diffusers.utils import convert_unet_state_dict_to_peft
 
     check_weights(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError(f"{folder} must hold one .safetensors file, not {len(files)}: correct it")
     try:
-        tensors, alphas, metadata = Loader.lora_state_dict(
-            str(folder),
-            unet_config=unet.config,
-            use_safetensors=True,
-            local_files_only=True,
-            return_lora_metadata=True,
-        )
+        content, settings = read_lora(files[0])
+        if others := [key for key in content if "dora_scale" in key]:
+            raise ValueError(f"{others[0]} is of a DoRA")
+        tensors, alphas = Loader.lora_state_dict(content, unet_config=unet.config)
         if others := [key for key in tensors if not key.startswith("unet.")]:
             raise ValueError(f"{others[0]} is not of the U-Net")
-        Loader.load_lora_into_unet(tensors, alphas, unet, metadata=metadata)
+        tensors = {k.removeprefix("unet."): value for k, value in tensors.items()}
+        tensors = convert_unet_state_dict_to_peft(tensors)
+        unet.load_lora_adapter(
+            {f"unet.{key}": value for key, value in tensors.items()},
+            prefix="unet",
+            network_alphas=alphas,
+            metadata=settings or None,
+            adapter_name=ADAPTER,
+        )
+        require_matching_keys(files[0], *mismatches(tensors, lora_parameters(unet)))
+        layers = adapted_layers(unet)
+        if alphas and sorted(alphas.values()) != sorted(x.lora_alpha[ADAPTER] for x in layers):
+            raise ValueError("not each layer has an alpha, or not one that diffusers can assign")
+        if not all(0 < layer.scaling[ADAPTER] < math.inf for layer in layers):
+            raise ValueError("the scale alpha/rank of a layer is not a positive number")
+        if missing := _without_adapter(unet, settings):
+            raise ValueError(f"{missing[0]} is missing, which its metadata names")
         unet.fuse_lora()
         unet.unload_lora()
+    except UserError as error:
+        raise UserError(f"{folder} is not a LoRA of this U-Net: {error}") from None
     except Exception as error:  # of a dozen kinds, as above
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{folder} is not a LoRA of this U-Net ({reason}): restore it") from error
+
+
+def _without_adapter(unet: Any, settings: Mapping[str, Any]) -> list[str]:
+    """The layers that a LoRA's metadata names, by the ends of their names, and that have none."""
+    targets = settings.get("unet.target_modules")
+    narrowed = ("exclude_modules", "layers_to_transform", "target_parameters")
+    if not isinstance(targets, list) or any(settings.get(f"unet.{key}") for key in narrowed):
+        return []
+    return [
+        name
+        for name, layer in unet.named_modules()
+        if f".{name}".endswith(tuple(f".{target}" for target in targets))
+        and layer not in adapted_layers(unet)
+    ]
 
 
 class StableDiffusion(Denoiser):

