@@ -1,6 +1,7 @@
 """Numbers in environment variables, which anybody may have set to anything."""
 
 import os
+import re
 import sys
 
 
@@ -10,8 +11,8 @@ def whole_number(variable: str, most: int = 2**40) -> int | None:
     text = os.environ.get(variable, "").strip()
     if not text:
         return None
-    first = text.partition(",")[0].strip()
-    if first.isascii() and first.isdigit() and 0 < int(first) <= most:
-        return int(first)
-    print(f"{variable} is {text!r}, not a whole number from 1: it is ignored", file=sys.stderr)
+    number = re.fullmatch(r"([0-9]{1,15})\s*(,.*)?", text)
+    if number and 0 < int(number[1]) <= most:
+        return int(number[1])
+    print(f"{variable} is {text!r}, not a number from 1 to {most}: it is ignored", file=sys.stderr)
     return None
