@@ -1,68 +1,26 @@
 """Start a job's script on GPUs of its own, in one process or in several.
 
-`python -m rocm_core.commands.launch [--gpus N] [--processes N] script.py …` becomes that script.
-Outside of Slurm, which does it itself, the script sees only GPUs that no other job started this way
-has.
+`python -m rocm_core.commands.launch [--gpus N] [--processes N] script.py …` becomes that script,
+which sees N GPUs that no other job started this way has: none starts where there are fewer.
 
 Several processes are started by torch.distributed.run, which is what `accelerate launch` calls for
 them: the Accelerator in the script reads the same variables of the environment from both.
 """
 
 import argparse
-import fcntl
+import itertools
 import os
-import random
-import re
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-from rocm_core.errors import UserError, run
+from rocm_core.errors import run
+from rocm_core.jobs import claim_gpus
 
-POLL_SECONDS = 1.0
-
-
-def claim_gpus(count: int) -> list[str]:
-    """Names of `count` GPUs for CUDA_VISIBLE_DEVICES, waiting until as many are free.
-
-    They stay claimed while this process lives, even after an exec. [] where there is no GPU.
-    """
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        nodes = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-        devices = sorted((node[1] for node in nodes if node), key=int)
-    else:
-        devices = [name.strip() for name in listed.split(",") if name.strip()]
-    if not devices:
-        return []
-    if count > len(devices):
-        raise UserError(f"the job wants {count} GPUs, but this machine has {len(devices)}")
-    folder = Path(tempfile.gettempdir(), f"rocm-gpus-{os.getuid()}")
-    folder.mkdir(exist_ok=True)
-    while True:
-        claimed: dict[str, int] = {}
-        for device in devices:
-            if len(claimed) < count and (descriptor := _claim(folder / device)) is not None:
-                claimed[device] = descriptor
-        if len(claimed) == count:
-            return list(claimed)
-        for descriptor in claimed.values():  # otherwise two jobs could wait for each other's
-            os.close(descriptor)
-        time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
-
-
-def _claim(path: Path) -> int | None:
-    """Lock a file until it is closed or this process ends, for whatever reason; None if another
-    process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    os.set_inheritable(descriptor, True)
-    return descriptor
+# By these, whoever starts several processes tells each which one it is, or where they meet. This
+# job is one process or starts its own, whatever it was itself started by.
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RANKS += ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+TORCHRUN = "PET_"  # begins the defaults of torch.distributed.run
+NO_GPU = ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE")
 
 
 def main() -> None:
@@ -73,9 +31,12 @@ def main() -> None:
     parser.add_argument("script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    if args.gpus and "SLURM_JOB_ID" not in os.environ:
-        if claimed := claim_gpus(args.gpus):
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+    unwanted = {*RANKS, *(NO_GPU if args.gpus else ())}
+    for name in [n for n in os.environ if n in unwanted or n.startswith(TORCHRUN)]:
+        del os.environ[name]
+    if args.gpus:
+        output = dict(itertools.pairwise(args.arguments)).get("--output")
+        claim_gpus(args.gpus, args.script + (f", for {output}" if output else ""))
     command = [sys.executable, args.script, *args.arguments]
     if args.processes > 1:
         command[1:1] = [

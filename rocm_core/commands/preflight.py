@@ -20,6 +20,7 @@ from pathlib import Path
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Cell, generation_settings, load_config, make_grid, needed
+from rocm_core.jobs import require_gpus
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, make_prompts
 from rocm_core.provenance import CellFiles, Layout
@@ -58,6 +59,7 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     train = make_prompts(config.prompts["train"])
     validation = make_prompts(config.prompts["validation"], train)
     say(f"prompts: {len(train)} to train on, {len(validation)} to validate on")
+    require_gpus(config.resources.gpus)
     folder = Layout(config.root).preflight
     shutil.rmtree(folder, ignore_errors=True)
     cells = make_grid(config)

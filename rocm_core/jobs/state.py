@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import shutil
@@ -20,9 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from rocm_core.errors import UserError
+from rocm_core.jobs.environment import whole_number
 from rocm_core.provenance import atomic_write, write_json
 
 TIME_LIMIT_MARGIN_SECONDS = 120.0
@@ -31,6 +33,7 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 120.0
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 1.0
+GUARD_SECONDS = 0.05  # between looks at a guard, which is held for a write at most
 
 Owner = dict[str, Any]
 
@@ -40,9 +43,10 @@ class Lock:
 
     `lock.json` names the owner, who touches it every few seconds. A lock is taken over when its
     owner is a dead process of this machine or, on another machine, has sent no heartbeat for
-    STALE_SECONDS by our own clock. For a living owner we wait at most PATIENCE_SECONDS, then raise
-    `UserError`; meanwhile `give_up` is called and may raise. An owner wrongly taken for dead learns
-    of it in `held`.
+    STALE_SECONDS by our own clock; whoever took it over in the meantime is another owner. For a
+    living one we wait at most PATIENCE_SECONDS, then raise `UserError`; meanwhile `give_up` is
+    called and may raise. An owner wrongly taken for dead learns of it in `held`, inside of which
+    it has to write whatever it writes.
 
     `attempts.json` lists every owner so far, until it is removed.
     """
@@ -65,11 +69,17 @@ class Lock:
     def __enter__(self) -> Self:
         began = silent_since = time.monotonic()
         seen, lives = None, False
-        while holder := self._take(from_the_silent=time.monotonic() - silent_since > STALE_SECONDS):
+        while True:
+            silent = time.monotonic() - silent_since > STALE_SECONDS
+            abandoned = seen if silent else None
+            if not (holder := self._take(abandoned)):
+                break
+            self._give_up()
             now, told = time.monotonic(), lives
             if seen and holder != seen:
                 silent_since, lives = now, True
-            lives = lives or bool(_lives(holder[0]))
+            # One that is silent and could not be taken over is inside of `held`.
+            lives = lives or bool(_lives(holder[0])) or holder == abandoned
             if lives and not told:
                 print(f"waiting for {_name(holder[0])} in {self.folder}", file=sys.stderr)
             if lives and now - began > PATIENCE_SECONDS:
@@ -77,7 +87,6 @@ class Lock:
                     f"{self.folder} is in use by {_name(holder[0])}: wait for it or stop it"
                 )
             seen = holder
-            self._give_up()
             time.sleep(POLL_SECONDS)
         self._heart.start()
         return self
@@ -114,19 +123,25 @@ class Lock:
                 raise UserError(f"{self.folder} was taken over by {taker}: this process stops")
             yield
 
-    def _take(self, from_the_silent: bool) -> tuple[Owner, float] | None:
-        """Take the lock, or return its owner and the time of its last heartbeat."""
-        with self._alone():
-            if holder := self._read():
-                lives = _lives(holder[0])
-                if lives or (lives is None and not from_the_silent):
-                    return holder
-                if "token" in holder[0]:
-                    self._remember(*holder)
-            self.me["since"] = time.time()
-            self._remember(self.me, self.me["since"])
-            write_json(self.path, self.me)
-            return None
+    def _take(self, abandoned: tuple[Owner, float] | None) -> tuple[Owner, float] | None:
+        """Take the lock, or return its owner and the time of its last heartbeat.
+
+        abandoned: the owner and heartbeat that have not changed for too long.
+        """
+        try:
+            with self._alone(patience=POLL_SECONDS):
+                if holder := self._read():
+                    lives = _lives(holder[0])
+                    if lives or (lives is None and holder != abandoned):
+                        return holder
+                    if "token" in holder[0]:
+                        self._remember(*holder)
+                self.me["since"] = time.time()
+                self._remember(self.me, self.me["since"])
+                write_json(self.path, self.me)
+                return None
+        except BlockingIOError:
+            return self._read() or ({}, 0.0)
 
     def _remember(self, owner: Owner, until: float) -> list[Owner]:
         known = json.loads(self.record.read_text()) if self.record.exists() else []
@@ -137,29 +152,49 @@ class Lock:
         return attempts
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            while True:
-                self.guard.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(self.guard, "a"))
-                # Some parallel file systems have no flock: then only the heartbeat protects.
-                with contextlib.suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), os.stat(self.guard)):
-                        break  # else its owner removed it while we waited
-            yield
+    def _alone(self, patience: float = math.inf) -> Iterator[None]:
+        """Nobody else is inside; raises BlockingIOError if somebody is for `patience` seconds."""
+        began, told = time.monotonic(), False
+        while True:
+            self.guard.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.guard, "a") as file:
+                if self._has_locked(file):
+                    yield
+                    return
+            # No call that waits: no request to stop would get through to it.
+            waited = time.monotonic() - began
+            if waited > patience:
+                raise BlockingIOError
+            if waited > STALE_SECONDS and not told:
+                print(f"waiting for whoever has locked {self.guard}", file=sys.stderr)
+                told = True
+            time.sleep(GUARD_SECONDS)
+
+    def _has_locked(self, file: IO[str]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # Some parallel file systems have no flock: then only the heartbeat protects.
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.guard))
+        except FileNotFoundError:  # its owner removed it while we opened it
+            return False
 
     def _read(self) -> tuple[Owner, float] | None:
         """The owner and its last heartbeat (seconds since the epoch), or None without a lock."""
         try:
             # Opening the file makes NFS ask the server for its time instead of using a cached one.
-            with open(self.path, encoding="utf-8") as file:
-                return json.loads(file.read()), os.fstat(file.fileno()).st_mtime
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                text, heartbeat = file.read(), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
+        try:
+            owner = json.loads(text)
         except ValueError:
-            return {}, self.path.stat().st_mtime
+            owner = None
+        return owner if isinstance(owner, dict) else {}, heartbeat
 
     def _is_mine(self) -> bool:
         holder = self._read()
@@ -174,10 +209,12 @@ class Lock:
 
 
 def _here() -> dict[str, str]:
-    """The scope of process numbers: this machine, or a container on it with its own numbers."""
-    namespace = Path("/proc/self/ns/pid")
+    """The scope of process numbers: this machine, whatever others have its name, until its next
+    start; or a container on it with its own numbers."""
+    namespace, boot = Path("/proc/self/ns/pid"), Path("/proc/sys/kernel/random/boot_id")
     return {
         "host": socket.gethostname(),
+        "boot": boot.read_text().strip() if boot.exists() else "",
         "namespace": os.readlink(namespace) if namespace.exists() else "",
     }
 
@@ -201,7 +238,7 @@ def _lives(owner: Owner) -> bool | None:
     heartbeat can tell: on another machine, and without /proc."""
     if not owner.get("born") or any(owner.get(key) != value for key, value in _here().items()):
         return None
-    return _born(owner["pid"]) == owner["born"]
+    return _born(owner.get("pid", 0)) == owner["born"]
 
 
 class StateFolder(Lock):
@@ -221,8 +258,9 @@ class StateFolder(Lock):
         payload = buffer.getvalue()
         with self.held(), atomic_write(self.file(step)) as file:
             file.write(hashlib.sha256(payload).digest() + payload)
-        for old in self._files()[2:]:
-            old.unlink()
+        with self.held():
+            for old in self._files()[2:]:
+                old.unlink()
 
     def file(self, step: int) -> Path:
         """The file of the state after a step."""
@@ -255,15 +293,17 @@ class StateFolder(Lock):
 
     def keep(self) -> None:
         """Mark the training run as finished, for `remove_finished`."""
-        (self.folder / FINISHED).touch()
+        with self.held():
+            (self.folder / FINISHED).touch()
 
     def clear(self) -> None:
         """Remove every state and then everything else in the folder except the lock."""
-        for path in [*self._files(), *self.folder.iterdir()]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path not in (self.path, self.guard):
-                path.unlink(missing_ok=True)
+        with self.held():
+            for path in [*self._files(), *self.folder.iterdir()]:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path not in (self.path, self.guard):
+                    path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.state"), reverse=True)
@@ -276,9 +316,15 @@ def remove_finished(states: Path, cells: Path) -> None:
     """
     for mark in list(states.rglob(FINISHED)):
         results = cells / mark.parents[1].relative_to(states)
-        if (results / "manifest.json").exists() and not (mark.parent / "lock.json").exists():
-            StateFolder(mark.parent).clear()
-            os.removedirs(mark.parent)
+        if (results / "manifest.json").exists():
+            with contextlib.suppress(UserError), StateFolder(mark.parent, _be_off) as folder:
+                folder.clear()
+            with contextlib.suppress(OSError):
+                os.removedirs(mark.parents[1])
+
+
+def _be_off() -> None:
+    raise UserError("in use")
 
 
 class StopRequest:
@@ -286,8 +332,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signalled = False
-        end = os.environ.get("SLURM_JOB_END_TIME")
-        self._deadline = float(end) - TIME_LIMIT_MARGIN_SECONDS if end else None
+        # One that has passed is that of another job, in whose shell this one was started.
+        end = whole_number("SLURM_JOB_END_TIME") or 0
+        self._deadline = end - TIME_LIMIT_MARGIN_SECONDS if end > time.time() else math.inf
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -301,7 +348,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        return self._signalled or (self._deadline is not None and time.time() > self._deadline)
+        return self._signalled or time.time() > self._deadline
 
     def _note(self, *_: object) -> None:
         self._signalled = True

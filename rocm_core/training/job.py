@@ -14,12 +14,13 @@ from tqdm import tqdm
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.grid import snapshot_steps
-from rocm_core.jobs import Owner, StateFolder, StopRequest
+from rocm_core.jobs import Owner, StateFolder, StopRequest, whole_number
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, sha256_file, write_csv, write_manifest
 from rocm_core.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
+MOST_THREADS = 4096
 INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
 
 
@@ -45,9 +46,17 @@ def train(
 
     if not prompts:
         raise UserError("there are no prompts to train on")
-    if threads := os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK"):
-        torch.set_num_threads(int(threads))
-    accelerator = Accelerator()
+    threads = whole_number("OMP_NUM_THREADS", MOST_THREADS)
+    if threads := threads or whole_number("SLURM_CPUS_PER_TASK", MOST_THREADS):
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # Accelerate would not read a list
+    try:
+        accelerator = Accelerator()
+    except ValueError as error:  # such as a LOCAL_RANK that is no number
+        raise UserError(
+            f"the environment says what Accelerate cannot use ({error}): unset its ACCELERATE_…,"
+            " RANK, LOCAL_RANK and WORLD_SIZE"
+        ) from None
     main = accelerator.is_main_process
     with StopRequest() as stop, contextlib.ExitStack() as stack:
 
@@ -89,7 +98,8 @@ def train(
             wish = torch.tensor(float(bool(stop) or step - first + 1 == stop_after))
             leave = not done and bool(accelerator.reduce(wish.to(accelerator.device)))
             if main and step in snapshots:
-                trainer.export(snapshots[step])
+                with folder.held():
+                    trainer.export(snapshots[step])
                 trainer.snapshots[step] = sha256_file(snapshots[step])
             due = step in snapshots or time.monotonic() - saved_at > SAVE_SECONDS
             if main and (done or leave or due):

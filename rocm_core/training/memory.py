@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from rocm_core.algorithms import BackpropagationSettings, Batch
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
+from rocm_core.jobs import whole_number
 from rocm_core.policies import COMPILED_MODES, MODES, ActivationCheckpointing, Policy, uncompiled
 from rocm_core.rewards import Reward
 
@@ -74,8 +75,8 @@ def memory_of(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    job = os.environ.get("SLURM_MEM_PER_NODE")
-    return min(machine, int(job) * 2**20) if job else machine
+    job = whole_number("SLURM_MEM_PER_NODE")  # MiB; Slurm says 0 for all of the node's
+    return min(machine, job * 2**20) if job else machine
 
 
 def predict_peak(

@@ -6,6 +6,7 @@ no generator's state, and equals the uninterrupted one bit for bit on the CPU.
 
 import functools
 import math
+import os
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from rocm_core.algorithms import (
 from rocm_core.configuration import TrainingSettings
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
+from rocm_core.jobs import private_folder
 from rocm_core.policies import (
     ActivationCheckpointing,
     add_adapter,
@@ -79,6 +81,8 @@ class Trainer:
         add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(network)
         if isinstance(settings, BackpropagationSettings) and settings.compile:
+            # torch would run what it finds in a folder whose name anybody can guess.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("rocm-inductor")))
             compile_network(network, self.device)
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
         self.calibration: dict[str, float] | None = None

@@ -25,6 +25,17 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 
+_caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+try:
+    os.makedirs(_caches, exist_ok=True)
+except OSError as error:
+    if workflow.is_main_process:
+        print(
+            f"{_caches} cannot be made ({error.strerror}), so that nothing is cached between jobs:"
+            " set XDG_CACHE_HOME to a folder that can",
+            file=sys.stderr,
+        )
+
 try:
     for _path in map(os.path.relpath, workflow.configfiles):
         read_yaml(_path)  # what Snakemake's own reader lets pass: a key given twice

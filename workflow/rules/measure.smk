@@ -30,6 +30,6 @@ rule measure_images:
     message:
         "Measuring the images of {wildcards.source}"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
         " workflow/scripts/measure.py --samples {params.folder} {params.clip}"
         " --output {output} --fingerprint {params.now} > {log} 2>&1"

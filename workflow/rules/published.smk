@@ -38,7 +38,7 @@ rule score_published:
     shell:
         "command -v {params.python} > /dev/null ||"
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
-        " exec {params.python} -m rocm_core.commands.launch --gpus {resources.gpu}"
+        " exec {params.python} -m rocm_core.commands.launch --gpus {GPUS}"
         " workflow/scripts/score_published.py --scorers {params.scorers:q}"
         " --samples {params.folder} --output {output} --fingerprint {params.now} > {log} 2>&1"
 

@@ -30,7 +30,7 @@ rule score_images:
     message:
         "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
         " workflow/scripts/score.py --scorers {params.scorers:q}"
         " --samples {params.folder} --output {output.scores}"
         " --fingerprint {params.now} > {log} 2>&1"
@@ -73,7 +73,7 @@ rule evaluate_snapshots:
     message:
         "Evaluating the snapshots of {wildcards.cell}"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {resources.gpu}"
+        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
         " workflow/scripts/evaluate_snapshots.py --settings {params.settings:q}"
         " --scorers {params.scorers:q} --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"

@@ -46,7 +46,7 @@ rule train_cell:
     message:
         "Training {wildcards.cell}"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {resources.gpu} {params.processes}"
+        "exec python -m rocm_core.commands.launch --gpus {CONFIG.resources.gpus} {params.processes}"
         " workflow/scripts/train.py --settings {params.settings:q}"
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
         " --fingerprint {params.now} > {log} 2>&1"

@@ -39,7 +39,6 @@ rule world_autoencoder:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
         mem_mb=8000,
         runtime=600,
     params:
@@ -65,7 +64,6 @@ rule world_diffusion:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
         mem_mb=8000,
         runtime=1440,
     params:
@@ -95,7 +93,6 @@ rule world_consistency:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
         mem_mb=8000,
         runtime=1440,
     params:
@@ -126,7 +123,6 @@ rule world_scorer:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
         mem_mb=8000,
         runtime=600,
     params:
@@ -158,7 +154,6 @@ rule world:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
         mem_mb=8000,
         runtime=120,
     params:
