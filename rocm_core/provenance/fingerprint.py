@@ -17,7 +17,16 @@ from rocm_core.plugins import ROOT, parse, source_of
 SKIPPED = frozenset(
     f"rocm_core{name}"
     for name in (
-        *("", ".errors", ".plugins", ".configuration", ".provenance", ".jobs", ".commands"),
+        *(
+            "",
+            ".errors",
+            ".reading",
+            ".plugins",
+            ".configuration",
+            ".provenance",
+            ".jobs",
+            ".commands",
+        ),
         ".weights",
     )
 )
