@@ -83,7 +83,9 @@ def generation_of(source, steps=None):
 
 
 def to_json(value):
-    """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`."""
+    """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`. Being
+    as long as it may be, it goes to a script in a file: `printf` is bash's own, Snakemake runs a
+    long shell command from a file, and `script.py @file` reads it, also by hand."""
     value = value if isinstance(value, dict) else value.to_dict()
     return json.dumps(value, sort_keys=True)
 
