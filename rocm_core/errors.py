@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one sentence, no traceback, exit status 2."""
 
 import errno
+import functools
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +14,12 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
+
+
+@functools.cache
+def warn(message: str) -> None:
+    """Say on stderr what the user may want to know, once per process."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

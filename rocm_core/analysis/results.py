@@ -16,7 +16,7 @@ from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
 from rocm_core.prompts import Prompt, read_prompts
-from rocm_core.provenance import Layout, SampleFiles
+from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles
 
 GOLD = "gold"
 _KEYS = ["reward", "method", "seed"]
@@ -346,12 +346,15 @@ class Results:
         if self.config.partial and not path.exists():
             return None
         try:
-            frame = pd.read_csv(self.existing(path), dtype={"prompt_id": str})
+            frame = pd.read_csv(self.existing(path), **CSV_OPTIONS)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not a readable CSV file ({error}); remake it") from None
         lacking = [c for c in columns if c not in frame.columns]
         if lacking:
             raise UserError(f"{path} has no column {lacking[0]}; remake it")
+        for name, column in frame.items():
+            if name not in CSV_OPTIONS["dtype"] and column.dtype.kind not in "iuf":
+                raise UserError(f"{path} holds what is not a number in column {name}; remake it")
         if "value" in columns and not np.isfinite(frame["value"]).all():
             raise UserError(f"{path} holds a score that is not finite; remake it")
         if metric is None:

@@ -1,15 +1,58 @@
-"""How pages of text are made: templates beside the module that fills them."""
+"""How pages of text are made: templates beside the module that fills them.
 
+Text is text: what a format would take for markup is escaped, in one place per format.
+"""
+
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
+
+# A bracket makes a link only with what follows it: intervals stay legible.
+_MARKDOWN = re.compile(r"[\\`*_<>|$&~]|\](?=[\[(:])")
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "`": r"\textasciigrave{}",
+        '"': "''",
+        "\0": "{}",
+        "±": r"$\pm$",
+        "−": r"$-$",
+        "–": "--",
+        "χ": r"$\chi$",
+        "²": r"$^2$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "α": r"$\alpha$",
+        "β": r"$\beta$",
+        "μ": r"$\mu$",
+        "σ": r"$\sigma$",
+        "‖": r"$\|$",
+        "√": r"$\surd$",
+        "Σ": r"$\Sigma$",
+        "†": r"$\dagger$",
+    }
+)
 
 
 def environment(folder: Path, **filters: Callable[..., Any]) -> jinja2.Environment:
-    """The templates in a folder. Those that end in .html.j2 escape what they are given; a name
-    that they are not given is an error."""
+    """The templates in a folder. Those that end in .html.j2 escape what they are given; in others
+    the filters `md` and `tex` do. A name that they are not given is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -18,5 +61,19 @@ def environment(folder: Path, **filters: Callable[..., Any]) -> jinja2.Environme
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= filters
+    made.filters |= {"md": markdown, "tex": latex} | filters
     return made
+
+
+def markdown(text: str) -> str:
+    """A text on one line of Markdown, a table's cell too; `Markup` stays as it is."""
+    if isinstance(text, Markup):
+        return text
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
+
+def latex(text: str) -> str:
+    """A text in LaTeX, at the beginning of a table's row too."""
+    # Two hyphens would be a dash; what follows `\\` must not look like its arguments.
+    line = re.sub(r"-(?=-)|^(?=[\[*])", "\\g<0>\0", " ".join(text.splitlines()))
+    return line.translate(_LATEX)

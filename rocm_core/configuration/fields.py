@@ -5,9 +5,9 @@ a schema forbids in one sentence that names the key.
 """
 
 import functools
-import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -17,8 +17,10 @@ from pydantic_core import core_schema
 
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean
+from rocm_core.reading import join, show
 
 _DEEPEST = 20
+_NUMBER = r"([+-]?(?:0|[1-9]\d*))(\.\d*)?(?:[eE]([+-]?)(\d+))?"
 _BOUNDS = {"ge": "minimum", "le": "maximum"}  # as pydantic calls them behind a validator of ours
 
 
@@ -167,24 +169,6 @@ def _tidy(part: Any, below: str = "") -> Any:
     return tidy
 
 
-def join(path: Iterable[Any]) -> str:
-    """A key path for people: ["sweeps", 0, "setting"] is `sweeps[0].setting`."""
-    text = ""
-    for key in path:
-        is_plain = isinstance(key, str) and re.fullmatch(r"[\w/.-]{1,80}", key)
-        text += f"[{key}]" if isinstance(key, int) else f".{key if is_plain else show(key)}"
-    return text.removeprefix(".")
-
-
-def show(value: Any) -> str:
-    """A value for people, short and on one line."""
-    try:
-        text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        text = "a huge integer"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def validate(value: Any, schema: Mapping[str, Any], path: tuple[Any, ...] = ()) -> None:
     """Raise `UserError`, one sentence that names the key, unless `value` obeys the schema.
 
@@ -212,12 +196,18 @@ def _check_plain(value: Any, path: tuple[Any, ...]) -> None:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _check_plain(item, (*path, index))
-    elif isinstance(value, str) and not value.isprintable():
-        raise UserError(f"{where} must be one line of printable text, not {show(value)}")
+    elif isinstance(value, str) and not _is_line(value):
+        raise UserError(f"{where} must be one line of text, not {show(value)}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} must be a finite number, not {value}")
     elif not isinstance(value, str | float | int | None):
         raise UserError(f"{where} is {show(value)}, a {type(value).__name__}: put it in quotes")
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text has no control characters, line breaks among them, and no halves of surrogate
+    pairs. Joiners, no-break spaces and marks of direction are ordinary text."""
+    return text.isprintable() or not {"Cc", "Cs"} & set(map(unicodedata.category, text))
 
 
 def _sentence(error: Any, path: tuple[Any, ...]) -> str:
@@ -273,7 +263,7 @@ def _number_hint(value: Any, schema: Mapping[str, Any]) -> str:
     """YAML reads 1e-4 as text; say how to write the number."""
     if not isinstance(value, str) or "number" not in allowed(schema):
         return ""
-    if not (match := re.fullmatch(r"([+-]?\d+)(\.\d*)?(?:[eE]([+-]?)(\d+))?", value.strip())):
+    if not (match := re.fullmatch(_NUMBER, value.strip())):
         return ""
     whole, fraction, sign, exponent = match.groups()
     text = whole + (fraction or ".0") + f"e{sign or '+'}{exponent}" if exponent else value.strip()

@@ -65,8 +65,9 @@ class PromptSettings(Settings):
 
     source: Path | _Prompts | Annotated[dict[Name, Path | _Files], FILLED]
     """`shapes`; a file: .txt (one per line), .json (a list of texts or objects), .csv, .tsv
-    (without quotes), .parquet or .jsonl (objects with id and text); files, or lists of files, by a
-    name that becomes the prompts' `source`; or the prompts themselves as a list."""
+    (without quotes), .parquet or .jsonl (one object per line, whose `id` is kept if it has one);
+    files, or lists of files, by a name that becomes the prompts' `source`; or the prompts
+    themselves as a list."""
     count: _Count | Annotated[dict[Name, _Count], FILLED] | None = None
     """Number of prompts, sampled from a file without replacement; of lists with names, the number
     of each by its name; null takes all there are."""
@@ -74,7 +75,7 @@ class PromptSettings(Settings):
     """Seed of the sampling."""
     column: Annotated[str, text("a column's name", 200)] | None = None
     """The column of a table, or the key of a list's objects, that holds the prompts; null: caption,
-    prompt or text, whichever comes first."""
+    prompt or text, in this order, and text, prompt or caption in a .jsonl file."""
     first: _Count | None = None
     """The number of prompts to take from the beginning of each list; null: all."""
     template: Annotated[str, text("a text with a field in braces for each list")] | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from rocm_core.errors import UserError
-from rocm_core.provenance import atomic_write
+from rocm_core.provenance import CSV_OPTIONS, atomic_write
 
 
 def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Path) -> None:
@@ -37,7 +37,7 @@ def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Pat
 def _paired(ours: Path, published: Path) -> pd.DataFrame:
     keys = ["prompt_id", "metric"]
     try:
-        first, second = (pd.read_csv(p, dtype={"prompt_id": str}) for p in (ours, published))
+        first, second = (pd.read_csv(p, **CSV_OPTIONS) for p in (ours, published))
         both = second.rename(columns={"value": "published"}).merge(
             first, on=keys, how="left", validate="1:1"
         )

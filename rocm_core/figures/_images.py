@@ -1,6 +1,7 @@
 """Pages of images with their prompts: what figures 1, 2 and 6 are made of."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from rocm_core.analysis import Results, metric_label
 from rocm_core.figures import _style as style
+from rocm_core.figures._fonts import drawable
 
 _MARGIN, _GAP, _LINE = 0.06, 0.05, 0.165  # inches
 _HEADING, _LABEL, _ROW = 0.38, 0.14, 0.14  # inches of a heading, a label's line, between rows
@@ -124,8 +126,12 @@ def lead(names: Sequence[str], wanted: str) -> str:
 
 
 def wrap(text: str, width: float, lines: int) -> list[str]:
-    """`text` in so many lines of `width` inches at the most."""
-    return textwrap.wrap(text, int(_CHARACTERS * width), max_lines=lines, placeholder=" …")
+    """`text` in so many lines of `width` inches at the most; a character of Chinese, Japanese or
+    Korean is as wide as two."""
+    wide = (f"{c}\0" if unicodedata.east_asian_width(c) in "FW" else c for c in drawable(text))
+    most = int(_CHARACTERS * width)
+    wrapped = textwrap.wrap("".join(wide), most, max_lines=lines, placeholder=" …")
+    return [line.replace("\0", "") for line in wrapped]
 
 
 class Page:

@@ -1,6 +1,7 @@
 """The one look of all figures, and how a figure is written."""
 
 import math
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,17 +13,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import Formatter, LogFormatterMathtext, LogLocator, NullFormatter
 
 from rocm_core.analysis import Results, metric_label
+from rocm_core.figures._fonts import FAMILY, use_fonts
+from rocm_core.provenance import write_csv
 
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200
 UNEVEN = 5.0
 _INK, _GRID = "#222222", "#dddddd"
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": FAMILY,
     "font.size": 10,
+    # Prompts hold dollar signs: a text that is a formula says so by parse_math=True.
+    "text.parse_math": False,
+    "text.usetex": False,
     "axes.titlesize": 10,
     "axes.labelsize": 10,
     "xtick.labelsize": 9,
@@ -83,6 +89,17 @@ class Drawing:
     title: str
     caption: str
 
+    def __post_init__(self) -> None:
+        use_fonts(self.figure)
+        for axes in self.figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                for formatter, change in (
+                    (axis.get_major_formatter(), axis.set_major_formatter),
+                    (axis.get_minor_formatter(), axis.set_minor_formatter),
+                ):
+                    if isinstance(formatter, LogFormatterMathtext):
+                        change(_Powers(formatter))
+
     @styled
     def save(self, stem: Path) -> None:
         """Write `stem` with the suffixes .pdf, .png (its metadata hold title and caption), .csv.
@@ -100,7 +117,26 @@ class Drawing:
             dpi=DPI,
             metadata={"Title": self.title, "Description": self.caption},
         )
-        self.data.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+        rows = self.data.itertuples(index=False, name=None)
+        write_csv(stem.with_suffix(".csv"), self.data.columns, rows)
+
+
+class _Powers(Formatter):
+    """Matplotlib's labels of a logarithmic axis, which are formulas, as text: 10⁻², 2×10⁻²."""
+
+    def __init__(self, formulas: LogFormatterMathtext) -> None:
+        self._formulas = formulas
+
+    def set_locs(self, locs: Any) -> None:
+        self._formulas.set_locs(locs)
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = self._formulas(x, pos)
+        text = re.sub(r"\$\\mathdefault\{(.*)\}\$", r"\1", formula).replace(r"\times", "×")
+        return re.sub(r"\^\{(.*)\}", lambda power: power[1].translate(_RAISED), text)
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def panels(

@@ -45,7 +45,9 @@ def make(results: Results) -> style.Drawing:
     for panel in figure.axes:
         panel.set(xscale="log", yscale="log", xlabel="squared distance d²")
         panel.minorticks_off()
-    figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
+    legend = figure.legend(handles=entries, loc="outside lower center", ncols=2, columnspacing=1.2)
+    for text in legend.get_texts():
+        text.set_parse_math(True)
     caption = (
         "D(d²) for two Gaussians of equal covariance at the squared distance d² = ‖μ − μ_ref‖²/σ², "
         "and the slope with which it draws a model back. A bounded divergence stops drawing where "

@@ -28,6 +28,6 @@ from rocm_core.grid.cells import (
     table,
     training_sets,
 )
-from rocm_core.grid.loading import load_config, parse_config
+from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.snapshots import snapshot_steps

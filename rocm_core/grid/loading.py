@@ -1,26 +1,23 @@
 """A configuration read and checked: its schema, its sections against one another, and its grid."""
 
 import itertools
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rocm_core.configuration import (
-    Config,
-    PromptSettings,
-    StudySettings,
-    read_yaml,
-    show,
-    type_config,
-)
+from rocm_core.configuration import Config, PromptSettings, StudySettings, type_config
 from rocm_core.errors import UserError
 from rocm_core.grid.cells import POLICIES, chain_of, make_grid, training_sets
 from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
+from rocm_core.reading import parse_yaml, read_yaml, show
 
 # Prompt sources that a world offers, and its gold judge, which knows the truth of that world.
 _SOURCES = {"shapes": ("shapes",), "paper": ()}
 _GOLD = {"gold": "shapes"}
+# Characters of --config: Snakemake quotes it twice in one argument of a cluster's command.
+_LONGEST_ARGUMENTS = 30_000
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -33,6 +30,45 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         return parse_config({**values, **(overrides or {})})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def given_config(
+    values: Mapping[str, Any], files: Sequence[str], arguments: Sequence[str]
+) -> Config:
+    """The configuration that Snakemake has merged from `files` and from what follows --config.
+
+    arguments: `key=value` as typed. Snakemake takes what is inside of a value for text; here a
+    value is read as YAML, as it would be in a file. Raises `UserError`, one sentence with the key
+    and where it stands: in a file or after --config.
+    """
+    for path in files:
+        read_yaml(path)  # what Snakemake's own reader lets pass: a key given twice, 010 for 8
+    if sum(map(len, arguments)) > _LONGEST_ARGUMENTS:
+        raise UserError(
+            f"--config is given more than {_LONGEST_ARGUMENTS:,} characters, which may not fit into"
+            " a cluster's command line: put them into a file and name it with --configfile"
+        )
+    given: dict[str, Any] = {}
+    try:
+        for key, _, text in (argument.partition("=") for argument in arguments):
+            given = _merged(given, {key: parse_yaml(text, key)})
+    except UserError as error:
+        raise UserError(f"--config: {error}") from None
+    try:
+        return parse_config(_merged(values, given))
+    except UserError as error:
+        key = re.match(r"\w*", str(error))
+        told = ["--config"] if key and key[0] in given else files
+        place = ", ".join(told)
+        raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`new` over `old`, mapping by mapping, as Snakemake merges configurations."""
+    if not isinstance(new, Mapping):
+        return new
+    below = old if isinstance(old, Mapping) else {}
+    return {**below, **{key: _merged(below.get(key), value) for key, value in new.items()}}
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

@@ -47,13 +47,17 @@ def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
 
 
 def clean(text: Any, place: str) -> str:
-    """A prompt in Unicode's composed form on one line, without control characters and surrounding
-    spaces. Raises `UserError` for anything that is not a text or is empty afterwards."""
+    """A prompt in Unicode's composed form on one line, without control characters, byte order marks
+    and surrounding spaces; a space of any other kind becomes a plain one. Joiners, variation
+    selectors and marks of direction stay: emoji, Persian and Hebrew are written with them.
+
+    Raises `UserError` for anything that is not a text or shows nothing afterwards."""
     if not isinstance(text, str):
         raise UserError(f"{place}: a prompt must be text, not {text!r:.60}")
+    text = text.replace("\ufeff", "")
     text = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
     cleaned = unicodedata.normalize("NFC", " ".join(text.split()))
-    if not cleaned:
+    if is_blank(cleaned):
         raise UserError(f"{place}: the prompt is empty: write it or remove the line")
     try:
         cleaned.encode()
@@ -62,6 +66,11 @@ def clean(text: Any, place: str) -> str:
             f"{place}: the prompt contains half of a surrogate pair: correct it"
         ) from None
     return cleaned
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: it has spaces, control and formatting characters at most."""
+    return {"Cc", "Cf", "Zl", "Zp", "Zs"}.issuperset(map(unicodedata.category, text))
 
 
 def lines_of(path: str | Path) -> Iterator[tuple[str, str]]:
@@ -84,6 +93,15 @@ def decode(path: str | Path) -> str:
         raise UserError(f"{path}:{line}: not UTF-8: save it as UTF-8") from None
 
 
+def identify(identity: Any, place: str) -> str:
+    """An id; raises `UserError` for one that cannot name an image's file."""
+    if not isinstance(identity, str) or not _ID.fullmatch(identity):
+        raise UserError(
+            f"{place}: the id must be text made of letters, digits, . _ and -, not {identity!r:.60}"
+        )
+    return identity
+
+
 def _parse_line(line: str, place: str, source: str) -> Prompt:
     try:
         entry = json.loads(line)
@@ -91,9 +109,5 @@ def _parse_line(line: str, place: str, source: str) -> Prompt:
         entry = None
     if not isinstance(entry, dict):
         raise UserError(f'{place}: not a JSON object such as {{"id": "1", "text": "a cat"}}')
-    identity = entry.get("id")
-    if not isinstance(identity, str) or not _ID.fullmatch(identity):
-        raise UserError(
-            f"{place}: the id must be text made of letters, digits, . _ and -, not {identity!r:.60}"
-        )
+    identity = identify(entry.get("id"), place)
     return Prompt(identity, clean(entry.get("text"), place), str(entry.get("source", source)))

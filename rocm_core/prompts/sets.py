@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import random
 import re
 import unicodedata
@@ -16,9 +15,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocm_core.errors import UserError
+from rocm_core.errors import UserError, warn
 from rocm_core.plugins import did_you_mean
-from rocm_core.prompts.prompt import Prompt, clean, decode, lines_of, read_prompts
+from rocm_core.prompts.prompt import Prompt, clean, decode, identify, is_blank, lines_of
+from rocm_core.reading import parse_json
 from rocm_core.weights import table
 
 if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
 # What prompts are called in Pick-a-Pic, in HPSv2 and PartiPrompts, and here.
 COLUMNS = ("caption", "prompt", "text")
-
-_TABLES = (".json", ".csv", ".tsv", ".parquet")
 _FIELD = re.compile(r"\{(\w+)(:a)?\}")
 
 
@@ -238,22 +236,25 @@ def _sample(name: str, prompts: list[Prompt], settings: PromptSettings) -> list[
 def read_list(path: str, column: str | None = None) -> list[Prompt]:
     """All prompts of a file of any kind, cleaned; those without an id are numbered.
 
-    column: which column of a table or key of an object holds them; None: the first of `COLUMNS`.
+    column: which column of a table or key of an object holds them; None: the first of `COLUMNS`, or
+    in JSON lines, as this project writes them too, the last. The ids of JSON lines are kept, whole
+    numbers as text. Blank lines are left out with a warning.
     Raises `UserError` with the place in the file for anything that is not a prompt.
     """
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise UserError(f"{path} is not a prompt list: it must end in {' or '.join(SUFFIXES)}")
-    if column and suffix not in _TABLES:
+    if column and suffix == ".txt":
         raise UserError(f"{path} has no columns: remove the key column ({column})")
     if suffix == ".jsonl":
-        return read_prompts(path)
-    reader = {".json": _json, ".parquet": _parquet}.get(suffix, _csv)
-    entries = lines_of(path) if suffix == ".txt" else reader(path, column)
-    texts = [clean(text, place) for place, text in entries]
-    if not texts:
+        prompts = _json_lines(path, column)
+    else:
+        reader = {".json": _json, ".parquet": _parquet, ".txt": _lines}.get(suffix, _csv)
+        texts = [clean(text, place) for place, text in reader(path, column)]
+        prompts = number(texts, Path(path).name)
+    if not prompts:
         raise UserError(f"{path} holds no prompts")
-    return number(texts, Path(path).name)
+    return prompts
 
 
 def number(texts: Iterable[str], source: str, prefix: str = "") -> list[Prompt]:
@@ -268,12 +269,47 @@ def normalise(text: str) -> str:
     return " ".join(words) or folded
 
 
+def _lines(path: str, column: str | None = None) -> Iterator[tuple[str, str]]:
+    """The lines of a text that are not blank."""
+    blank = 0
+    for place, line in lines_of(path):
+        if is_blank(line):
+            blank += 1
+        else:
+            yield place, line
+    _warn_of_blank_lines(path, blank)
+
+
+def _warn_of_blank_lines(path: str, count: int) -> None:
+    if count:
+        warn(f"{path}: {count} blank {'line is' if count == 1 else 'lines are'} skipped")
+
+
+def _json_lines(path: str, column: str | None) -> list[Prompt]:
+    """The prompts of objects or texts, one per line; an object may have an id and a source."""
+    prompts: dict[str, Prompt] = {}
+    for index, (place, line) in enumerate(_lines(path)):
+        entry = parse_json(line, place)
+        about = entry if isinstance(entry, dict) else {}
+        if about:
+            entry = about[_choose(about, column, place, tuple(reversed(COLUMNS)))]
+        given, source = about.get("id"), about.get("source")
+        whole = isinstance(given, int) and not isinstance(given, bool)
+        own = f"{index:05d}" if given is None else str(given) if whole else given
+        prompt = Prompt(
+            identify(own, place),
+            clean(entry, place),
+            source if isinstance(source, str) else Path(path).name,
+        )
+        if prompt.id in prompts:
+            raise UserError(f"{place}: the id {prompt.id!r} is given twice: ids must differ")
+        prompts[prompt.id] = prompt
+    return list(prompts.values())
+
+
 def _json(path: str, column: str | None) -> Iterator[tuple[str, Any]]:
     """The prompts of a list of texts or objects, or of several such lists by name."""
-    try:
-        entries = json.loads(decode(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    entries = parse_json(decode(path), path)
     if isinstance(entries, dict) and all(isinstance(part, list) for part in entries.values()):
         entries = [entry for part in entries.values() for entry in part]
     if not isinstance(entries, list):
@@ -292,15 +328,19 @@ def _csv(path: str, column: str | None) -> Iterator[tuple[str, str]]:
         if path.endswith(".tsv")
         else {"delimiter": ",", "strict": True}
     )
-    rows = csv.reader(io.StringIO(decode(path), newline=""), **kind)
+    rows, blank = csv.reader(io.StringIO(decode(path).rstrip("\r\n"), newline=""), **kind), 0
     try:
         header = next(rows, [])
         index = header.index(_choose(header, column, path))
-        for row in filter(None, rows):
+        for row in rows:
             place = f"{path}:{rows.line_num}"
+            blank += not row
+            if not row:
+                continue
             if len(row) != len(header):
                 raise UserError(f"{place}: {len(row)} fields, but the header names {len(header)}")
             yield place, row[index]
+        _warn_of_blank_lines(path, blank)
     except csv.Error as error:
         raise UserError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
 
@@ -318,10 +358,12 @@ def _parquet(path: str, column: str | None) -> Iterator[tuple[str, Any]]:
     yield from ((f"{path}: row {index}", text) for index, text in enumerate(texts, 1))
 
 
-def _choose(names: Iterable[str], column: str | None, place: str) -> str:
+def _choose(
+    names: Iterable[str], column: str | None, place: str, columns: Sequence[str] = COLUMNS
+) -> str:
     """The name of the column that holds the prompts."""
     names = list(names)
-    known = [column] if column else COLUMNS
+    known = [column] if column else columns
     for wanted in known:
         for name in names:
             if name == wanted or not column and name.lower() == wanted:

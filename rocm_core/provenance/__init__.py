@@ -1,6 +1,7 @@
 """Provenance: the paths of results, code fingerprints, manifests, acceptance, whole files."""
 
 from rocm_core.provenance.files import (
+    CSV_OPTIONS,
     LOCK,
     CellFiles,
     Layout,

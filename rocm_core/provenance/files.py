@@ -18,6 +18,12 @@ from typing import IO, Any
 
 from rocm_core.errors import UserError
 
+# How pandas is to read the tables of scores: ids and names are text, even `NA` and `007`.
+CSV_OPTIONS: dict[str, Any] = {
+    "dtype": {"prompt_id": str, "metric": str},
+    "keep_default_na": False,
+    "na_values": [""],
+}
 LOCK = "weights.lock"
 RECORDS = ("MANIFEST.json", LOCK)
 
@@ -148,11 +154,25 @@ def _sync(path: Path) -> None:
 
 
 def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table atomically; None is an empty field."""
+    """Write a table atomically; None and NaN are an empty field.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, as OWASP advises
+    against CSV injection.
+    """
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([_field(value) for value in row] for row in [columns, *rows])
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        try:
+            float(value)  # a number is one, whatever its sign
+        except ValueError:
+            return f"'{value}"
+    return None if value != value else value
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -18,7 +18,16 @@ from rocm_core.provenance.files import walk
 SKIPPED = frozenset(
     f"rocm_core{name}"
     for name in (
-        *("", ".errors", ".plugins", ".configuration", ".provenance", ".jobs", ".commands"),
+        *(
+            "",
+            ".errors",
+            ".reading",
+            ".plugins",
+            ".configuration",
+            ".provenance",
+            ".jobs",
+            ".commands",
+        ),
         ".weights",
     )
 )

@@ -14,7 +14,9 @@ STUDY = "the study's folder, such as results/demo/study"
 
 def main() -> None:
     """Run one of the study's commands."""
-    parser = argparse.ArgumentParser(prog="python -m rocm_core.study", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rocm_core.study", description=__doc__, fromfile_prefix_chars="@"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="make the page from folders of samples")
     build.add_argument("--settings", type=json.loads, required=True, help="StudySettings, JSON")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
-from rocm_core.provenance import atomic_write, write_json
+from rocm_core.provenance import write_csv, write_json
 from rocm_core.study.design import QUESTIONS, TIE, Key
 from rocm_core.study.votes import FILE, read_votes, require_settled
 
@@ -74,8 +74,7 @@ def aggregate(folder: Path) -> list[Outcome]:
         folder / f"{RESULTS}.json",
         {"study": key.study, "ties": key.ties, "outcomes": rows, "raters": _raters(key, votes)},
     )
-    with atomic_write(folder / f"{RESULTS}.csv") as file:
-        file.write(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
+    write_csv(folder / f"{RESULTS}.csv", rows[0] if rows else (), (row.values() for row in rows))
     return outcomes
 
 

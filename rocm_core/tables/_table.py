@@ -18,6 +18,7 @@ from rocm_core.analysis import (
     mean_interval,
     metric_label,
 )
+from rocm_core.provenance import write_csv
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class Table:
         stem.parent.mkdir(parents=True, exist_ok=True)
         stem.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
         stem.with_suffix(".tex").write_text(self.latex(stem.name), encoding="utf-8")
-        self.data.to_csv(stem.with_suffix(".csv"), index=False, lineterminator="\n")
+        rows = self.data.itertuples(index=False, name=None)
+        write_csv(stem.with_suffix(".csv"), self.data.columns, rows)
 
     def markdown(self) -> str:
         """The table for Markdown: a heading, one table per block, the caption."""
         return _templates().get_template("table.md.j2").render(table=self)
 
     def latex(self, label: str) -> str:
-        """A `table*` environment for a document that loads booktabs, amsmath and amssymb."""
+        """A `table*` environment; its first line says which packages it needs."""
         return _templates().get_template("table.tex.j2").render(table=self, label=label)
 
     def html(self) -> str:
@@ -73,7 +75,7 @@ class Table:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    return environment(Path(__file__).parent, tex=lambda text: text.translate(_LATEX))
+    return environment(Path(__file__).parent)
 
 
 def measured(value: Estimate | pd.Series | None, **more: Any) -> dict[str, Any]:
@@ -127,34 +129,3 @@ def blocks_of(results: Results, data: pd.DataFrame, heading: str) -> list[Block]
         Block(heading.format(metric_label(str(reward))), lines(results, rows))
         for reward, rows in by_reward
     ]
-
-
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "−": r"$-$",
-        "–": "--",
-        "χ": r"$\chi$",
-        "²": r"$^2$",
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-        "α": r"$\alpha$",
-        "β": r"$\beta$",
-        "μ": r"$\mu$",
-        "σ": r"$\sigma$",
-        "‖": r"$\|$",
-        "√": r"$\surd$",
-        "Σ": r"$\Sigma$",
-        "†": r"$\dagger$",
-    }
-)

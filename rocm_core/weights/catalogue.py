@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT
 from rocm_core.provenance import (
@@ -26,6 +24,7 @@ from rocm_core.provenance import (
     sha256_file,
     write_json,
 )
+from rocm_core.reading import parse_yaml
 
 FOLDER = "weights"
 _CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last verified}
@@ -57,7 +56,7 @@ class WeightsFile:
 def table() -> dict[str, WeightsFile]:
     """All files that resources/weights.yaml names, by their local path."""
     files = {}
-    for entry in yaml.safe_load((ROOT / "resources/weights.yaml").read_text(encoding="utf-8")):
+    for entry in parse_yaml((ROOT / "resources/weights.yaml").read_text(encoding="utf-8")):
         for name, known in entry["files"].items():
             path = f"{FOLDER}/{entry['folder']}/{name}"
             files[path] = WeightsFile(

@@ -15,7 +15,6 @@ from rocm_core.algorithms import load_settings
 from rocm_core.configuration import (
     document,
     load_schema,
-    read_yaml,
     schema_text,
     settings_class,
     type_config,
@@ -24,6 +23,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError
 from rocm_core.grid import load_config, make_grid, parse_config, snapshot_prompts
 from rocm_core.plugins import ROOT, names
+from rocm_core.reading import read_yaml
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 SMALL = """\
@@ -223,8 +223,8 @@ def test_broken_prompt_files_are_refused_before_any_job(tmp_path):
     values["prompts"]["validation"] = {"source": str(tmp_path / "test.txt")}
     with pytest.raises(UserError, match="test.txt shares 1 prompts with the training prompts"):
         parse_config(values)
-    (tmp_path / "train.txt").write_text("a blue circle\n\na cat\n")
-    with pytest.raises(UserError, match=r"train\.txt:2: the prompt is empty"):
+    (tmp_path / "train.txt").write_bytes(b"a blue circle\n\xff\na cat\n")
+    with pytest.raises(UserError, match=r"train\.txt:2: not UTF-8"):
         parse_config(values)
 
 

@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from rocm_core.configuration import PromptSettings
+from rocm_core.configuration import PromptSettings, validate
 from rocm_core.errors import UserError
 from rocm_core.prompts import (
     Prompt,
@@ -75,7 +75,8 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
         ("a.json", '{"a": 1}', "must be a list of prompts, or several by name"),
         ("b.json", '["a", 7]', "entry 2: a prompt must be text, not 7"),
         ("c.json", '["a"', "not valid JSON"),
-        ("d.txt", "a\n\nb\n", "d.txt:2: the prompt is empty"),
+        ("c2.json", '[{"prompt": "a", "prompt": "b"}]', "the key 'prompt' is given twice"),
+        ("d.json", '["a", "\\u200b"]', "d.json: entry 2: the prompt is empty"),
         ("e.txt", "", "holds no prompts"),
         ("f.docx", "", "must end in .txt or .json or .jsonl or .csv or .tsv or .parquet"),
         ("g.parquet", "", "g.parquet is not a readable Parquet file"),
@@ -87,6 +88,12 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
         ("m.tsv", "prompt\tb\na cat\t1\t2\n", "m.tsv:2: 3 fields, but the header names 2"),
         ("n.tsv", "prompt\n \n", "n.tsv:2: the prompt is empty"),
         ("o.csv", "prompt\n", "holds no prompts"),
+        ("p.jsonl", '{"a": "b"}\n', "p.jsonl:1 has no column text or prompt or caption, but a"),
+        ("q.jsonl", '{"prompt": "a"}\n{"prompt": \n', "q.jsonl:2: not valid JSON"),
+        ("r.jsonl", '{"prompt": "a", "id": true}\n', "r.jsonl:1: the id must be text"),
+        ("s.jsonl", '{"prompt": "a", "id": "../a"}\n', "s.jsonl:1: the id must be text"),
+        ("t.jsonl", '{"prompt": "a", "id": 7}\n{"prompt": "b", "id": "7"}\n', "'7' is given twice"),
+        ("u.jsonl", '{"prompt": 7}\n', "u.jsonl:1: a prompt must be text, not 7"),
     ]:
         (tmp_path / name).write_text(text)
         assert said in refusal(make_prompts, PromptSettings(source=str(tmp_path / name)))
@@ -108,6 +115,8 @@ def lists(texts: list[str]) -> dict[str, str]:
         ".jsonl": "".join(
             json.dumps({"id": f"{i:05d}", "text": t}) + "\n" for i, t in enumerate(texts)
         ),
+        "field.jsonl": "".join(json.dumps({"prompt": t, "seed": 1} | fields) + "\n" for t in texts),
+        "texts.jsonl": "\r\n".join(map(json.dumps, texts)),
     }
 
 
@@ -123,7 +132,72 @@ def test_every_kind_of_file_gives_the_same_prompts_without_duplicates(kind, tmp_
     assert prompts == [Prompt(f"{i:05d}", text, path.name) for i, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("kind", [".csv", ".tsv", ".json", ".parquet"])
+ORDINARY = {
+    "an emoji with joiners": "a family: 👩\u200d👩\u200d👧\u200d👦 ❤\ufe0f",
+    "Persian with a non-joiner": "می\u200cخواهم یک گربه",
+    "Hebrew with marks of direction": "\u200fחתול\u200e and a cat",
+    "Hindi": "एक बिल्ली क्\u200dष",
+    "a no-break space": "100\u00a0km to the sea",
+    "a line separator": "a cat\u2028and a dog",
+    "an unassigned and a private character": "a \U0001fbff \ue000 sign",
+}
+
+
+@pytest.mark.parametrize("kind", [*lists(TEXTS), ".parquet", "configuration"])
+def test_ordinary_text_of_any_script_is_a_prompt(kind, tmp_path):
+    texts, path = [*ORDINARY.values()], tmp_path / f"list{kind}"
+    values = {"source": str(path)}
+    if kind == ".parquet":
+        parquet.write_table(pyarrow.table({"caption": texts}), path)
+    elif kind == "configuration":
+        values = {"source": texts}
+        validate({"prompts": {"a": values}}, {})
+    else:
+        path.write_text(lists(texts)[kind], encoding="utf-8", newline="")
+    prompts = make_prompts(PromptSettings.from_dict(values))
+    plain = [text.replace("\xa0", " ").replace("\u2028", " ") for text in texts]
+    assert [prompt.text for prompt in prompts] == plain
+    write_prompts(tmp_path / "made.jsonl", prompts)
+    assert read_prompts(tmp_path / "made.jsonl") == prompts
+
+
+@pytest.mark.parametrize("identity", ["NA", "null", "nan", "None", "1e5", "007", "True", "inf", 7])
+def test_ids_are_text_whatever_they_look_like(identity, tmp_path):
+    entries = [{"id": identity, "prompt": "a cat", "source": None}, {"id": None, "prompt": "a dog"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    prompts = make_prompts(PromptSettings(source=str(tmp_path / "a.jsonl")))
+    assert prompts == [
+        Prompt(str(identity), "a cat", "a.jsonl"),
+        Prompt("00001", "a dog", "a.jsonl"),
+    ]
+    write_prompts(tmp_path / "made.jsonl", prompts)
+    assert read_prompts(tmp_path / "made.jsonl") == prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "a cat\r\n\r\n \xa0\u200b\na dog\n\n"),
+        ("b.jsonl", '{"prompt": "a cat"}\n\n\t\n{"prompt": "a dog"}\n'),
+        ("c.csv", "prompt,n\na cat,1\n\n\na dog,2\n\n"),
+        ("d.tsv", "prompt\tn\na cat\t1\n\n\na dog\t2\n"),
+    ],
+)
+def test_blank_lines_are_skipped_and_counted_once(name, text, tmp_path, capsys):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    for _ in range(2):
+        prompts = make_prompts(PromptSettings(source=str(tmp_path / name)))
+        assert [(p.id, p.text) for p in prompts] == [("00000", "a cat"), ("00001", "a dog")]
+    assert capsys.readouterr().err == f"warning: {tmp_path / name}: 2 blank lines are skipped\n"
+
+
+def test_json_lines_of_this_project_are_read_by_their_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "x", "text": "a cat", "caption": "no"}\n')
+    (prompt,) = make_prompts(PromptSettings(source=str(tmp_path / "a.jsonl")))
+    assert prompt == Prompt("x", "a cat", "a.jsonl")
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
 def test_the_column_of_the_prompts_can_be_named(kind, tmp_path):
     path = str(tmp_path / f"own{kind}")
     if kind == ".parquet":
@@ -133,6 +207,8 @@ def test_the_column_of_the_prompts_can_be_named(kind, tmp_path):
         (tmp_path / f"own{kind}").write_text(
             json.dumps([{"text": "no", "my words": "a cat"}])
             if kind == ".json"
+            else json.dumps({"text": "no", "my words": "a cat"})
+            if kind == ".jsonl"
             else f"text{comma}my words\nno{comma}a cat\n"
         )
     assert [p.text for p in make_prompts(PromptSettings(source=path, column="my words"))] == [

@@ -17,6 +17,10 @@ REASONS = {
     "rocm_core.errors": {
         "UserError": "ends a job",
         "run": "prints a UserError and sets the exit status",
+        "warn": "prints a sentence",
+    },
+    "rocm_core.reading": {
+        "parse_json": "values of a text, whose content is in the params of the job",
     },
     "rocm_core.plugins": {
         "did_you_mean": "the end of an error message",
@@ -41,6 +45,7 @@ REASONS = {
         "validate": "refuses what the schema forbids",
     },
     "rocm_core.provenance": {
+        "CSV_OPTIONS": "which columns of scores are text",
         "Layout": "where files are: a path that changes is a file that is missing",
         "SampleFiles": "as Layout",
         "atomic_write": "writes the bytes that it is given",

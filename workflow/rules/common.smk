@@ -8,9 +8,8 @@ import sys
 # its light modules: no torch, numpy or pandas.
 sys.path.insert(0, workflow.basedir)
 
-from rocm_core.configuration import read_yaml
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, job_code, needed, parse_config, render_code
+from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
 from rocm_core.grid import snapshot_prompts, train_version
 from rocm_core.provenance import Accepted, code_fingerprint, record_beside
 from rocm_core.weights import digest_of_all, files_of, table, to_fetch, weights_digest
@@ -37,9 +36,11 @@ except OSError as error:
         )
 
 try:
-    for _path in map(os.path.relpath, workflow.configfiles):
-        read_yaml(_path)  # what Snakemake's own reader lets pass: a key given twice
-    CONFIG = parse_config(config)
+    CONFIG = given_config(
+        config,
+        [os.path.relpath(path) for path in workflow.configfiles],
+        workflow.config_settings.config_args or (),
+    )
     FILES = Artefacts(CONFIG)
     ACCEPTED = Accepted(FILES.layout)
     # What is not Python in her modules, or in what they import, is refused here in one sentence.
@@ -47,8 +48,7 @@ try:
     for _cell in FILES.cells.values():
         job_code("train", _cell.settings)
 except UserError as error:
-    _files = ", ".join(os.path.relpath(path) for path in workflow.configfiles)
-    sys.exit(f"error: {error}" if _files in str(error) else f"error: {_files}: {error}")
+    sys.exit(f"error: {error}")
 
 LAYOUT, CELLS = FILES.layout, FILES.cells
 # Of every cell, {cell}, and of the images of every source; rules fill the wildcards in.
@@ -94,7 +94,9 @@ def generation_of(source, steps=None):
 
 
 def to_json(value):
-    """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`."""
+    """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`. Being
+    as long as it may be, it goes to a script in a file: `printf` is bash's own, Snakemake runs a
+    long shell command from a file, and `script.py @file` reads it, also by hand."""
     value = value if isinstance(value, dict) else value.to_dict()
     return json.dumps(value, sort_keys=True)
 

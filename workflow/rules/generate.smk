@@ -34,7 +34,8 @@ rule generate_images:
     message:
         "Generating {wildcards.set} images with {wildcards.source}, {wildcards.steps} steps"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/generate.py --settings {params.settings:q}"
+        "printf '%s\\n' --settings {params.settings:q} > {log}.args;"
+        " exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        " workflow/scripts/generate.py @{log}.args"
         " --prompts {input.prompts} {params.lora} --output {params.folder}"
         " --fingerprint {params.now} > {log} 2>&1"

@@ -29,5 +29,6 @@ rule make_prompts:
     message:
         "Making the {wildcards.set} prompts"
     shell:
-        "exec python workflow/scripts/make_prompts.py --settings {params.settings:q}"
-        " --output {output} {params.exclude} --fingerprint {params.now} > {log} 2>&1"
+        "printf '%s\\n' --settings {params.settings:q} {params.exclude} > {log}.args;"
+        " exec python workflow/scripts/make_prompts.py @{log}.args"
+        " --output {output} --fingerprint {params.now} > {log} 2>&1"

@@ -38,8 +38,9 @@ rule score_published:
     shell:
         "command -v {params.python} > /dev/null ||"
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
+        " printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
         " exec {params.python} -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/score_published.py --scorers {params.scorers:q}"
+        " workflow/scripts/score_published.py @{log}.args"
         " --samples {params.folder} --output {output} --fingerprint {params.now} > {log} 2>&1"
 
 
@@ -64,5 +65,6 @@ rule scorer_agreement:
     message:
         "Comparing our scorers with the published packages"
     shell:
-        "exec python workflow/scripts/scorer_agreement.py --ours {input.scores}"
-        " --published {input.published} --output {output} --fingerprint {params.code} > {log} 2>&1"
+        "printf '%s\\n' --ours {input.scores} --published {input.published} > {log}.args;"
+        " exec python workflow/scripts/scorer_agreement.py @{log}.args"
+        " --output {output} --fingerprint {params.code} > {log} 2>&1"

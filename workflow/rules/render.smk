@@ -84,8 +84,9 @@ for _name, _kind in DRAWN:
         message:
             f"Rendering the {_kind} {_name}"
         shell:
-            "exec python workflow/scripts/render.py {params.kind} {params.name}"
-            " --config {params.config:q} --output {params.stem}"
+            "printf '%s\\n' --config {params.config:q} > {log}.args;"
+            " exec python workflow/scripts/render.py {params.kind} {params.name}"
+            " @{log}.args --output {params.stem}"
             " --fingerprint {params.code} > {log} 2>&1"
 
 
@@ -119,7 +120,8 @@ rule claims:
     message:
         "Deciding the claims"
     shell:
-        "exec python workflow/scripts/render.py claims claims --config {params.config:q}"
+        "printf '%s\\n' --config {params.config:q} > {log}.args;"
+        " exec python workflow/scripts/render.py claims claims @{log}.args"
         " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"
 
 
@@ -153,5 +155,6 @@ rule report:
     message:
         "Assembling the report"
     shell:
-        "exec python workflow/scripts/render.py report report --config {params.config:q}"
+        "printf '%s\\n' --config {params.config:q} > {log}.args;"
+        " exec python workflow/scripts/render.py report report @{log}.args"
         " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"

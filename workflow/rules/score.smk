@@ -30,8 +30,9 @@ rule score_images:
     message:
         "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/score.py --scorers {params.scorers:q}"
+        "printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
+        " exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        " workflow/scripts/score.py @{log}.args"
         " --samples {params.folder} --output {output.scores}"
         " --fingerprint {params.now} > {log} 2>&1"
 
@@ -73,8 +74,8 @@ rule evaluate_snapshots:
     message:
         "Evaluating the snapshots of {wildcards.cell}"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/evaluate_snapshots.py --settings {params.settings:q}"
-        " --scorers {params.scorers:q} --prompts {input.prompts} --count {params.first}"
+        "printf '%s\\n' --settings {params.settings:q} --scorers {params.scorers:q} > {log}.args;"
+        " exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        " workflow/scripts/evaluate_snapshots.py @{log}.args --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"
         " --fingerprint {params.now} > {log} 2>&1"

@@ -38,9 +38,9 @@ rule study:
     message:
         "Building the user study"
     shell:
-        "exec python -m rocm_core.study build --settings {params.settings:q}"
-        " --samples {params.samples:q} --prompts {input.prompts} --output {params.folder}"
-        " > {log} 2>&1"
+        "printf '%s\\n' --settings {params.settings:q} --samples {params.samples:q} > {log}.args;"
+        " exec python -m rocm_core.study build @{log}.args"
+        " --prompts {input.prompts} --output {params.folder} > {log} 2>&1"
 
 
 # The votes come from people: no rule makes them.

@@ -46,8 +46,9 @@ rule train_cell:
     message:
         "Training {wildcards.cell}"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {CONFIG.resources.gpus} {params.processes}"
-        " workflow/scripts/train.py --settings {params.settings:q}"
+        "mkdir -p {params.state}; printf '%s\\n' --settings {params.settings:q} > {params.state}/args;"
+        " exec python -m rocm_core.commands.launch --gpus {CONFIG.resources.gpus} {params.processes}"
+        " workflow/scripts/train.py @{params.state}/args"
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
         " --fingerprint {params.now} > {log} 2>&1"
 

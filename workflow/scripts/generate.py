@@ -11,7 +11,7 @@ from rocm_core.prompts import read_prompts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument(
         "--settings", type=json.loads, required=True, help="GenerationSettings, JSON"
     )

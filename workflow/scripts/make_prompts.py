@@ -13,7 +13,7 @@ from rocm_core.weights import check_weights, files_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--settings", type=json.loads, required=True, help="PromptSettings, JSON")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="sets to stay clear of")
     parser.add_argument("--output", type=Path, required=True)

@@ -10,7 +10,7 @@ from rocm_core.errors import run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("kind", choices=["table", "figure", "claims", "report"])
     parser.add_argument("name")
     parser.add_argument("--config", type=json.loads, required=True, help="configuration, JSON")

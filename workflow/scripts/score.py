@@ -9,7 +9,7 @@ from rocm_core.evaluation import score_folder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument(
         "--scorers", type=json.loads, required=True, help="{metric: weights or null}, JSON"
     )

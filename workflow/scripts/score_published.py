@@ -10,7 +10,7 @@ from rocm_core.provenance import record_beside, write_manifest
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--scorers", type=json.loads, required=True, help="{metric: weights}, JSON")
     parser.add_argument("--samples", type=Path, required=True, help="folder with an index.jsonl")
     parser.add_argument("--output", type=Path, required=True, help="published.csv")

@@ -9,7 +9,7 @@ from rocm_core.provenance import record_beside, write_manifest
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--ours", type=Path, nargs="+", required=True, help="each a scores.csv")
     parser.add_argument(
         "--published", type=Path, nargs="+", required=True, help="its published.csv"

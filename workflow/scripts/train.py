@@ -11,7 +11,7 @@ from rocm_core.training import train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--settings", type=json.loads, required=True, help="of the cell, JSON")
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="the cell's folder")
