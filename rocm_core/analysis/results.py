@@ -1,6 +1,7 @@
 """What a run has produced, read from its results directory as tidy frames."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,6 +104,14 @@ class Results:
     def label(self, method: str, *, short: bool = False) -> str:
         """How tables and figures name a method or a base: `method_label`."""
         return method_label(self.models[method], short=short)
+
+    def beta(self, source: Source) -> float:
+        """The weight of a model's divergence; where a controller steered it, the last one, or NaN
+        while there is none."""
+        configured = source.cell.settings.beta if source.cell else 0.0
+        if isinstance(configured, float):
+            return configured
+        return float(self.manifests.get(source.name, {}).get("beta", math.nan))
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one per training seed; of a base, itself."""

@@ -13,7 +13,7 @@ from rocm_core.grid import beta_tries
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """A method trained on a reward with one β (NaN: automatic, and not trained yet).
+    """A method trained on a reward with one β (NaN: steered, and not trained yet).
 
     `family` is the method without the sweep's value.
     """
@@ -28,7 +28,12 @@ def sweep_points(results: Results) -> list[SweepPoint]:
     """All β of those rewards and divergences for which several were tried, the largest first."""
     cells = {(cell.reward, cell.variant): cell for cell in beta_tries(results.cells)}
     points = [
-        SweepPoint(reward, cell.method, variant, _beta(results, reward, variant))
+        SweepPoint(
+            reward,
+            cell.method,
+            variant,
+            float(np.mean([results.beta(source) for source in results.sources(reward, variant)])),
+        )
         for (reward, variant), cell in cells.items()
     ]
     return sorted(points, key=lambda point: math.inf if math.isnan(point.beta) else -point.beta)
@@ -39,12 +44,3 @@ def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.
     where scores are missing (partial)."""
     base = final_scores(results, results.base_of(reward, method), reward)
     return overall(final_scores(results, method, reward), base), overall(base, base)
-
-
-def _beta(results: Results, reward: str, method: str) -> float:
-    """β of a method; where it is automatic, the mean of what its seeds came to."""
-    cells = [source.cell for source in results.sources(reward, method) if source.cell]
-    if cells[0].settings.beta != "auto":
-        return float(cells[0].settings.beta)
-    measured = [results.manifests[c.name]["beta"] for c in cells if c.name in results.manifests]
-    return float(np.mean(measured)) if measured else math.nan

@@ -14,6 +14,7 @@ from rocm_core.configuration.schema import (
     type_config,
 )
 from rocm_core.configuration.settings import (
+    BetaTarget,
     GenerationSettings,
     ModelSettings,
     PromptSettings,

@@ -167,19 +167,34 @@ class CellSettings(ModelSettings):
     """Seed of the run."""
 
 
+class BetaTarget(Settings):
+    """A β that a controller adapts during training, so that the divergence stays at a target."""
+
+    model_config = ConfigDict(json_schema_extra={"allowed": "{target: divergence, start: β}"})
+
+    target: Annotated[float, number(1e-12, 1e9, "nats")]
+    """The divergence to hold, as the history's column `divergence` has it: summed over the chain's
+    stochastic steps, of squared distances that `reduction` sums or averages."""
+    start: Annotated[float, number(1e-9, 1e9, "reward per nat")]
+    """The first β."""
+
+
 class TrainingSettings(CellSettings):
     """What every algorithm's training uses; an algorithm adds its own in `Settings` beside it.
 
     backpropagates: through the reward and the whole trajectory, as `BackpropagationSettings` say.
+    regularises: subtracts β times a divergence from what it maximises, as `RegularisedSettings` do.
     """
 
     backpropagates: ClassVar[bool] = False
+    regularises: ClassVar[bool] = False
     prompts: Name = "train"
     """Prompt set to train on."""
-    beta: Annotated[float, number(0, 1e9, "reward per nat")] | Literal["auto"]
-    """Weight of the divergence in equation 10. `auto` sets it after a few steps, so that the
-    divergence is a tenth of the reward, as the paper advises. A method with a divergence needs it;
-    without one there is none. For D3PO it is the β of its preference loss."""
+    beta: Annotated[float, number(0, 1e9, "reward per nat")] | BetaTarget
+    """Weight of the divergence in equation 10: a number, or a target for the divergence and the β
+    with which a controller starts. A method with a divergence needs it; without one there is none.
+    PPO weighs against normalised advantages, so its β does not depend on the reward's scale. For
+    D3PO it is the β of its preference loss."""
     learning_rate: Annotated[float, number(0, 1000)] = 6e-5
     """AdamW's learning rate."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"

@@ -155,5 +155,5 @@ def _draw(panel: Axes, data: pd.DataFrame, wanted: list[SweepPoint]) -> None:
     )
     present = set(data["method"])
     missing = [point for point in wanted if point.method not in present]
-    names = ["auto" if math.isnan(point.beta) else f"{point.beta:g}" for point in missing]
+    names = ["steered" if math.isnan(point.beta) else f"{point.beta:g}" for point in missing]
     style.note(panel, f"missing: β = {', '.join(names)}" if names else "")

@@ -261,10 +261,8 @@ def cell_settings(
     }
     if merged.get("prompt_buffer") == 0:
         del merged["prompt_buffer_minimum"]
-    if merged["beta"] != "auto":
-        merged.pop("beta_calibration_steps", None)
-    elif "beta_calibration_steps" not in merged:
-        raise UserError(f"{key}.beta: {method.algorithm} cannot do auto: give it a number")
+    if not (own.regularises or isinstance(merged["beta"], int | float)):
+        raise UserError(f"{key}.beta: {method.algorithm} has no target: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
     if about["PAIRED"] and merged["images_per_prompt"] % 2:
@@ -320,7 +318,7 @@ def _check_divergence(
             raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
         merged["beta"] = 0.0
     elif "beta" not in merged:
-        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
+        raise UserError(f"{key}.beta is missing: the weight of the divergence")
 
 
 def _check_counts(merged: Mapping[str, Any], key: str) -> None:

@@ -88,7 +88,7 @@ def _best(results: Results, rows: pd.DataFrame, digits: dict[str, int]) -> list[
 
 def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) -> list[Cell]:
     label = Cell(results.label(row["divergence"]))
-    spelled = "auto" if pd.isna(row["beta"]) else f"{row['beta']:.3g}"
+    spelled = "steered" if pd.isna(row["beta"]) else f"{row['beta']:.3g}"
     beta = Cell(spelled + ("†" if row["best"] and row["edge"] else ""), bold=bool(bold))
     if row["status"] == "missing":
         return [label, beta, *_GAP[1:]]

@@ -69,10 +69,6 @@ def train(
             lost = [p for step, p in snapshots.items() if step <= trainer.step and not p.exists()]
             if lost:
                 raise UserError(f"{lost[0]} is missing: remove {state} to train from the start")
-        elif settings.beta == "auto":
-            trainer.calibrate()
-            if main:
-                folder.save(0, trainer.state_dict())
 
         if main:
             folder.note(step=trainer.step)
@@ -135,7 +131,6 @@ def _write_results(
         extra={
             "resumed_after": [attempt.get("step") for attempt in attempts],
             "beta": trainer.beta,
-            "calibration": trainer.calibration,
             "precision": str(trainer.precision).removeprefix("torch."),
             "activation_checkpointing": trainer.activation_checkpointing,
             "timesteps": trainer.policy.timesteps.tolist(),
