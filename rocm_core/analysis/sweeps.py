@@ -1,4 +1,7 @@
-"""The values of β that were tried for each divergence of ROCM, and how these models score."""
+"""The values of β that were tried for each divergence of ROCM, and how these models score.
+
+They were tried in short trainings, of which a search chose one, or in trainings of full length.
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,26 +16,37 @@ from rocm_core.grid import beta_tries
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """A method trained on a reward with one β (NaN: steered, and not trained yet).
+    """A method trained on a reward with one β (NaN: not known yet).
 
-    `family` is the method without the sweep's value.
+    `family` is the method without the sweep's value; a `trial` is a short training of a search.
     """
 
     reward: str
     family: str
     method: str
     beta: float
+    trial: bool = False
 
 
-def sweep_points(results: Results) -> list[SweepPoint]:
-    """All β of those rewards and divergences for which several were tried, the largest first."""
-    cells = {(cell.reward, cell.variant): cell for cell in beta_tries(results.cells)}
+def sweep_points(results: Results, *, trials: bool) -> list[SweepPoint]:
+    """All β of those rewards and divergences for which several were tried, the largest first.
+
+    trials: where there are both, those of the search, else those trained to the end.
+    """
+    tries = beta_tries(results.cells)
+    kinds = {(cell.reward, cell.method, cell.trial) for cell in tries}
+    cells = {
+        (cell.reward, cell.variant): cell
+        for cell in tries
+        if cell.trial == trials or (cell.reward, cell.method, trials) not in kinds
+    }
     points = [
         SweepPoint(
             reward,
             cell.method,
             variant,
             float(np.mean([results.beta(source) for source in results.sources(reward, variant)])),
+            cell.trial,
         )
         for (reward, variant), cell in cells.items()
     ]

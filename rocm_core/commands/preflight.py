@@ -150,7 +150,8 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
 
     changes: dict = {"iterations": STEPS, "snapshot_every": 0, "warmup_steps": 0}
     output = folder / cell.name
-    settings = cell.settings.model_copy(update=changes)
+    first = {key: search.search[0] for key, search in cell.settings.searched.items()}
+    settings = cell.settings.choose(first).model_copy(update=changes)
     train(settings, prompts[:64], output, output / "state", "preflight")
     last = _rows(CellFiles(output).history)[-1]
     say(

@@ -18,6 +18,7 @@ from rocm_core.configuration.settings import (
     GenerationSettings,
     ModelSettings,
     PromptSettings,
+    Search,
     StudySettings,
     TrainingSettings,
 )

@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -31,18 +32,20 @@ def train(
     fingerprint: str,
     stop_after: int | None = None,
     keep_state: bool = False,
+    chosen: Mapping[str, Any] | None = None,
 ) -> None:
     """Train one cell: lora.safetensors, snapshots/, history.csv and manifest.json in `output`.
 
     state: folder of the unfinished run; goes on from what is there. It is removed after success
     unless `keep_state`: then the same call writes the same results again, without training.
-    fingerprint: of the code. On SIGTERM, SIGUSR1, an approaching time limit or after `stop_after`
-    iterations of this call it saves and raises SystemExit(3). Raises `UserError` for a reward,
-    divergence or gradient that is not finite, or while another process owns `state`; `output` and
-    the last state stay as they were.
+    chosen: values of the settings that were searched. fingerprint: of the code. On SIGTERM,
+    SIGUSR1, an approaching time limit or after `stop_after` iterations of this call it saves and
+    raises SystemExit(3). Raises `UserError` for a reward, divergence or gradient that is not
+    finite, or while another process owns `state`; `output` and the last state stay as they were.
     """
     from accelerate import Accelerator
 
+    specified, settings = settings, settings.choose(chosen or {})
     if not prompts:
         raise UserError("there are no prompts to train on")
     if threads := os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK"):
@@ -94,7 +97,7 @@ def train(
         if main:
             attempts = folder.attempts()
             with folder.held():
-                _write_results(trainer, output, list(snapshots.values()), attempts)
+                _write_results(trainer, specified, output, list(snapshots.values()), attempts)
             if keep_state:
                 folder.keep()
             else:
@@ -104,7 +107,11 @@ def train(
 
 
 def _write_results(
-    trainer: Trainer, output: Path, snapshots: Sequence[Path], attempts: Sequence[Owner]
+    trainer: Trainer,
+    specified: TrainingSettings,
+    output: Path,
+    snapshots: Sequence[Path],
+    attempts: Sequence[Owner],
 ) -> None:
     settings, last = trainer.settings, trainer.history[-1]
     files = [output / "lora.safetensors", output / "history.csv"]
@@ -120,7 +127,7 @@ def _write_results(
     processes = trainer.accelerator.num_processes
     write_manifest(
         output / "manifest.json",
-        settings=settings.to_dict(),
+        settings=specified.to_dict(),
         code=trainer.identity["fingerprint"],
         outputs=files,
         weights=settings.weights,
@@ -130,6 +137,7 @@ def _write_results(
         attempts=len(attempts),
         extra={
             "resumed_after": [attempt.get("step") for attempt in attempts],
+            "chosen": {key: getattr(settings, key) for key in specified.searched},
             "beta": trainer.beta,
             "precision": str(trainer.precision).removeprefix("torch."),
             "activation_checkpointing": trainer.activation_checkpointing,

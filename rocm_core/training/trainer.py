@@ -73,6 +73,7 @@ class Trainer:
         scorer = Path(settings.scorer) if settings.scorer else None
         self.reward = load_reward(settings.reward, scorer, self.device)
         network, targets = self.policy.network, settings.lora_targets
+        assert isinstance(settings.lora_rank, int)  # and not a search
         add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(network)
         if isinstance(settings, BackpropagationSettings) and settings.compile:

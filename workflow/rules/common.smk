@@ -63,6 +63,8 @@ if CONFIG.partial and not main_scores():
 
 wildcard_constraints:
     cell=r"[^/]+/[^/]+/seed-\d+",
+    reward=r"[^/]+",
+    method=r"[^/]+",
     source=r"base-[^/]+|[^/]+/[^/]+/seed-\d+",
     set="|".join(map(re.escape, CONFIG.prompts)),
     steps=r"\d+",
@@ -84,7 +86,7 @@ def generation_of(source, steps=None):
 
 def to_json(value):
     """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`."""
-    value = value if isinstance(value, dict) else value.to_dict()
+    value = value if isinstance(value, dict | list) else value.to_dict()
     return json.dumps(value, sort_keys=True)
 
 
