@@ -87,7 +87,10 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
 
     def raised(name, prompts, **gains):
         scores = {
-            metric: [v + gains.get(metric, 0.0) * (i in prompts) for i, v in zip(IDS, spread)]
+            metric: [
+                value + gains.get(metric, 0.0) * (prompt in prompts)
+                for prompt, value in zip(IDS, spread, strict=True)
+            ]
             for metric in ("hpsv2", "aesthetic", "gold")
         }
         return write(tmp_path / f"{name}.csv", **scores)
