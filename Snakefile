@@ -26,6 +26,7 @@ if not CONFIG.partial:
 
     include: "workflow/rules/weights.smk"
     include: "workflow/rules/prompts.smk"
+    include: "workflow/rules/search.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/generate.smk"
     include: "workflow/rules/score.smk"

@@ -185,7 +185,7 @@ JOURNEYS: dict[str, list[tuple[str, str]]] = {
         ("rocm_core/grid/cells.py", "each cell's layers of settings are merged and checked"),
         ("workflow/rules/train.smk", "the settings travel as JSON in `params`"),
         ("rocm_core/training/job.py", "`train` gets them typed, and writes β to the manifest"),
-        ("rocm_core/training/trainer.py", "`calibrate` finds β where it is `auto`"),
+        ("rocm_core/training/controller.py", "where β has a target, it is adapted"),
         ("rocm_core/algorithms/direct.py", "R - β Σ D, equation 10"),
         ("rocm_core/divergences/kl.py", "D, a function of d² alone"),
         ("rocm_core/analysis/sweeps.py", "all β that were tried"),

@@ -199,7 +199,7 @@ def _write_training(folder: Path, cell: Any, slope: float) -> None:
         "seconds": 20.0,
         "peak_memory_gib": 0.5,
         "attempts": 1,
-        "beta": 0.07 if cell.settings.beta == "auto" else cell.settings.beta,
+        "beta": cell.settings.beta if isinstance(cell.settings.beta, float) else 0.07,
         "reward_queries": 8 * cell.settings.iterations,
         "nfe": 32 * cell.settings.iterations,
     }

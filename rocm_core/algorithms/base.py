@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from rocm_core.configuration import TrainingSettings, Whole, number, settings_class
+from rocm_core.configuration import TrainingSettings, number, settings_class
 from rocm_core.errors import UserError
 from rocm_core.plugins import load
 
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from rocm_core.rewards import Reward
 
 
-class CalibratedSettings(TrainingSettings):
-    """Of an algorithm that weighs a divergence against a reward: `beta: auto` is possible."""
+class RegularisedSettings(TrainingSettings):
+    """Of an algorithm that subtracts β times a divergence: a controller can adapt its β."""
 
-    beta_calibration_steps: Annotated[Whole, number(1, 1_000_000, "steps")] = 20
-    """With `beta: auto`: steps without divergence, on a copy of the adapter, after which reward and
-    divergence are compared."""
+    regularises: ClassVar[bool] = True
 
 
 class BackpropagationSettings(TrainingSettings):
@@ -89,7 +87,7 @@ class Statistics:
 
 
 class Algorithm(ABC):
-    """An update rule; `settings.beta` is a number by now.
+    """An update rule; `settings.beta` is a number by now, and the trainer may change `beta`.
 
     divergence: of transitions of the policy and of the reference; None for `none`.
     reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
@@ -100,7 +98,8 @@ class Algorithm(ABC):
     def __init__(self, settings: TrainingSettings) -> None:
         from rocm_core.divergences import load_divergence
 
-        self.settings, self.beta = settings, float(settings.beta)
+        assert isinstance(settings.beta, float)
+        self.settings, self.beta = settings, settings.beta
         name = settings.divergence
         self.divergence = None if name == "none" else load_divergence(name)
 

@@ -14,9 +14,9 @@ from rocm_core.algorithms.base import (
     Algorithm,
     BackpropagationSettings,
     Batch,
-    CalibratedSettings,
     Optimiser,
     ReducedSettings,
+    RegularisedSettings,
     Statistics,
 )
 from rocm_core.errors import UserError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DIFFERENTIATES = True
 
 
-class Settings(BackpropagationSettings, ReducedSettings, CalibratedSettings):
+class Settings(BackpropagationSettings, ReducedSettings, RegularisedSettings):
     """What ROCM has beside the settings of every training."""
 
     reference_gradient: Literal["full", "stop"] = "full"

@@ -23,7 +23,7 @@ from rocm_core.algorithms._policy_gradient import (
     Sample,
     beyond,
 )
-from rocm_core.algorithms.base import CalibratedSettings, Optimiser
+from rocm_core.algorithms.base import Optimiser, RegularisedSettings
 from rocm_core.configuration import Whole, number
 from rocm_core.errors import UserError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rocm_core.policies import Policy, Transition
 
 
-class Settings(PolicyGradientSettings, CalibratedSettings):
+class Settings(PolicyGradientSettings, RegularisedSettings):
     """What DPOK has beside the settings of every policy gradient."""
 
     value_learning_rate: Annotated[float, number(0, 1000)] = 1e-4

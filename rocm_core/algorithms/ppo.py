@@ -18,7 +18,7 @@ from rocm_core.algorithms._policy_gradient import (
     Sample,
     beyond,
 )
-from rocm_core.algorithms.base import Batch, CalibratedSettings, Optimiser
+from rocm_core.algorithms.base import Batch, Optimiser, RegularisedSettings
 from rocm_core.configuration import Whole, number
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TINY = 1e-6
 
 
-class Settings(PolicyGradientSettings, CalibratedSettings):
+class Settings(PolicyGradientSettings, RegularisedSettings):
     """What PPO has beside the settings of every policy gradient."""
 
     advantage_clip: Annotated[float, number(0, 1e9)] = 10.0

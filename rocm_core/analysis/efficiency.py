@@ -55,9 +55,8 @@ def _histories(results: Results, reward: str, method: str) -> list[pd.DataFrame]
 
 
 def _per_iteration(history: pd.DataFrame) -> float:
-    """Reward queries of an iteration; the first row may hold those of a calibration, too."""
-    queries = history["reward_queries"]
-    return float(queries.diff().median()) if len(queries) > 1 else float(queries.iloc[0])
+    """Reward queries of an iteration."""
+    return float(history["reward_queries"].iloc[0])
 
 
 def _running(history: pd.DataFrame, rows: int) -> pd.DataFrame:

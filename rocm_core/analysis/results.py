@@ -1,6 +1,7 @@
 """What a run has produced, read from its results directory as tidy frames."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,9 +92,10 @@ class Results:
         return list(dict.fromkeys(cell.reward for cell in self.cells))
 
     def methods(self, reward: str | None = None, *, sweeps: bool = False) -> list[str]:
-        """Trained methods in the order of the grid (of one reward), swept ones if asked for."""
-        chosen = [c for c in self.cells if reward in (None, c.reward) and (sweeps or not c.swept)]
-        return list(dict.fromkeys(cell.variant for cell in chosen))
+        """Trained methods in the order of the grid (of one reward), swept ones if asked for, but no
+        trials of a search."""
+        own = [c for c in self.cells if reward in (None, c.reward) and not c.trial]
+        return list(dict.fromkeys(cell.variant for cell in own if sweeps or not cell.swept))
 
     def models_of(self, reward: str) -> list[str]:
         """The base models of a reward's trainings, then its methods; swept ones are left out."""
@@ -103,6 +105,19 @@ class Results:
     def label(self, method: str, *, short: bool = False) -> str:
         """How tables and figures name a method or a base: `method_label`."""
         return method_label(self.models[method], short=short)
+
+    def beta(self, source: Source) -> float:
+        """The weight of a model's divergence; where it was searched or steered, what it was in the
+        end, or NaN while that is unknown."""
+        configured = source.cell.settings.beta if source.cell else 0.0
+        if isinstance(configured, float):
+            return configured
+        return float(self.manifests.get(source.name, {}).get("beta", math.nan))
+
+    def choice(self, reward: str, method: str) -> dict[str, Any]:
+        """What a search chose for a method on a reward; {} where none has."""
+        path = self.layout.choice(reward, method)
+        return json.loads(path.read_text(encoding="utf-8"))["chosen"] if path.exists() else {}
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one per training seed; of a base, itself."""

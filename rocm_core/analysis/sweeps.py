@@ -1,4 +1,7 @@
-"""The values of β that were tried for each divergence of ROCM, and how these models score."""
+"""The values of β that were tried for each divergence of ROCM, and how these models score.
+
+They were tried in short trainings, of which a search chose one, or in trainings of full length.
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,22 +16,38 @@ from rocm_core.grid import beta_tries
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """A method trained on a reward with one β (NaN: automatic, and not trained yet).
+    """A method trained on a reward with one β (NaN: not known yet).
 
-    `family` is the method without the sweep's value.
+    `family` is the method without the sweep's value; a `trial` is a short training of a search.
     """
 
     reward: str
     family: str
     method: str
     beta: float
+    trial: bool = False
 
 
-def sweep_points(results: Results) -> list[SweepPoint]:
-    """All β of those rewards and divergences for which several were tried, the largest first."""
-    cells = {(cell.reward, cell.variant): cell for cell in beta_tries(results.cells)}
+def sweep_points(results: Results, *, trials: bool) -> list[SweepPoint]:
+    """All β of those rewards and divergences for which several were tried, the largest first.
+
+    trials: where there are both, those of the search, else those trained to the end.
+    """
+    tries = beta_tries(results.cells)
+    kinds = {(cell.reward, cell.method, cell.trial) for cell in tries}
+    cells = {
+        (cell.reward, cell.variant): cell
+        for cell in tries
+        if cell.trial == trials or (cell.reward, cell.method, trials) not in kinds
+    }
     points = [
-        SweepPoint(reward, cell.method, variant, _beta(results, reward, variant))
+        SweepPoint(
+            reward,
+            cell.method,
+            variant,
+            float(np.mean([results.beta(source) for source in results.sources(reward, variant)])),
+            cell.trial,
+        )
         for (reward, variant), cell in cells.items()
     ]
     return sorted(points, key=lambda point: math.inf if math.isnan(point.beta) else -point.beta)
@@ -39,12 +58,3 @@ def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.
     where scores are missing (partial)."""
     base = final_scores(results, results.base_of(reward, method), reward)
     return overall(final_scores(results, method, reward), base), overall(base, base)
-
-
-def _beta(results: Results, reward: str, method: str) -> float:
-    """β of a method; where it is automatic, the mean of what its seeds came to."""
-    cells = [source.cell for source in results.sources(reward, method) if source.cell]
-    if cells[0].settings.beta != "auto":
-        return float(cells[0].settings.beta)
-    measured = [results.manifests[c.name]["beta"] for c in cells if c.name in results.manifests]
-    return float(np.mean(measured)) if measured else math.nan

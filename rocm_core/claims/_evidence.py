@@ -160,11 +160,7 @@ class Evidence:
 
     def beta(self, reward: str, method: str) -> float:
         """The weight of a method's divergence, that of the first seed where it was measured."""
-        source = self.results.sources(reward, method)[0]
-        configured = source.cell.settings.beta if source.cell else 0.0
-        if configured != "auto":
-            return float(configured)
-        return float(self.results.manifests.get(source.name, {}).get("beta", float("nan")))
+        return self.results.beta(self.results.sources(reward, method)[0])
 
     def nfe(self, reward: str, method: str) -> list[tuple[int, float]]:
         """(step, NFE until then) of every snapshot of a method, by its first seed."""

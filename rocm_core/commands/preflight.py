@@ -151,9 +151,9 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
     from rocm_core.training import train
 
     changes: dict = {"iterations": STEPS, "snapshot_every": 0, "warmup_steps": 0}
-    changes |= {"beta_calibration_steps": STEPS} if cell.settings.beta == "auto" else {}
     output = folder / cell.name
-    settings = cell.settings.model_copy(update=changes)
+    first = {key: search.search[0] for key, search in cell.settings.searched.items()}
+    settings = cell.settings.choose(first).model_copy(update=changes)
     train(settings, prompts[:64], output, output / "state", "preflight")
     last = _rows(CellFiles(output).history)[-1]
     say(

@@ -13,9 +13,11 @@ from rocm_core.configuration.schema import (
     type_config,
 )
 from rocm_core.configuration.settings import (
+    BetaTarget,
     GenerationSettings,
     ModelSettings,
     PromptSettings,
+    Search,
     StudySettings,
     TrainingSettings,
 )

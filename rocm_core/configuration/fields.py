@@ -256,6 +256,8 @@ def _kind(kind: str, schema: Mapping[str, Any]) -> str:
     nouns = {"null": "null", "boolean": "true or false", "object": "a mapping of keys to values"}
     if kind == "object" and schema.get("minProperties"):
         return "a mapping of at least one key to its value"
+    if kind == "object" and "allowed" in schema:
+        return schema["allowed"]
     return nouns.get(kind) or schema.get("allowed", "text")
 
 

@@ -168,21 +168,49 @@ class CellSettings(ModelSettings):
     """Seed of the run."""
 
 
+class BetaTarget(Settings):
+    """A β that a controller adapts during training, so that the divergence stays at a target."""
+
+    model_config = ConfigDict(json_schema_extra={"allowed": "{target: divergence, start: β}"})
+
+    target: Annotated[float, number(1e-12, 1e9, "nats")]
+    """The divergence to hold, as the history's column `divergence` has it: summed over the chain's
+    stochastic steps, of squared distances that `reduction` sums or averages."""
+    start: Annotated[float, number(1e-9, 1e9, "reward per nat")]
+    """The first β."""
+
+
+class Search(Settings):
+    """Values of a setting, each tried in a shorter training; the final one takes what held-out
+    scorers prefer."""
+
+    model_config = ConfigDict(json_schema_extra={"allowed": "{search: [values], iterations: n}"})
+
+    search: Annotated[tuple[Annotated[float, number(0, 1e9)], ...], items(2)]
+    """The values; what is best at an end of them may lie beyond."""
+    iterations: Annotated[Whole, number(1, 100_000_000, "steps")]
+    """Iterations of each of the shorter trainings."""
+
+
 class TrainingSettings(CellSettings):
     """What every algorithm's training uses; an algorithm adds its own in `Settings` beside it.
 
     backpropagates: through the reward and the whole trajectory, as `BackpropagationSettings` say.
+    regularises: subtracts β times a divergence from what it maximises, as `RegularisedSettings` do.
     """
 
     backpropagates: ClassVar[bool] = False
+    regularises: ClassVar[bool] = False
     prompts: Name = "train"
     """Prompt set to train on."""
-    beta: Annotated[float, number(0, 1e9, "reward per nat")] | Literal["auto"]
-    """Weight of the divergence in equation 10. `auto` sets it after a few steps, so that the
-    divergence is a tenth of the reward, as the paper advises. A method with a divergence needs it;
-    without one there is none. For D3PO it is the β of its preference loss."""
-    learning_rate: Annotated[float, number(0, 1000)] = 6e-5
-    """AdamW's learning rate."""
+    beta: Annotated[float, number(0, 1e9, "reward per nat")] | BetaTarget | Search
+    """Weight of the divergence in equation 10: a number; values to search, as the paper did for
+    every reward and divergence; or a target for the divergence and the β with which a controller
+    starts. A method with a divergence needs it; without one there is none.
+    PPO weighs against normalised advantages, so its β does not depend on the reward's scale. For
+    D3PO it is the β of its preference loss."""
+    learning_rate: Annotated[float, number(0, 1000)] | Search = 6e-5
+    """AdamW's learning rate, or values to search."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """What follows the warm-up: `linear` falls to 0 at the last step."""
     warmup_steps: Annotated[Whole, number(0, 1_000_000_000, "steps")] = 0
@@ -217,8 +245,8 @@ class TrainingSettings(CellSettings):
     guidance_scale: Annotated[Guidance, OrNull]
     """Guidance scale in training and in the samples of the trained model; null takes the
     policy's."""
-    lora_rank: Annotated[Whole, number(1, 10_000)] = 16
-    """Rank of the LoRA."""
+    lora_rank: Annotated[Whole, number(1, 10_000)] | Search = 16
+    """Rank of the LoRA, or values to search."""
     lora_alpha: Annotated[float, number(1e-9, 1e6)] = 32.0
     """Scale of the LoRA, which counts alpha / rank."""
     lora_targets: Annotated[
@@ -241,3 +269,18 @@ class TrainingSettings(CellSettings):
     def weights(self) -> list[str]:
         """The local weights that are loaded."""
         return [path for path in (self.model, self.model_lora, self.scorer) if path]
+
+    @property
+    def searched(self) -> dict[str, Search]:
+        """The settings whose values a search is to choose."""
+        values = ((key, getattr(self, key)) for key in type(self).model_fields)
+        return {key: value for key, value in values if isinstance(value, Search)}
+
+    def choose(self, chosen: Mapping[str, Any]) -> Self:
+        """These settings with a value for each of `searched`; raises `UserError` otherwise."""
+        if self.searched.keys() != chosen.keys():
+            wanted = ", ".join(self.searched) or "nothing"
+            raise UserError(
+                f"{wanted} is to be searched, but the search chose {', '.join(chosen) or 'nothing'}"
+            )
+        return self.from_dict(self.to_dict() | dict(chosen)) if chosen else self

@@ -41,7 +41,7 @@ def make(results: Results) -> style.Drawing:
 
     `data` has `COLUMNS`; win rates are shares of prompts in [0, 1], a tie is half a win.
     """
-    points = sweep_points(results)
+    points = sweep_points(results, trials=False)
     families = [point.family for point in points]
     family = "rocm-kl" if "rocm-kl" in families else families[0]
     shown: dict[str, list[SweepPoint]] = {}
@@ -155,5 +155,5 @@ def _draw(panel: Axes, data: pd.DataFrame, wanted: list[SweepPoint]) -> None:
     )
     present = set(data["method"])
     missing = [point for point in wanted if point.method not in present]
-    names = ["auto" if math.isnan(point.beta) else f"{point.beta:g}" for point in missing]
+    names = ["unknown" if math.isnan(point.beta) else f"{point.beta:g}" for point in missing]
     style.note(panel, f"missing: β = {', '.join(names)}" if names else "")

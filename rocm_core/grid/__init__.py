@@ -27,6 +27,7 @@ from rocm_core.grid.cells import (
     spell,
     table,
     training_sets,
+    trials_of,
 )
 from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered

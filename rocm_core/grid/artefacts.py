@@ -20,6 +20,7 @@ from rocm_core.grid.cells import (
     sample_sets,
     snapshot_prompts,
     training_sets,
+    trials_of,
 )
 from rocm_core.grid.needs import offered
 from rocm_core.grid.snapshots import snapshot_steps
@@ -72,6 +73,8 @@ class Artefacts:
         self.bases = [name for name in self.sources if name not in self.cells]
         self.trained_on = training_sets([*self.cells.values()])
         self.evaluation_sets = evaluation_sets(config, [*self.cells.values()])
+        trials = [cell for cell in self.cells.values() if cell.trial]
+        self.searches = list(dict.fromkeys((trial.reward, trial.method) for trial in trials))
 
     def source(self, name: str) -> Cell | str:
         """The cell or the base's policy of that name; raises `UserError` where there is none."""
@@ -109,6 +112,35 @@ class Artefacts:
     def trained(self, file: str = "lora.safetensors") -> list[Path]:
         """A file of every cell."""
         return self.finished(self.layout.cell(name).folder / file for name in self.cells)
+
+    def choice(self, cell: str) -> list[Path]:
+        """The file with what a search chose for a cell's settings; [] where nothing is searched."""
+        own = self.cells[cell]
+        searched = own.settings.searched
+        return [self.layout.choice(own.reward, own.method)] if searched else []
+
+    def tried(self, reward: str, method: str) -> list[dict[str, Any]]:
+        """What each trial of a search sets in the place of what is searched."""
+        return [
+            {key: value for key, value in trial.swept if key != "iterations"}
+            for trial in self._trials(reward, method)
+        ]
+
+    def trial_scores(self, reward: str, method: str) -> list[Path]:
+        """The scores of each trial of a search."""
+        return [self._main(trial.name).scores for trial in self._trials(reward, method)]
+
+    def base_scores(self, reward: str, method: str) -> Path:
+        """The scores of the base that those trials start from."""
+        return self._main(f"base-{self._trials(reward, method)[0].settings.policy}").scores
+
+    def _trials(self, reward: str, method: str) -> list[Cell]:
+        return trials_of(self.cells.values(), reward, method)
+
+    def _main(self, source: str) -> SampleFiles:
+        """A source's images of validation prompts, at the first number of steps."""
+        name, steps = sample_sets(self.config, ["validation"], self.sources[source])[0]
+        return self.layout.samples(source, name, steps)
 
     def evaluated(self) -> dict[str, SnapshotFiles]:
         """The cells whose snapshots are evaluated."""
@@ -155,6 +187,9 @@ class Artefacts:
             own, settings = self.layout.cell(name), cell.settings
             files = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
             yield Made(own.manifest, settings.to_dict(), job_code("train", settings), files)
+        for reward, method in self.searches:
+            tried = {"tried": self.tried(reward, method)}
+            yield _alone(self.layout.choice(reward, method), tried, job_code("choose"))
         for name, prompt_set, images in self.folders(ids):
             drawn = self.generation(name, images.steps)
             files = [images.index, *map(images.image, ids[prompt_set])]

@@ -102,7 +102,7 @@ class Cell:
     """One training run.
 
     `method` is in its canonical spelling; `swept` are the settings that a sweep chose for this
-    cell, with their values.
+    cell, with their values. A `trial` is one of the shorter runs of a search.
     """
 
     reward: str
@@ -110,6 +110,7 @@ class Cell:
     swept: tuple[tuple[str, Any], ...]
     seed: int
     settings: TrainingSettings
+    trial: bool = False
 
     @property
     def variant(self) -> str:
@@ -132,7 +133,7 @@ class Cell:
 def make_grid(config: Config) -> tuple[Cell, ...]:
     """All cells of a configuration, in its order, each once: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
-    cells: dict[TrainingSettings, Cell] = {}
+    cells: dict[tuple[TrainingSettings, bool], Cell] = {}
     named: dict[str, str] = {}
     methods = {
         method: parse_method(method, f"methods.{method}", config.policies)
@@ -147,12 +148,12 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
             raise UserError(f"cells.{place} is null: remove {place} from rewards instead")
     if not plan:
         raise UserError("cells is null for every cell of the grid: leave one")
-    for reward, method, key, layers, swept in plan:
+    for reward, method, key, layers, swept, trial in plan:
         canonical, meaning = methods[method]
-        for seed in config.seeds:
+        for seed in config.seeds[:1] if trial else config.seeds:
             settings = cell_settings(config, reward, meaning, seed, layers, key)
-            cell = Cell(reward, canonical, swept, seed, settings)
-            if settings in cells:
+            cell = Cell(reward, canonical, swept, seed, settings, trial)
+            if (settings, trial) in cells:
                 continue
             if cell.name in named:
                 raise UserError(
@@ -160,12 +161,20 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
                     " settings: keep one of them"
                 )
             named[cell.name] = key
-            cells[settings] = cell
+            cells[settings, trial] = cell
     return tuple(cells.values())
 
 
-def _plan(config: Config) -> Iterator[tuple[str, str, str, Layers, tuple[tuple[str, Any], ...]]]:
-    """(reward, method, key for errors, layers of settings under their keys, what is swept)."""
+def trials_of(cells: Iterable[Cell], reward: str, method: str) -> list[Cell]:
+    """The trials of the search that chooses settings of a method on a reward."""
+    return [c for c in cells if c.trial and (c.reward, c.method) == (reward, method)]
+
+
+def _plan(
+    config: Config,
+) -> Iterator[tuple[str, str, str, Layers, tuple[tuple[str, Any], ...], bool]]:
+    """(reward, method, key for errors, layers of settings under their keys, what is swept, whether
+    it is a trial of a search)."""
 
     def layers(reward: str, method: str) -> Layers:
         return [
@@ -180,7 +189,11 @@ def _plan(config: Config) -> Iterator[tuple[str, str, str, Layers, tuple[tuple[s
 
     for reward in config.rewards:
         for method in filter(functools.partial(is_wanted, reward), config.methods):
-            yield reward, method, f"methods.{method}", layers(reward, method), ()
+            key, own = f"methods.{method}", layers(reward, method)
+            yield reward, method, key, own, (), False
+            for chosen in _combinations(own, key):
+                below = [*own, (f"{key}, search", chosen | {"snapshot_every": 0})]
+                yield reward, method, key, below, tuple(chosen.items()), True
     for index, sweep in enumerate(config.sweeps):
         key = f"sweeps[{index}]"
         properties = load_schema(config.methods)["properties"]["training"]["properties"]
@@ -200,7 +213,22 @@ def _plan(config: Config) -> Iterator[tuple[str, str, str, Layers, tuple[tuple[s
                 ):
                     chosen = dict(zip(swept, values, strict=True))
                     below = [*layers(reward, method), (f"{key}.values", chosen)]
-                    yield reward, method, key, below, tuple(chosen.items())
+                    yield reward, method, key, below, tuple(chosen.items()), False
+
+
+def _combinations(layers: Layers, key: str) -> Iterator[dict[str, Any]]:
+    """The settings of each trial of a search: every combination of the values of what is searched,
+    and their number of iterations."""
+    merged = {name: value for _, layer in layers for name, value in layer.items()}
+    searched = {n: v for n, v in merged.items() if isinstance(v, Mapping) and "search" in v}
+    lengths = {search["iterations"] for search in searched.values()}
+    if len(lengths) > 1:
+        raise UserError(
+            f"{key}: {' and '.join(searched)} are searched together: give both the same iterations"
+        )
+    for values in itertools.product(*(search["search"] for search in searched.values())):
+        if searched:
+            yield dict(zip(searched, values, strict=True)) | {"iterations": lengths.copy().pop()}
 
 
 def spell(value: Any) -> str:
@@ -261,10 +289,8 @@ def cell_settings(
     }
     if merged.get("prompt_buffer") == 0:
         del merged["prompt_buffer_minimum"]
-    if merged["beta"] != "auto":
-        merged.pop("beta_calibration_steps", None)
-    elif "beta_calibration_steps" not in merged:
-        raise UserError(f"{key}.beta: {method.algorithm} cannot do auto: give it a number")
+    if not own.regularises and isinstance(merged["beta"], dict) and "target" in merged["beta"]:
+        raise UserError(f"{key}.beta: {method.algorithm} has no target: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
     if about["PAIRED"] and merged["images_per_prompt"] % 2:
@@ -320,7 +346,7 @@ def _check_divergence(
             raise UserError(f"{stray}: {method_name} has no divergence, hence no beta: remove it")
         merged["beta"] = 0.0
     elif "beta" not in merged:
-        raise UserError(f"{key}.beta is missing: the weight of the divergence, a number or auto")
+        raise UserError(f"{key}.beta is missing: the weight of the divergence")
 
 
 def _check_counts(merged: Mapping[str, Any], key: str) -> None:

@@ -30,7 +30,7 @@ def _needs(config: Config) -> dict[str, bool]:
     cells = make_grid(config)
     settings = [cell.settings for cell in cells]
     rocm = [one for one in settings if one.algorithm == "direct"]
-    beta_sweeps = beta_tries(cells)
+    of_beta = beta_tries(cells)
     evaluated = config.snapshots.prompts > 0
     return {
         "regularised": any(one.divergence != "none" for one in settings),
@@ -38,8 +38,8 @@ def _needs(config: Config) -> dict[str, bool]:
         "baselines": len(rocm) < len(cells),
         "algorithms": len({(one.algorithm, one.policy) for one in settings}) > 1,
         "rewards": len({cell.reward for cell in cells}) > 1,
-        "beta sweeps": bool(beta_sweeps),
-        "other sweeps": any(cell.swept for cell in cells if cell not in beta_sweeps),
+        "beta sweeps": bool(of_beta),
+        "other sweeps": any(cell.swept for cell in cells if cell not in of_beta),
         "horizons": any([k for k, _ in cell.swept] == ["inference_steps"] for cell in cells),
         "snapshots": evaluated and any(one.snapshot_every for one in settings),
         "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
@@ -52,10 +52,11 @@ def _needs(config: Config) -> dict[str, bool]:
 
 def beta_tries(cells: Sequence[Cell]) -> list[Cell]:
     """Cells of regularised ROCM as configured or with another β and nothing else, of those rewards
-    and divergences for which several β are tried."""
-    tries: dict[tuple[str, str], list[Cell]] = {}
+    and divergences for which several β are tried: in a search, or in trainings of full length."""
+    tries: dict[tuple[str, str, bool], list[Cell]] = {}
     for cell in cells:
-        is_rocm = cell.settings.algorithm == "direct" and cell.settings.divergence != "none"
-        if is_rocm and {name for name, _ in cell.swept} <= {"beta"}:
-            tries.setdefault((cell.reward, cell.method), []).append(cell)
+        settings, swept = cell.settings, {name for name, _ in cell.swept}
+        is_rocm = settings.algorithm == "direct" and settings.divergence != "none"
+        if is_rocm and swept - ({"iterations"} if cell.trial else set()) <= {"beta"}:
+            tries.setdefault((cell.reward, cell.method, cell.trial), []).append(cell)
     return [c for own in tries.values() if len({c.variant for c in own}) > 1 for c in own]

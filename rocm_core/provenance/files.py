@@ -272,6 +272,10 @@ class Layout:
         """The images of a cell's snapshots."""
         return SnapshotFiles(self.root / "samples" / cell / "snapshots")
 
+    def choice(self, reward: str, method: str) -> Path:
+        """What a search chose for the settings of a method on a reward."""
+        return self.root / "search" / reward / f"{method}.json"
+
     def state(self, cell: str, version: str) -> Path:
         """The folder of an unfinished training."""
         return self.states / cell / version

@@ -29,7 +29,7 @@ def make(results: Results) -> Table:
     of_table2 = {cell.name for cell in beta_tries(results.cells) if cell.swept}
     families: dict[tuple[str, str], dict[str, Source]] = {}
     for source in results.trained:
-        if source.name not in of_table2:
+        if source.name not in of_table2 and not (source.cell and source.cell.settings.searched):
             tried = families.setdefault((str(source.reward), source.family), {})
             tried.setdefault(source.method, source)
     families = {key: tried for key, tried in families.items() if len(tried) > 1}

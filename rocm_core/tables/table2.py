@@ -9,6 +9,7 @@ from rocm_core.analysis import (
     SweepPoint,
     amount,
     decimals,
+    halves,
     metric_label,
     only,
     paired_difference,
@@ -35,11 +36,17 @@ def make(results: Results) -> Table:
 
     `data` has `COLUMNS`, one row per β that was tried: judged and trained are the changes of the
     evaluators' verdict and of the training reward; status is measured or missing; edge marks the
-    smallest and the largest β of a divergence.
+    smallest and the largest β of a divergence. Where a search chose a β, that one is the best, and
+    the prompts are those that it did not choose on.
     """
-    data = pd.DataFrame([_row(results, point) for point in sweep_points(results)], columns=COLUMNS)
+    points = sweep_points(results, trials=True)
+    data = pd.DataFrame([_row(results, point) for point in points], columns=COLUMNS)
     tried = data.groupby(["reward", "divergence"])
     data["best"] = data["judged"] == tried["judged"].transform("max")
+    for index, point in enumerate(points):
+        if point.trial:
+            chosen = results.choice(point.reward, point.family).get("beta")
+            data.loc[index, "best"] = point.beta == chosen
     least, most = (tried["beta"].transform(end) for end in ("min", "max"))
     data["edge"] = (data["beta"] == least) | (data["beta"] == most)
     blocks = []
@@ -62,19 +69,26 @@ def make(results: Results) -> Table:
             ]
     best_by = metric_label(GOLD) if GOLD in results.config.metrics else "Held-out metrics"
     header = ["Divergence", "β", best_by, "Trained reward"]
-    return Table(TITLE, _caption(results, data), header, blocks, data)
+    searched = any(point.trial for point in points)
+    return Table(TITLE, _caption(results, data, searched), header, blocks, data)
 
 
 def _row(results: Results, point: SweepPoint) -> dict[str, object]:
     reward, method = point.reward, point.method
     row = {"reward": reward, "divergence": point.family, "beta": point.beta, "status": "missing"}
-    after, before = verdicts(results, reward, method)
-    trained = results.change(reward, method, reward)
-    if after.empty or before.empty or trained is None:
+    judged = verdicts(results, reward, method)
+    base = results.base_of(reward, method)
+    trained = results.scores(method, reward, reward), results.scores(base, reward)
+    if any(series.empty for series in (*judged, *trained)):
         return row
-    row |= {"status": "measured", "n": trained.n, "seeds": results.seeds(reward, method)}
-    changes = dict(zip(_MEASURES, (paired_difference(after, before), trained), strict=True))
-    for measure, change in changes.items():
+    ids = [prompt.id for prompt in results.prompts]
+    kept = halves(ids)[1] if point.trial else ids
+    changes = [
+        paired_difference(*(series[series.index.isin(kept)] for series in pair))
+        for pair in (judged, trained)
+    ]
+    row |= {"status": "measured", "n": changes[0].n, "seeds": results.seeds(reward, method)}
+    for measure, change in zip(_MEASURES, changes, strict=True):
         row |= {measure: change.mean, f"{measure}_low": change.low, f"{measure}_high": change.high}
     return row
 
@@ -88,7 +102,7 @@ def _best(results: Results, rows: pd.DataFrame, digits: dict[str, int]) -> list[
 
 def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) -> list[Cell]:
     label = Cell(results.label(row["divergence"]))
-    spelled = "auto" if pd.isna(row["beta"]) else f"{row['beta']:.3g}"
+    spelled = "unknown" if pd.isna(row["beta"]) else f"{row['beta']:.3g}"
     beta = Cell(spelled + ("†" if row["best"] and row["edge"] else ""), bold=bool(bold))
     if row["status"] == "missing":
         return [label, beta, *_GAP[1:]]
@@ -100,7 +114,7 @@ def _line(results: Results, row: pd.Series, digits: dict[str, int], bold: bool) 
     return [label, beta, *(Cell(text, bold=bool(bold)) for text in numbers)]
 
 
-def _caption(results: Results, data: pd.DataFrame) -> str:
+def _caption(results: Results, data: pd.DataFrame, searched: bool) -> str:
     judge = "gold judge"
     if GOLD not in results.config.metrics:
         names = [metric_label(name) for name in results.config.metrics]
@@ -108,12 +122,21 @@ def _caption(results: Results, data: pd.DataFrame) -> str:
             f"held-out metrics (those of {', '.join(names)} that the model was not trained on; the"
             " mean of their changes, each in standard deviations of the base model's scores)"
         )
+    choice, doubt = (
+        f"of those tried, with the largest change of the {judge}",
+        " It does not allow for the choice among several, which flatters the best.",
+    )
+    if searched:
+        choice, doubt = (
+            "that held-out scorers preferred after short trainings on one half of the prompts, and"
+            f" the change of the {judge} on the other half",
+            "",
+        )
+    counts = amount(data["n"].dropna(), "prompt"), amount(data["seeds"].dropna(), "training seed")
     sentences = [
-        f"For each divergence the β, of those tried, with the largest change of the {judge} against"
-        " the base model on the same prompts and noise; below, bold among all that were tried. In"
-        f" brackets the 95 % interval of a bootstrap over {amount(data['n'].dropna(), 'prompt')}"
-        f" ({amount(data['seeds'].dropna(), 'training seed')}, averaged within a prompt). It does"
-        " not allow for the choice among several, which flatters the best. †: the smallest or the"
+        f"For each divergence the β, {choice} against the base model on the same prompts and noise;"
+        " below, bold among all that were tried. In brackets the 95 % interval of a bootstrap over"
+        f" {counts[0]} ({counts[1]}, averaged within a prompt).{doubt} †: the smallest or the"
         " largest that was tried; the best may lie beyond."
     ]
     if (data["status"] == "missing").any():

@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -32,18 +33,20 @@ def train(
     fingerprint: str,
     stop_after: int | None = None,
     keep_state: bool = False,
+    chosen: Mapping[str, Any] | None = None,
 ) -> None:
     """Train one cell: lora.safetensors, snapshots/, history.csv and manifest.json in `output`.
 
     state: folder of the unfinished run; goes on from what is there. It is removed after success
     unless `keep_state`: then the same call writes the same results again, without training.
-    fingerprint: of the code. On SIGTERM, SIGUSR1, an approaching time limit or after `stop_after`
-    iterations of this call it saves and raises SystemExit(3). Raises `UserError` for a reward,
-    divergence or gradient that is not finite, or while another process owns `state`; `output` and
-    the last state stay as they were.
+    chosen: values of the settings that were searched. fingerprint: of the code. On SIGTERM,
+    SIGUSR1, an approaching time limit or after `stop_after` iterations of this call it saves and
+    raises SystemExit(3). Raises `UserError` for a reward, divergence or gradient that is not
+    finite, or while another process owns `state`; `output` and the last state stay as they were.
     """
     from accelerate import Accelerator
 
+    specified, settings = settings, settings.choose(chosen or {})
     if not prompts:
         raise UserError("there are no prompts to train on")
     threads = whole_number("OMP_NUM_THREADS", MOST_THREADS)
@@ -80,10 +83,6 @@ def train(
                 raise UserError(f"{file} is of step {trainer.step}: give it its own name back")
             for step in filter(lambda step: step <= trainer.step, snapshots):
                 _require_snapshot(snapshots[step], trainer.snapshots.get(step), state)
-        elif settings.beta == "auto":
-            trainer.calibrate()
-            if main:
-                folder.save(0, trainer.state_dict())
 
         if main:
             folder.note(step=trainer.step)
@@ -113,7 +112,7 @@ def train(
             with folder.held():
                 for step, path in snapshots.items():
                     _require_snapshot(path, trainer.snapshots[step], state)
-                _write_results(trainer, output, list(snapshots.values()), attempts)
+                _write_results(trainer, specified, output, list(snapshots.values()), attempts)
             if keep_state:
                 folder.keep()
             else:
@@ -128,7 +127,11 @@ def _require_snapshot(path: Path, sha256: str | None, state: Path) -> None:
 
 
 def _write_results(
-    trainer: Trainer, output: Path, snapshots: Sequence[Path], attempts: Sequence[Owner]
+    trainer: Trainer,
+    specified: TrainingSettings,
+    output: Path,
+    snapshots: Sequence[Path],
+    attempts: Sequence[Owner],
 ) -> None:
     settings, last = trainer.settings, trainer.history[-1]
     files = [output / "lora.safetensors", output / "history.csv"]
@@ -144,7 +147,7 @@ def _write_results(
     processes = trainer.accelerator.num_processes
     write_manifest(
         output / "manifest.json",
-        settings=settings.to_dict(),
+        settings=specified.to_dict(),
         code=trainer.identity["fingerprint"],
         outputs=files,
         weights=settings.weights,
@@ -154,8 +157,8 @@ def _write_results(
         attempts=len(attempts),
         extra={
             "resumed_after": [attempt.get("step") for attempt in attempts],
+            "chosen": {key: getattr(settings, key) for key in specified.searched},
             "beta": trainer.beta,
-            "calibration": trainer.calibration,
             "precision": str(trainer.precision).removeprefix("torch."),
             "activation_checkpointing": trainer.activation_checkpointing,
             "timesteps": trainer.policy.timesteps.tolist(),

@@ -16,11 +16,13 @@ class AdapterOptimiser:
     def __init__(
         self, parameters: list[nn.Parameter], settings: TrainingSettings, accelerator: Any
     ) -> None:
+        assert isinstance(settings.learning_rate, float)  # and not a search
         self.parameters, self.settings, self.accelerator = parameters, settings, accelerator
+        self.learning_rate = settings.learning_rate
         self.gradient_norm = torch.tensor(math.nan)  # of the last step, before clipping
         self.adam = torch.optim.AdamW(
             parameters,
-            lr=settings.learning_rate,
+            lr=self.learning_rate,
             betas=settings.adam_betas,
             eps=settings.adam_epsilon,
             weight_decay=settings.weight_decay,
@@ -33,7 +35,7 @@ class AdapterOptimiser:
         factor = min(1.0, iteration / warmup) if warmup else 1.0
         if self.settings.learning_rate_schedule == "linear":
             factor *= min(1.0, max(0.0, (last - iteration + 1) / max(1, last - warmup)))
-        rate = self.settings.learning_rate * factor
+        rate = self.learning_rate * factor
         for group in self.adam.param_groups:
             group["lr"] = rate
         return rate

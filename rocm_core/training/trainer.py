@@ -18,12 +18,10 @@ import torch
 from rocm_core.algorithms import (
     BackpropagationSettings,
     Batch,
-    CalibratedSettings,
     Statistics,
     load_algorithm,
 )
-from rocm_core.configuration import TrainingSettings
-from rocm_core.divergences import load_divergence
+from rocm_core.configuration import BetaTarget, TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.jobs import private_folder
 from rocm_core.policies import (
@@ -39,10 +37,9 @@ from rocm_core.policies import (
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import digest_of
 from rocm_core.rewards import load_reward
+from rocm_core.training.controller import BetaController
 from rocm_core.training.memory import plan_checkpointing
 from rocm_core.training.optimiser import AdapterOptimiser
-
-SATURATED = 0.95  # of a divergence's bound: from there on its gradient is as good as gone
 
 Row = dict[str, float | None]
 
@@ -78,6 +75,7 @@ class Trainer:
         scorer = Path(settings.scorer) if settings.scorer else None
         self.reward = load_reward(settings.reward, scorer, self.device)
         network, targets = self.policy.network, settings.lora_targets
+        assert isinstance(settings.lora_rank, int)  # and not a search
         add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(network)
         if isinstance(settings, BackpropagationSettings) and settings.compile:
@@ -85,36 +83,31 @@ class Trainer:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("rocm-inductor")))
             compile_network(network, self.device)
         self.step, self.seconds, self.reward_queries = 0, 0.0, 0
-        self.calibration: dict[str, float] | None = None
         # None: to be planned at the first batch
         self.activation_checkpointing: ActivationCheckpointing | None = None
         self.history: list[Row] = []
         self.snapshots: dict[int, str] = {}  # sha256 of the file after a step
-        self._start(settings.beta)
-
-    def _start(self, beta: Any) -> None:
-        """A fresh optimiser, average and algorithm for the adapter as it is; "auto" counts as 0."""
-        self.beta = beta
-        number = 0.0 if beta == "auto" else beta
-        self.algorithm = load_algorithm(self.settings.model_copy(update={"beta": number}))
-        parameters = list(self.lora.values())
-        self.optimiser = AdapterOptimiser(parameters, self.settings, self.accelerator)
+        given = settings.beta
+        self.controller = BetaController(given) if isinstance(given, BetaTarget) else None
+        self.algorithm = load_algorithm(settings.model_copy(update={"beta": self.beta}))
+        if self.controller and self.algorithm.divergence:
+            self.controller.require_reachable(self.algorithm.divergence, len(self.policy.stds))
+        self.optimiser = AdapterOptimiser(list(self.lora.values()), settings, accelerator)
         self.average: dict[str, torch.Tensor] | None = None
-        if self.settings.ema_decay is not None:
+        if settings.ema_decay is not None:
             self.average = {name: value.detach().clone() for name, value in self.lora.items()}
+
+    @property
+    def beta(self) -> float:
+        """The weight of the divergence, as the controller has it now where there is one."""
+        return self.controller.beta if self.controller else self.settings.beta  # type: ignore[return-value]
 
     def iterate(self, step: int) -> Row:
         """Iteration `step` (from 1); returns its row of the history."""
-        row, _ = self._iterate(step, "training")
-        self.step = step
-        self.history.append(row)
-        return row
-
-    def _iterate(self, step: int, stream: str) -> tuple[Row, list[Statistics]]:
         began = self._clock()
         key = f"{step}/{self.accelerator.process_index}"
-        torch.manual_seed(integer(self.settings.seed, key, stream))  # for algorithms that draw
-        indices, batches = self.batches(step, stream)
+        torch.manual_seed(integer(self.settings.seed, key, "training"))  # for algorithms that draw
+        indices, batches = self.batches(step)
         learning_rate = self.optimiser.set_learning_rate(step)
         self.reward.progress = (step - 1) / self.settings.iterations
         if self.activation_checkpointing is None:
@@ -129,7 +122,11 @@ class Trainer:
         row = self._means(step, seen, indices)
         processes = self.accelerator.num_processes
         self.seconds += self._clock() - began
-        self.reward_queries += len(indices) * processes
+        images = len(indices) * processes
+        self.reward_queries += images
+        if self.controller:
+            row["beta"] = self.beta
+            self.algorithm.beta = self.controller.update(row["divergence"] or 0.0, images)
         row |= {
             "learning_rate": learning_rate,
             "seconds": round(self.seconds, 3),
@@ -137,7 +134,9 @@ class Trainer:
             "nfe": self.policy.nfe * processes,
             "peak_memory_gib": round(_peak_memory_gib(self.device), 3),
         }
-        return row, seen
+        self.step = step
+        self.history.append(row)
+        return row
 
     def _clock(self) -> float:
         """Seconds: of the wall beside a GPU; on the CPU those that the process had a core for, over
@@ -146,7 +145,7 @@ class Trainer:
             return time.perf_counter()
         return time.process_time() / torch.get_num_threads()
 
-    def batches(self, step: int, stream: str = "training") -> tuple[list[int], list[Batch]]:
+    def batches(self, step: int) -> tuple[list[int], list[Batch]]:
         """This process's prompts (as indices) and batches of an iteration.
 
         The run is one long row of positions, with the prompts in a new order every epoch, dealt to
@@ -163,7 +162,7 @@ class Trainer:
                 turn = position // self.settings.images_per_prompt
                 epoch, place = divmod(turn, len(self.prompts))
                 indices.append(_order(self.settings.seed, epoch, len(self.prompts))[place])
-            noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], stream)
+            noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], "training")
             embeddings = self.embeddings[indices].to(self.device, non_blocking=True)
             batches.append(Batch([self.prompts[i].text for i in indices], embeddings, noise))
             all_indices += indices
@@ -214,44 +213,6 @@ class Trainer:
         averaged = self.accelerator.reduce(means, "mean").tolist()
         return dict(zip(columns, averaged, strict=True))
 
-    def calibrate(self) -> None:
-        """Set β so that the divergence weighs a tenth of the reward: the paper's own rule (§3).
-
-        Does `beta_calibration_steps` iterations at β = 0, takes β = 0.1·mean|R|/mean D of the last,
-        and starts again from the reference. What they cost stays in the counts of the run.
-        """
-        settings, name = self.settings, self.settings.divergence
-        if name == "none" or not isinstance(settings, CalibratedSettings):
-            raise UserError("beta: auto needs a divergence, but divergence is none")
-        steps = settings.beta_calibration_steps
-        start = {key: value.detach().clone() for key, value in self.lora.items()}
-        for step in range(1, steps + 1):
-            _, seen = self._iterate(step, "calibration")
-        means = self._average(
-            {
-                "reward": torch.cat([s.reward for s in seen]).float().abs(),
-                "divergence": torch.cat([s.divergence for s in seen]).float(),
-            }
-        )
-        mean_reward, mean_divergence = means["reward"], means["divergence"]
-        bound = load_divergence(name).bound * len(self.policy.stds)
-        if not 0 < mean_divergence < SATURATED * bound:
-            state = "has saturated" if mean_divergence > 0 else "is still zero"
-            raise UserError(
-                f"beta: auto cannot weigh divergence {name}, which {state} ({mean_divergence:.3g}, "
-                f"bound {bound:.3g}) after {steps} steps: give beta a number, or change "
-                "beta_calibration_steps, learning_rate or reduction"
-            )
-        with torch.no_grad():
-            for key, value in start.items():
-                self.lora[key].copy_(value)
-        self._start(0.1 * mean_reward / mean_divergence)
-        self.calibration = {
-            "steps": steps,
-            "mean_reward": mean_reward,
-            "mean_divergence": mean_divergence,
-        }
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs: tensors and plain values."""
         return {
@@ -259,8 +220,7 @@ class Trainer:
             "counts": [self.step, self.seconds, self.reward_queries],
             "nfe": self.policy.nfe,
             "history": self.history,
-            "beta": self.beta,
-            "calibration": self.calibration,
+            "controller": self.controller and self.controller.state_dict(),
             "activation_checkpointing": self.activation_checkpointing,
             "lora": {name: value.detach() for name, value in self.lora.items()},
             "adam": self.optimiser.state_dict(),
@@ -296,8 +256,6 @@ class Trainer:
                 raise ValueError(f"{place} is not finite")
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"it holds {', '.join(state)}")
-        if self.settings.beta not in ("auto", state["beta"]):
-            raise ValueError(f"its beta is {state['beta']}")
         self.step, self.seconds, self.reward_queries = state["counts"]
         if [row["step"] for row in state["history"]] != [*range(1, self.step + 1)]:
             raise ValueError(f"its history is not that of {self.step} steps")
@@ -305,14 +263,16 @@ class Trainer:
         with torch.no_grad():
             for name, value in state["lora"].items():
                 self.lora[name].copy_(value)
-        self._start(state["beta"])
         self.optimiser.load_state_dict(state["adam"])
         self.algorithm.load_state_dict(state["algorithm"])
         if self.average is not None:
             _require_like("average", state["average"], self.average)
             self.average = {k: v.to(self.device) for k, v in state["average"].items()}
         self.policy.nfe = state["nfe"]
-        self.history, self.calibration = state["history"], state["calibration"]
+        self.history = state["history"]
+        if self.controller:
+            self.controller.load_state_dict(state["controller"])
+            self.algorithm.beta = self.beta
         self.activation_checkpointing = state["activation_checkpointing"]
         self.snapshots = state["snapshots"]
 

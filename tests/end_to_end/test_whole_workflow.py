@@ -30,7 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
     del config["cells"]
-    config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": 0.02}}
+    search = {"search": [0.02, 2.0], "iterations": 2}
+    config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": search}}
     config["policies"]["consistency"]["steps"] = STEPS
     config["prompts"]["train"]["count"] = 16
     config["prompts"]["validation"]["count"] = PROMPTS

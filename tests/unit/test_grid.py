@@ -84,7 +84,7 @@ def test_a_setting_without_effect_on_a_cell_does_not_change_it():
     plain = cells_of()
     changed = cells_of(
         training={"learning_rate": 1e-3, "iterations": 10, "snapshot_every": 4}
-        | {"reference_gradient": "stop", "reduction": "mean", "beta_calibration_steps": 5}
+        | {"reference_gradient": "stop", "reduction": "mean"}
     )
     none, kl = "hpsv2/rocm-none/seed-0", "hpsv2/rocm-kl/seed-0"
     assert changed[none] == plain[none]
@@ -281,7 +281,11 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know():
     for wrong, said in [
         ({"betta": 1}, "^betta is not a key of the configuration; did you mean beta?"),
         ({"ratio_clip": 0.1}, "^ratio_clip is not a key"),  # but of another algorithm
-        ({"beta": "often"}, "^beta must be a number from 0 to 1000000000 or auto, not 'often'"),
+        (
+            {"beta": "auto"},
+            "^beta must be a number from 0 to 1000000000 or {target: divergence, start: β}, not"
+            " 'auto'",
+        ),
         ({"iterations": 1.5}, "^iterations must be a whole number from 1 to 100000000, not 1.5"),
         ({"iterations": True}, "^iterations must be a whole number .* not true"),
         ({"iterations": "10"}, "^iterations must be a whole number .* not '10'"),

@@ -21,7 +21,7 @@ FEW_KILLS = 5
 
 # What an algorithm needs beside the defaults of `tiny.settings`.
 CHANGES = {
-    "direct": {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2},
+    "direct": {"divergence": "kl", "beta": {"target": 0.01, "start": 1.0}},
     "dpok": {"divergence": "kl", "beta": 0.01},
     "d3po": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.1, "images_per_prompt": 2},
 }

@@ -18,7 +18,7 @@ CONFIG = {
     "scorers": {"clipscore": "nowhere"},
     "prompts": {"train": {"source": "train.txt"}, "validation": {"source": "validation.txt"}},
     "rewards": ["clipscore"],
-    "methods": {"rocm-none": {}, "rocm-kl": {"beta": "auto"}},
+    "methods": {"rocm-none": {}, "rocm-kl": {"beta": {"target": 0.01, "start": 1.0}}},
     "training": {"lora_targets": list(tiny.TARGETS), "batch_size": 1, "iterations": 100},
 }
 

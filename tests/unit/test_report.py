@@ -193,12 +193,12 @@ def test_partial_lists_the_gaps_and_marks_them_in_the_readings(tmp_path):
     assert "5 of 6 cells trained" in html and "2 artefacts are missing" in html
 
 
-def test_automatic_beta_shows_the_value_it_came_to(tmp_path):
-    methods = {"rocm-none": {}, "rocm-kl": {"beta": "auto"}}
+def test_a_steered_beta_shows_the_value_it_came_to(tmp_path):
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": {"target": 0.01, "start": 1.0}}}
     config = make_config(methods=methods, partial=True)
     write_results(tmp_path, config)
     write_claims(tmp_path)
-    assert re.search(r"auto\s+\(0\.07\)", make(Results(config, tmp_path)).html)
+    assert re.search(r"target 0\.01, start 1\.0\s+\(0\.07\)", make(Results(config, tmp_path)).html)
 
 
 def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):

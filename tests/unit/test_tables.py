@@ -265,9 +265,9 @@ def test_a_version_of_the_trained_scorer_judges_nothing(tmp_path):
     assert entries.loc["aesthetic", "best"].any()
 
 
-def test_an_automatic_beta_is_shown_as_what_it_came_to(tmp_path):
+def test_a_steered_beta_is_shown_as_what_it_came_to(tmp_path):
     swept = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
-    methods = {"rocm-kl": {"beta": "auto"}}
+    methods = {"rocm-kl": {"beta": {"target": 0.01, "start": 1.0}}}
     config = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods)
     write_results(tmp_path, config)
     assert sorted(table2.make(Results(config, tmp_path)).data["beta"]) == [0.07, 0.5]
@@ -275,7 +275,7 @@ def test_an_automatic_beta_is_shown_as_what_it_came_to(tmp_path):
         path.unlink()
     partial = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods, partial=True)
     every = table2.make(Results(partial, tmp_path)).blocks[1]
-    assert [cell.text for cell in every.rows[-1]] == ["ROCM, KL", "auto", "missing", "missing"]
+    assert [cell.text for cell in every.rows[-1]] == ["ROCM, KL", "steered", "missing", "missing"]
 
 
 def test_table_3_holds_every_divergence_with_its_formula_and_true_values():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,13 +12,12 @@ import time
 import pytest
 import tiny
 import torch
-from accelerate import Accelerator
 
 import rocm_core.training.job
 import rocm_core.training.trainer
 from rocm_core.errors import UserError
 from rocm_core.provenance import sha256_file
-from rocm_core.training import INTERRUPTED, Trainer, train
+from rocm_core.training import INTERRUPTED, train
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
         {"divergence": "js_sampled", "beta": 0.1, "reference_gradient": "stop"},
         {"ema_decay": 0.9, "accumulation_steps": 2, "batch_size": 1},
         {"learning_rate_schedule": "linear", "warmup_steps": 3, "memory": 0.001},
-        {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2},
+        {"divergence": "kl", "beta": {"target": 0.01, "start": 1.0}},
         {"algorithm": "ppo", "prompt_buffer": 4, "prompt_buffer_minimum": 2}
         | {"horizon": "released", "inner_epochs": 2, "ratio_clip": 0.1},
         {"algorithm": "dpok", "divergence": "js_sampled", "beta": 0.1, "value_updates": 2},
@@ -227,37 +227,24 @@ def test_a_gradient_that_is_not_finite_is_refused(run, reward):
         run()
 
 
-def test_beta_auto_is_a_tenth_of_reward_over_divergence_and_starts_from_the_reference(run, model):
-    settings = tiny.settings(model=model, divergence="kl", beta=0.0)
-    by_hand = Trainer(settings, tiny.PROMPTS, "f00d", Accelerator())
-    for step in (1, 2, 3):
-        _, batches = by_hand.batches(step, "calibration")
-        parts = by_hand.policy, by_hand.reward, batches, by_hand.optimiser
-        (seen,) = by_hand.algorithm.update(*parts)
-    expected = 0.1 * seen.reward.abs().mean() / seen.divergence.mean()
-
-    automatic = run("automatic", divergence="kl", beta="auto", beta_calibration_steps=3)
-    manifest = json.loads((automatic / "manifest.json").read_text())
-    assert manifest["beta"] == pytest.approx(float(expected), rel=1e-5)
-    assert manifest["calibration"] == {
-        "steps": 3,
-        "mean_reward": pytest.approx(float(seen.reward.abs().mean())),
-        "mean_divergence": pytest.approx(float(seen.divergence.mean())),
-    }
-    given = run("given", divergence="kl", beta=manifest["beta"])
-    assert lora(given) == lora(automatic)
-    rows = history(automatic)
-    assert float(rows[0]["squared_distance"]) == 0
-    assert int(rows[0]["reward_queries"]) == 2 * (3 + 1)  # calibration is paid for
+def test_a_controller_adapts_beta_to_its_target_by_ziegler_s_rule(run):
+    target = {"target": 0.02, "start": 0.5}
+    output = run(divergence="kl", beta=target)
+    beta, kept = 0.5, math.exp(-2 / 16)
+    total = weight = 0.0
+    for row in history(output):
+        assert float(row["beta"]) == pytest.approx(beta)
+        total = kept * total + (1 - kept) * float(row["divergence"])
+        weight = kept * weight + 1 - kept
+        beta *= 1 + 0.1 * max(-0.2, min(0.2, total / weight / 0.02 - 1))
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["beta"] == pytest.approx(beta)
+    assert manifest["settings"]["beta"] == target
 
 
-def test_beta_auto_refuses_a_divergence_that_says_nothing(run):
-    with pytest.raises(UserError, match="divergence hellinger, which has saturated"):
-        run(divergence="hellinger", beta="auto", beta_calibration_steps=6, learning_rate=1.0)
-    with pytest.raises(UserError, match="divergence kl, which is still zero"):
-        run(divergence="kl", beta="auto", beta_calibration_steps=1)
-    with pytest.raises(UserError, match="needs a divergence"):
-        run(divergence="none", beta="auto")
+def test_a_target_that_a_divergence_cannot_reach_is_refused(run):
+    with pytest.raises(UserError, match="hellinger over 1 steps has saturated at 0.95: lower"):
+        run(divergence="hellinger", beta={"target": 0.99, "start": 1.0})
 
 
 def test_it_trains_in_bfloat16_with_a_float32_adapter(run):

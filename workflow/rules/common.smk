@@ -74,6 +74,8 @@ if CONFIG.partial and not main_scores():
 
 wildcard_constraints:
     cell=r"[^/]+/[^/]+/seed-\d+",
+    reward=r"[^/]+",
+    method=r"[^/]+",
     source=r"base-[^/]+|[^/]+/[^/]+/seed-\d+",
     set="|".join(map(re.escape, CONFIG.prompts)),
     steps=r"\d+",
@@ -97,7 +99,7 @@ def to_json(value):
     """JSON that is the same whenever the value is: what a rule shows Snakemake in `params`. Being
     as long as it may be, it goes to a script in a file: `printf` is bash's own, Snakemake runs a
     long shell command from a file, and `script.py @file` reads it, also by hand."""
-    value = value if isinstance(value, dict) else value.to_dict()
+    value = value if isinstance(value, dict | list) else value.to_dict()
     return json.dumps(value, sort_keys=True)
 
 

@@ -10,6 +10,7 @@ rule train_cell:
     input:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).settings.prompts),
         weights=ancient(lambda w: files_of(*cell_of(w.cell).settings.weights)),
+        choice=lambda w: FILES.choice(cell_of(w.cell).name),
     output:
         lora=CELL.lora,
         history=CELL.history,
@@ -42,6 +43,7 @@ rule train_cell:
             ),
         ),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
+        choice=lambda w, input: f"--choice {input.choice}" if input.get("choice") else "",
         folder=subpath(output.lora, parent=True),
     message:
         "Training {wildcards.cell}"
@@ -50,7 +52,7 @@ rule train_cell:
         " exec python -m rocm_core.commands.launch --gpus {CONFIG.resources.gpus} {params.processes}"
         " workflow/scripts/train.py @{params.state}/args"
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
-        " --fingerprint {params.now} > {log} 2>&1"
+        " {params.choice} --fingerprint {params.now} > {log} 2>&1"
 
 
 onsuccess:

@@ -17,9 +17,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the cell's folder")
     parser.add_argument("--state", type=Path, required=True, help="folder of unfinished training")
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    parser.add_argument("--choice", type=Path, help="what a search chose for the settings, JSON")
     parser.add_argument("--stop-after", type=int, help="save and stop after this many steps")
     parser.add_argument("--keep-state", action="store_true", help="also after success")
     args = parser.parse_args()
+    chosen = json.loads(args.choice.read_text(encoding="utf-8"))["chosen"] if args.choice else {}
     train(
         load_settings(args.settings),
         read_prompts(args.prompts),
@@ -28,6 +30,7 @@ def main() -> None:
         args.fingerprint,
         args.stop_after,
         args.keep_state,
+        chosen,
     )
 
 

@@ -1,0 +1,65 @@
+"""The choice of a search: of several short trainings, the one that held-out scorers prefer.
+
+It is made on one half of the validation prompts, so that the other half can say what it is worth.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rocm_core.analysis.judging import is_held_out, overall
+from rocm_core.analysis.results import GOLD
+from rocm_core.errors import UserError
+
+Trial = tuple[Mapping[str, Any], Path]
+
+
+def halves(prompt_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The prompts, in their order, on which a search chooses, and those that are left to it."""
+    return list(prompt_ids[::2]), list(prompt_ids[1::2])
+
+
+def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
+    """What the best of `trials` was trained with, as `chosen`, and how all did, as `trials`.
+
+    Each trial is (the settings that were tried, its scores.csv); `base` are the scores of the model
+    that all started from. A trial counts by its mean over prompts and held-out metrics, each in
+    standard deviations of the base's scores. The gold judge has no say: the paper has none. `edge`
+    names the settings whose chosen value is an end of those tried, beyond which better may lie.
+    """
+    start = _scores(reward, base)
+    prompts, _ = halves(list(start.index))
+    merits = [
+        float((overall(_scores(reward, path), start) - overall(start, start))[prompts].mean())
+        for _, path in trials
+    ]
+    if not all(merit == merit for merit in merits):
+        raise UserError(f"{base} and the scores of the trials are not of the same prompts")
+    best = max(range(len(trials)), key=lambda index: merits[index])
+    chosen = dict(trials[best][0])
+    tried = {key: {values[key] for values, _ in trials} for key in chosen}
+    return {
+        "chosen": chosen,
+        "edge": [k for k, v in chosen.items() if len(tried[k]) > 1 and v in _ends(tried[k])],
+        "metrics": list(start.columns),
+        "prompts": len(prompts),
+        "trials": [
+            {**values, "merit": merit} for (values, _), merit in zip(trials, merits, strict=True)
+        ],
+    }
+
+
+def _scores(reward: str, path: Path) -> pd.DataFrame:
+    """Scores of the held-out metrics, one row per prompt in its order, one column per metric."""
+    scores = pd.read_csv(path, dtype={"prompt_id": str}, keep_default_na=False)
+    wide = scores.pivot_table("value", "prompt_id", "metric", sort=False)
+    kept = [name for name in wide if name != GOLD and is_held_out(str(name), reward)]
+    if not kept:
+        raise UserError(f"{path}: nothing but {reward} scores a search: add another metric")
+    return wide[kept]
+
+
+def _ends(values: set[Any]) -> tuple[Any, Any]:
+    return min(values), max(values)

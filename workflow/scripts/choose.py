@@ -1,0 +1,33 @@
+"""Choose what a search tried: the settings that the final training takes."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rocm_core.analysis import choose
+from rocm_core.errors import run
+from rocm_core.provenance import record_beside, write_json, write_manifest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reward", required=True, help="that the trials were trained on")
+    parser.add_argument("--tried", type=json.loads, required=True, help="settings per trial, JSON")
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="of each trial")
+    parser.add_argument("--base", type=Path, required=True, help="scores of the base model")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    args = parser.parse_args()
+    trials = list(zip(args.tried, args.scores, strict=True))
+    write_json(args.output, choose(args.reward, trials, args.base))
+    write_manifest(
+        record_beside(args.output),
+        settings={"tried": args.tried},
+        code=args.fingerprint,
+        inputs=[args.base, *args.scores],
+        outputs=[args.output],
+    )
+
+
+if __name__ == "__main__":
+    run(main)
