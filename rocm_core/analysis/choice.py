@@ -25,8 +25,8 @@ def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
     """What the best of `trials` was trained with, as `chosen`, and how all did, as `trials`.
 
     Each trial is (the settings that were tried, its scores.csv); `base` are the scores of the model
-    that all started from. A trial counts by its mean over prompts and held-out metrics, each in
-    standard deviations of the base's scores. The gold judge has no say: the paper has none. `edge`
+    that all started from. A trial counts by its mean change over prompts and held-out metrics, each
+    in standard deviations of the base's scores if there are several. The gold judge has no say: the paper has none. `edge`
     names the settings whose chosen value is an end of those tried, beyond which better may lie.
     """
     start = _scores(reward, base)

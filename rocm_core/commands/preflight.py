@@ -19,7 +19,15 @@ from pathlib import Path
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Cell, generation_settings, load_config, make_grid, needed
+from rocm_core.grid import (
+    Cell,
+    generation_settings,
+    load_config,
+    make_grid,
+    needed,
+    searched,
+    settle,
+)
 from rocm_core.jobs import require_gpus
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, make_prompts
@@ -152,8 +160,8 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
 
     changes: dict = {"iterations": STEPS, "snapshot_every": 0, "warmup_steps": 0}
     output = folder / cell.name
-    first = {key: search.search[0] for key, search in cell.settings.searched.items()}
-    settings = cell.settings.choose(first).model_copy(update=changes)
+    first = {key: search.search[0] for key, search in searched(cell.settings).items()}
+    settings = settle(cell.settings, first).model_copy(update=changes)
     train(settings, prompts[:64], output, output / "state", "preflight")
     last = _rows(CellFiles(output).history)[-1]
     say(

@@ -269,18 +269,3 @@ class TrainingSettings(CellSettings):
     def weights(self) -> list[str]:
         """The local weights that are loaded."""
         return [path for path in (self.model, self.model_lora, self.scorer) if path]
-
-    @property
-    def searched(self) -> dict[str, Search]:
-        """The settings whose values a search is to choose."""
-        values = ((key, getattr(self, key)) for key in type(self).model_fields)
-        return {key: value for key, value in values if isinstance(value, Search)}
-
-    def choose(self, chosen: Mapping[str, Any]) -> Self:
-        """These settings with a value for each of `searched`; raises `UserError` otherwise."""
-        if self.searched.keys() != chosen.keys():
-            wanted = ", ".join(self.searched) or "nothing"
-            raise UserError(
-                f"{wanted} is to be searched, but the search chose {', '.join(chosen) or 'nothing'}"
-            )
-        return self.from_dict(self.to_dict() | dict(chosen)) if chosen else self

@@ -23,6 +23,7 @@ from rocm_core.grid.cells import (
     trials_of,
 )
 from rocm_core.grid.needs import offered
+from rocm_core.grid.search import searched
 from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.plugins import KINDS, facts, module_of, names
 from rocm_core.prompts import Prompt, prompt_files
@@ -116,8 +117,7 @@ class Artefacts:
     def choice(self, cell: str) -> list[Path]:
         """The file with what a search chose for a cell's settings; [] where nothing is searched."""
         own = self.cells[cell]
-        searched = own.settings.searched
-        return [self.layout.choice(own.reward, own.method)] if searched else []
+        return [self.layout.choice(own.reward, own.method)] if searched(own.settings) else []
 
     def tried(self, reward: str, method: str) -> list[dict[str, Any]]:
         """What each trial of a search sets in the place of what is searched."""

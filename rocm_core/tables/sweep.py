@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from rocm_core.analysis import GOLD, Results, Source, amount, metric_label, only
-from rocm_core.grid import beta_tries, spell
+from rocm_core.grid import beta_tries, searched, spell
 from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of, with_cells
 
 TITLE = "Swept settings"
@@ -29,7 +29,7 @@ def make(results: Results) -> Table:
     of_table2 = {cell.name for cell in beta_tries(results.cells) if cell.swept}
     families: dict[tuple[str, str], dict[str, Source]] = {}
     for source in results.trained:
-        if source.name not in of_table2 and not (source.cell and source.cell.settings.searched):
+        if source.name not in of_table2 and not (source.cell and searched(source.cell.settings)):
             tried = families.setdefault((str(source.reward), source.family), {})
             tried.setdefault(source.method, source)
     families = {key: tried for key, tried in families.items() if len(tried) > 1}

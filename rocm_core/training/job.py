@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid import snapshot_steps
+from rocm_core.grid import searched, settle, snapshot_steps
 from rocm_core.jobs import Owner, StateFolder, StopRequest, whole_number
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, sha256_file, write_csv, write_manifest
@@ -46,7 +46,7 @@ def train(
     """
     from accelerate import Accelerator
 
-    specified, settings = settings, settings.choose(chosen or {})
+    specified, settings = settings, settle(settings, chosen or {})
     if not prompts:
         raise UserError("there are no prompts to train on")
     threads = whole_number("OMP_NUM_THREADS", MOST_THREADS)
@@ -157,7 +157,7 @@ def _write_results(
         attempts=len(attempts),
         extra={
             "resumed_after": [attempt.get("step") for attempt in attempts],
-            "chosen": {key: getattr(settings, key) for key in specified.searched},
+            "chosen": {key: getattr(settings, key) for key in searched(specified)},
             "beta": trainer.beta,
             "precision": str(trainer.precision).removeprefix("torch."),
             "activation_checkpointing": trainer.activation_checkpointing,

@@ -283,13 +283,16 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know():
         ({"ratio_clip": 0.1}, "^ratio_clip is not a key"),  # but of another algorithm
         (
             {"beta": "auto"},
-            "^beta must be a number from 0 to 1000000000 or {target: divergence, start: β}, not"
-            " 'auto'",
+            "^beta must be a number from 0 to 1000000000 or {target: divergence, start: β} or"
+            r" {search: \[values\], iterations: n}, not 'auto'",
         ),
         ({"iterations": 1.5}, "^iterations must be a whole number from 1 to 100000000, not 1.5"),
         ({"iterations": True}, "^iterations must be a whole number .* not true"),
         ({"iterations": "10"}, "^iterations must be a whole number .* not '10'"),
-        ({"learning_rate": 10**400}, "^learning_rate must be a number from 0 to 1000, not 1000"),
+        (
+            {"learning_rate": 10**400},
+            "^learning_rate must be a number from 0 to 1000 or .*, not 1000",
+        ),
         ({"learning_rate": float("nan")}, "^learning_rate must be a finite number"),
         ({"lora_targets": "to_q"}, "^lora_targets must be a list"),
         ({"adam_betas": [0.9]}, "^adam_betas must be a list of two numbers"),

@@ -32,9 +32,11 @@ REASONS = {
         "short_name": "a module's name without its room",
     },
     "rocm_core.configuration": {
+        "BetaTarget": "values; the params of the job hold them",
         "Config": "values; the params of every rendering hold them",
         "GenerationSettings": "values; the params of the job hold them",
         "PromptSettings": "values; the params of the job hold them",
+        "Search": "values; the params of the job hold them",
         "StudySettings": "values; the params of the job hold them",
         "TrainingSettings": "values; the params of the job hold them",
         "Whole": "the type of a setting",

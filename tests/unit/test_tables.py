@@ -275,7 +275,7 @@ def test_a_steered_beta_is_shown_as_what_it_came_to(tmp_path):
         path.unlink()
     partial = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods, partial=True)
     every = table2.make(Results(partial, tmp_path)).blocks[1]
-    assert [cell.text for cell in every.rows[-1]] == ["ROCM, KL", "steered", "missing", "missing"]
+    assert [cell.text for cell in every.rows[-1]] == ["ROCM, KL", "unknown", "missing", "missing"]
 
 
 def test_table_3_holds_every_divergence_with_its_formula_and_true_values():

@@ -243,8 +243,8 @@ def test_a_controller_adapts_beta_to_its_target_by_ziegler_s_rule(run):
 
 
 def test_a_target_that_a_divergence_cannot_reach_is_refused(run):
-    with pytest.raises(UserError, match="hellinger over 1 steps has saturated at 0.95: lower"):
-        run(divergence="hellinger", beta={"target": 0.99, "start": 1.0})
+    with pytest.raises(UserError, match="hellinger over 2 steps has saturated at 1.9: lower"):
+        run(divergence="hellinger", beta={"target": 1.95, "start": 1.0})
 
 
 def test_it_trains_in_bfloat16_with_a_float32_adapter(run):
