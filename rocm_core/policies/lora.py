@@ -60,7 +60,7 @@ def lora_parameters(network: Network) -> dict[str, nn.Parameter]:
 @contextlib.contextmanager
 def reference(network: Network) -> Iterator[None]:
     """Inside, the network is the reference: its adapter is off. Without an adapter, no change."""
-    layers = _layers(network)
+    layers = adapted_layers(network)
     off = is_reference(network)
     # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
     # for each transition, and not to be done inside a backward pass that evaluates this one again.
@@ -75,10 +75,10 @@ def reference(network: Network) -> Iterator[None]:
 
 def is_reference(network: Network) -> bool:
     """Whether the network's adapter is off."""
-    return any(layer._disable_adapters for layer in _layers(network)[:1])
+    return any(layer._disable_adapters for layer in adapted_layers(network)[:1])
 
 
-def _layers(network: Network) -> list[Any]:
+def adapted_layers(network: Network) -> list[Any]:
     """The layers that the adapter wraps."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -87,7 +87,7 @@ def _layers(network: Network) -> list[Any]:
 
 def merge_lora(network: Network) -> None:
     """Fold the adapter into the weights: the same network without the adapter's own products."""
-    for layer in _layers(network):
+    for layer in adapted_layers(network):
         layer.merge()
 
 
