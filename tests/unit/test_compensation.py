@@ -17,7 +17,6 @@ from rocm_core.policies import (
     MODES,
     Policy,
     add_adapter,
-    load_policy,
     lora_parameters,
     reference as adapter_off,
 )
@@ -140,13 +139,76 @@ def test_what_works_in_place_is_refused():
 
 @pytest.fixture(scope="module")
 def trained():
-    """A trainer of the embedded world in float32 whose adapter has left the reference; the d² per
-    dimension that adapters have are means over its batch and steps."""
+    """Policies of the embedded world in float32 and bfloat16, a batch of noise, and the values of
+    an adapter that three fast steps have trained in float32."""
     settings = tiny.settings(
-        model=SHAPES, reward="redness", guidance_scale=3.0, inference_steps=4, lora_targets=TARGETS
+        **{"model": SHAPES, "inference_steps": 4, "guidance_scale": 3.0, "lora_rank": 8},
+        **{"lora_targets": TARGETS, "learning_rate": 1e-3, "divergence": "kl"},
     )
-    return settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rocm_core.training.trainer.load_reward", lambda *_: tiny.Brightness())
+        trainer = Trainer(settings, tiny.PROMPTS, "f00d", Accelerator(cpu=True))
+    for step in (1, 2, 3):
+        trainer.iterate(step)
+    policies = []
+    for dtype in (torch.float32, torch.bfloat16):
+        policies.append(tiny.load_policy("consistency", SHAPES, 4, 3.0, dtype=dtype))
+        add_adapter(policies[-1].network, 8, 6.0, TARGETS, seed=0)
+    noise = policies[0].noise(0, ["a", "b", "c", "d"], "test")
+    return *policies, noise, {k: v.detach() for k, v in trainer.lora.items()}
 
 
-def test_half():
-    pass
+def set_adapter(policy, values, strength):
+    with torch.no_grad():
+        for name, parameter in lora_parameters(policy.network).items():
+            parameter.copy_(values[name] * (strength if ".lora_B." in name else 1))
+
+
+@torch.no_grad()
+def mean_squared_distance(policy, noise):
+    embeddings = policy.encode_prompts(PROMPTS * 2)
+    return policy.rollout(embeddings, noise, "full").squared_distances("mean").mean().item()
+
+
+def strength_for(level, exact, noise, values):
+    """How strong the trained adapter has to be for a d² in float32."""
+    strength = 1.0
+    for _ in range(4 if level else 0):
+        set_adapter(exact, values, strength)
+        strength *= math.sqrt(level / mean_squared_distance(exact, noise))
+    return strength if level else 0.0
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_distance_of_a_trained_adapter_is_that_of_float32(trained, monkeypatch, level):
+    exact, half, noise, values = trained
+    strength = strength_for(level, exact, noise, values)
+    for policy in (exact, half):
+        set_adapter(policy, values, strength)
+    assert mean_squared_distance(exact, noise) == pytest.approx(level, rel=0.02)
+    assert mean_squared_distance(half, noise) == pytest.approx(level, rel=0.2)
+    if level == 1e-5:
+        two_passes(monkeypatch)
+        assert mean_squared_distance(half, noise) > 5 * level
+
+
+def gradient_of_distance(policy, noise, reference):
+    embeddings = policy.encode_prompts(PROMPTS * 2).detach()
+    loss = policy.rollout(embeddings, noise, reference).squared_distances("mean").sum()
+    values = torch.autograd.grad(loss, list(lora_parameters(policy.network).values()))
+    return torch.cat([value.flatten() for value in values])
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+def test_so_is_its_gradient(trained, monkeypatch, reference):
+    exact, half, noise, values = trained
+    strength = strength_for(1e-5, exact, noise, values)
+    for policy in (exact, half):
+        set_adapter(policy, values, strength)
+    expected = gradient_of_distance(exact, noise, reference)
+    gradient = gradient_of_distance(half, noise, reference)
+    assert (gradient - expected).norm() < 0.2 * expected.norm()
+    two_passes(monkeypatch)
+    gradient = gradient_of_distance(half, noise, reference)
+    print((gradient - expected).norm() / expected.norm())
+    assert (gradient - expected).norm() > 0.5 * expected.norm()
