@@ -137,6 +137,7 @@ def _write_results(
             "beta": trainer.beta,
             "calibration": trainer.calibration,
             "precision": str(trainer.precision).removeprefix("torch."),
+            "squared_distance_floor": trainer.squared_distance_floor(),
             "activation_checkpointing": trainer.activation_checkpointing,
             "timesteps": trainer.policy.timesteps.tolist(),
             "processes": processes,

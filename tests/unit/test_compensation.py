@@ -3,11 +3,13 @@
 Adapters are trained ones: without an effect of its own, no adapter is apart from the reference.
 """
 
+import json
 import math
 
 import pytest
 import tiny
 import torch
+import toy
 from accelerate import Accelerator
 from peft import inject_adapter_in_model
 from torch import nn
@@ -21,7 +23,7 @@ from rocm_core.policies import (
     reference as adapter_off,
 )
 from rocm_core.policies.compensation import Pair, compensated
-from rocm_core.training import Trainer, predict_peak
+from rocm_core.training import LiveBytes, Trainer, predict_peak, train
 
 SHAPES = "resources/shapes/consistency"
 PROMPTS = ["a red circle", "two green triangles"]
@@ -51,6 +53,17 @@ def batch_for(policy, texts=PROMPTS):
 def two_passes(monkeypatch):
     """How it would be without compensation."""
     monkeypatch.setattr(Policy, "compensates", False)
+
+
+def measured(policy, algorithm, batch):
+    """Most bytes of tensors alive in a step, weights and AdamW's moments added by hand."""
+    with LiveBytes(policy.device) as live:
+        loss, _ = algorithm.loss(policy, tiny.Brightness(), batch)
+        loss.backward()
+        del loss
+    weights = sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
+    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.network).values())
+    return live.most() + weights + 2 * adapter
 
 
 # What it computes
@@ -212,3 +225,108 @@ def test_so_is_its_gradient(trained, monkeypatch, reference):
     gradient = gradient_of_distance(half, noise, reference)
     print((gradient - expected).norm() / expected.norm())
     assert (gradient - expected).norm() > 0.5 * expected.norm()
+
+
+# Ratios
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algorithm": "ppo"},
+        {"algorithm": "ppo", "inner_epochs": 2, "horizon": "released"},
+        {"algorithm": "ppo", "divergence": "kl", "beta": 0.1, "horizon": "released"},
+        {"algorithm": "dpok", "divergence": "kl", "beta": 0.1},
+        {"algorithm": "d3po", "divergence": "kl", "beta": 1.0, "images_per_prompt": 2},
+    ],
+)
+def test_the_ratio_to_the_same_weights_is_exactly_one(models, settings):
+    policy = load(models)
+    algorithm = load_algorithm(tiny.settings(**settings))
+    batch, asked = batch_for(policy), []
+    sample = algorithm.sample(policy, tiny.Brightness(), batch)
+    algorithm.loss = lambda now, past, advantage: (
+        asked.append((now, past)) or (0 * now.mean.sum(), torch.zeros(()))
+    )
+    advantages = torch.zeros(len(PROMPTS), len(sample.transitions))
+    algorithm._learn(policy, sample, advantages, 1, toy.Gradients(policy))
+    assert len(asked) == len(policy.stds) + (settings.get("horizon") == "released")
+    for now, past in asked:
+        ratio = now.log_ratio("sum", past.mean).exp()
+        assert torch.equal(ratio, torch.ones(len(PROMPTS))) and now.mean.requires_grad
+
+
+def test_a_small_change_of_the_weights_gives_the_ratios_of_float32(trained, monkeypatch):
+    exact, half, noise, values = trained
+    moved = {name: value * (1.05 if ".lora_B." in name else 1) for name, value in values.items()}
+
+    @torch.no_grad()
+    def ratios(policy):
+        embeddings = policy.encode_prompts(PROMPTS * 2)
+        set_adapter(policy, values, 1.0)
+        steps = policy.rollout(embeddings, noise, compared=True).transitions
+        set_adapter(policy, moved, 1.0)
+        return torch.stack(
+            [
+                policy.reevaluate(i, past, embeddings, compared=True).log_ratio("mean", past.mean)
+                for i, past in enumerate(steps)
+            ]
+        )
+
+    expected = ratios(exact)
+    assert 1e-5 < expected.abs().max() < 1e-3
+    assert (ratios(half) - expected).abs().max() < 0.2 * expected.abs().max()
+    two_passes(monkeypatch)
+    assert (ratios(half) - expected).abs().max() > expected.abs().max()
+
+
+# What surrounds it
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_predicted_peak_is_the_measured_one(models, reference, mode):
+    settings = tiny.settings(divergence="kl", beta=0.1, reference_gradient=reference)
+    policy, algorithm, reward = load(models), load_algorithm(settings), tiny.Brightness()
+    batch = batch_for(policy)
+    predicted = predict_peak(policy, reward, batch, reference, mode)
+    policy.activation_checkpointing = mode
+    assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+def test_checkpointing_changes_no_bit_of_the_gradient(models, reference):
+    settings = tiny.settings(divergence="kl", beta=0.1, reference_gradient=reference)
+    gradients = []
+    for mode in MODES:
+        policy = load(models)
+        policy.activation_checkpointing = mode
+        loss, _ = load_algorithm(settings).loss(policy, tiny.Brightness(), batch_for(policy))
+        values = torch.autograd.grad(loss, list(lora_parameters(policy.network).values()))
+        gradients.append(torch.cat([value.flatten() for value in values]))
+    plain, *checkpointed = gradients
+    assert plain.abs().max() > 0
+    assert all(torch.equal(plain, gradient) for gradient in checkpointed)
+
+
+def test_passes_are_counted_as_two(models):
+    policy = load(models)
+    batch = batch_for(policy)
+    policy.rollout(batch.embeddings, batch.noise)
+    assert policy.nfe == 2 * 3
+    policy.rollout(batch.embeddings, batch.noise, "full")
+    assert policy.nfe == 2 * (3 + 3 + 2)
+    policy.rollout(batch.embeddings, batch.noise, compared=True)
+    assert policy.nfe == 2 * (3 + 3 + 2 + 2 * 3)
+
+
+def test_the_manifest_states_what_rounding_leaves(models, monkeypatch, reward, tmp_path):
+    def floor(name, **changes):
+        settings = tiny.settings(model=models["consistency"], divergence="kl", beta=0.1, **changes)
+        train(settings, tiny.PROMPTS, tmp_path / name, tmp_path / f"{name}-state", "f00d")
+        return json.loads((tmp_path / name / "manifest.json").read_text())["squared_distance_floor"]
+
+    assert floor("single") is None
+    half = floor("half", precision="bfloat16", learning_rate=1e-4)
+    two_passes(monkeypatch)
+    assert 0 < 100 * half < floor("two-passes", precision="bfloat16", learning_rate=1e-4)
