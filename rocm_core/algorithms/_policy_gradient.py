@@ -90,7 +90,7 @@ class PolicyGradient(Algorithm):
         import torch
 
         with torch.no_grad():
-            trajectory = policy.rollout(batch.embeddings, batch.noise)
+            trajectory = policy.rollout(batch.embeddings, batch.noise, compared=self.compares)
             transitions = [
                 *trajectory.transitions,
                 *self.further_steps(policy, batch, trajectory),
@@ -102,6 +102,13 @@ class PolicyGradient(Algorithm):
                 )
             scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
             return Sample(batch, transitions, scores)
+
+    @property
+    def compares(self) -> bool:
+        """Whether means of different weights are compared: not where each transition is learned
+        from once, with the weights that drew it, and without a reference."""
+        stale = self.settings.updates_per_iteration * self.settings.inner_epochs > 1
+        return stale or self.divergence is not None
 
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
@@ -122,9 +129,8 @@ class PolicyGradient(Algorithm):
         steps, reduction = len(sample.transitions), self.settings.reduction
         losses, clipped, distances, divergences = [], [], [], []
         for index, past in enumerate(sample.transitions):
-            now = reevaluate(
-                policy, index, past, sample.batch.embeddings, self.divergence is not None
-            )
+            embeddings, reference = sample.batch.embeddings, self.divergence is not None
+            now = reevaluate(policy, index, past, embeddings, reference, self.compares)
             loss, beyond = self.loss(now, past, advantages[:, index])
             if self.divergence is not None:
                 divergence = self.divergence(now.squared_distance(reduction), now.std)
@@ -150,10 +156,15 @@ def beyond(ratio: Tensor, clip: float) -> Tensor:
 
 
 def reevaluate(
-    policy: Policy, index: int, past: Transition, embeddings: Tensor, reference: bool
+    policy: Policy,
+    index: int,
+    past: Transition,
+    embeddings: Tensor,
+    reference: bool,
+    compared: bool,
 ) -> Transition:
     """`Policy.reevaluate`, which also knows the last step as RLCM's release takes it."""
-    now = policy.reevaluate(index, past, embeddings, reference)
+    now = policy.reevaluate(index, past, embeddings, reference, compared)
     if index < len(policy.stds) or policy.chain.last_step is None:
         return now
     signal = policy.chain.last_step[0]

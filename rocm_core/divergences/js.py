@@ -18,9 +18,11 @@ from torch import Tensor
 
 FORMULA = r"\ln 2 - \mathbb{E}_z \ln\left(1 + e^{dz - d^2/2}\right)"
 BOUND = math.log(2)
+SATURATED = 1e4  # d² from which on value and slope are, in any precision, those of infinity
 
 
 def divergence(squared_distance: Tensor, std: Tensor | float) -> Tensor:
+    squared_distance = squared_distance.clamp(max=SATURATED)
     with torch.no_grad():
         distance = squared_distance.sqrt()[..., None]
         nodes = torch.arange(65).to(squared_distance)

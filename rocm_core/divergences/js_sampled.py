@@ -8,12 +8,13 @@ the trainer seeds at every step. An estimate can be negative; `js` is exact and 
 import torch
 from torch.nn.functional import softplus
 
-from rocm_core.divergences.js import BOUND, FORMULA, with_slope
+from rocm_core.divergences.js import BOUND, FORMULA, SATURATED, with_slope
 
 __all__ = ["BOUND", "FORMULA", "divergence"]
 
 
 def divergence(squared_distance: torch.Tensor, std: torch.Tensor | float) -> torch.Tensor:
+    squared_distance = squared_distance.clamp(max=SATURATED)
     with torch.no_grad():
         z = torch.randn_like(squared_distance)
         log_ratio = squared_distance.sqrt() * z - squared_distance / 2  # log(q/p) at a draw of p

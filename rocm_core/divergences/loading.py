@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rocm_core.plugins import load, names, short_name
@@ -13,7 +14,10 @@ _PAPER = ("kl", "js", "hellinger", "fisher")  # the rest follows by name
 
 @dataclass(frozen=True)
 class Divergence:
-    """`function(squared_distance, std)` maps d² (any shape) and σ (broadcast to it) to D(d²)."""
+    """`function(squared_distance, std)` maps d² (any shape) and σ (broadcast to it) to D(d²).
+
+    It computes at least in float32; the result has the dtype of d².
+    """
 
     name: str
     function: Callable[[Tensor, Tensor | float], Tensor]
@@ -21,7 +25,9 @@ class Divergence:
     bound: float = math.inf
 
     def __call__(self, squared_distance: Tensor, std: Tensor | float) -> Tensor:
-        return self.function(squared_distance, std)
+        wide = torch.promote_types(squared_distance.dtype, torch.float32)
+        std = std.to(wide) if isinstance(std, Tensor) else std
+        return self.function(squared_distance.to(wide), std).to(squared_distance.dtype)
 
 
 def load_divergence(name: str) -> Divergence:

@@ -1,4 +1,4 @@
-"""A function's value twice over, of which one carries no gradient to its argument."""
+"""A function's first value twice over, of which one carries no gradient to its argument."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from torch.autograd.function import once_differentiable
 
 
 def split_gradient(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Tensor], tuple[Tensor, ...]],
     state: Tensor,
     parameters: Sequence[Tensor],
     checkpoint: bool,
-) -> tuple[Tensor, Tensor]:
-    """`function(state)`, evaluated once and returned twice: the first result carries gradient to
-    the state and to `parameters`, the second to `parameters` only.
+) -> tuple[Tensor, ...]:
+    """The values of `function(state)`, evaluated once, with the first returned twice: first with
+    gradient to the state and to `parameters`, then to `parameters` only. The others are constants.
 
     Two cotangents must reach the parameters and one of them the state, so the function is passed
     backward twice; a second forward pass at a detached copy of the state would be dearer.
@@ -28,28 +28,33 @@ class _SplitGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        function: Callable[[Tensor], Tensor],
+        function: Callable[[Tensor], tuple[Tensor, ...]],
         checkpoint: bool,
         state: Tensor,
         *parameters: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         ctx.function, ctx.graph = function, None
         ctx.save_for_backward(state, *parameters)
         if checkpoint:
-            mean = function(state)
+            values = function(state)
         else:
             with torch.enable_grad():
-                ctx.graph = _evaluate(function, state, ctx.needs_input_grad[2])
-            mean = ctx.graph[1]
-        return mean.detach(), mean.detach()
+                inside, *values = _evaluate(function, state, ctx.needs_input_grad[2])
+            ctx.graph = inside, values[0]
+        mean, *constants = (value.detach() for value in values)
+        ctx.mark_non_differentiable(*constants)
+        return mean, mean.detach(), *constants
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, chain: Tensor, regularised: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, chain: Tensor, regularised: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
         state, *parameters = ctx.saved_tensors
-        with torch.enable_grad():
-            graph = ctx.graph or _evaluate(ctx.function, state, ctx.needs_input_grad[2])
-        inside, mean = graph
+        if ctx.graph is None:
+            with torch.enable_grad():
+                ctx.graph = _evaluate(ctx.function, state, ctx.needs_input_grad[2])[:2]
+        inside, mean = ctx.graph
         gradient = None
         if inside.requires_grad:
             (gradient,) = torch.autograd.grad(mean, inside, chain, retain_graph=True)
@@ -60,9 +65,9 @@ class _SplitGradient(torch.autograd.Function):
 
 
 def _evaluate(
-    function: Callable[[Tensor], Tensor], state: Tensor, requires_grad: bool
-) -> tuple[Tensor, Tensor]:
-    """A detached copy of the state, and `function` of it."""
+    function: Callable[[Tensor], tuple[Tensor, ...]], state: Tensor, requires_grad: bool
+) -> tuple[Tensor, ...]:
+    """A detached copy of the state, and the values of `function` there."""
     inside = state.detach().requires_grad_(requires_grad)
     # Through a view, because torch's FLOP counter cannot watch a module that is given a leaf here.
-    return inside, function(inside.view_as(inside))
+    return inside, *function(inside.view_as(inside))

@@ -5,6 +5,8 @@ then the deterministic ones (for a consistency model the last). Noise is given, 
 a differentiable function of the adapter's parameters (reparameterisation).
 """
 
+import contextlib
+import copy
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -18,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rocm_core.policies._split_gradient import split_gradient
 from rocm_core.policies.chains.chain import Chain
-from rocm_core.policies.denoisers.denoiser import Denoiser
+from rocm_core.policies.compensation import Pair, compensated, is_compensated
+from rocm_core.policies.denoisers.denoiser import HALF, Denoiser
 from rocm_core.policies.lora import is_reference, reference as adapter_off
 from rocm_core.policies.noise import gaussian
 from rocm_core.policies.transition import Trajectory, Transition
@@ -59,6 +62,11 @@ class Policy(nn.Module):
         return self.stds.device
 
     @property
+    def compensates(self) -> bool:
+        """Whether means to be compared are evaluated as `compensation` says: below float32."""
+        return self.denoiser.dtype in HALF
+
+    @property
     def steps(self) -> int:
         """K, the number of steps."""
         return len(self.chain.steps)
@@ -75,14 +83,19 @@ class Policy(nn.Module):
         self.denoiser.checkpoint_blocks(self._checkpoint_block if mode == "block" else None)
 
     def _checkpoint_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        """Call a block without keeping its activations; if the adapter is off, so it is again."""
+        """Call a block without keeping its activations; it is evaluated again as it was at first:
+        with the adapter, without, or both ways."""
+        context: Callable[[Any], AbstractContextManager[None]] = contextlib.nullcontext
+        if is_reference(self.network):
+            context = adapter_off
+        elif is_compensated(self.network):
+            context = compensated
 
-        def unadapted(*inputs: Any) -> Any:
-            with self.reference():
+        def again(*inputs: Any) -> Any:
+            with context(self.network):
                 return block(*inputs)
 
-        function = unadapted if is_reference(self.network) else block
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings `(N, L, D)`; what exceeds the encoder's L tokens is cut off."""
@@ -119,21 +132,33 @@ class Policy(nn.Module):
         mean = functools.reduce(operator.add, terms)
         return mean if step.scale == 1 else step.scale * mean
 
+    def means(
+        self, index: int, state: Tensor, embeddings: Tensor, both: bool
+    ) -> tuple[Tensor, ...]:
+        """The mean of step `index`; both: and the reference's, in one pass of `compensation`."""
+        if not both:
+            return (self.mean(index, state, embeddings),)
+        with compensated(self.network):
+            mean: Tensor | Pair = self.mean(index, state, embeddings)
+        return (mean.total, mean.value) if isinstance(mean, Pair) else (mean, mean)
+
     def rollout(
         self,
         embeddings: Tensor,
         noise: Tensor,
         reference: Literal["full", "stop"] | None = None,
+        compared: bool = False,
     ) -> Trajectory:
         """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
 
         Gradients flow iff they are enabled. reference: also compute, at the same states, the means
         of the model without its adapter. "full": they carry gradient to the states, as equation 10
         says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
+        compared: the means will be compared with what `reevaluate` makes of these transitions.
         """
         checkpointed = self.activation_checkpointing != "none"
 
-        def keep(function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
+        def keep(function: Callable[[Tensor], Any], state: Tensor) -> Any:
             if checkpointed and torch.is_grad_enabled():
                 return checkpoint(function, state, use_reentrant=False, preserve_rng_state=False)
             return function(state)
@@ -142,24 +167,28 @@ class Policy(nn.Module):
         split = reference == "stop" and torch.is_grad_enabled() and bool(parameters)
         state, transitions = noise[:, 0], []
         for index, step in enumerate(self.chain.steps):
-            adapted = functools.partial(self.mean, index, embeddings=embeddings)
+            draws = index < len(self.stds)
+            both = self.compensates and (compared or (draws and reference is not None))
+            adapted = functools.partial(self.means, index, embeddings=embeddings, both=both)
             unadapted = functools.partial(self._reference_mean, index, embeddings=embeddings)
 
-            self._count(state)
-            if index >= len(self.stds):
-                state = keep(adapted, state)
+            self._count(state, both or (draws and reference is not None))
+            if not draws:
+                state, *_ = keep(adapted, state)
                 continue
             if split:
-                mean, regularised = split_gradient(adapted, state, parameters, checkpointed)
+                mean, regularised, *others = split_gradient(
+                    adapted, state, parameters, checkpointed
+                )
             else:
-                mean = regularised = keep(adapted, state)
-            reference_mean = None
-            if reference is not None:
-                self._count(state)
+                mean, *others = keep(adapted, state)
+                regularised = mean
+            if reference is not None and not both:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and reference == "full"):
-                    reference_mean = keep(unadapted, state)
+                    others = [keep(unadapted, state)]
             std = self.stds[index]
             next_state = mean + std * noise[:, index + 1]
+            reference_mean = others[0] if others else None
             transitions.append(
                 Transition(step.timestep, state, regularised, std, next_state, reference_mean)
             )
@@ -167,26 +196,39 @@ class Policy(nn.Module):
         return Trajectory(state, transitions)
 
     def reevaluate(
-        self, index: int, past: Transition, embeddings: Tensor, reference: bool = False
+        self,
+        index: int,
+        past: Transition,
+        embeddings: Tensor,
+        reference: bool = False,
+        compared: bool = False,
     ) -> Transition:
         """The transition `past`, which was step `index`, as the policy would make it now.
 
         State and next state stay, so that only the mean carries gradient: for policy gradients.
+        With weights that are the same it is equal to the bit, if `compared` or `reference` say so
+        here and `compared` did there; they are for means that rounding must not keep apart.
         """
-        self._count(past.state)
-        mean, reference_mean = self.mean(index, past.state, embeddings), None
-        if reference:
-            self._count(past.state)
+        both = self.compensates and (compared or reference)
+        self._count(past.state, both or reference)
+        mean, *others = self.means(index, past.state, embeddings, both)
+        if reference and not both:
             with torch.no_grad():
-                reference_mean = self._reference_mean(index, past.state, embeddings)
-        return replace(past, mean=mean, reference_mean=reference_mean)
+                others = [self._reference_mean(index, past.state, embeddings)]
+        return replace(past, mean=mean, reference_mean=others[0] if others else None)
+
+    def widened(self) -> "Policy":
+        """A copy on the same weights that computes in float32, to see what rounding does."""
+        policy = copy.deepcopy(self).float()
+        policy.denoiser.dtype = torch.float32
+        return policy
 
     def _reference_mean(self, index: int, state: Tensor, embeddings: Tensor) -> Tensor:
         with self.reference():
             return self.mean(index, state, embeddings)
 
-    def _count(self, state: Tensor) -> None:
-        self.nfe += self.denoiser.passes * len(state)
+    def _count(self, state: Tensor, twice: bool) -> None:
+        self.nfe += (1 + twice) * self.denoiser.passes * len(state)
 
     def reference(self) -> AbstractContextManager[None]:
         """Inside, the policy is the reference: its adapter is off."""

@@ -160,6 +160,7 @@ def _write_results(
             "chosen": {key: getattr(settings, key) for key in searched(specified)},
             "beta": trainer.beta,
             "precision": str(trainer.precision).removeprefix("torch."),
+            "squared_distance_floor": trainer.squared_distance_floor(),
             "activation_checkpointing": trainer.activation_checkpointing,
             "timesteps": trainer.policy.timesteps.tolist(),
             "processes": processes,

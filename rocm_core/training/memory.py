@@ -88,21 +88,21 @@ def predict_peak(
 ) -> float:
     """Most bytes that a step takes at once, weights and AdamW included.
 
-    Measured are one pass of the network, with and without its adapter, and one of decoder and
-    reward; a step takes K of the first. The first state is noise, so its reference needs no
-    backward pass. A compiled network is measured as it is uncompiled.
+    Measured are one pass of the network, with and without its adapter or both at once, and one of
+    decoder and reward; a step takes K of the first. The first state is noise, so its reference
+    needs no backward pass. A compiled network is measured as it is uncompiled.
     """
     noise, device = batch.noise, policy.device
     parameters = [p for p in policy.network.parameters() if p.requires_grad]
     state = noise[:, 0].clone().requires_grad_()
 
-    def mean() -> Tensor:
+    def adapted(state: Tensor = state, both: bool = False) -> Tensor:
         with uncompiled(policy.network):
-            return policy.mean(0, state, batch.embeddings)
+            return torch.stack(policy.means(0, state, batch.embeddings, both))
 
     def unadapted() -> Tensor:
         with policy.reference():
-            return mean()
+            return adapted()
 
     def scores() -> Tensor:
         return reward.score(policy.decode(state), batch.prompts)
@@ -116,12 +116,20 @@ def predict_peak(
         torch.autograd.grad(result.sum(), [state, *parameters], allow_unused=True)
 
     policy.activation_checkpointing = "block" if mode == "block" else "none"
-    kept, peak = cost(mean, to_all, device)
-    reference_kept, reference_peak = (0.0, 0.0)
-    if reference == "full":
+    kept, peak = cost(adapted, to_all, device)
+    graphs, drawn = kept * policy.steps, len(policy.stds)
+    reference_peak = 0.0
+    if reference is not None and policy.compensates and drawn:
+        first = functools.partial(adapted, noise[:, 0], both=True)
+        first_kept, _ = cost(first, lambda result: None, device)
+        later = functools.partial(adapted, both=True)
+        later_kept, reference_peak = cost(later, to_all, device)
+        graphs += first_kept - kept + (later_kept - kept) * (drawn - 1)
+        kept, peak = later_kept, max(peak, reference_peak)
+    elif reference == "full":
         reference_kept, reference_peak = cost(unadapted, to_state, device)
+        graphs += reference_kept * max(0, drawn - 1)
     _, decoder_peak = cost(scores, to_state, device)
-    graphs = kept * policy.steps + reference_kept * max(0, len(policy.stds) - 1)
     chain = CHAIN * policy.steps * state.numel() * state.element_size()
     resident = _resident_bytes([policy, reward], parameters)
     if mode == "none":

@@ -213,6 +213,23 @@ class Trainer:
         averaged = self.accelerator.reduce(means, "mean").tolist()
         return dict(zip(columns, averaged, strict=True))
 
+    @torch.no_grad()
+    def squared_distance_floor(self) -> float | None:
+        """What rounding leaves in d² per latent dimension: of the difference of means at the last
+        batch's states, the part that is not there in float32. None in float32, and where no
+        distance was computed."""
+        if self.precision == torch.float32 or self.algorithm.divergence is None:
+            return None
+        batch, nfe = self.batches(self.step)[1][0], self.policy.nfe
+        steps = self.policy.rollout(batch.embeddings, batch.noise, "full").transitions
+        self.policy.nfe = nfe
+        exact, errors = self.policy.widened(), []
+        for index, step in enumerate(steps):
+            now = exact.reevaluate(index, step, batch.embeddings.float(), reference=True)
+            change = (step.mean - step.reference_mean) - (now.mean - now.reference_mean)
+            errors.append((change / step.std).square().mean())
+        return float(torch.stack(errors).mean()) if errors else None
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs: tensors and plain values."""
         return {

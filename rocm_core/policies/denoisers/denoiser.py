@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+HALF = (torch.bfloat16, torch.float16)
 Block = Callable[..., Any]  # calls a block of a network with what it is given
 
 
@@ -55,5 +56,5 @@ class Denoiser(nn.Module, ABC):
 
     def autocast(self) -> torch.autocast:
         """Autocast to the networks' dtype where that is below float32: adapters stay float32."""
-        low = self.dtype in (torch.bfloat16, torch.float16)
+        low = self.dtype in HALF
         return torch.autocast(self.device.type, dtype=self.dtype if low else None, enabled=low)
