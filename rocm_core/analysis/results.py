@@ -369,7 +369,9 @@ class Results:
             raise UserError(f"{path} has no column {lacking[0]}; remake it")
         for name, column in frame.items():
             if name not in CSV_OPTIONS["dtype"] and column.dtype.kind not in "iuf":
-                raise UserError(f"{path} holds what is not a number in column {name}; remake it")
+                raise UserError(
+                    f"{path} holds a {name} that is not finite or not a number; remake it"
+                )
         if "value" in columns and not np.isfinite(frame["value"]).all():
             raise UserError(f"{path} holds a score that is not finite; remake it")
         if metric is None:

@@ -41,6 +41,7 @@ def _paired(ours: Path, published: Path) -> pd.DataFrame:
         both = second.rename(columns={"value": "published"}).merge(
             first, on=keys, how="left", validate="1:1"
         )
+        both = both.astype({"value": float, "published": float})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{published} and {ours} cannot be compared ({error}): score again"

@@ -16,13 +16,17 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib
 
 
 def use_fonts(figure: Figure) -> None:
-    """Give every text of a figure fonts that have its characters, and spell what no font has."""
+    """Give every text of a figure fonts that have its characters, and spell what no font has.
+
+    Few italic or bold faces have more than a few scripts, so what they lack is set upright.
+    """
     for artist in figure.findobj(Text):
         text = drawable(artist.get_text())
-        families = dict.fromkeys([FAMILY, *filter(None, map(_family_of, text))])
-        if len(families) > 1:
-            artist.set_fontfamily(list(families))
         artist.set_text(text)
+        own = font_manager.get_font(font_manager.findfont(artist.get_fontproperties()))
+        if not own.get_charmap().keys() >= {ord(c) for c in text if not c.isspace()}:
+            families = [FAMILY, *filter(None, map(_family_of, text))]
+            artist.set(family=list(dict.fromkeys(families)), style="normal", weight="normal")
 
 
 def drawable(text: str) -> str:
@@ -59,7 +63,8 @@ def _family_of(character: str) -> str | None:
 
 @functools.cache
 def _families() -> list[tuple[str, "functools.partial[frozenset[int]]"]]:
-    """The style's font, then those installed beside matplotlib's, each with what it has."""
+    """The style's font, then those installed beside matplotlib's, each with what its upright face
+    has."""
     own = Path(matplotlib.get_data_path())
     entries = [
         entry
@@ -67,11 +72,11 @@ def _families() -> list[tuple[str, "functools.partial[frozenset[int]]"]]:
         if entry.size == "scalable"
         and (entry.name == FAMILY or not Path(entry.fname).is_relative_to(own))
     ]
-    entries.sort(key=lambda e: (e.name != FAMILY, not e.name.startswith("Noto Sans"), e.name))
-    by_family = {entry.name: entry for entry in reversed(entries)}
+    entries.sort(key=lambda e: (e.style != "normal", e.weight != 400, e.stretch != "normal"))
+    upright = {entry.name: entry for entry in reversed(entries)}
     return [
-        (name, functools.partial(_characters, by_family[name].fname, by_family[name].index))
-        for name in dict.fromkeys(entry.name for entry in entries)
+        (name, functools.partial(_characters, upright[name].fname, upright[name].index))
+        for name in sorted(upright, key=lambda n: (n != FAMILY, not n.startswith("Noto Sans"), n))
     ]
 
 

@@ -167,12 +167,14 @@ def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable[
 
 
 def _field(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        try:
-            float(value)  # a number is one, whatever its sign
-        except ValueError:
-            return f"'{value}"
-    return None if value != value else value
+    if not isinstance(value, str):
+        return None if value != value else value
+    value = value.replace("\r", " ")  # which csv would not quote
+    try:
+        float(value)  # a number is one, whatever its sign
+    except ValueError:
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t") else value
+    return value
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -20,9 +20,9 @@ def write(path: Path, rows: list[tuple]) -> Path:
 def test_differences_are_those_of_the_same_image_and_metric(tmp_path):
     ours, judged = [], []
     for index, folder in enumerate("ab"):
-        own = [("007", "hpsv2", 0.25 + index), ("7", "hpsv2", 0.5), ("007", "aesthetic", 5.0)]
+        own = [("007", "hpsv2", 0.25 + index), ("NA", "hpsv2", 0.5), ("007", "aesthetic", 5.0)]
         ours.append(write(tmp_path / folder / "scores.csv", own))
-        other = [("7", "hpsv2", 0.5 + 0.01 * index), ("007", "hpsv2", 0.25 + index)]
+        other = [("NA", "hpsv2", 0.5 + 0.01 * index), ("007", "hpsv2", 0.25 + index)]
         judged.append(write(tmp_path / folder / "published.csv", other))
     write_agreement(ours, judged, tmp_path / "agreement.csv")
     with open(tmp_path / "agreement.csv", newline="") as file:
@@ -40,6 +40,9 @@ def test_an_image_that_only_the_judge_scored_is_refused(tmp_path):
     ours = write(tmp_path / "scores.csv", [("1", "hpsv2", 0.2)])
     judged = write(tmp_path / "published.csv", [("1", "hpsv2", 0.2), ("2", "hpsv2", 0.2)])
     with pytest.raises(UserError, match="published.csv scores images that"):
+        write_agreement([ours], [judged], tmp_path / "agreement.csv")
+    judged.write_text("prompt_id,metric,value\n1,hpsv2,high\n")
+    with pytest.raises(UserError, match="published.csv and .*scores.csv cannot be compared"):
         write_agreement([ours], [judged], tmp_path / "agreement.csv")
     judged.write_text("nothing")
     with pytest.raises(UserError, match="published.csv and .*scores.csv cannot be compared"):

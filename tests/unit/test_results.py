@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,8 @@ from synthetic import LEVELS, make_config, write_results
 
 from rocm_core.analysis import Results
 from rocm_core.errors import UserError
+from rocm_core.figures import training
+from rocm_core.tables import table1
 
 EFFECTS = {("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "squared_distance": 100.0}}
 
@@ -149,3 +152,42 @@ def test_prompt_ids_of_digits_keep_their_zeros(finished):
     path.write_text(path.read_text().replace("p0", "00"))
     base = Results(config, root).scores("base-consistency", "gold")
     assert base.index[0] == "00000"
+
+
+LOOKALIKES = ["NA", "null", "nan", "None", "1e5", "007", "True", "inf", "7", "1.50", "N.A", "0x1F"]
+
+
+def test_an_id_is_text_whatever_it_looks_like(tmp_path):
+    config = make_config()
+    write_results(tmp_path / "plain", config, {("hpsv2", "rocm-kl"): {"gold": 0.2}})
+    shutil.copytree(tmp_path / "plain", tmp_path / "named")
+    for path in [*(tmp_path / "named").rglob("*.csv"), *(tmp_path / "named").rglob("*.jsonl")]:
+        text = path.read_text()
+        for number, name in enumerate(LOOKALIKES):
+            text = text.replace(f"p{number:04d}", name)
+        path.write_text(text)
+    plain, named = (Results(config, tmp_path / name) for name in ("plain", "named"))
+    new = {f"p{number:04d}": name for number, name in enumerate(LOOKALIKES)}
+    for frame in ("final", "readouts", "snapshots"):
+        before, after = (getattr(results, frame) for results in (plain, named))
+        pd.testing.assert_frame_equal(
+            before.assign(prompt_id=before["prompt_id"].replace(new)), after
+        )
+    for made in (table1.make, training.make):
+        pd.testing.assert_frame_equal(made(plain).data, made(named).data)
+    assert {prompt.id for prompt in named.prompts} > set(LOOKALIKES)
+
+
+@pytest.mark.parametrize("value", ["abc", "1_000", "True", "0x1F", "--1"])
+def test_a_number_that_is_none_is_refused_by_its_column(value, tmp_path):
+    write_results(tmp_path, make_config())
+    for place, column in (("history.csv", "seconds"), ("validation/**/scores.csv", "value")):
+        path = min(tmp_path.glob(f"*/hpsv2/rocm-kl/seed-0/**/{place}"))
+        frame = pd.read_csv(path, dtype=str)
+        frame.loc[1:, column] = value
+        frame.to_csv(path, index=False)
+    results = Results(make_config(), tmp_path)
+    with pytest.raises(UserError, match="history.csv holds a seconds that is not finite or not a"):
+        _ = results.histories
+    with pytest.raises(UserError, match="scores.csv holds a value that is not finite or not a"):
+        _ = results.final

@@ -1,7 +1,9 @@
+import csv
 import re
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 from synthetic import make_config, make_wide_config, write_results
 
 from rocm_core.analysis import Results, evaluators
@@ -10,6 +12,7 @@ from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.grid import offered
 from rocm_core.plugins import names
+from rocm_core.provenance import write_csv
 from rocm_core.tables import costs, sweep, table1, table2, table3, table4
 from rocm_core.tables._table import Block, Cell, Table
 
@@ -122,14 +125,53 @@ def test_a_missing_cell_is_a_marked_gap_when_partial_and_an_error_otherwise(tmp_
     assert '"missing"' in table.caption and "| *missing* |" in table.markdown()
 
 
-def test_special_characters_are_escaped_in_every_format():
-    table = Table(
-        "t_1", "50 % & more", ["a|b"], [Block("<x>", [[Cell("χ² ± 1_0")]])], pd.DataFrame()
+HOSTILE = r"a|b*c_d`e<f>[g](h)$i$&amp;~j^k{l}\m%#--" + '"n"\n[o]: p'
+
+
+def test_text_is_text_in_every_format(tmp_path):
+    rows = [
+        [Cell(HOSTILE), Cell("χ² ± 1_0", bold=True)],
+        [Cell("[x] y"), Cell(HOSTILE, muted=True)],
+    ]
+    data = pd.DataFrame({"a": [HOSTILE], "b": [-0.3]})
+    table = Table(HOSTILE, HOSTILE, [HOSTILE, "b"], [Block(HOSTILE, rows)], data)
+    plain = HOSTILE.replace("\n", " ")
+    # Every one of Markdown's marks but brackets that begin no link is escaped.
+    escaped = re.sub(r"([\\`*_<>|$&~]|\](?=[(:]))", r"\\\1", plain)
+    markdown = table.markdown()
+    assert markdown.count(escaped) == 6 and markdown.count("\n") == 10
+    assert f"| *{escaped}* |" in markdown and r"| **χ² ± 1\_0** |" in markdown
+    html = table.html()
+    assert html.count(str(escape(HOSTILE))) == 4 and "<f>" not in html and "&amp;amp;" in html
+    latex = table.latex("t")
+    spelled = (
+        r"a\textbar{}b*c\_d\textasciigrave{}e\textless{}f\textgreater{}[g](h)\$i\$\&amp;"
+        r"\textasciitilde{}j\textasciicircum{}k\{l\}\textbackslash{}m\%\#-{}-''n'' [o]: p"
     )
-    assert r"a\|b" in table.markdown()
-    assert "&lt;x&gt;" in table.html() and "<x>" not in table.html()
-    assert r"t\_1. 50 \% \& more" in table.latex("t")
-    assert r"$\chi$$^2$ $\pm$ 1\_0" in table.latex("t")
+    assert latex.count(spelled) == 6
+    assert r"{\$}" not in latex and "\n{}[x] y & " in latex
+    assert r"\textbf{$\chi$$^2$ $\pm$ 1\_0}" in latex
+    table.save(tmp_path / "t")
+    assert pd.read_csv(tmp_path / "t.csv").equals(data)
+
+
+def test_a_latex_file_says_first_what_it_needs(wide, tmp_path):
+    for name in offered("tables", wide[0]):
+        render("table", name, *wide, tmp_path / name)
+        first, rest = (tmp_path / f"{name}.tex").read_text().split("\n", 1)
+        assert first.startswith(r"% Needs \usepackage{booktabs,amsmath,amssymb}")
+        assert rest.startswith(r"\begin{table*}")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1 cat", "-2+3", "@SUM(A1)", "\t=1"])
+def test_no_text_is_a_formula_in_a_spreadsheet_and_numbers_stay_numbers(text, tmp_path):
+    numbers = [-0.3, "-0.3", "+1e-4", -5, "-inf", None, float("nan"), True, "a-b", "x\r1"]
+    columns = [text, *map(str, range(len(numbers) - 1))]
+    write_csv(tmp_path / "a.csv", columns, [numbers, [text, *numbers[1:]]])
+    with open(tmp_path / "a.csv", newline="") as file:
+        header, first, second = csv.reader(file)
+    assert header[0] == second[0] == f"'{text}"
+    assert first == ["-0.3", "-0.3", "+1e-4", "-5", "-inf", "", "", "True", "a-b", "x 1"]
 
 
 def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
