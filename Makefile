@@ -24,6 +24,7 @@ REPEATS ?= 9
 # How many test files run side by side; 0: one after the other, in one process.
 WORKERS ?= 2
 VENV := .venv
+TORCH := envs/torch.txt envs/torch-cpu.txt envs/cuda.txt envs/install.sh
 BIN := $(VENV)/bin
 RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
 PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -91,15 +92,17 @@ bench-gpu: $(VENV)/main .venv-trl/done
 locks: $(VENV)/dev
 	python envs/lock.py $(LOCKS)
 
-audit: $(VENV)/dev
-	for file in envs/*.txt; do pip-audit --disable-pip --require-hashes --requirement $$file || exit; done
+audit: .venv-audit/done
+	status=0; for file in envs/*.txt; do \
+	  .venv-audit/bin/pip-audit --disable-pip --require-hashes --requirement $$file || status=1; \
+	done; exit $$status
 
 # Results stay, because they may have cost hours.
 clean:
-	rm -rf $(VENV) .venv-judges .venv-trl .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-judges .venv-audit .venv-trl .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/main: envs/requirements.txt envs/torch.txt envs/cuda.txt envs/install.sh
+$(VENV)/main: envs/requirements.txt $(TORCH)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	bash envs/install.sh $(BIN)/python envs/requirements.txt
@@ -110,13 +113,18 @@ $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 	bash envs/install.sh $(BIN)/python envs/requirements-dev.txt
 	@touch $@
 
-.venv-judges/done: envs/judges.txt envs/torch.txt envs/cuda.txt envs/install.sh envs/judges.post-deploy.sh
+.venv-judges/done: envs/judges.txt $(TORCH) envs/judges.post-deploy.sh
 	$(PYTHON) -m venv .venv-judges
 	bash envs/install.sh .venv-judges/bin/python envs/judges.txt
 	PATH="$(CURDIR)/.venv-judges/bin:$$PATH" bash envs/judges.post-deploy.sh
 	@touch $@
 
-.venv-trl/done: envs/trl.txt envs/torch.txt envs/cuda.txt envs/install.sh
+.venv-audit/done: envs/audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --require-hashes --no-deps -r envs/audit.txt
+	@touch $@
+
+.venv-trl/done: envs/trl.txt $(TORCH)
 	$(PYTHON) -m venv .venv-trl
 	bash envs/install.sh .venv-trl/bin/python envs/trl.txt
 	@touch $@

@@ -5,9 +5,10 @@ set -euo pipefail
 python=$1 envs=$(dirname "$0")
 shift
 install() { # what comes as source is built with the setuptools of torch.txt, not with one fetched for it
-    "$python" -m pip install --quiet --require-hashes --no-deps --no-build-isolation --requirement "$1"
+    "$python" -m pip install --quiet --require-hashes --no-deps --no-build-isolation --requirement "$@"
 }
 
+install "$envs/torch-cpu.txt" --no-index 2> /dev/null || true # from local files, where pip knows of it
 install "$envs/torch.txt"
 if "$python" -c 'import importlib.metadata as m; exit("nvidia" not in str(m.requires("torch")))'; then
     install "$envs/cuda.txt"

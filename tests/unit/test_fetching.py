@@ -23,6 +23,7 @@ from rocm_core.weights import (
     catalogue,
     check_weights,
     describe,
+    downloads,
     fetch,
     fetching,
     record,
@@ -135,6 +136,124 @@ def test_other_content_than_the_locked_is_refused(hub: FakeHub):
     hub.put("Lykon/dreamshaper-7", REVISION, LARGE.removeprefix(f"{BASE}/"), WEIGHTS[::-1])
     assert "of weights.lock" in refusal(fetch, LARGE, hub.url)
     assert not Path(LARGE).exists()
+
+
+def leave_half(hub: FakeHub, path: str) -> None:
+    """Fetch until the connection breaks, and give up there."""
+    hub.cut = 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downloads, "ATTEMPTS", 0)
+        assert "can't be fetched" in refusal(fetch, path, hub.url)
+
+
+@pytest.mark.parametrize("length", ["as announced", "unknown", "another"])
+def test_the_page_of_a_captive_portal_is_never_continued(hub: FakeHub, length: str):
+    hub.portal = ("GET",)
+    if length == "as announced":
+        hub.page = hub.page.ljust(len(WEIGHTS))
+    if length == "unknown":
+        hub.headers = {"X-Linked-Size": ""}
+    if length == "another":
+        message = refusal(fetch, LARGE, hub.url)
+        assert "24,000,000 bytes, but 4,300 of text/html come: a captive portal" in message
+    else:
+        leave_half(hub, LARGE)
+    assert not Path("weights.lock").exists()
+    hub.portal, hub.headers = (), {}
+    fetch(LARGE, hub.url)
+    assert Path(LARGE).read_bytes() == WEIGHTS
+    assert hub.sent("/storage/")[-1] is None
+
+
+@pytest.mark.parametrize("path", [SMALL, LARGE])
+def test_a_portal_that_answers_everything_is_refused(hub: FakeHub, path: str):
+    hub.portal = ("GET", "HEAD")
+    assert "did not answer as a hub does: a captive portal" in refusal(fetch, path, hub.url)
+    assert not Path(path).exists() and not Path("weights.lock").exists()
+
+
+def test_bytes_are_continued_only_if_they_are_of_the_same_object(hub: FakeHub):
+    leave_half(hub, LARGE)
+    hub.storage_tag = '"other"'
+    fetch(LARGE, hub.url)
+    *_, asked = hub.sent("/storage/")
+    assert asked and Path(LARGE).read_bytes() == WEIGHTS  # asked for the rest, got all of it
+    partial = next(Path("weights/.partial").glob("diffusion*.lock"), Path("none"))
+    assert not [p for p in Path("weights/.partial").glob("*diffusion*") if p.stat().st_size], (
+        partial
+    )
+
+
+@pytest.mark.parametrize("tag", ['W/"weak"', ""])
+def test_bytes_without_a_strong_tag_are_fetched_again(hub: FakeHub, tag: str):
+    hub.storage_tag = tag
+    leave_half(hub, LARGE)
+    fetch(LARGE, hub.url)
+    assert hub.sent("/storage/") == [None, None] and Path(LARGE).read_bytes() == WEIGHTS
+
+
+def test_bytes_that_lay_there_before_are_not_taken_over(hub: FakeHub):
+    leave_half(hub, LARGE)
+    (half,) = [p for p in Path("weights/.partial").glob("diffusion*") if p.stat().st_size]
+    half.write_bytes(hub.page)
+    next(Path("weights/.partial").glob("etag-*")).unlink()
+    fetch(LARGE, hub.url)
+    assert Path(LARGE).read_bytes() == WEIGHTS
+
+
+def test_changed_bytes_cost_a_fetch_but_are_not_recorded(hub: FakeHub):
+    leave_half(hub, LARGE)
+    (half,) = [p for p in Path("weights/.partial").glob("diffusion*") if p.stat().st_size]
+    half.write_bytes(hub.page)
+    assert "of the hub: fetch it again" in refusal(fetch, LARGE, hub.url)
+    assert not Path(LARGE).exists() and not Path("weights.lock").exists()
+    fetch(LARGE, hub.url)
+    assert Path(LARGE).read_bytes() == WEIGHTS
+
+
+def test_a_small_file_must_have_the_hubs_git_hash(hub: FakeHub):
+    hub.headers = {"ETag": f'"{"5" * 40}"'}
+    assert f"is not {'5' * 12}… of the hub" in refusal(fetch, SMALL, hub.url)
+    hub.headers = {"ETag": '"no hash"'}
+    assert "did not answer as a hub does" in refusal(fetch, SMALL, hub.url)
+    assert not Path(SMALL).exists() and not Path("weights.lock").exists()
+
+
+def test_the_hubs_header_never_changes_a_pinned_revision(hub: FakeHub):
+    hub.headers = {"X-Repo-Commit": "f" * 40}
+    assert f"at revision {REVISION[:12]}" in refusal(fetch, SMALL, hub.url)
+    assert not Path(SMALL).exists()
+    hub.headers = {"X-Repo-Commit": ""}  # as some mirrors answer
+    fetch(SMALL, hub.url)
+    assert lock()[SMALL]["revision"] == REVISION
+
+
+def test_a_file_has_at_most_the_size_it_may_have(hub: FakeHub, monkeypatch):
+    hub.headers = {"X-Linked-Size": "99000000000"}
+    assert "more than the 4,300,000,000 it may have" in refusal(fetch, LARGE, hub.url)
+    hub.headers = {"Location": f"{hub.storage}/{hashlib.sha256(WEIGHTS).hexdigest()}"}
+    hub.headers |= {"X-Linked-ETag": f'"{"5" * 64}"', "X-Linked-Size": ""}
+    monkeypatch.setattr(fetching, "_SMALL", 2_000_000)
+    hub.put("Lykon/dreamshaper-7", REVISION, "model_index.json", b"{}" * 1000)
+    assert "sends more than the 2,000,000 bytes that" in refusal(fetch, SMALL, hub.url)
+    assert sum(p.stat().st_size for p in Path("weights").rglob("model_index*")) == 0
+
+
+def test_the_token_goes_to_the_hub_over_https_only(hub: FakeHub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for path in (SMALL, LARGE):
+        fetch(path, hub.url)
+    assert not hub.tokens
+    addresses = ("https://huggingface.co/x", "http://huggingface.co/x", "https://hf.co.evil.org/x")
+    addresses += ("https://huggingface.co.evil.org/x", "https://evil.org/huggingface.co")
+    addresses += ("https://huggingface.co@evil.org/x", "https://huggingface.co:8443/x")
+    assert [downloads.is_hub(address) for address in addresses] == [True] + [False] * 6
+    for module in (fetching, downloads):
+        monkeypatch.setattr(module, "is_hub", lambda url: url.startswith(hub.url))
+    for path in (SMALL, LARGE):
+        Path(path).unlink()
+        fetch(path, hub.url)
+    assert hub.tokens and all(at.startswith(hub.url.removeprefix("http://")) for at in hub.tokens)
 
 
 def test_without_a_network_one_sentence_says_what_to_do(hub: FakeHub, monkeypatch):
