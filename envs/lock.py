@@ -92,7 +92,9 @@ def main() -> None:
     write("torch", TORCH, torch)
     write("cuda", CUDA, cuda)
     shared = torch | cuda
-    own = {n: write_environment(n, shared, "torch", "cuda") for n in ("requirements", "judges", "trl")}
+    own = {
+        n: write_environment(n, shared, "torch", "cuda") for n in ("requirements", "judges", "trl")
+    }
     write_environment("requirements-dev", shared | own["requirements"], "torch", "requirements")
     write_conda("rocm", shared | own["requirements"])
     write_conda("judges", shared | own["judges"])
