@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
         "ratio_clip": 0.5,
         "updates_per_iteration": 2,
         "inner_epochs": 2,
-        "images_per_prompt": 2,
+        "images_per_prompt": 4,  # of two processes, or of two batches
         "prompt_buffer": 3,  # runs over at each iteration, so that the order matters
         "prompt_buffer_minimum": 2,
     },

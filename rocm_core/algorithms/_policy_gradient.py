@@ -127,13 +127,15 @@ class PolicyGradient(Algorithm):
         import torch
 
         steps, reduction = len(sample.transitions), self.settings.reduction
+        noise_stds = self.noise_stds(policy)
         losses, clipped, distances, divergences = [], [], [], []
         for index, past in enumerate(sample.transitions):
             embeddings, reference = sample.batch.embeddings, self.divergence is not None
             now = reevaluate(policy, index, past, embeddings, reference, self.compares)
             loss, beyond = self.loss(now, past, advantages[:, index])
             if self.divergence is not None:
-                divergence = self.divergence(now.squared_distance(reduction), now.std)
+                std = now.std if noise_stds is None else noise_stds[index]
+                divergence = self.divergence(now.squared_distance(reduction), std)
                 if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
                     loss = loss + self.beta * divergence.mean()
                 divergences.append(divergence.detach())

@@ -103,6 +103,20 @@ class Algorithm(ABC):
         name = settings.divergence
         self.divergence = None if name == "none" else load_divergence(name)
 
+    def noise_stds(self, policy: Policy) -> Tensor | None:
+        """`Policy.noise_stds` for a divergence that takes them, for any other None.
+
+        Raises `UserError` where the policy's chain has none.
+        """
+        if self.divergence is None or not self.divergence.of_noise:
+            return None
+        if policy.noise_stds is None:
+            raise UserError(
+                f"divergence {self.divergence.name} is about predicted noise, but the steps of this"
+                " policy's chain are not linear in one: name another divergence, such as kl"
+            )
+        return policy.noise_stds
+
     @abstractmethod
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser

@@ -73,7 +73,9 @@ class Direct(Algorithm):
             return loss, Statistics(seen, loss.detach(), seen.new_zeros(len(seen)), None)
         summed = trajectory.squared_distances("sum")
         dimensions = 1 if self.settings.reduction == "sum" else batch.noise[0, 0].numel()
-        divergence = self.divergence(summed / dimensions, policy.stds).sum(1)
+        noise_stds = self.noise_stds(policy)
+        stds = policy.stds if noise_stds is None else noise_stds[: len(policy.stds)]
+        divergence = self.divergence(summed / dimensions, stds).sum(1)
         if self.beta:  # β = 0 observes: an infinite D must not turn into 0·∞
             loss = loss + self.beta * divergence.mean()
         return loss, Statistics(seen, loss.detach(), divergence.detach(), summed.detach())

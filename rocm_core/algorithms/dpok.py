@@ -1,14 +1,15 @@
 """DPOK: policy gradient, a divergence to the reference, a learned baseline (Fan et al. 2023).
 
-    maximise  E[ Σ_k clip(ρ_k, 1 ± ε) (R - V(x_k, c, k)) - β KL(p_k(·|θ) ‖ p_k(·|θ_ref)) ]
+    maximise  E[ Σ_k clip(ρ_k, 1 ± ε) (R - V(x_k, c, k))/s - β D(p_k(·|θ), p_k(·|θ_ref)) ]
 
 As google-research's release has it: a ratio beyond the clip has no gradient whatever the sign of
 the advantage, and V regresses the final reward on state, prompt and step. There the two terms have
-weights of their own; `beta` is the ratio of `kl_weight` to `reward_weight`. KL is exact, d²/2.
-V counts in standard deviations from the mean of the first rewards, so that its learning rate suits
-every reward, and starts at zero. Advantages are taken before it is fitted to the samples: a V that
-has already seen them, as in the release, overfits the few there are, and explains away what the
-policy should learn from.
+weights of their own; `beta` is the ratio of `kl_weight` to `reward_weight`. Its reward has a
+standard deviation of one; here s is that of the first iteration's rewards, so that one β means the
+same for every reward. V counts in the same unit, from the mean of those rewards, so that its
+learning rate suits every reward too, and starts at zero. What the release calls KL is `epsilon`.
+Advantages are taken before V is fitted to the samples: a V that has already seen them, as in the
+release, overfits the few there are, and explains away what the policy should learn from.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class Settings(PolicyGradientSettings, RegularisedSettings):
 
     value_learning_rate: Annotated[float, number(0, 1000)] = 1e-4
     """DPOK: AdamW's learning rate of the value function."""
-    value_updates: Annotated[Whole, number(1, 1_000_000, "steps")] = 5
-    """DPOK: steps of the value function's optimiser per iteration."""
+    value_updates: Annotated[Whole, number(1, 1_000_000, "steps")] = 1
+    """DPOK: steps of the value function's optimiser per iteration, each on all its samples. The
+    release's `v_step` counts gradients that are gathered for one step."""
 
 
 class DPOK(PolicyGradient):
@@ -57,7 +59,9 @@ class DPOK(PolicyGradient):
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         value = self.value = self.value or self._make(samples, optimiser)
-        advantages = [sample.reward[:, None] - value(sample).detach() for sample in samples]
+        advantages = [
+            (sample.reward[:, None] - value(sample).detach()) / value.std for sample in samples
+        ]
         return advantages, {"value_loss": self._fit(value, samples, optimiser)}
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ _NAMES = {
     "total_variation": "total variation",
     "jeffreys": "Jeffreys",
     "alpha": "α",
+    "epsilon": "ε",
     "rlcm": "RLCM",
     "ddpo": "DDPO",
     "dpok": "DPOK",

@@ -212,7 +212,9 @@ class TrainingSettings(CellSettings):
     learning_rate: Annotated[float, number(0, 1000)] | Search = 6e-5
     """AdamW's learning rate, or values to search."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """What follows the warm-up: `linear` falls to 0 at the last step."""
+    """What follows the warm-up: `linear` falls to `learning_rate_end` after the last step."""
+    learning_rate_end: Annotated[float, number(0, 1)] = 0.0
+    """With a linear schedule: the share of `learning_rate` at which it ends."""
     warmup_steps: Annotated[Whole, number(0, 1_000_000_000, "steps")] = 0
     """Steps over which the learning rate rises from 0."""
     adam_betas: Annotated[
@@ -235,8 +237,9 @@ class TrainingSettings(CellSettings):
     """Batches of an iteration. ROCM adds up their gradients; policy gradients also normalise
     rewards over them."""
     images_per_prompt: Annotated[Whole, number(1, 100_000, "images")] = 1
-    """Images of the same prompt in a row, each from its own noise; it must divide `batch_size`.
-    D3PO needs an even number."""
+    """Images of the same prompt in a row, each from its own noise; it must divide the images of an
+    iteration, `batch_size` × `accumulation_steps`, and may span batches. D3PO needs an even number
+    of them, and in a batch."""
     iterations: Annotated[Whole, number(1, 100_000_000, "steps")] = 10_000
     """Iterations: each samples `accumulation_steps` batches and learns from them. For ROCM an
     iteration is one step of the optimiser."""

@@ -17,12 +17,14 @@ class Divergence:
     """`function(squared_distance, std)` maps d² (any shape) and σ (broadcast to it) to D(d²).
 
     It computes at least in float32; the result has the dtype of d².
+    of_noise: the second argument is σ in units of the predicted noise (`Chain.noise_stds`).
     """
 
     name: str
     function: Callable[[Tensor, Tensor | float], Tensor]
     formula: str
     bound: float = math.inf
+    of_noise: bool = False
 
     def __call__(self, squared_distance: Tensor, std: Tensor | float) -> Tensor:
         wide = torch.promote_types(squared_distance.dtype, torch.float32)
@@ -33,8 +35,9 @@ class Divergence:
 def load_divergence(name: str) -> Divergence:
     """The divergence `name`; raises `UserError` if there is none of that name."""
     module = load("divergences", name)
-    bound = getattr(module, "BOUND", math.inf)
-    return Divergence(short_name(module.__name__), module.divergence, module.FORMULA, bound)
+    bound, of_noise = getattr(module, "BOUND", math.inf), getattr(module, "OF_NOISE", False)
+    name = short_name(module.__name__)
+    return Divergence(name, module.divergence, module.FORMULA, bound, of_noise)
 
 
 def by_formula() -> list[list[Divergence]]:

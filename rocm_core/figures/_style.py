@@ -65,6 +65,7 @@ _LOOK = {
     "rocm-total-variation": ("#882255", "P"),
     "rocm-jeffreys": ("#332288", "<"),
     "rocm-alpha": ("#999933", ">"),
+    "rocm-epsilon": ("#cc6677", "H"),
     "rlcm": ("#000000", "*"),
     "ddpo": ("#666666", "p"),
     "dpok": ("#a6761d", "h"),

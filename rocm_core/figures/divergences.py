@@ -15,7 +15,7 @@ NEEDS = ("regularised rocm",)
 READS = ()
 PLACE = 7
 _NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points per curve
-_STD = 0.5  # at which Fisher is drawn, apart from Jeffreys
+_STD = 0.5  # at which Fisher and ε are drawn, apart from Jeffreys
 
 
 @style.styled
@@ -51,7 +51,7 @@ def make(results: Results) -> style.Drawing:
     caption = (
         "D(d²) for two Gaussians of equal covariance at the squared distance d² = ‖μ − μ_ref‖²/σ², "
         "and the slope with which it draws a model back. A bounded divergence stops drawing where "
-        f"it saturates. Fisher is drawn for σ = {_STD:g}. Computed from the code's own modules, no "
+        f"it saturates. Fisher and ε are drawn for σ = s = {_STD:g}. Computed from the code's own modules, no "
         "data; axes are cut."
     )
     columns = ["divergence", "squared_distance", "value", "slope"]

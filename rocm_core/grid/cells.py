@@ -35,11 +35,12 @@ class Method:
     divergence: str
 
 
-# The field's names. Direct preference optimisation is KL-regularised by construction, at weight β.
+# The field's names. Direct preference optimisation is KL-regularised by construction, at weight β;
+# what DPOK's release calls KL is the squared difference of the predicted noise.
 METHODS = {
     "rlcm": Method("ppo", "consistency", "none"),
     "ddpo": Method("ppo", "diffusion", "none"),
-    "dpok": Method("dpok", "diffusion", "kl"),
+    "dpok": Method("dpok", "diffusion", "epsilon"),
     "d3po": Method("d3po", "diffusion", "kl"),
 }
 POLICIES = {"consistency": "lcm", "diffusion": "ddim"}  # and the chain that each has by default
@@ -289,15 +290,18 @@ def cell_settings(
     }
     if merged.get("prompt_buffer") == 0:
         del merged["prompt_buffer_minimum"]
+    if merged["learning_rate_schedule"] == "constant":
+        del merged["learning_rate_end"]
     if not own.regularises and isinstance(merged["beta"], dict) and "target" in merged["beta"]:
         raise UserError(f"{key}.beta: {method.algorithm} has no target: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
-    if about["PAIRED"] and merged["images_per_prompt"] % 2:
-        raise UserError(
-            f"{key}.images_per_prompt must be even, as {method.algorithm} compares images of one"
-            f" prompt, but it is {merged['images_per_prompt']}"
-        )
+    for name in ("images_per_prompt", "batch_size") if about["PAIRED"] else ():
+        if merged[name] % 2:
+            raise UserError(
+                f"{key}.{name} must be even, as {method.algorithm} compares two images of one"
+                f" prompt in a batch, but it is {merged[name]}"
+            )
     _check_counts(merged, key)
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
@@ -362,15 +366,14 @@ def _check_counts(merged: Mapping[str, Any], key: str) -> None:
             f"{key}: prompt_buffer_minimum must be at most prompt_buffer, {buffer}, or no prompt "
             f"ever has enough, but it is {merged['prompt_buffer_minimum']}"
         )
-    for part, whole in (
-        ("images_per_prompt", "batch_size"),
-        ("updates_per_iteration", "accumulation_steps"),
+    batches = merged["accumulation_steps"]
+    for part, whole, count in (
+        ("images_per_prompt", "batch_size × accumulation_steps", merged["batch_size"] * batches),
+        ("updates_per_iteration", "accumulation_steps", batches),
     ):
         divisor = merged.get(part, 1)
-        if merged[whole] % divisor:
-            raise UserError(
-                f"{key}: {part} must divide {whole}, {merged[whole]}, but it is {divisor}"
-            )
+        if count % divisor:
+            raise UserError(f"{key}: {part} must divide {whole}, {count}, but it is {divisor}")
 
 
 def training_sets(cells: Sequence[Cell]) -> list[str]:

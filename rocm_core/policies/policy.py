@@ -38,6 +38,7 @@ class Policy(nn.Module):
 
     timesteps: Tensor  # (K,), in the order of the steps
     stds: Tensor  # one for each stochastic step, at least float32
+    noise_stds: Tensor | None  # the same in units of the predicted noise, see `Chain.noise_stds`
 
     def __init__(self, denoiser: Denoiser, chain: Chain) -> None:
         super().__init__()
@@ -48,8 +49,10 @@ class Policy(nn.Module):
         timesteps = torch.tensor([step.timestep for step in chain.steps], device=denoiser.device)
         precision = torch.promote_types(denoiser.dtype, torch.float32)
         stds = torch.tensor(chain.stds, dtype=precision, device=denoiser.device)
+        noise_stds = None if chain.noise_stds is None else stds.new_tensor(chain.noise_stds)
         self.register_buffer("timesteps", timesteps, persistent=False)
         self.register_buffer("stds", stds, persistent=False)
+        self.register_buffer("noise_stds", noise_stds, persistent=False)
 
     @property
     def network(self) -> nn.Module:

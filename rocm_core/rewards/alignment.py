@@ -8,8 +8,9 @@ greedily. Images reach the model as they are, not as JPEGs of quality 80, in whi
 to their server.
 
 A folder holds ``captioner/``, a model of transformers' LlavaForConditionalGeneration with its
-processor (``llava-hf/llava-1.5-7b-hf`` as it lies on the hub; DDPO's LLaVA is older), and
-``bertscore/``: ``microsoft/deberta-xlarge-mnli``, weights as safetensors.
+processor (``llava-hf/llava-1.5-13b-hf`` as it lies on the hub: RLCM's release asks for 13 billion
+parameters, because smaller models answered nothing; its LLaVA is older), and ``bertscore/``:
+``microsoft/deberta-xlarge-mnli``, weights as safetensors.
 """
 
 import json

@@ -30,11 +30,13 @@ class AdapterOptimiser:
         )
 
     def set_learning_rate(self, iteration: int) -> float:
-        """The rate of an iteration (from 1): linear warm-up, then constant or linearly to zero."""
+        """The rate of an iteration (from 1): warm-up, then constant or linearly to its end."""
         warmup, last = self.settings.warmup_steps, self.settings.iterations
         factor = min(1.0, iteration / warmup) if warmup else 1.0
         if self.settings.learning_rate_schedule == "linear":
-            factor *= min(1.0, max(0.0, (last - iteration + 1) / max(1, last - warmup)))
+            left = min(1.0, max(0.0, (last - iteration + 1) / max(1, last - warmup)))
+            end = self.settings.learning_rate_end
+            factor *= end + (1 - end) * left
         rate = self.learning_rate * factor
         for group in self.adam.param_groups:
             group["lr"] = rate

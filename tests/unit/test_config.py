@@ -173,7 +173,9 @@ METHODS = {
     "rlcm: {value_updates: 1}": "methods.rlcm.value_updates has no effect on ppo",
     "rlcm: {memory: 8}": "methods.rlcm.memory no effect on ppo",
     "rlcm: {updates_per_iteration: 2, accumulation_steps: 3}": "updates_per_iteration divide 3",
-    "rlcm: {images_per_prompt: 2, batch_size: 3}": "images_per_prompt must divide batch_size, 3",
+    "rlcm: {images_per_prompt: 2, batch_size: 3}": (
+        "images_per_prompt must divide batch_size × accumulation_steps, 3"
+    ),
     "rlcm: {prompt_buffer: 8}": "prompt_buffer_minimum at most prompt_buffer, 8 is 16",
     "rlcm: {ratio_clip: -1}": "methods.rlcm.ratio_clip from 0",
     "rocm-kl: {beta: 1, inner_epochs: 2}": "methods.rocm-kl.inner_epochs has no effect on direct",
@@ -186,6 +188,9 @@ METHODS = {
     ),
     "rocm-kl: {beta: auto}": "methods.rocm-kl.beta number target start auto",
     "rocm-kl: {beta: {target: 0.1}}": "methods.rocm-kl.beta target start",
+    "d3po-consistency-kl: {beta: 1, images_per_prompt: 2, batch_size: 1, accumulation_steps: 2}": (
+        "batch_size must be even d3po is 1"
+    ),
     "d3po-consistency-js: {beta: 1}": "methods.d3po-consistency-js d3po cannot divergence js",
     "d3po-consistency: {}": "methods.d3po-consistency d3po cannot divergence none",
 }

@@ -133,7 +133,7 @@ def test_the_baselines_are_algorithms_on_policies():
     assert found == {
         "rlcm": ("ppo", "consistency", "none"),
         "ddpo": ("ppo", "diffusion", "none"),
-        "dpok": ("dpok", "diffusion", "kl"),
+        "dpok": ("dpok", "diffusion", "epsilon"),
         "d3po": ("d3po", "diffusion", "kl"),
     }
     ddpo, d3po = cells["hpsv2/ddpo/seed-0"].settings, cells["hpsv2/d3po/seed-0"].settings
@@ -146,7 +146,8 @@ def test_spelled_out_methods_have_one_name_and_one_cell():
     spelled = {
         "ppo-consistency": "rlcm",
         "ppo-diffusion-none": "ddpo",
-        "dpok-diffusion-reverse-kl": "dpok",
+        "dpok-diffusion-epsilon": "dpok",
+        "dpok-diffusion-reverse-kl": "dpok-diffusion-kl",
         "d3po-diffusion-kl": "d3po",
         "direct-consistency": "rocm-none",
         "direct-consistency-total-variation": "rocm-total-variation",

@@ -217,6 +217,19 @@ def test_without_a_buffer_the_iteration_normalises_and_advantages_are_clipped():
         assert torch.allclose(found, part.clamp(-1.5, 1.5)[:, None].expand(64, 3))
 
 
+def test_batches_of_one_are_normalised_by_their_prompts_other_images():
+    policy = toy.ToyPolicy()
+    batches = [toy.batch(policy, 1, torch.Generator().manual_seed(i)) for i in range(6)]
+    batches = [replace(b, prompts=["ab"[i // 3]]) for i, b in enumerate(batches)]
+    ppo = algorithm("ppo", prompt_buffer_minimum=3)
+    samples = [ppo.sample(policy, toy.Closeness(), batch) for batch in batches]
+    found, _ = ppo.advantages(policy, samples, toy.Gradients(policy))
+    rewards = torch.cat([sample.reward for sample in samples]).view(2, 3)
+    mean, std = rewards.mean(1, keepdim=True), rewards.std(1, correction=0, keepdim=True)
+    expected = ((rewards - mean) / (std + 1e-6)).flatten()
+    assert torch.allclose(torch.stack([advantage[0, 0] for advantage in found]), expected)
+
+
 def test_an_iteration_is_dealt_to_updates_and_repeated():
     policy = toy.ToyPolicy()
     batches = [toy.batch(policy, 8, torch.Generator().manual_seed(i)) for i in range(4)]
@@ -264,6 +277,62 @@ def test_dpoks_divergence_is_the_closed_form_kl():
     assert torch.allclose(gradients[1] - gradients[0], torch.cat(expected))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_epsilon_is_the_squared_difference_of_the_guided_noise(models, kind):
+    """As DPOK's release computes it, from the network's outputs."""
+    policy = load(models, kind, steps=5)
+    batch, beta = batch_for(policy), 0.3
+    kept = {}
+    for weight in (0.0, beta):
+        gradients = toy.Gradients(policy)
+        dpok = algorithm("dpok", divergence="epsilon", beta=weight, reduction="mean")
+        (seen,) = dpok.update(policy, tiny.Brightness(), [batch], gradients)
+        kept[weight] = gradients.steps[0]
+    total = torch.zeros(4)
+    with torch.no_grad():
+        trajectory = policy.rollout(batch.embeddings, batch.noise)
+    for index, step in enumerate(trajectory.transitions):
+        timestep = policy.timesteps[index]
+        guided = policy.denoiser.predict(step.state, timestep, batch.embeddings)
+        with torch.no_grad(), policy.reference():
+            base = policy.denoiser.predict(step.state, timestep, batch.embeddings)
+        total = total + (guided - base).square().mean((1, 2, 3))
+    assert total.min() > 1e-4 and torch.allclose(seen.divergence, total, rtol=1e-4)
+    parameters = [p for p in policy.network.parameters() if p.requires_grad]
+    expected = torch.autograd.grad(beta * total.mean() / len(policy.stds), parameters)
+    expected = torch.cat([gradient.flatten() for gradient in expected])
+    found = kept[beta] - kept[0.0]
+    assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+    direct = algorithm("direct", divergence="epsilon", beta=beta, reduction="mean")
+    _, ours = direct.loss(policy, tiny.Brightness(), batch)
+    assert torch.allclose(ours.divergence, total, rtol=1e-4)
+
+
+def test_epsilon_takes_the_released_last_step_at_its_own_noise_level(models):
+    policy = load(models, "consistency")
+    batch = batch_for(policy)
+    ppo = algorithm("ppo", divergence="epsilon", reduction="mean", horizon="released")
+    (seen,) = ppo.update(policy, tiny.Brightness(), [batch], toy.Gradients(policy))
+    with torch.no_grad():
+        states = [step.state for step in policy.rollout(batch.embeddings, batch.noise).transitions]
+        states.append(policy.rollout(batch.embeddings, batch.noise).transitions[-1].next_state)
+        total = torch.zeros(4)
+        for timestep, state in zip(policy.timesteps, states, strict=True):
+            ours = policy.denoiser.predict(state, timestep, batch.embeddings)
+            with policy.reference():
+                base = policy.denoiser.predict(state, timestep, batch.embeddings)
+            total += (ours - base).square().mean((1, 2, 3))
+    assert torch.allclose(seen.divergence, total, rtol=1e-4)
+
+
+def test_epsilon_is_refused_where_no_noise_is_predicted():
+    gradients, policy = toy.Gradients(toy.ToyPolicy()), toy.ToyPolicy()
+    batch = toy.batch(policy, 4, torch.Generator().manual_seed(0))
+    learner = algorithm("dpok", divergence="epsilon", beta=0.1)
+    with pytest.raises(UserError, match="epsilon is about predicted noise.*such as kl"):
+        learner.update(policy, toy.Closeness(), [batch], gradients)
+
+
 def test_dpoks_advantages_are_rewards_less_values_and_the_values_learn():
     policy = toy.ToyPolicy()
     batches = [toy.batch(policy, 64, torch.Generator().manual_seed(i)) for i in (0, 1)]
@@ -271,7 +340,9 @@ def test_dpoks_advantages_are_rewards_less_values_and_the_values_learn():
     samples = [dpok.sample(policy, toy.Closeness(), batch) for batch in batches]
     rewards = torch.cat([s.reward for s in samples])
     first, _ = dpok.advantages(policy, samples, toy.Gradients(policy))
-    assert torch.allclose(torch.cat(first), (rewards - rewards.mean())[:, None].expand(-1, 3))
+    spread = rewards.std(correction=0)
+    standard = ((rewards - rewards.mean()) / spread)[:, None]
+    assert torch.allclose(torch.cat(first), standard.expand(-1, 3))
     losses = []
     for _ in range(12):
         known = copy.deepcopy(dpok.value)  # not yet fitted to what it is to judge
@@ -282,14 +353,14 @@ def test_dpoks_advantages_are_rewards_less_values_and_the_values_learn():
             states = torch.stack([t.state for t in sample.transitions], 1).flatten(2).float()
             step = torch.eye(3).expand(64, 3, 3)
             values = known.layers(torch.cat([states, torch.zeros(64, 3, 1), step], 2))[..., 0]
-            values = rewards.mean() + rewards.std(correction=0) * values
-            assert torch.allclose(advantage, sample.reward[:, None] - values)
+            standard = (sample.reward - rewards.mean())[:, None] / spread
+            assert torch.allclose(advantage, standard - values, atol=1e-5)
     # V of x_1 can tell all but the last step's noise: it must beat the best constant.
     constant = float(rewards.var(correction=0))
     assert losses[0] > losses[3] > losses[-1] and losses[-1] < 0.8 * constant
 
 
-def test_dpoks_values_learn_alike_at_every_scale_of_the_reward():
+def test_dpoks_advantages_and_values_are_alike_at_every_scale_of_the_reward():
     seen = []
     for scale, offset in ((1.0, 0.0), (0.02, 0.28)):
         policy = toy.ToyPolicy()
@@ -300,7 +371,7 @@ def test_dpoks_values_learn_alike_at_every_scale_of_the_reward():
         sample = dataclasses.replace(sample, reward=scale * sample.reward + offset)
         for _ in range(5):
             (advantage,), _ = dpok.advantages(policy, [sample], toy.Gradients(policy))
-        seen.append(advantage / scale)
+        seen.append(advantage)
     assert seen[0].std(1).min() > 0  # V has learned something of the states
     assert torch.allclose(seen[0], seen[1], atol=0.02)
 

@@ -40,6 +40,19 @@ def test_how_a_batch_is_split_does_not_change_the_iteration(model, reward):
         assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
 
 
+def test_images_of_a_prompt_span_batches_and_iterations_are_dealt_whole_prompts(model, reward):
+    changes = {"algorithm": "ppo", "images_per_prompt": 4}
+    whole = trainer(model, batch_size=8, **changes)
+    split = trainer(model, batch_size=1, accumulation_steps=8, **changes)
+    for step in (1, 2, 3):
+        indices, batches = split.batches(step)
+        first, second = indices[:4], indices[4:]
+        assert len(set(first)) == len(set(second)) == 1 and first != second
+        assert indices == whole.batches(step)[0] and len(batches) == 8
+        noise = torch.cat([batch.noise for batch in batches])
+        assert torch.equal(noise, whole.batches(step)[1][0].noise) and len(noise.unique(dim=0)) == 8
+
+
 def test_every_epoch_visits_every_prompt_once(model, reward):
     run = trainer(model, batch_size=3)
     seen = [index for step in range(1, 11) for index in run.batches(step)[0]]
@@ -70,6 +83,8 @@ def test_learning_rates_follow_the_schedule():
     assert rates(warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
     assert rates(learning_rate_schedule="linear") == [round((6 - i) / 6, 6) for i in range(6)]
     assert rates(learning_rate_schedule="linear", warmup_steps=2) == [0.5, 1, 1, 0.75, 0.5, 0.25]
+    ends = rates(learning_rate_schedule="linear", learning_rate_end=0.4)
+    assert ends == [1, 0.9, 0.8, 0.7, 0.6, 0.5]
 
 
 def test_the_moving_average_is_what_is_exported(model, reward, tmp_path):

@@ -62,7 +62,10 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
     jobs = count_jobs(plan("--profile", "slurm", config=None))
     rewards, divergences, baselines, betas = 4, 5, 4, 5
     main = rewards * (divergences + baselines)
-    trained = main + rewards * betas + divergences  # on the 45 animals
+    whole = main + rewards * betas + divergences  # on the 45 animals
+    searches, settings = (divergences - 1, 3), (betas, 2 * 3)  # without none; diffusion methods
+    trials = rewards * sum(a * b for a, b in zip(searches, settings, strict=True))
+    trained = whole + trials
     bases, sets = 2, 2  # validation and the study's
     grid = {
         "make_prompts": sets + 2,
@@ -71,7 +74,8 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
         "score_images": (bases + main) * sets + trained - main,
         "score_published": bases + trained,
         "measure_images": bases + trained,
-        "evaluate_snapshots": trained,
+        "evaluate_snapshots": whole,
+        "choose_settings": rewards * sum(searches),
     }
     documented = documented_jobs()
     assert {rule: jobs[rule] for rule in documented} == documented

@@ -44,6 +44,17 @@ class Step:
     scale: float = 1.0
     divisor: float = 1.0
     clip: float | None = None
+    noise: float | None = None  # how far ε̂ moves with u; None: not known
+
+    def noise_std(self, signal: float, std: float) -> float | None:
+        """How far ε̂ moves the next state by one `std`, if that state is N(signal mean_k, std² I).
+
+        None where the mean does not follow ε̂ along a line.
+        """
+        if self.noise is None or self.clip is not None:
+            return None
+        slope = self.signal * self.original[1] / self.divisor + self.output
+        return abs(std * self.noise / (signal * self.scale * slope))
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,19 @@ class Chain:
     def stds(self) -> list[float]:
         """Standard deviations of the steps that draw noise."""
         return [step.std for step in self.steps if step.std > 0]
+
+    @property
+    def noise_stds(self) -> list[float] | None:
+        """The same in units of the predicted noise ε̂: how far ε̂ moves a step's mean by one std.
+
+        `last_step` follows, where there is one. None unless each mean is linear in ε̂.
+        """
+        levels = [(1.0, std) for std in self.stds]
+        if self.last_step is not None:
+            levels.append(self.last_step)
+        found = [step.noise_std(*at) for step, at in zip(self.steps, levels, strict=False)]
+        known = [std for std in found if std is not None]
+        return known if len(known) == len(found) else None
 
 
 def prediction(

@@ -59,5 +59,6 @@ def make(schedule: Schedule, steps: int) -> Chain:
             original, divisor = (1.0, -level), signal
         state, output = (direction * part for part in noise)
         keep = math.sqrt(after)
-        made.append(Step(timestep, original, state, keep, output, std, 1.0, divisor, clip))
+        step = Step(timestep, original, state, keep, output, std, 1.0, divisor, clip, noise[1])
+        made.append(step)
     return Chain(tuple(made))

@@ -38,8 +38,10 @@ def make(schedule: Schedule, steps: int) -> Chain:
     # Each step ends at the noise level of the next one, and the last one at the image.
     after = zip([*signals[1:], 1.0], [*stds[1:], 0.0], strict=True)
     for timestep, signal, std, (scale, drawn) in zip(timesteps, signals, stds, after, strict=True):
-        original, _ = prediction(config.prediction_type, signal, std)
+        original, (_, noise) = prediction(config.prediction_type, signal, std)
         c_skip, c_out = scheduler.get_scalings_for_boundary_condition_discrete(timestep)
         clip = config.clip_sample_range if config.clip_sample else None
-        made.append(Step(timestep, original, c_skip, c_out, 0.0, drawn, scale, clip=clip))
+        made.append(
+            Step(timestep, original, c_skip, c_out, 0.0, drawn, scale, clip=clip, noise=noise)
+        )
     return Chain(tuple(made), last_step=(signals[-1], stds[-1]))
