@@ -26,8 +26,9 @@ def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
 
     Each trial is (the settings that were tried, its scores.csv); `base` are the scores of the model
     that all started from. A trial counts by its mean change over prompts and held-out metrics, each
-    in standard deviations of the base's scores if there are several. The gold judge has no say: the paper has none. `edge`
-    names the settings whose chosen value is an end of those tried, beyond which better may lie.
+    in standard deviations of the base's scores if there are several. The gold judge has no say: the
+    paper has none. `edge` names the settings whose chosen value is an end of those tried, beyond
+    which better may lie.
     """
     start = _scores(reward, base)
     prompts, _ = halves(list(start.index))
