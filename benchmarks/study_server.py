@@ -8,7 +8,9 @@ the times say what such a machine manages, not what the server alone would. Need
 
 import argparse
 import contextlib
+import functools
 import http.client
+import importlib.metadata
 import json
 import os
 import random
@@ -184,27 +186,22 @@ def count(server: Server) -> dict[str, int]:
 def kills(server: Server, number: int) -> dict[str, Any]:
     """Raters who never give up, on a server that is killed again and again."""
     acknowledged: set[tuple[str, str]] = set()
-    repeated = 0
+    unanswered: list[str] = []
 
     def insist(code: str) -> None:
-        nonlocal repeated
         client = Client(server.port, code)
-        order = until_answered(client.order)
-        for shown in order:
-            tries = 0
-            while not until_answered(lambda: client.vote(shown)):
-                tries += 1
+        for shown in until_done(code, client.order):
+            until_done(code, functools.partial(client.vote, shown))
             acknowledged.add((code, shown[0]))
             time.sleep(0.1)
 
-    def until_answered(ask: Callable[[], Any]) -> Any:
-        nonlocal repeated
+    def until_done(code: str, ask: Callable[[], Any]) -> Any:
         while True:
-            try:
-                return ask()
-            except (OSError, http.client.HTTPException):
-                repeated += 1
-                time.sleep(0.05)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if answer := ask():
+                    return answer
+            unanswered.append(code)
+            time.sleep(0.05)
 
     lost = 0
     with ThreadPoolExecutor(len(server.codes)) as pool:
@@ -223,7 +220,7 @@ def kills(server: Server, number: int) -> dict[str, Any]:
         "kills": number,
         "raters": len(raters),
         "raters_unfinished_at_the_last_kill": unfinished,
-        "requests_without_an_answer": repeated,
+        "requests_without_an_answer": len(unanswered),
         "acknowledged": len(acknowledged),
         "acknowledged_and_lost": lost,
         **count(server),
@@ -268,17 +265,30 @@ def slow_clients(port: int, number: int) -> Iterator[list[socket.socket]]:
             thread.join()
 
 
+def is_connected(client: socket.socket) -> bool:
+    try:
+        client.send(b"x")
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    return True
+
+
+def nginx_program() -> str:
+    """The path of nginx; leaves with a sentence if it is not installed."""
+    program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
+    return program or sys.exit("nginx is not installed: apt-get install nginx-light")
+
+
 @contextlib.contextmanager
 def nginx(server: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """nginx with keep-alive in front of the server at a port."""
-    program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
-    if program is None:
-        sys.exit("nginx is not installed: apt-get install nginx-light")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # the workers are another user
         port, file = free_port(), Path(folder, "nginx.conf")
         file.write_text(NGINX.format(folder=folder, server=server, port=port))
-        process = subprocess.Popen([program, "-c", str(file), "-e", f"{folder}/error.log"])
+        process = subprocess.Popen([nginx_program(), "-c", str(file), "-e", f"{folder}/error.log"])
         try:
             while True:
                 with contextlib.suppress(ConnectionRefusedError):
@@ -357,7 +367,8 @@ def main() -> None:
 
     def slowed(server: Server) -> dict[str, Any]:
         with slow_clients(server.port, args.slow) as clients:
-            return {"slow_clients": len(clients), **many_raters(server)}
+            outcome = many_raters(server)
+            return {"slow_clients_to_the_end": sum(map(is_connected, clients)), **outcome}
 
     runs: dict[str, tuple[int, int, Callable[[Server], dict[str, Any]]]] = {
         "many_raters": (args.raters, args.pairs, many_raters),
@@ -365,7 +376,10 @@ def main() -> None:
         "slow_clients": (args.raters, args.pairs, slowed),
         "proxy": (50, args.pairs, behind_a_proxy),
     }
-    record: dict[str, Any] = describe("cpu") | {"cores": os.cpu_count()}
+    shown = subprocess.run([nginx_program(), "-v"], capture_output=True, text=True).stderr
+    versions = {name: importlib.metadata.version(name) for name in ("uvicorn", "h11")}
+    versions["nginx"] = shown.strip().rpartition("/")[2]
+    record = describe("cpu") | {"cores": os.cpu_count(), "versions": versions}
     for name, (raters, pairs, run) in runs.items():
         with tempfile.TemporaryDirectory() as folder:
             server = Server(make_study(Path(folder), raters, pairs))

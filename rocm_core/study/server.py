@@ -44,8 +44,8 @@ class StudyServer:
 
     def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
         self._key_file, self._page = folder / KEY, folder / PAGE
+        self._key_bytes = self._key_file.read_bytes() if self._key_file.exists() else b""
         self._key = Key.read(folder)
-        self._key_bytes = self._key_file.read_bytes()
         self.raters = list(self._key.raters)
         for name in self._key.files:
             if self._read(name) is None:

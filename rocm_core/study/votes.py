@@ -71,12 +71,15 @@ class VoteBook:
             raise UserError(f"{path} is in use: another server collects this study") from None
         require_settled(path)
         _acknowledged(path).unlink(missing_ok=True)
-        content = path.read_bytes()
+        content = os.pread(self._file, os.fstat(self._file).st_size, 0)
         lines, torn = _whole_lines(content)
         if torn:
-            print(f"warning: {path} ends with part of a vote: {torn!r} is dropped", file=sys.stderr)
-        os.ftruncate(self._file, len(content) - len(torn))
-        os.write(self._file, lines[len(content) - len(torn) :])
+            print(
+                f"warning: {path} ends with part of a vote, which is dropped: {torn[:400]!r}",
+                file=sys.stderr,
+            )
+            os.ftruncate(self._file, len(lines))
+        os.write(self._file, lines[len(content) :])  # the last newline, if it was missing
         os.fsync(self._file)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # the name of a new file

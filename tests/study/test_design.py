@@ -129,6 +129,27 @@ def test_a_page_built_again_keeps_the_votes_of_unchanged_images(tmp_path):
     assert (folder / "key.json").stat().st_mode & 0o077 == 0
 
 
+def test_a_build_that_is_cut_off_leaves_the_study_before_it(tmp_path, monkeypatch):
+    folder, key = make_study(tmp_path, 6)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    folders, prompts = write_samples(tmp_path / "again", 6)
+    saved = []
+
+    def save(self, path):
+        saved.append(path)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            build(settings(6, ties=False), folders, prompts, folder)
+    assert {file: file.read_bytes() for file in before} == before
+    other = build(settings(6, ties=False), folders, prompts, folder)
+    assert other.study != key.study and other.pairs == key.pairs
+    assert {path.name for path in folder.iterdir()} == {"page", "key.json", "secret"}
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

@@ -16,6 +16,7 @@ import pytest
 from checkout import ROOT
 from shapes_study import FIRST, SECOND, make_study, read_png, settings, write_samples
 
+from rocm_core.prompts import read_prompts
 from rocm_core.study import simulate
 from rocm_core.study.build import build
 from rocm_core.study.design import QUESTIONS, Key
@@ -263,6 +264,32 @@ def test_the_page_can_be_looked_at_without_a_server(server, context):
         answer(page, ["a", "b", "s", "Enter"])
     page.wait_for_selector("#thanks:not([hidden])")
     assert "preview" in page.inner_text("#end") and not server.votes
+
+
+def test_a_rater_is_told_that_the_study_has_been_built_again(server, context, tmp_path):
+    page = context.new_page()
+    simulate.begin(page, server.links[0])
+    answer(page, ["a", "a", "a"])
+    samples = {m: tmp_path / f"samples/{m}/validation/steps-4" for m in (FIRST, SECOND)}
+    build(
+        settings(PAIRS, ties=False),
+        samples,
+        read_prompts(tmp_path / "prompts.jsonl"),
+        server.folder,
+    )
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#notice:not([hidden])")
+    assert page.inner_text("#notice").startswith(
+        "The study is being changed. Your answers are kept"
+    )
+    server.kill()
+    server.start()
+    page.wait_for_function("() => document.querySelector('#notice').innerText.endsWith('go on.')")
+    assert not server.votes
+    simulate.begin(page, server.links[0])
+    answer(page, ["a", "a", "a", "Enter"])
+    wait_for_progress(page, 1)
+    assert len(server.votes) == 1
 
 
 def test_a_forged_link_is_told_so(server, context):
