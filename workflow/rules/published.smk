@@ -2,7 +2,9 @@
 
 # Their environment: conda's with --sdm conda, or the one that `make judges` makes.
 PUBLISHED = (
-    "python" if workflow.deployment_settings.deployment_method else f"{ROOT}/.venv-judges/bin/python"
+    "python"
+    if workflow.deployment_settings.deployment_method
+    else f"{ROOT}/.venv-judges/bin/python"
 )
 
 
