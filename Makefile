@@ -26,7 +26,6 @@ WORKERS ?= 2
 VENV := .venv
 TORCH := envs/torch.txt envs/torch-cpu.txt envs/cuda.txt envs/install.sh
 BIN := $(VENV)/bin
-RESULTS = results/$(shell sed -n 's/^name: *\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))
 PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -37,9 +36,7 @@ demo: $(VENV)/main
 	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
 	snakemake all --cores $(CORES) --quiet host reason --configfile $(CONFIG)
 	@echo
-	@echo "Report:  $(RESULTS)/report.html"
-	@echo "Tables:  $(RESULTS)/tables/"
-	@echo "Figures: $(RESULTS)/figures/"
+	@python -m rocm_core.commands.configuration --results $(CONFIG)
 
 test: $(VENV)/dev
 	$(PYTEST)

@@ -7,13 +7,16 @@
 #   snakemake figures --config partial=true --cores 1     draw the cells that are finished
 #
 # Targets come before --configfile, --config and -R, which swallow what follows them.
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
+DEMO = "config/demo.yaml"
 
-if not workflow.configfiles:
+if not workflow.configfiles or not config:
 
-    configfile: "config/demo.yaml"
+    configfile: DEMO if os.path.exists(DEMO) else f"{workflow.current_basedir}/{DEMO}"
 
 
 include: "workflow/rules/common.smk"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import RESULTS, ROOT, SIZES, describe
+from rocm_core.configuration import read_yaml
 from rocm_core.provenance import atomic_write
 
 LENGTHS = (1, 2, 4, 8, 16)
@@ -68,8 +69,8 @@ def of_a_step(repeats: int, limit: float | str = "auto", **changes: Any) -> dict
 
 def of_a_dry_run(seeds: int) -> dict[str, Any]:
     """Processor seconds of `snakemake -n` on the demo's ten cells, once a seed."""
-    text = (ROOT / "config/demo.yaml").read_text().replace("name: demo", "name: scaling")
-    text += f"\nseeds: {list(range(seeds))}\n"
+    demo = read_yaml(ROOT / "config/demo.yaml")
+    text = json.dumps(demo | {"name": "scaling", "seeds": list(range(seeds))})
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(text)

@@ -58,7 +58,11 @@ KINDS = {
         "Settings",
         {"DIVERGENCES": (tuple, ()), "PAIRED": (bool, False), "DIFFERENTIATES": (bool, False)},
     ),
-    "chains": Kind("rocm_core.policies.chains", "make"),
+    # DETERMINISTIC_LAST: does the last step draw no noise? True, or the key of a model's
+    # scheduler_config.json which says so where it is true.
+    "chains": Kind(
+        "rocm_core.policies.chains", "make", {"DETERMINISTIC_LAST": (bool | str, False)}
+    ),
     # PIPELINES: the classes of diffusers' pipelines whose networks it loads.
     "denoisers": Kind("rocm_core.policies.denoisers", "load", {"PIPELINES": (tuple, REQUIRED)}),
     "tables": Kind("rocm_core.tables", "make", _DRAWN),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from rocm_core.algorithms.base import Algorithm, Batch, Optimiser, ReducedSettings, Statistics
 from rocm_core.configuration import Whole, number
@@ -27,6 +27,7 @@ _MOST = 20.0  # nats of a log-ratio: clipped long before, and a finite number ti
 class PolicyGradientSettings(ReducedSettings):
     """What every policy-gradient algorithm has."""
 
+    learns_from_noise: ClassVar[bool] = True
     updates_per_iteration: Annotated[Whole, number(1, 100_000, "steps")] = 1
     """Policy gradients: optimiser steps into which the batches of an iteration are dealt; it must
     divide `accumulation_steps`."""

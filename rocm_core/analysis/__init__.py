@@ -10,6 +10,7 @@ from rocm_core.analysis.comparison import (
     compare,
     compare_differences,
     compare_seeds,
+    compare_shares,
     holm,
 )
 from rocm_core.analysis.efficiency import (
@@ -28,6 +29,7 @@ from rocm_core.analysis.labels import (
     divergence_label,
     metric_label,
     number,
+    training_seeds,
 )
 from rocm_core.analysis.results import GOLD, Results, Source, only
 from rocm_core.analysis.statistics import (

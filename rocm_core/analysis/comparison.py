@@ -14,6 +14,7 @@ With one seed only prompts are drawn, and a finding speaks of that training alon
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +40,9 @@ class Comparison:
     difference: in the unit of the score. effect: in standard deviations over prompts, the mean of
     both variances (Cumming 2012, Understanding the New Statistics, d_av). win_rate: share of
     prompts and seeds, ties as half. p: two-sided, that the difference is 0; consistent with
-    `difference`. effect and win_rate are None where only seeds were compared.
+    `difference`: 1 where that has no interval. effect and win_rate are None where only seeds were
+    compared, effect also where there is none. Scores that are all the same on both sides differ
+    by 0, within [0, 0].
     """
 
     difference: Estimate
@@ -71,6 +74,20 @@ def compare_differences(
     return _summarise(_matrix(differences), 1.0 if standardised else None, seed)
 
 
+def compare_shares(shares: ArrayLike, *, seed: int = 0) -> Comparison:
+    """The same of shares of wins (seeds, prompts) in [0, 1], less ½. It is known how wins vary, so
+    shares that are all equal have an interval, too: Wilson's, with the p-value that goes with it.
+    """
+    matrix = _matrix(shares)
+    found, rate = _summarise(matrix - 0.5, None, seed), win_rate_interval(matrix.mean(0))
+    if found.difference.has_interval:
+        return found
+    share = rate.mean - 0.5
+    difference = Estimate(share, rate.low - 0.5, rate.high - 0.5, rate.n)
+    p = 2 * NormalDist().cdf(-2 * abs(share) * rate.n**0.5)
+    return Comparison(difference, None, found.win_rate, p, len(matrix))
+
+
 def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:
     """The same of one difference per seed (seeds,); raises `ValueError` for fewer than two."""
     sample = np.asarray(differences, dtype=np.float64)
@@ -78,9 +95,8 @@ def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:
         raise ValueError("expected finite differences of at least two seeds")
     spread = sample.std(ddof=1) / len(sample) ** 0.5
     draws = sample.mean() + spread * _student(len(sample) - 1, RESAMPLES, seed)
-    return Comparison(
-        percentile_interval(sample.mean(), draws, 0), None, None, _p(draws), len(sample)
-    )
+    difference = percentile_interval(sample.mean(), draws, 0)
+    return Comparison(difference, None, None, _p(draws, difference), len(sample))
 
 
 def _summarise(
@@ -90,19 +106,26 @@ def _summarise(
     seeds, prompts = differences.shape
     counts = resampling(prompts, RESAMPLES, seed)
     mean, draws = differences.mean(), _draws(differences, counts, seed)
-    effect = None
+    difference, effect = _interval(mean, draws, prompts), None
     if isinstance(unit, float):
-        effect = percentile_interval(mean / unit, draws / unit, prompts)
-    elif unit is not None and (deviation := average_deviation(*unit)) > 0:
+        effect = _interval(mean / unit, draws / unit, prompts)
+    elif unit and difference.has_interval and (deviation := average_deviation(*unit)) > 0:
         units = ((_variances(unit[0], counts) + _variances(unit[1], counts)) / 2) ** 0.5
-        effect = percentile_interval(mean / deviation, draws / units, prompts)
+        effect = _interval(mean / deviation, draws / units, prompts)
     wins = np.sign(differences) / 2 + 0.5
     if seeds == 1:
         rate = win_rate_interval(wins[0])
     else:
         share = percentile_interval(wins.mean(), _draws(wins, counts, seed), prompts)
         rate = Estimate(share.mean, max(0.0, share.low), min(1.0, share.high), prompts)
-    return Comparison(percentile_interval(mean, draws, prompts), effect, rate, _p(draws), seeds)
+    return Comparison(difference, effect, rate, _p(draws, difference), seeds)
+
+
+def _interval(mean: float, draws: Matrix, prompts: int) -> Estimate:
+    """`percentile_interval`; but that of models that score the same everywhere is [0, 0]."""
+    if not draws.any():
+        return Estimate(0.0, 0.0, 0.0, prompts)
+    return percentile_interval(mean, draws, prompts)
 
 
 def _draws(values: Matrix, counts: NDArray[np.float32], seed: int) -> Matrix:
@@ -150,8 +173,11 @@ def _student(freedom: int, size: int, seed: int) -> Matrix:
     return np.random.default_rng([seed, freedom]).standard_t(freedom, size)
 
 
-def _p(draws: Matrix) -> float:
-    """Two-sided; never below 2 / (draws + 1). Identical models, whose draws are all 0, give 1."""
+def _p(draws: Matrix, estimate: Estimate) -> float:
+    """Two-sided; never below 2 / (draws + 1). Identical models, whose draws are all 0, give 1, and
+    so does an estimate without an interval."""
+    if not estimate.has_interval:
+        return 1.0
     below, above = np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0)
     return min(1.0, 2 * (min(below, above) + 1) / (len(draws) + 1))
 

@@ -22,8 +22,8 @@ def compared_rewards(results: Results) -> list[str]:
 def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, pd.DataFrame]:
     """The training reward of each method as it is paid for; methods without data are left out.
 
-    Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds of the
-    running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
+    Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds (NaN of one)
+    of the running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
     """
     return {m: _averaged(seeds) for m, seeds in seed_curves(results, reward, methods).items()}
 
@@ -72,7 +72,7 @@ def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
         for name in (*COSTS, "mean")
     }
     averages = {name: values.mean(0) for name, values in stacked.items()}
-    deviation = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else 0.0
+    deviation = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else np.nan
     steps = seeds[0]["step"].iloc[:length].to_numpy()
     return pd.DataFrame({"step": steps} | averages | {"deviation": deviation, "seeds": len(seeds)})
 

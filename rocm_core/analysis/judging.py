@@ -26,8 +26,9 @@ def evaluators(results: Results, reward: str) -> list[str]:
 def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
     """One number per row of `scores`, which has one column per evaluator: the score of a single
     one, else the mean over all in standard deviations of the base model's scores over prompts
-    (`base`)."""
-    return scores.iloc[:, 0] if scores.shape[1] == 1 else (scores / base.std()).mean(axis=1)
+    (`base`); an evaluator whose scores do not vary counts as it is."""
+    units = base.std().fillna(0.0).replace(0.0, 1.0)
+    return scores.iloc[:, 0] if scores.shape[1] == 1 else (scores / units).mean(axis=1)
 
 
 def final_scores(results: Results, method: str, reward: str) -> pd.DataFrame:

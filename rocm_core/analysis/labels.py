@@ -75,6 +75,13 @@ def amount(counts: Iterable[float], noun: str) -> str:
     return f"{span} {noun}" if span == "1" else f"{span} {noun}s"
 
 
+def training_seeds(counts: Iterable[float], spread: str) -> str:
+    """The `amount` of training seeds, and that one alone has no `spread`, where that is so."""
+    seeds = [count for count in counts if count == count]
+    alone = f" (one alone has no {spread})" if 1 in seeds else ""
+    return amount(seeds, "training seed") + alone
+
+
 def decimals(half_width: float) -> int:
     """How many decimals show an interval's half-width with two digits."""
     if not half_width > 0:

@@ -272,10 +272,10 @@ class Results:
 
     def change(self, reward: str, method: str, metric: str) -> Estimate | None:
         """What training changed of a metric against the own base, paired over prompts; None where
-        scores are missing (partial)."""
+        they have none in common, as where scores are missing (partial)."""
         after = self.scores(method, metric, reward)
         before = self.scores(self.base_of(reward, method), metric)
-        return paired_difference(after, before) if len(after) and len(before) else None
+        return paired_difference(after, before) if any(after.index.isin(before.index)) else None
 
     def scores_on(
         self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int

@@ -6,6 +6,7 @@ interval says how the result varies over prompts. It says nothing about other tr
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -17,11 +18,17 @@ from rocm_core.analysis.labels import decimals, number
 
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+_NONE = "no interval"
+_ROUNDING = 1e-9  # of a value: what differs less is equal
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` prompts with its two-sided 95 % interval, in the unit of the score."""
+    """A mean over `n` prompts with its two-sided 95 % interval, in the unit of the score.
+
+    One value, or values that are all equal, say nothing of what others would be: such a sample has
+    no interval, and `low` and `high` are NaN.
+    """
 
     mean: float
     low: float
@@ -30,21 +37,29 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half the interval's width."""
+        """Half the interval's width; NaN without one."""
         return (self.high - self.low) / 2
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether the sample has an interval."""
+        return not math.isnan(self.half_width)
+
     def plus_minus(self, digits: int) -> str:
-        """The mean and the half-width: "0.271 ± 0.012"."""
-        return f"{number(self.mean, digits)} ± {number(self.half_width, digits)}"
+        """The mean and the half-width: "0.271 ± 0.012", or "0.271 (no interval)"."""
+        half = f"± {number(self.half_width, digits)}" if self.has_interval else f"({_NONE})"
+        return f"{number(self.mean, digits)} {half}"
+
+    def bounds(self, digits: int, *, signed: bool = True) -> str:
+        """The interval: "[+0.03, +0.20]", or "[no interval]"."""
+        ends = [number(end, digits, signed=signed) for end in (self.low, self.high)]
+        return f"[{', '.join(ends) if self.has_interval else _NONE}]"
 
     def change(self, digits: int | None = None, unit: str = "") -> str:
         """A difference and its interval: "+0.12 [+0.03, +0.20]"; by default with two digits of the
         half-width."""
         places = decimals(self.half_width) if digits is None else digits
-        mean, low, high = (
-            number(end, places, signed=True) for end in (self.mean, self.low, self.high)
-        )
-        return f"{mean}{unit} [{low}, {high}]"
+        return f"{number(self.mean, places, signed=True)}{unit} {self.bounds(places)}"
 
     @property
     def direction(self) -> str:
@@ -62,14 +77,11 @@ def per_prompt(scores: pd.DataFrame) -> pd.Series:
 
 
 def mean_interval(values: ArrayLike) -> Estimate:
-    """Mean of `values` (n,), one number per prompt, with its normal-approximation interval.
-
-    One value has no interval: its bounds are NaN.
-    """
+    """Mean of `values` (n,), one number per prompt, with its normal-approximation interval."""
     sample = _vector(values)
     n = len(sample)
     mean = float(sample.mean())
-    half = _Z * float(sample.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
+    half = _Z * float(sample.std(ddof=1)) / n**0.5 if _vary(sample) else math.nan
     return Estimate(mean, mean - half, mean + half, n)
 
 
@@ -90,7 +102,7 @@ def paired_difference(
 def percentile_interval(mean: float, draws: NDArray[np.float64], n: int) -> Estimate:
     """A mean over `n` prompts with the interval that holds 95 % of its draws (draws,)."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail]) if _vary(draws) else (math.nan, math.nan)
     return Estimate(float(mean), float(low), float(high), n)
 
 
@@ -123,12 +135,19 @@ def win_rate(treated: pd.Series, control: pd.Series) -> Estimate:
 
 
 def win_rate_interval(outcomes: ArrayLike) -> Estimate:
-    """The same of outcomes (n,): 1 a win, ½ a tie, 0 a loss."""
+    """The same of outcomes (n,): 1 a win, ½ a tie, 0 a loss. One outcome has no interval; several
+    have one even if they are equal, since it is known how wins vary."""
     wins = _vector(outcomes)
     n, share = len(wins), float(wins.mean())
     centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * (share * (1 - share) / n + _Z**2 / (4 * n**2)) ** 0.5
+    half = half if n > 1 else math.nan
     return Estimate(share, centre - half, centre + half, n)
+
+
+def _vary(values: NDArray[np.float64]) -> bool:
+    """Whether values differ by more than rounding."""
+    return bool(np.ptp(values) > _ROUNDING * np.abs(values).max())
 
 
 def _vector(values: ArrayLike) -> NDArray[np.float64]:

@@ -124,7 +124,10 @@ def part(
 ) -> Part:
     """A part of comparison(*arguments), or the gap in its place."""
     try:
-        return Part(label, expects, comparison(*arguments), unit)
+        found = comparison(*arguments)
+        if not found.difference.has_interval:
+            raise Undecidable("no interval, because all differences are equal")
+        return Part(label, expects, found, unit)
     except Undecidable as gap:
         return Part(label, expects, None, unit, str(gap))
 

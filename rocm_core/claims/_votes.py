@@ -15,9 +15,11 @@ def preference(e: Evidence, first: str, second: str, question: str) -> Compariso
     outcome = outcomes.get((first, second, question))
     if outcome is None:
         raise Undecidable(f"no votes on {first} against {second}")
-    low, high = (outcome[f"win_rate_{end}"] - 0.5 for end in ("low", "high"))
-    share = Estimate(outcome["win_rate"] - 0.5, low, high, int(outcome["pairs"]))
+    low, high = (outcome[f"win_rate_{end}"] for end in ("low", "high"))
+    if low is None:
+        raise Undecidable("no interval, because there is one vote or all are alike")
+    share = Estimate(outcome["win_rate"] - 0.5, low - 0.5, high - 0.5, int(outcome["pairs"]))
     normal = NormalDist()
     deviation = share.half_width / normal.inv_cdf(0.975)
-    p = 2 * normal.cdf(-abs(share.mean) / deviation) if deviation > 0 else float(share.mean == 0)
+    p = 2 * normal.cdf(-abs(share.mean) / deviation)
     return Comparison(share, None, None, p, 1)

@@ -17,8 +17,7 @@ def number_of(finding: Finding | None) -> str:
         return ""
     if finding.part.unit == FACTOR:
         digits = decimals(shown.half_width)
-        mean, low, high = (number(end, digits) for end in (shown.mean, shown.low, shown.high))
-        return f"× {mean} [{low}, {high}]"
+        return f"× {number(shown.mean, digits)} {shown.bounds(digits, signed=False)}"
     return shown.change(unit=_SD if finding.part.unit == EFFECT else "")
 
 
@@ -32,7 +31,8 @@ def details_of(finding: Finding) -> str:
         told.append(comparison.effect.change(2, _SD))
     if comparison.win_rate and finding.part.unit != SHARE:
         rate = comparison.win_rate
-        told.append(f"wins {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]")
+        bounds = f" [{rate.low:.0%}, {rate.high:.0%}]" if rate.has_interval else ""
+        told.append(f"wins {rate.mean:.0%}{bounds}")
     told.append(f"p {_p(comparison.p)}")
     if finding.p_corrected is not None and finding.p_corrected != comparison.p:
         told.append(f"corrected {_p(finding.p_corrected)}")
@@ -88,7 +88,8 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
-def _numbers(estimate: Estimate | None) -> dict[str, float] | None:
+def _numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
     if estimate is None:
         return None
-    return {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
+    ends = (estimate.low, estimate.high) if estimate.has_interval else (None, None)
+    return {"mean": estimate.mean, "low": ends[0], "high": ends[1]}

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rocm_core.analysis import GOLD, Comparison, compare, compare_differences, metric_label
+from rocm_core.analysis import (
+    GOLD,
+    Comparison,
+    compare,
+    compare_differences,
+    compare_shares,
+    metric_label,
+)
 from rocm_core.claims._costs import lead, saving
 from rocm_core.claims._evidence import ROCM_NONE, Evidence, Undecidable, aligned, compared
 from rocm_core.claims._verdict import (
@@ -100,8 +107,8 @@ def _share_of_wins(e: Evidence, reward: str) -> Comparison:
         e.held_out_metrics(reward),
     ):
         first, second = aligned(e.final(reward, ours, metric), e.final(reward, theirs, metric))
-        wins.append(np.sign(first.to_numpy() - second.to_numpy()) / 2)
-    return compare_differences(np.mean(wins, axis=0))
+        wins.append(np.sign(first.to_numpy() - second.to_numpy()) / 2 + 0.5)
+    return compare_shares(np.mean(wins, axis=0))
 
 
 @claim(

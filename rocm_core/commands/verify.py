@@ -16,7 +16,7 @@ from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Artefacts, Made, load_config, used
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
-from rocm_core.provenance import accepted_code, folder_digest, sha256_file
+from rocm_core.provenance import accepted_code, folder_digest, located, sha256_file
 from rocm_core.weights import check_all
 
 
@@ -30,7 +30,7 @@ def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], l
     """
     files = Artefacts(config, root)
     prompts, unreadable = read_sets(files)
-    here = (path for path in used(config) if Path(path).exists())
+    here = (path for path in used(config) if located(path).exists())
     problems = [*check_all(here), *unreadable, *_check_prompts(files, prompts)]
     accepted = []
     made = [*files.made_prompts(), *files.made(prompts), *files.made_renderings()]

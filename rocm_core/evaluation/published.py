@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
+from rocm_core.provenance import located
 from rocm_core.weights import (
     mismatches,
     require_finite,
@@ -128,7 +129,7 @@ def score_folder_published(scorers: Mapping[str, str | Path], samples: Path, out
 
     device, images, rows = pick_device(), read_index(samples), []
     for name, weights in scorers.items():
-        score = load_published(name, Path(weights), device)
+        score = load_published(name, located(weights), device)
         for image in tqdm(images, desc=name, unit="image", disable=None):
             if not image.file.is_file():
                 raise UserError(f"{image.file} is missing: generate it again")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.evaluation.scores import BATCH_SIZE, Sample, read_image, read_index, write_scores
+from rocm_core.provenance import located
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CUT = 0.25  # cycles per pixel
@@ -42,7 +43,7 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     listed = read_index(samples)
     device = pick_device()
     energies, coarse, features = [], [], []
-    encoder = None if clip is None else clipscore.load(Path(clip), device, None)
+    encoder = None if clip is None else clipscore.load(located(clip), device, None)
     for batch in _batches(listed):
         images = batch.to(device)
         energies.append(high_frequency(images))

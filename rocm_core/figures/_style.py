@@ -228,6 +228,12 @@ def note_missing(
     note(axes, f"missing: {names}" if names else "")
 
 
+def no_interval(bounds: pd.Series, drawn: str) -> str:
+    """The end of a caption where some of the data has no interval, and so no bar or band."""
+    absent = f" No {drawn}: one value, or equal ones, which have no interval."
+    return absent if bounds.isna().any() else ""
+
+
 def note(axes: Axes, text: str) -> None:
     """A remark at the bottom of a panel, if there is one."""
     if text:

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import GOLD, Results, amount, mean_interval, metric_label, only
+from rocm_core.analysis import (
+    GOLD,
+    Estimate,
+    Results,
+    amount,
+    mean_interval,
+    metric_label,
+    only,
+)
 from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
 
@@ -37,8 +45,10 @@ def trajectories(results: Results, metrics: dict[str, list[str]]) -> pd.DataFram
                         " step 0: score them again"
                     )
                 table = scores.pivot_table("value", "prompt_id", "step", aggfunc="mean").dropna()
-                for step in table.columns:
+                for step in table.columns if len(table) else ():
                     change = mean_interval(table[step] - table[0])
+                    if step == 0:  # the base itself, which is known to change nothing
+                        change = Estimate(0.0, 0.0, 0.0, change.n)
                     row = {"reward": reward, "method": method, "metric": metric, "step": int(step)}
                     row |= vars(change) | {"change": change.mean, "mean": table[step].mean()}
                     rows.append(row | {"seeds": scores["seed"].nunique()})

@@ -1,21 +1,20 @@
 """Training reward against what it costs: the curves of RLCM, with every method beside them."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from rocm_core.analysis import (
     COSTS,
     Results,
-    amount,
     compared_rewards,
     curves,
     metric_label,
     only,
     thinned,
+    training_seeds,
 )
 from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
+from rocm_core.provenance import located
 
 TITLE = "Training reward against its cost"
 NEEDS = ("algorithms",)
@@ -73,7 +72,7 @@ def make(results: Results) -> style.Drawing:
     caption = (
         "Running mean of the training reward, over as many reward queries for every method of a "
         "row (a twentieth of the shortest training, an iteration at least); line and band: mean "
-        f"and standard deviation over {amount(data['seeds'], 'training seed')}. Every image passed "
+        f"and standard deviation over {training_seeds(data['seeds'], 'band')}. Every image passed "
         "through the U-Net forward counts as one pass. Axes are logarithmic where methods differ "
         f"more than {style.UNEVEN:g}-fold in cost."
     )
@@ -89,7 +88,7 @@ def _published(results: Results) -> pd.DataFrame:
     if path is None:
         return pd.DataFrame(columns=columns)
     try:
-        table = pd.read_csv(Path(path), dtype=str, keep_default_na=False)
+        table = pd.read_csv(located(path), dtype=str, keep_default_na=False)
         table = table[table["x_axis"] == "reward_queries"]
         reward = table["task"].map(lambda task: _TASKS.get(task, task))
         numbers = table[["x", "y"]].astype(float)

@@ -32,6 +32,8 @@ def make(results: Results) -> style.Drawing:
     if results.outcomes is None:
         raise UserError(f"{results.layout.study.results} does not exist: aggregate the votes first")
     data = pd.DataFrame(results.outcomes)
+    ends = ["win_rate_low", "win_rate_high"]
+    data[ends] = data[ends].astype(float)  # None, where the votes have no interval
     voted = {tuple(pair): rows for pair, rows in data.groupby(["first", "second"], sort=False)}
     models = {source.name: source for source in results.bases + results.trained}
     study = results.config.study
@@ -54,6 +56,7 @@ def make(results: Results) -> style.Drawing:
         " second (right). Black: win rate of the first model with a tie as half a win, and its"
         " 95 % interval from a bootstrap over raters and pairs."
     )
+    caption += style.no_interval(data["win_rate_low"], "bar")
     if len(agreement):
         caption += f" Krippendorff's alpha of the raters: {alphas}."
     return style.Drawing(figure, data, TITLE, caption)

@@ -53,6 +53,7 @@ def make(results: Results) -> style.Drawing:
     every = [point for own in shown.values() for point in own]
     rows = [row for point in every for row in _rows(results, point)]
     data = pd.DataFrame(rows + _said(results, every), columns=COLUMNS)
+    data = data.astype({"low": float, "high": float})  # of votes without an interval they are None
     figure, panels = style.by_reward(shown, height=2.5)
     for reward, panel in panels.items():
         _draw(panel, only(data, reward=reward), shown[reward])
@@ -72,6 +73,7 @@ def make(results: Results) -> style.Drawing:
         " win rate and of its 95 % Wilson interval. Where the reward model's line goes on rising"
         " and the judge's falls, the reward is hacked."
     )
+    caption += style.no_interval(data["low"], "bar")
     voted = data[data["preference_of"] == _RATERS]
     if len(voted):
         caption += (

@@ -1,5 +1,6 @@
 """Training reward against training time (figure 5 of the paper)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -95,4 +96,6 @@ def _running(seeds: list[pd.DataFrame]) -> pd.DataFrame:
     )
     frame = pd.DataFrame({"iteration": seeds[0]["step"][:length], "seconds": seconds.mean(0)})
     deviation = (square - mean**2).clip(lower=0) ** 0.5
+    if len(seeds) == 1:
+        deviation[0] = math.nan  # of one batch
     return thinned(frame.assign(mean=mean, deviation=deviation, seeds=len(seeds)))

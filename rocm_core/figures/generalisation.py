@@ -62,7 +62,7 @@ def make(results: Results) -> style.Drawing:
         "Difference between a trained model and its own base on the same prompts and noise, "
         f"averaged over {amount(data['seeds'], 'training seed')} within each of "
         f"{amount(data['n'], 'prompt')}; bars: 95 % interval of a bootstrap over prompts. The "
-        "prompt sets are those of the configuration."
+        f"prompt sets are those of the configuration.{style.no_interval(data['low'], 'bar')}"
     )
     return style.Drawing(figure, data, TITLE, caption)
 
@@ -73,8 +73,8 @@ def _change(results: Results, reward: str, method: str, name: str) -> dict[str, 
     base = results.models[results.base_of(reward, method)]
     steps = dict(reversed(results.sample_sets(sources[0])))[name]
     after, seeds = results.scores_on(sources, reward, name, steps)
-    before, there = results.scores_on([base], reward, name, steps)
-    if not seeds or not there:
+    before, _ = results.scores_on([base], reward, name, steps)
+    if not any(after.index.isin(before.index)):
         return None
     change = paired_difference(after, before)
     numbers = vars(change).values()

@@ -30,5 +30,6 @@ def make(results: Results) -> style.Drawing:
         f"{linear:g} and logarithmic beyond. Each line runs from the base model (black dot) over "
         "the snapshots to the final model (large marker): means over "
         f"{counts(data)}. Bars: {PAIRED} of the final model."
+        f"{style.no_interval(data['low'], 'bar')}"
     )
     return style.Drawing(figure, data, TITLE, caption)

@@ -23,5 +23,6 @@ def make(results: Results) -> style.Drawing:
     caption = (
         "Each line runs from the base model (black dot) over the snapshots to the final model "
         f"(large marker): means over {counts(data)}. Bars: {PAIRED} of the final model."
+        f"{style.no_interval(data['low'], 'bar')}"
     )
     return style.Drawing(figure, data, TITLE, caption)

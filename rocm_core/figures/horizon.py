@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, curves, metric_label, thinned
+from rocm_core.analysis import Results, curves, metric_label, thinned, training_seeds
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward by the horizon K of the training"
@@ -41,7 +41,7 @@ def make(results: Results) -> style.Drawing:
     caption = (
         "Running mean of the training reward when the training's chain has K steps, over as many "
         "reward queries for every line of a panel; line and band: mean and standard deviation over "
-        f"{amount(data['seeds'], 'training seed')}. A reward query costs K NFE to sample."
+        f"{training_seeds(data['seeds'], 'band')}. A reward query costs K NFE to sample."
     )
     return style.Drawing(figure, data, TITLE, caption)
 

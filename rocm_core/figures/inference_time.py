@@ -46,6 +46,7 @@ def make(results: Results) -> style.Drawing:
         f"{amount(data['seeds'].dropna(), 'training seed')} within a prompt; bars: 95 % interval "
         "over prompts. Time: from text to pixels, the median over batches after a first one, the "
         "model already loaded. Dashed: base models."
+        f"{style.no_interval(data['low'], 'bar')}"
     )
     return style.Drawing(figure, data, TITLE, caption)
 

@@ -35,7 +35,7 @@ def make(results: Results) -> style.Drawing:
     style.legend(figure, style.handles(results, results.methods_with_snapshots()))
     caption = (
         f"Mean score of the snapshots over {counts(data)}; step 0 is the base model. "
-        f"Bands: {PAIRED}."
+        f"Bands: {PAIRED}.{style.no_interval(data['low'], 'band')}"
     )
     if gold:
         caption += " The gold judge is 1 for a perfect picture of the caption."

@@ -33,10 +33,11 @@ from rocm_core.provenance import (
     SnapshotFiles,
     code_fingerprint,
     digest_of,
+    located,
     module_closure,
     record_beside,
 )
-from rocm_core.weights import files_of
+from rocm_core.weights import files_of, inputs_of
 
 # What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
@@ -160,9 +161,8 @@ class Artefacts:
 
     def prompt_sources(self, name: str) -> list[str]:
         """The files that a prompt set is read from; none for an embedded world's captions."""
-        return [
-            p for p in prompt_files(self.config.prompts[name]) if Path(p).is_file() or files_of(p)
-        ]
+        files = prompt_files(self.config.prompts[name])
+        return [file for file in files if located(file).is_file() or files_of(file)]
 
     def kept_out(self, name: str) -> list[Path]:
         """The prompt sets of which a set must hold no prompt: those that cells train on."""
@@ -280,8 +280,9 @@ def used(config: Config) -> list[str]:
 
 
 def needed(config: Config) -> list[str]:
-    """The table's files that a configuration's models, scorers and prompts are made of."""
-    return list(dict.fromkeys(files_of(*used(config))))
+    """The table's files that a configuration's models, scorers and prompts are made of, but those
+    that the checkout has."""
+    return list(dict.fromkeys(inputs_of(*used(config))))
 
 
 def job_code(

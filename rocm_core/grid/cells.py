@@ -5,8 +5,10 @@ settings of a cell are layers of the configuration, merged and checked. What is 
 follows from them: prompt sets and their sizes, numbers of inference steps.
 """
 
+import contextlib
 import functools
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -22,6 +24,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
 from rocm_core.prompts import prompt_count
+from rocm_core.provenance import located
 
 Layers = list[tuple[str, Mapping[str, Any]]]
 
@@ -303,6 +306,7 @@ def cell_settings(
                 f" prompt in a batch, but it is {merged[name]}"
             )
     _check_counts(merged, key)
+    _check_noise(config, method, own, {"inference_steps": policy.steps} | merged, layers, key)
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
         raise UserError(f"{key}.prompts: validation evaluates what was trained: name another set")
@@ -374,6 +378,53 @@ def _check_counts(merged: Mapping[str, Any], key: str) -> None:
         divisor = merged.get(part, 1)
         if count % divisor:
             raise UserError(f"{key}: {part} must divide {whole}, {count}, but it is {divisor}")
+
+
+def _check_noise(
+    config: Config,
+    method: Method,
+    own: type[TrainingSettings],
+    merged: Mapping[str, Any],
+    layers: Layers,
+    key: str,
+) -> None:
+    """What is over the steps that draw noise, a divergence or a policy gradient, needs such a step.
+
+    A chain of one step has none where its last is deterministic, which a model that is still to be
+    fetched may leave open: its job then refuses.
+    """
+    chain = chain_of(config, method.policy)
+    if merged["inference_steps"] > 1 or not _ends_without_noise(config, method.policy, chain):
+        return
+    if method.divergence != "none":
+        what = f"the divergence {method.divergence} is over"
+    elif own.learns_from_noise and merged.get("horizon") != "released":
+        what = f"{method.algorithm} learns from"
+    else:
+        return
+    place = next(
+        (
+            f"inference_steps of {place}"
+            for place, layer in layers[::-1]
+            if layer.get("inference_steps")
+        ),
+        f"policies.{method.policy}.steps",
+    )
+    raise UserError(
+        f"{key}: {what} the steps that draw noise, and of the chain {chain} with 1 step there are"
+        f" none: raise {place}"
+    )
+
+
+def _ends_without_noise(config: Config, policy: str, chain: str) -> bool:
+    """Whether the last step of a policy's chain is known to be deterministic."""
+    says = facts("chains", chain, f"policies.{policy}.chain")["DETERMINISTIC_LAST"]
+    if isinstance(says, bool):
+        return says
+    file = located(config.policies[policy].model) / "scheduler/scheduler_config.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return json.loads(file.read_text(encoding="utf-8"))[says] is True
+    return False
 
 
 def training_sets(cells: Sequence[Cell]) -> list[str]:

@@ -11,6 +11,7 @@ from rocm_core.errors import UserError
 from rocm_core.grid.cells import POLICIES, chain_of, make_grid, training_sets
 from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
+from rocm_core.provenance import located
 from rocm_core.reading import parse_yaml, read_yaml, show
 
 # Prompt sources that a world offers, and its gold judge, which knows the truth of that world.
@@ -96,7 +97,7 @@ def _check(config: Config) -> None:
     for name in _GOLD.keys() & {*config.rewards}:
         raise UserError(f"rewards: {name!r} is a gold judge and never trains: remove it")
     overlay = config.efficiency_overlay
-    if overlay and not Path(overlay).is_file():
+    if overlay and not located(overlay).is_file():
         raise UserError(f"efficiency_overlay: {show(overlay)} does not exist: correct the path")
     if "snapshots" in config.prompts:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")

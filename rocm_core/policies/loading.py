@@ -12,6 +12,7 @@ from rocm_core.errors import UserError
 from rocm_core.plugins import facts, load, names
 from rocm_core.policies.chains.chain import Schedule
 from rocm_core.policies.policy import Policy
+from rocm_core.provenance import located
 from rocm_core.weights import check_weights, require_finite
 
 if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
@@ -32,7 +33,7 @@ def load_policy(
     for a folder that is incomplete, cannot be read, or does not go with the chain, and for weights
     that are not finite.
     """
-    folder, lora = Path(settings.model), settings.model_lora
+    folder, lora = located(settings.model), settings.model_lora
     denoiser = denoiser_of(folder / INDEX)
     check_weights(folder)
     schedule = Schedule(settings.model, _read(folder / SCHEDULER), lora is not None)
@@ -44,7 +45,7 @@ def load_policy(
             f"{folder / SCHEDULER} does not make a chain ({error}): restore it"
         ) from None
     networks = load("denoisers", denoiser).load(
-        folder, settings.guidance_scale, torch.device(device), dtype, lora
+        folder, settings.guidance_scale, torch.device(device), dtype, lora and str(located(lora))
     )
     require_finite(f"{folder} with {lora}" if lora else folder, networks.state_dict())
     return Policy(networks, chain)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rocm_core.errors import UserError, warn
 from rocm_core.plugins import did_you_mean
 from rocm_core.prompts.prompt import Prompt, clean, decode, identify, is_blank, lines_of
+from rocm_core.provenance import located
 from rocm_core.reading import parse_json
 from rocm_core.weights import table
 
@@ -121,7 +122,7 @@ def check_sources(
             raise UserError(
                 f"{key}.source: {benchmark} is a benchmark, which must not be trained on"
             )
-        if all(Path(file).is_file() for file in prompt_files(settings)):
+        if all(located(file).is_file() for file in prompt_files(settings)):
             made = make_prompts(settings, () if name in trained else learned)
             learned += made if name in trained else []
 
@@ -246,6 +247,7 @@ def read_list(path: str, column: str | None = None) -> list[Prompt]:
         raise UserError(f"{path} is not a prompt list: it must end in {' or '.join(SUFFIXES)}")
     if column and suffix == ".txt":
         raise UserError(f"{path} has no columns: remove the key column ({column})")
+    path = str(located(path))
     if suffix == ".jsonl":
         prompts = _json_lines(path, column)
     else:

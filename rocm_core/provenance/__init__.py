@@ -31,3 +31,4 @@ from rocm_core.provenance.manifests import (
     package_versions,
     write_manifest,
 )
+from rocm_core.provenance.sources import here, located

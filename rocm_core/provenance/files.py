@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rocm_core.errors import UserError
+from rocm_core.provenance.sources import located
 
 # How pandas is to read the tables of scores: ids and names are text, even `NA` and `007`.
 CSV_OPTIONS: dict[str, Any] = {
@@ -51,7 +52,7 @@ def folder_digest(path: str | Path) -> str:
     Looked up, without reading the files, where a MANIFEST.json or weights.lock lists them. A single
     file gives its own sha256; a missing path "absent", so that a dry-run needs none.
     """
-    path = Path(path)
+    path = located(path)
     if path.is_file():
         return sha256_file(path)
     if not path.is_dir():

@@ -77,7 +77,8 @@ def git_commit() -> str | None:
 def _git(*arguments: str) -> str:
     """What git says of the checkout; nothing without git."""
     with contextlib.suppress(OSError):
-        command = ["git", "-C", str(ROOT), *arguments]
+        # git says nothing of a checkout that is somebody else's, as a shared one is.
+        command = ["git", "-C", str(ROOT), "-c", f"safe.directory={ROOT}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return ""
 

@@ -79,7 +79,8 @@ def make(results: Results) -> Report:
         Path(__file__).parent,
         metric=metric_label,
         method=results.label,
-        signed=lambda value, change: number(value, decimals(change.half_width), signed=True),
+        signed=lambda change: number(change.mean, decimals(change.half_width), signed=True),
+        bounds=lambda change: change.bounds(decimals(change.half_width)),
     )
     path = results.layout.rendered("claims", "claims")[0]
     ledger, cells = (

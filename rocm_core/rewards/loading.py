@@ -8,6 +8,7 @@ from rocm_core.plugins import (
     load as load_module,  # `load` marks a reward
     short_name,
 )
+from rocm_core.provenance import located
 from rocm_core.weights import require_finite
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def load_reward(
     :class:`UserError` for an unknown name and for weights that are absent, damaged, of another
     architecture or not finite.
     """
-    folder = None if weights is None else Path(weights)
+    folder = None if weights is None else located(weights)
     module = load_module("rewards", name)
     scorer = module.load(folder, device, dtype)
     if hasattr(scorer, "state_dict"):

@@ -49,11 +49,12 @@ class Outcome:
     agreement: float | None
 
     def flat(self) -> dict[str, Any]:
-        """One row of a table."""
+        """One row of a table; the ends of an interval that there is not are None."""
         row = dict(vars(self))
         for name in ("win_rate", "left_rate"):
             estimate = row[name]
-            row |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            ends = (estimate.low, estimate.high) if estimate.has_interval else (None, None)
+            row |= {name: estimate.mean, f"{name}_low": ends[0], f"{name}_high": ends[1]}
         return row
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 from rocm_core.analysis import (
     COSTS,
     Results,
-    amount,
     common_reward,
     compared_rewards,
     curves,
@@ -16,6 +15,7 @@ from rocm_core.analysis import (
     metric_label,
     number,
     reach,
+    training_seeds,
 )
 from rocm_core.tables._table import Block, Cell, Table
 
@@ -37,8 +37,8 @@ def make(results: Results) -> Table:
     reward, and the costs until `goal`, the best reward of the slowest, in the running mean of
     figure `efficiency`.
 
-    `data` has `COLUMNS`; status is measured or missing; deviation is over seeds; `COSTS` are empty
-    for a method that never reaches the goal.
+    `data` has `COLUMNS`; status is measured or missing; deviation is over seeds, empty for one;
+    `COSTS` are empty for a method that never reaches the goal.
     """
     rows, blocks = [], []
     for reward in compared_rewards(results):
@@ -56,9 +56,10 @@ def make(results: Results) -> Table:
         blocks.append(Block(heading, lines))
         rows += [{"reward": reward, "method": method} | row for method, row in own.items()]
     data = pd.DataFrame(rows, columns=COLUMNS)
+    seeds = training_seeds(data["seeds"], "deviation")
     caption = (
         "Rewards: running mean at the end of the training (± standard deviation over "
-        f"{amount(data['seeds'].dropna(), 'training seed')}) and at its best. Costs: what the mean "
+        f"{seeds}) and at its best. Costs: what the mean "
         "over seeds had taken when it first reached the goal, and in brackets the share of the "
         "whole training's; –: it never does. A method may start above the goal: it then needs its "
         "first window."
@@ -81,7 +82,8 @@ def _row(goal: float, curve: pd.DataFrame | None) -> dict[str, Any]:
 def _cells(row: dict[str, Any], digits: int) -> list[Cell]:
     if row["status"] == "missing":
         return [Cell("missing", muted=True)] * (len(_HEADER) - 1)
-    deviation = f" ± {number(row['deviation'], digits)}" if row["seeds"] != 1 else ""
+    spread = row["deviation"]
+    deviation = "" if math.isnan(spread) else f" ± {number(spread, digits)}"
     rewards = [number(row["final"], digits) + deviation, number(row["best"], digits)]
     costs = [
         "–" if math.isnan(cost := row[name]) else f"{cost:,.0f} ({cost / row[f'total_{name}']:.0%})"

@@ -79,14 +79,12 @@ def _row(results: Results, point: SweepPoint) -> dict[str, object]:
     judged = verdicts(results, reward, method)
     base = results.base_of(reward, method)
     trained = results.scores(method, reward, reward), results.scores(base, reward)
-    if any(series.empty for series in (*judged, *trained)):
-        return row
     ids = [prompt.id for prompt in results.prompts]
     kept = halves(ids)[1] if point.trial else ids
-    changes = [
-        paired_difference(*(series[series.index.isin(kept)] for series in pair))
-        for pair in (judged, trained)
-    ]
+    pairs = [[series[series.index.isin(kept)] for series in pair] for pair in (judged, trained)]
+    if not all(any(after.index.isin(before.index)) for after, before in pairs):
+        return row
+    changes = [paired_difference(*pair) for pair in pairs]
     row |= {"status": "measured", "n": changes[0].n, "seeds": results.seeds(reward, method)}
     for measure, change in zip(_MEASURES, changes, strict=True):
         row |= {measure: change.mean, f"{measure}_low": change.low, f"{measure}_high": change.high}

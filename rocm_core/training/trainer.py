@@ -70,6 +70,11 @@ class Trainer:
         low = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
         self.precision = torch.bfloat16 if low else torch.float32
         self.policy = load_policy(settings, self.device, self.precision)
+        if settings.divergence != "none" and not self.policy.stds:
+            raise UserError(
+                f"the divergence {settings.divergence} is over the steps that draw noise, and this"
+                " chain has none: raise inference_steps"
+            )
         self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
         self.policy.denoiser.forget_text()
         scorer = Path(settings.scorer) if settings.scorer else None

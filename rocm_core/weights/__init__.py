@@ -6,6 +6,7 @@ from rocm_core.weights.catalogue import (
     describe,
     digest_of_all,
     files_of,
+    inputs_of,
     require_recorded,
     table,
     to_fetch,

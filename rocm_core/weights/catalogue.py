@@ -18,7 +18,9 @@ from rocm_core.provenance import (
     digest_of,
     files_in,
     folder_digest,
+    here,
     listed_hashes,
+    located,
     read_listing,
     record_of,
     sha256_file,
@@ -28,7 +30,7 @@ from rocm_core.reading import parse_yaml
 
 FOLDER = "weights"
 _CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last verified}
-_FETCH = "fetch it with `snakemake weights`, where there is a network"
+_FETCH = "fetch it with `snakemake weights`"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,12 @@ def files_of(*paths: str | Path | None) -> list[str]:
     return [file for name in names for file in table() if f"{file}/".startswith(f"{name}/")]
 
 
+def inputs_of(*paths: str | None) -> list[str]:
+    """The table's files at or below several local paths that a rule waits for: those that are read
+    from below the working directory, where they are fetched, not from the checkout."""
+    return files_of(*here(*paths))
+
+
 def weights_digest(path: str | Path) -> str:
     """What a job's params record of its weights: the same before and after they are fetched.
 
@@ -100,7 +108,8 @@ def digest_of_all(*paths: str | None) -> str:
 
 def read_lock() -> dict[str, dict[str, Any]]:
     """The entries of weights.lock by path; none where there is no lock."""
-    return read_listing(Path(LOCK)) if Path(LOCK).is_file() else {}
+    lock = located(LOCK)
+    return read_listing(lock) if lock.is_file() else {}
 
 
 def describe(paths: Iterable[str]) -> str:
@@ -153,10 +162,13 @@ def check_weights(path: str | Path, full: bool = False) -> None:
     need only exist, unless the table names them. A file listed in weights.lock is hashed only if
     its size or time has changed since it was last verified; full: always.
     """
-    path = Path(path)
-    for name in files_of(path):
-        if not Path(name).is_file():
-            raise UserError(f"{name} is missing: {_FETCH}")
+    path = located(path)
+    home = ROOT if path.is_relative_to(ROOT) else Path()
+    tabled = files_of(path.relative_to(home))
+    for file in (home / name for name in tabled):
+        if not file.is_file():
+            where = f"in {home}, " if home == ROOT else ""
+            raise UserError(f"{file} is missing: {_FETCH}, {where}where there is a network")
     if not path.exists():
         raise UserError(f"the weights {path} do not exist: fetch them or correct the path")
     folder = path if path.is_dir() else path.parent
@@ -164,7 +176,7 @@ def check_weights(path: str | Path, full: bool = False) -> None:
     listing = record.name if record else LOCK
     if not path.is_dir():
         listed = {name: sha256 for name, sha256 in listed.items() if name == path.name}
-    if listed or files_of(path):
+    if listed or tabled:
         present = files_in(folder) if path.is_dir() else [path.name]
         for file in (folder / name for name in present if name not in listed):
             raise UserError(

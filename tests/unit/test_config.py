@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from jsonschema import Draft202012Validator
 
 from rocm_core.algorithms import load_settings
+from rocm_core.commands import configuration
 from rocm_core.configuration import (
     document,
     load_schema,
@@ -407,3 +408,29 @@ def test_any_damage_to_the_file_is_valid_or_refused_in_one_sentence(
         load_config(path)
     except UserError as error:
         assert str(error).splitlines() == [str(error)]
+
+
+NAMED = {
+    "plain": "name: tiny\n",
+    "double quotes": 'name: "tiny"\n',
+    "single quotes": "name:   'tiny'  # of the smallest\n",
+    "further down": "# name: wrong\nseeds: [3]\nname: tiny\n",
+    "JSON": json.dumps(yaml.safe_load(SMALL) | {"name": "tiny"}),
+}
+
+
+@pytest.mark.parametrize("style", NAMED)
+def test_make_says_where_the_results_are_however_the_name_is_written(
+    tmp_path, monkeypatch, capsys, style
+):
+    path, written = tmp_path / "config.yaml", yaml.safe_load(NAMED[style])
+    others = {k: v for k, v in yaml.safe_load(SMALL).items() if k not in written}
+    path.write_text(NAMED[style] + (yaml.safe_dump(others) if others else ""))
+    asked = ["make", "--dry-run", "demo", f"CONFIG={path}"]
+    recipe = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (command,) = [line for line in recipe.splitlines() if "--results" in line]
+    assert "results/" not in recipe
+    monkeypatch.setattr(sys, "argv", command.split()[2:])
+    configuration.main()
+    said = capsys.readouterr().out.split()
+    assert said[1::2] == [f"results/tiny/{name}" for name in ("report.html", "tables/", "figures/")]

@@ -1,6 +1,7 @@
 """The grid: the cells that a configuration asks for, each once, each with what it really uses."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from rocm_core.grid import (
     table,
 )
 from rocm_core.grid.cells import Method
-from rocm_core.plugins import ROOT
+from rocm_core.plugins import ROOT, names
 
 
 def make_config(**changes) -> Config:
@@ -445,3 +446,72 @@ def test_images_are_made_of_every_set_once_and_of_the_validation_prompts_at_ever
     assert sets(cells["hpsv2/ddpo--learning_rate-0.5/seed-0"]) == [("validation", 20)]
     assert generation_settings(config, "diffusion").inference_steps == 20
     assert generation_settings(config, "diffusion", 4).inference_steps == 4
+
+
+DIFFUSION = {"model": "resources/shapes/diffusion", "steps": 1, "guidance_scale": 3.0}
+SHORT = {"consistency": {"model": "base", "steps": 1, "guidance_scale": 3.0}}
+SHORT |= {"diffusion": DIFFUSION}
+# Of the methods that are over steps which draw noise, what says so of a chain without any.
+OVER_NOISE = {
+    **{f"rocm-{name.replace('_', '-')}": "divergence" for name in names("divergences")},
+    **{"rlcm": "ppo", "ddpo": "ppo", "dpok": "divergence", "d3po": "divergence"},
+    **{"ppo-consistency-kl": "divergence", "dpok-consistency-js": "divergence"},
+    "direct-diffusion-kl": "divergence",
+}
+
+
+@pytest.mark.parametrize("beta", [0.1, {"target": 1.0, "start": 0.1}])
+@pytest.mark.parametrize("method", OVER_NOISE)
+def test_a_chain_without_noise_is_refused_for_what_is_over_it(method, beta):
+    layer = {"batch_size": 2, "images_per_prompt": 2, "snapshot_every": 0}
+    if OVER_NOISE[method] == "divergence":
+        layer["beta"] = beta if method.startswith("rocm") else 0.1
+    with pytest.raises(UserError) as error:
+        make_config(policies=SHORT, methods={method: layer})
+    said = str(error.value)
+    assert said.startswith(f"methods.{method}: ") and OVER_NOISE[method] in said
+    assert "steps that draw noise" in said and "raise policies." in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("place", "changes"),
+    [
+        ("inference_steps of training", {"training": {"inference_steps": 1}}),
+        ("inference_steps of methods.rocm-kl", {"methods": {"rocm-kl": {"inference_steps": 1}}}),
+        (
+            "inference_steps of cells.hpsv2/rocm-kl",
+            {"cells": {"hpsv2/rocm-kl": {"inference_steps": 1}}},
+        ),
+        ("inference_steps of cells.aesthetic", {"cells": {"aesthetic": {"inference_steps": 1}}}),
+        (
+            "inference_steps of sweeps[0].values",
+            {"sweeps": [{"methods": ["rocm-kl"], "setting": "inference_steps", "values": [2, 1]}]},
+        ),
+        (
+            "inference_steps of sweeps[0].values",
+            {
+                "sweeps": [
+                    {"methods": ["rocm-kl"], "setting": "beta", "values": [1, 2]}
+                    | {"cross": {"inference_steps": [4, 1]}}
+                ]
+            },
+        ),
+        ("policies.consistency.steps", {"policies": SHORT}),
+    ],
+)
+def test_whatever_makes_a_chain_one_step_long_is_named(place, changes):
+    values = {"methods": {}} | changes
+    values["methods"] = {"rocm-kl": {"beta": 0.1} | values["methods"].get("rocm-kl", {})}
+    with pytest.raises(UserError, match=f"raise {re.escape(place)}$"):
+        make_config(**values)
+
+
+def test_one_step_is_enough_for_what_needs_no_noise():
+    """No divergence; RLCM's release, which draws in the last step; a chain that draws there."""
+    assert len(cells_of(policies=SHORT, methods={"rocm-none": None})) == 2
+    assert len(cells_of(policies=SHORT, methods={"rlcm": {"horizon": "released"}})) == 2
+    drawing = {**SHORT, "diffusion": DIFFUSION | {"model": "no/schedule/yet"}}
+    assert len(cells_of(policies=drawing, methods={"ddpo": None})) == 2
+    sweep = {"methods": ["rocm-none"], "setting": "inference_steps", "values": [1, 2]}
+    assert len(cells_of(sweeps=[sweep])) == 8
+    assert len(cells_of(generation={"inference_steps": [None, 1]})) == 4

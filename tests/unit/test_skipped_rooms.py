@@ -53,6 +53,7 @@ REASONS = {
         "atomic_write": "writes the bytes that it is given",
         "digest_of": "names the version of a state that is resumed",
         "files_in": "lists the files of a world that was made",
+        "located": "where a file is whose content is in the params of the jobs that use it",
         "record_beside": "as Layout",
         "sha256_file": "lists the files of a world that was made",
         "write_csv": "writes the values that it is given, spelled by the caller or by csv",

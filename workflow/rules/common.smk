@@ -4,22 +4,25 @@ import os
 import re
 import sys
 
-# This checkout's library, whichever copy is installed; the jobs' too. The Snakefile imports only
-# its light modules: no torch, numpy or pandas.
-sys.path.insert(0, workflow.basedir)
+# The library beside these rules, whichever copy is installed; the jobs' too. The Snakefile imports
+# only its light modules: no torch, numpy or pandas.
+sys.path.insert(0, os.path.abspath(f"{workflow.current_basedir}/../.."))
+if not os.path.isdir(f"{sys.path[0]}/rocm_core"):
+    sys.exit(f"error: {workflow.current_basedir} is not a folder: name the Snakefile of a clone")
 
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
 from rocm_core.grid import snapshot_prompts, train_version
-from rocm_core.provenance import Accepted, code_fingerprint, record_beside
-from rocm_core.weights import digest_of_all, files_of, table, to_fetch, weights_digest
+from rocm_core.plugins import ROOT
+from rocm_core.provenance import Accepted, code_fingerprint, here, located, record_beside
+from rocm_core.weights import digest_of_all, inputs_of, table, to_fetch, weights_digest
 
 os.environ.update(
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
     # The user's own packages, whose rewards and algorithms a configuration may name, come second.
-    PYTHONPATH=os.pathsep.join(
-        dict.fromkeys([workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])])
-    ),
+    PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    PYTHONSAFEPATH="1",  # another checkout's library in the working directory is not imported
+    SCRIPTS=f"{ROOT}/workflow/scripts",
     OMP_WAIT_POLICY="passive",  # waiting OpenMP threads sleep: jobs share the cores
     HF_HUB_OFFLINE="1",
 )
@@ -39,7 +42,8 @@ try:
     CONFIG = given_config(
         config,
         [os.path.relpath(path) for path in workflow.configfiles],
-        workflow.config_settings.config_args or (),
+        # What follows --config is for the workflow that this may be a module of.
+        workflow.modifier.is_main_snakefile() and workflow.config_settings.config_args or (),
     )
     FILES = Artefacts(CONFIG)
     ACCEPTED = Accepted(FILES.layout)

@@ -5,7 +5,7 @@ rule generate_images:
     input:
         prompts=LAYOUT.prompts("{set}"),
         lora=lambda w: [] if w.source in FILES.bases else LAYOUT.cell(w.source).lora,
-        weights=ancient(lambda w: files_of(*generation_of(w.source).weights)),
+        weights=ancient(lambda w: inputs_of(*generation_of(w.source).weights)),
     output:
         index=SAMPLES.index,
         manifest=SAMPLES.manifest,
@@ -36,6 +36,6 @@ rule generate_images:
     shell:
         "printf '%s\\n' --settings {params.settings:q} > {log}.args;"
         " exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/generate.py @{log}.args"
+        ' "$SCRIPTS/generate.py" @{log}.args'
         " --prompts {input.prompts} {params.lora} --output {params.folder}"
         " --fingerprint {params.now} > {log} 2>&1"

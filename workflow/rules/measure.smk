@@ -4,7 +4,7 @@
 rule measure_images:
     input:
         index=MAIN_SAMPLES.index,
-        weights=ancient(files_of(FILES.clip)),
+        weights=ancient(inputs_of(FILES.clip)),
     output:
         MAIN_SAMPLES.readouts,
     log:
@@ -31,5 +31,5 @@ rule measure_images:
         "Measuring the images of {wildcards.source}"
     shell:
         "exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/measure.py --samples {params.folder} {params.clip}"
+        ' "$SCRIPTS/measure.py" --samples {params.folder} {params.clip}'
         " --output {output} --fingerprint {params.now} > {log} 2>&1"

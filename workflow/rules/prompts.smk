@@ -3,7 +3,7 @@
 
 rule make_prompts:
     input:
-        source=ancient(lambda w: FILES.prompt_sources(w.set)),
+        source=ancient(lambda w: here(*FILES.prompt_sources(w.set))),
         exclude=lambda w: FILES.kept_out(w.set),
     output:
         LAYOUT.prompts("{set}"),
@@ -30,5 +30,5 @@ rule make_prompts:
         "Making the {wildcards.set} prompts"
     shell:
         "printf '%s\\n' --settings {params.settings:q} {params.exclude} > {log}.args;"
-        " exec python workflow/scripts/make_prompts.py @{log}.args"
+        ' exec python "$SCRIPTS/make_prompts.py" @{log}.args'
         " --output {output} --fingerprint {params.now} > {log} 2>&1"

@@ -2,14 +2,16 @@
 
 # Their environment: conda's with --sdm conda, or the one that `make judges` makes.
 PUBLISHED = (
-    "python" if workflow.deployment_settings.deployment_method else ".venv-judges/bin/python"
+    "python"
+    if workflow.deployment_settings.deployment_method
+    else f"{ROOT}/.venv-judges/bin/python"
 )
 
 
 rule score_published:
     input:
         index=MAIN_SAMPLES.index,
-        weights=ancient(files_of(*FILES.published.values())),
+        weights=ancient(inputs_of(*FILES.published.values())),
     output:
         MAIN_SAMPLES.published,
     log:
@@ -24,7 +26,8 @@ rule score_published:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
-        python=PUBLISHED,
+        # A function of `output`, whose value Snakemake does not compare: the checkout may move.
+        python=lambda w, output: PUBLISHED,
         scorers=to_json(FILES.published),
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.samples(w.source, "validation", w.steps).published),
@@ -36,11 +39,11 @@ rule score_published:
     message:
         "Scoring the images of {wildcards.source} with the published packages"
     shell:
-        "command -v {params.python} > /dev/null ||"
+        "command -v {params.python:q} > /dev/null ||"
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
         " printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
         " exec {params.python} -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/score_published.py @{log}.args"
+        ' "$SCRIPTS/score_published.py" @{log}.args'
         " --samples {params.folder} --output {output} --fingerprint {params.now} > {log} 2>&1"
 
 
@@ -66,5 +69,5 @@ rule scorer_agreement:
         "Comparing our scorers with the published packages"
     shell:
         "printf '%s\\n' --ours {input.scores} --published {input.published} > {log}.args;"
-        " exec python workflow/scripts/scorer_agreement.py @{log}.args"
+        ' exec python "$SCRIPTS/scorer_agreement.py" @{log}.args'
         " --output {output} --fingerprint {params.code} > {log} 2>&1"

@@ -17,7 +17,7 @@ READS = {
     "prompts of snapshots": shown_prompts({cell.evaluated_on: None for cell in CELLS.values()}),
     "images": main_scores("index.jsonl"),
     "times": samples("manifest.json", ["validation"]),
-    "published curves": [*filter(None, [CONFIG.efficiency_overlay])],
+    "published curves": [*map(located, filter(None, [CONFIG.efficiency_overlay]))],
     "votes": [LAYOUT.study.results],
 }
 try:  # those that this configuration has the data for
@@ -85,7 +85,7 @@ for _name, _kind in DRAWN:
             f"Rendering the {_kind} {_name}"
         shell:
             "printf '%s\\n' --config {params.config:q} > {log}.args;"
-            " exec python workflow/scripts/render.py {params.kind} {params.name}"
+            ' exec python "$SCRIPTS/render.py" {params.kind} {params.name}'
             " @{log}.args --output {params.stem}"
             " --fingerprint {params.code} > {log} 2>&1"
 
@@ -121,7 +121,7 @@ rule claims:
         "Deciding the claims"
     shell:
         "printf '%s\\n' --config {params.config:q} > {log}.args;"
-        " exec python workflow/scripts/render.py claims claims @{log}.args"
+        ' exec python "$SCRIPTS/render.py" claims claims @{log}.args'
         " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"
 
 
@@ -156,5 +156,5 @@ rule report:
         "Assembling the report"
     shell:
         "printf '%s\\n' --config {params.config:q} > {log}.args;"
-        " exec python workflow/scripts/render.py report report @{log}.args"
+        ' exec python "$SCRIPTS/render.py" report report @{log}.args'
         " --output {params.stem} --fingerprint {params.code} > {log} 2>&1"

@@ -4,7 +4,7 @@
 rule score_images:
     input:
         index=SAMPLES.index,
-        weights=ancient(files_of(*CONFIG.scorer_paths().values())),
+        weights=ancient(inputs_of(*CONFIG.scorer_paths().values())),
     output:
         scores=SAMPLES.scores,
     log:
@@ -32,7 +32,7 @@ rule score_images:
     shell:
         "printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
         " exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/score.py @{log}.args"
+        ' "$SCRIPTS/score.py" @{log}.args'
         " --samples {params.folder} --output {output.scores}"
         " --fingerprint {params.now} > {log} 2>&1"
 
@@ -42,7 +42,7 @@ rule evaluate_snapshots:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).evaluated_on),
         snapshots=CELL.snapshots,
         weights=ancient(
-            lambda w: files_of(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
+            lambda w: inputs_of(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
         ),
     output:
         scores=SNAPSHOTS.scores,
@@ -76,6 +76,7 @@ rule evaluate_snapshots:
     shell:
         "printf '%s\\n' --settings {params.settings:q} --scorers {params.scorers:q} > {log}.args;"
         " exec python -m rocm_core.commands.launch --gpus {GPUS}"
-        " workflow/scripts/evaluate_snapshots.py @{log}.args --prompts {input.prompts} --count {params.first}"
+        ' "$SCRIPTS/evaluate_snapshots.py" @{log}.args'
+        " --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"
         " --fingerprint {params.now} > {log} 2>&1"

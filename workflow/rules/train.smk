@@ -9,7 +9,7 @@ PROCESSES = max(1, CONFIG.resources.gpus)  # each sees batches of its own, so th
 rule train_cell:
     input:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).settings.prompts),
-        weights=ancient(lambda w: files_of(*cell_of(w.cell).settings.weights)),
+        weights=ancient(lambda w: inputs_of(*cell_of(w.cell).settings.weights)),
         choice=lambda w: FILES.choice(cell_of(w.cell).name),
     output:
         lora=CELL.lora,
@@ -50,7 +50,7 @@ rule train_cell:
     shell:
         "mkdir -p {params.state}; printf '%s\\n' --settings {params.settings:q} > {params.state}/args;"
         " exec python -m rocm_core.commands.launch --gpus {CONFIG.resources.gpus} {params.processes}"
-        " workflow/scripts/train.py @{params.state}/args"
+        ' "$SCRIPTS/train.py" @{params.state}/args'
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
         " {params.choice} --fingerprint {params.now} > {log} 2>&1"
 

@@ -23,7 +23,7 @@ rule fetch_weights:
     message:
         "Fetching {output}"
     shell:
-        "HF_HUB_OFFLINE=0 exec python workflow/scripts/fetch_weights.py {output} > {log}"
+        'HF_HUB_OFFLINE=0 exec python "$SCRIPTS/fetch_weights.py" {output} > {log}'
 
 
 rule weights:

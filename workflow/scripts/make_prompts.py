@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from rocm_core.configuration import PromptSettings
 from rocm_core.errors import run
 from rocm_core.prompts import make_prompts, prompt_files, read_prompts, write_prompts
-from rocm_core.provenance import record_beside, write_manifest
+from rocm_core.provenance import located, record_beside, write_manifest
 from rocm_core.weights import check_weights, files_of
 
 
@@ -28,7 +27,7 @@ def main() -> None:
         record_beside(args.output),
         settings=settings.to_dict(),
         code=args.fingerprint,
-        weights=[file for file in prompt_files(settings) if os.path.isfile(file)],
+        weights=[file for file in prompt_files(settings) if located(file).is_file()],
         inputs=args.exclude,
         outputs=[args.output],
     )

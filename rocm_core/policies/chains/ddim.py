@@ -11,6 +11,7 @@ import math
 from rocm_core.errors import UserError
 from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction
 
+DETERMINISTIC_LAST = "set_alpha_to_one"
 ETA = 1.0
 # What other classes of schedulers leave open, as diffusers' StableDiffusionPipeline has it; the
 # DDIMScheduler's own defaults are for pixels, and would clip latents.

@@ -11,6 +11,8 @@ import math
 from rocm_core.errors import UserError
 from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction
 
+DETERMINISTIC_LAST = True
+
 
 def make(schedule: Schedule, steps: int) -> Chain:
     """Raises `UserError` for a model that is not a consistency model, and for too many steps."""

@@ -1,0 +1,108 @@
+"""The workflow runs from any folder: results and the user's own files are there, what belongs to
+the source is found beside it, and nothing is written there."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from checkout import Checkout, PlannedCheckout, Planner, count_jobs
+
+OWN = """\
+name: own
+policies:
+  consistency: {model: resources/shapes/consistency, steps: 2, guidance_scale: 3.0}
+scorers: {aesthetic: resources/shapes/scorers/aesthetic}
+prompts:
+  train: {source: lists/own.txt}
+  validation: {source: envs/trl.txt} # a list that only the checkout has
+rewards: [aesthetic]
+methods: {rocm-none: }
+"""
+MODULE = """\
+configfile: "config.yaml"
+
+
+module rocm:
+    snakefile:
+        "{source}/Snakefile"
+    config:
+        config["rocm"]
+
+
+use rule * from rocm as rocm_*
+
+
+rule mine:
+    default_target: True
+    input:
+        "results/own/prompts/train.jsonl",
+    output:
+        "mine.txt",
+    shell:
+        "wc -l < {{input}} > {{output}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        ([], "config/demo.yaml"),
+        (["--profile", "{source}/local"], "config/demo.yaml"),
+        (["--profile", "{source}/slurm"], "config/paper.yaml"),
+    ],
+    ids=["plain", "local", "slurm"],
+)
+def test_an_empty_folder_plans_what_the_checkout_does(
+    planner: Planner,
+    pristine: Checkout,
+    plan: Callable[..., str],
+    tmp_path: Path,
+    arguments: list[str],
+    config: str,
+) -> None:
+    named = [argument.format(source=pristine.path) for argument in arguments]
+    done = planner(tmp_path, ["-n", "all", "-s", f"{pristine.path}/Snakefile", *named])
+    assert done.returncode == 0, done.stderr
+    assert count_jobs(done.stdout + done.stderr) == count_jobs(plan(config=config))
+
+
+def test_results_move_away_from_the_checkout_and_nothing_runs_again(
+    complete: PlannedCheckout, planner: Planner, tmp_path: Path
+) -> None:
+    """The weights stay; and where they are is part of no job."""
+    for name in ("results", ".snakemake", "lists"):
+        shutil.copytree(complete.path / name, tmp_path / name)
+    shutil.copy(complete.path / "config/matrix.yaml", tmp_path)
+    command = ["-n", "all", "-s", f"{complete.path}/Snakefile", "--configfile", "matrix.yaml"]
+    done = planner(tmp_path, command)
+    assert done.returncode == 0, done.stderr
+    assert count_jobs(done.stdout + done.stderr) == {}
+
+
+def test_it_is_a_module_of_another_workflow(
+    pristine: Checkout, planner: Planner, tmp_path: Path
+) -> None:
+    """With a job of its own and of ours, whose lists are here and there."""
+    (tmp_path / "Snakefile").write_text(MODULE.format(source=pristine.path))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"rocm": yaml.safe_load(OWN)}))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/own.txt").write_text("a cat\na dog\n")
+    before = source_files(pristine)
+    done = planner(tmp_path, ["-n", "rocm_all"])
+    assert done.returncode == 0, done.stderr
+    jobs = count_jobs(done.stdout + done.stderr)
+    assert jobs["rocm_train_cell"] == jobs["rocm_report"] == 1
+    done = planner(tmp_path, ["mine", "rocm_prompts", "--cores", "1", "--show-failed-logs"])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine.txt").read_text().split() == ["2"]
+    made = (tmp_path / "results/own/prompts/validation.jsonl").read_text()
+    assert (pristine.path / "envs/trl.txt").read_text().splitlines()[-1] in made
+    assert source_files(pristine) == before
+
+
+def source_files(checkout: Checkout) -> dict[Path, int]:
+    """The files of a checkout with their times, but what Python keeps there if it may."""
+    files = (path for path in checkout.path.rglob("*") if "__pycache__" not in path.parts)
+    return {path: path.stat().st_mtime_ns for path in files}
