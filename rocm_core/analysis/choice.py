@@ -12,6 +12,7 @@ import pandas as pd
 from rocm_core.analysis.judging import is_held_out, overall
 from rocm_core.analysis.results import GOLD
 from rocm_core.errors import UserError
+from rocm_core.provenance import CSV_OPTIONS
 
 Trial = tuple[Mapping[str, Any], Path]
 
@@ -54,7 +55,7 @@ def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
 
 def _scores(reward: str, path: Path) -> pd.DataFrame:
     """Scores of the held-out metrics, one row per prompt in its order, one column per metric."""
-    scores = pd.read_csv(path, dtype={"prompt_id": str}, keep_default_na=False)
+    scores = pd.read_csv(path, **CSV_OPTIONS)
     wide = scores.pivot_table("value", "prompt_id", "metric", sort=False)
     kept = [name for name in wide if name != GOLD and is_held_out(str(name), reward)]
     if not kept:

@@ -58,9 +58,8 @@ def given_config(
     try:
         return parse_config(_merged(values, given))
     except UserError as error:
-        key = re.match(r"\w*", str(error))
-        told = ["--config"] if key and key[0] in given else files
-        place = ", ".join(told)
+        named = re.match(r"\w*", str(error))
+        place = "--config" if named and named[0] in given else ", ".join(files)
         raise UserError(str(error) if place in str(error) else f"{place}: {error}") from None
 
 

@@ -13,7 +13,10 @@ RULES = sorted((ROOT / "workflow/rules").glob("*.smk"))
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
 def test_no_program_is_started_with_what_has_no_bound(path: Path) -> None:
     """JSON of settings, and lists of files that grow with the grid."""
-    for block in re.findall(r"^ +shell:\n((?: +.*\n)+?)(?=\n|\Z)", path.read_text(), re.M):
+    rules = path.read_text()
+    blocks = re.findall(r"^ +shell:\n((?: +.*\n)+?)(?=\n|\Z)", rules, re.M)
+    assert len(blocks) == rules.count("shell:\n")
+    for block in blocks:
         command = "".join(re.findall(r'^ +"(.*)"$', block, re.M))
         written, _, started = command.rpartition("exec ")
         assert not re.findall(r":q}|{input\.(?:scores|published)}|{input\.exclude}", started), (

@@ -27,6 +27,7 @@ rule choose_settings:
     message:
         "Choosing settings of {wildcards.method} on {wildcards.reward}"
     shell:
-        'exec python "$SCRIPTS/choose.py" --reward {wildcards.reward} --tried {params.tried:q}'
-        " --scores {input.scores} --base {input.base} --output {output}"
+        "printf '%s\\n' --tried {params.tried:q} --scores {input.scores} > {log}.args;"
+        ' exec python "$SCRIPTS/choose.py" --reward {wildcards.reward}'
+        " @{log}.args --base {input.base} --output {output}"
         " --fingerprint {params.now} > {log} 2>&1"

@@ -10,7 +10,7 @@ from rocm_core.provenance import record_beside, write_json, write_manifest
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--reward", required=True, help="that the trials were trained on")
     parser.add_argument("--tried", type=json.loads, required=True, help="settings per trial, JSON")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="of each trial")
