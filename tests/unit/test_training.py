@@ -204,7 +204,8 @@ def rewritten(path, change):
     """Change what a state file holds, and give it the sha256 of that."""
     content = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
     buffer = io.BytesIO()
-    torch.save(change(content) or content, buffer)
+    changed = change(content)
+    torch.save(changed if isinstance(changed, list) else content, buffer)
     path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
 
 
@@ -221,19 +222,19 @@ def _no_moments(state):
 
 
 NOT_STATES = {
-    "NaN in the adapter": lambda state: _first(state["lora"]).fill_(torch.nan) and None,
-    "infinite moments": lambda s: s["adam"]["state"][0]["exp_avg"].fill_(torch.inf) and None,
-    "NaN in the average": lambda state: _first(state["average"]).fill_(torch.nan) and None,
+    "NaN in the adapter": lambda state: _first(state["lora"]).fill_(torch.nan),
+    "infinite moments": lambda s: s["adam"]["state"][0]["exp_avg"].fill_(torch.inf),
+    "NaN in the average": lambda state: _first(state["average"]).fill_(torch.nan),
     "NaN in the history": lambda state: state["history"][0].update(reward=torch.nan),
     "moments of another shape": _other_moments,
     "moments of some": _no_moments,
-    "a layer less": lambda state: state["lora"].pop(min(state["lora"])) and None,
+    "a layer less": lambda state: state["lora"].pop(min(state["lora"])),
     "a layer more": lambda state: state["lora"].update(other=torch.zeros(2)),
     "another shape": lambda state: state["lora"].update({min(state["lora"]): torch.zeros(1, 1)}),
     "no history": lambda state: state["history"].clear(),
     "another step": lambda state: state.update(counts=[5, 1.0, 9]),
-    "a key less": lambda state: state.pop("nfe") and None,
-    "no identity": lambda state: state.pop("identity") and None,
+    "a key less": lambda state: state.pop("nfe"),
+    "no identity": lambda state: state.pop("identity"),
     "another beta": lambda state: state.update(beta=7.0),
     "no dictionary": lambda state: [1, 2],
     "other settings of Adam": lambda s: s["adam"]["param_groups"][0].update(weight_decay=0.9),
