@@ -40,7 +40,7 @@ def load_policy(
     make = load("chains", settings.chain, "chain").make
     try:
         chain = make(schedule, settings.inference_steps)
-    except (ArithmeticError, ValueError) as error:
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder / SCHEDULER} does not make a chain ({error}): restore it"
         ) from None

@@ -18,6 +18,7 @@ from rocm_core.errors import UserError
 from rocm_core.weights import (
     check_weights,
     mismatches,
+    require_finite,
     require_float_files,
     require_floats,
     require_matching_keys,
@@ -89,10 +90,11 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def require_tensors(path: Path, content: Any) -> None:
-    """Raise :class:`UserError` unless a file's content maps names to tensors of floating point."""
+    """Raise :class:`UserError` unless a file's content maps names to finite tensors."""
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise UserError(f"{path} does not map names to tensors; fetch it again")
     require_floats(path, content)
+    require_finite(path, content)
 
 
 def load_model(cls: type[Model], folder: Path, unused: tuple[str, ...] = ()) -> Model:

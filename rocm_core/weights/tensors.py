@@ -61,7 +61,7 @@ def require_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         if not torch.stack(torch.aminmax(tensor.detach())).isfinite().all():
-            raise UserError(f"{path}: {name} is not finite: restore the file or make it again")
+            raise UserError(f"{path}: {name} is not finite: fetch or make the file again")
 
 
 def require_floats(path: str | Path, tensors: Mapping[str, Tensor]) -> None:

@@ -126,6 +126,16 @@ def test_images_come_with_their_distance_to_the_reference(model, lora):
         assert (distances > 0).all() if adapted else (distances == 0).all()
 
 
+def test_an_image_that_is_not_finite_is_not_drawn_as_black(model, tmp_path):
+    policy = tiny.load_policy("consistency", model, 4, 3.0)
+    decode = policy.decode
+    policy.decode = lambda latents: (
+        decode(latents) * torch.tensor([1.0, torch.nan])[:, None, None, None]
+    )
+    with pytest.raises(UserError, match=f"image of prompt {PROMPTS[1].id} is not finite"):
+        next(iterate_images(policy, PROMPTS[:2], 1000, 2))
+
+
 def test_bad_input_is_refused_before_anything_is_written(model, lora, tmp_path):
     with pytest.raises(UserError, match="no prompts"):
         run(model, tmp_path / "out", prompts=[])

@@ -1,6 +1,7 @@
 """A diffusion model with LCM-LoRA as a consistency policy, against diffusers' own pipeline."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -127,3 +128,90 @@ def test_a_diffusion_model_needs_the_lora_and_the_lora_its_model(model, lora, tm
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="is not a LoRA of this U-Net"):
         tiny.load_policy("consistency", model, 4, 1.0, lora=str(tmp_path))
+
+
+def spoil(tensors, kind):
+    """Damage a LoRA in kohya's layout; returns its metadata and what is to be said of it."""
+    layers = sorted({key.partition(".")[0] for key in tensors})
+    first, second = (f"{layer}.lora_{{}}.weight" for layer in layers[:2])
+    if kind in ("NaN", "infinity"):
+        tensors[first.format("down")].flatten()[0] = float(kind)
+        return {}, "is not finite"
+    if kind == "integers":
+        tensors[first.format("up")] = tensors[first.format("up")].to(torch.int32)
+        return {}, "is of type int32"
+    if kind == "half a pair":
+        del tensors[first.format("down")]
+        return {}, layers[0]
+    if kind == "unknown layer":
+        tensors |= {
+            f"lora_unet_elsewhere_conv1.lora_{part}.weight": tensors[second.format(part)].clone()
+            for part in ("up", "down")
+        }
+        return {}, "elsewhere"
+    if kind == "DoRA":
+        tensors[f"{layers[0]}.dora_scale"] = torch.ones(3)
+        return {}, "is of a DoRA"
+    if kind in ("alpha 0", "alpha -1", "alpha nan"):
+        for layer in layers:
+            tensors[f"{layer}.alpha"] = torch.tensor(float(kind.split()[1]))
+        return {}, "is not finite" if kind == "alpha nan" else "is not a positive number"
+    if kind == "alphas of some":
+        del tensors[f"{layers[0]}.alpha"]
+        return {}, "not each layer has an alpha"
+    if kind == "an alpha of its own":
+        layer = next(layer for layer in layers if layer.endswith("attn1_to_q"))
+        tensors[f"{layer}.alpha"] = torch.tensor(1.0)
+        return {}, "not each layer has an alpha, or not one that diffusers can assign"
+    settings = {"unet.r": RANK, "unet.lora_alpha": ALPHA, "unet.target_modules": [*ADAPTED]}
+    for layer in layers:
+        del tensors[f"{layer}.alpha"]
+    if kind == "rank -1":
+        return settings | {"unet.r": -1}, "its rank is -1"
+    if kind == "metadata names more":
+        return settings | {"unet.target_modules": [*ADAPTED, "conv_in"]}, "conv_in is missing"
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["NaN", "infinity", "integers", "half a pair", "unknown layer", "DoRA", "alpha 0", "alpha -1"]
+    + ["alpha nan", "alphas of some", "an alpha of its own", "rank -1", "metadata names more"],
+)
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
+def test_a_lora_is_merged_whole_or_not_at_all(model, lora, tmp_path, kind):
+    tensors = load_file(Path(lora) / "pytorch_lora_weights.safetensors")
+    settings, said = spoil(tensors, kind)
+    metadata = {"lora_adapter_metadata": json.dumps(settings)} if settings else None
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors", metadata)
+    with pytest.raises(UserError, match="is not a LoRA of this U-Net") as caught:
+        tiny.load_policy("consistency", model, 4, 1.0, lora=str(tmp_path))
+    assert said in str(caught.value) and "\n" not in caught.value.args[0]
+
+
+def test_a_lora_with_metadata_or_with_integer_alphas_is_merged_alike(model, lora, tmp_path):
+    def merged(name, tensors, settings=None):
+        (tmp_path / name).mkdir()
+        metadata = {"lora_adapter_metadata": json.dumps(settings)} if settings else None
+        save_file(tensors, tmp_path / name / "any.safetensors", metadata)
+        policy = tiny.load_policy("consistency", model, 4, 1.0, lora=str(tmp_path / name))
+        return policy.network.state_dict()
+
+    kohya = load_file(Path(lora) / "pytorch_lora_weights.safetensors")
+    expected = tiny.load_policy("consistency", model, 4, 1.0, lora=lora).network.state_dict()
+    alphas = {k: v.to(torch.int64) if k.endswith(".alpha") else v for k, v in kohya.items()}
+    named = {f"unet.{k}": v for k, v in _in_pefts_names(model, kohya).items()}
+    settings = {"unet.r": RANK, "unet.lora_alpha": ALPHA, "unet.target_modules": [*ADAPTED]}
+    for weights in (merged("integers", alphas), merged("peft", named, settings)):
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], value) for key, value in expected.items())
+
+
+def _in_pefts_names(model, kohya):
+    names = {"lora_down": "lora_A", "lora_up": "lora_B"}
+    return {
+        f"{name}.{names[part]}.weight": kohya[f"lora_unet_{name.replace('.', '_')}.{part}.weight"]
+        for name, _ in tiny.load_policy("diffusion", model, 4, 1.0).network.named_modules()
+        for part in names
+        if f"lora_unet_{name.replace('.', '_')}.{part}.weight" in kohya
+    }

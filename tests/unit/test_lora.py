@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tiny
 import torch
@@ -125,3 +127,112 @@ def test_an_adapter_of_another_unet_is_refused(unet, tmp_path):
 def test_targets_that_name_no_layer_are_refused(unet):
     with pytest.raises(UserError, match="lora_targets: .*to_quack"):
         add_adapter(unet, 2, 6.0, ("to_quack",), seed=0)
+
+
+def edited(path, **changes):
+    """Write a LoRA with other metadata: {key: value}, None to drop it."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        settings = json.loads(file.metadata()["lora_adapter_metadata"])
+    settings |= {f"unet.{key}": value for key, value in changes.items()}
+    kept = {key: value for key, value in settings.items() if value is not None}
+    save_file(tensors, path, {"lora_adapter_metadata": json.dumps(kept)})
+
+
+@pytest.fixture
+def written(unet, tmp_path):
+    """A LoRA file of the network."""
+    add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
+    tiny.perturb(unet)
+    path = tmp_path / "lora.safetensors"
+    save_lora(path, unet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"r": -1}, "its rank is -1, not a positive integer"),
+        ({"r": 0}, "its rank is 0"),
+        ({"r": 2.0}, "its rank is 2.0"),
+        ({"r": True}, "its rank is True"),
+        ({"r": 4}, "states rank 4, but has tensors of another"),
+        ({"r": 10**9}, "states rank 1000000000, but"),
+        ({"r": None}, "must state unet.lora_alpha, unet.r, unet.target_modules"),
+        ({"lora_alpha": None}, "must state"),
+        ({"lora_alpha": 0}, "its alpha is 0, not a positive number"),
+        ({"lora_alpha": -6.0}, "its alpha is -6.0"),
+        ({"lora_alpha": float("nan")}, "its alpha is nan"),
+        ({"lora_alpha": float("inf")}, "its alpha is inf"),
+        ({"lora_alpha": "6"}, "its alpha is '6'"),
+        ({"target_modules": None}, "must state"),
+        ({"target_modules": []}, r"states \[\] in place of the layers' names"),
+        ({"target_modules": ".*"}, "in place of the layers' names"),
+        ({"target_modules": ["to_quack"]}, "not a LoRA of this network: .*to_quack"),
+        ({"target_modules": ["to_q"]}, "to_k.lora_A.weight is unknown"),
+        ({"target_modules": [*tiny.TARGETS, "conv2"]}, "conv2.lora_A.weight is missing"),
+        ({"use_dora": True}, "and nothing else"),
+    ],
+)
+def test_a_lora_that_states_what_it_is_not_is_refused(unet, written, changes, said):
+    edited(written, **changes)
+    with pytest.raises(UserError, match=said) as caught:
+        load_lora(unet, written)
+    assert "lora.safetensors" in str(caught.value) and "\n" not in caught.value.args[0]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["NaN", "infinity", "integers", "half a pair", "a pair", "unknown", "shape", "twice", "none"],
+)
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
+def test_a_lora_that_is_not_whole_and_finite_is_refused(unet, written, kind):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(written, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(written)
+    down = next(key for key in tensors if key.endswith("to_q.lora_A.weight"))
+    up = down.replace("_A.", "_B.")
+    said = f"{down} is missing"
+    if kind in ("NaN", "infinity"):
+        tensors[down][0, 0], said = float(kind), f"{down} is not finite"
+    elif kind == "integers":
+        tensors[down], said = tensors[down].to(torch.int8), f"{down} is of type int8"
+    elif kind == "half a pair":
+        del tensors[down]
+    elif kind == "a pair":
+        del tensors[down], tensors[up]
+    elif kind == "unknown":
+        tensors["unet.elsewhere.lora_A.weight"] = tensors[down].clone()
+        said = "unet.elsewhere.lora_A.weight is unknown"
+    elif kind == "shape":
+        tensors[up], said = tensors[up][:-1].clone(), f"{up} has shape"
+    elif kind == "twice":
+        tensors[f"unet.{down}"], said = tensors[down].clone(), f"unet.{down} is unknown"
+    else:
+        tensors, said = {}, "is missing"
+    save_file(tensors, written, metadata)
+    with pytest.raises(UserError) as caught:
+        load_lora(unet, written)
+    assert said in str(caught.value) and str(written) in str(caught.value)
+    assert kind in ("NaN", "infinity", "integers") or not lora_parameters(unet)
+
+
+@pytest.mark.parametrize("metadata", ["{", "[1]", "3"])
+def test_a_lora_whose_metadata_is_not_an_object_is_refused(unet, written, metadata):
+    from safetensors.torch import load_file, save_file
+
+    save_file(load_file(written), written, {"lora_adapter_metadata": metadata})
+    with pytest.raises(UserError, match="lora.safetensors cannot be loaded as a LoRA"):
+        load_lora(unet, written)
+    save_file(load_file(written), written)
+    with pytest.raises(UserError, match="but states nothing"):
+        load_lora(unet, written)
+    written.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be loaded as a LoRA"):
+        load_lora(unet, written)

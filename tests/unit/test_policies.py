@@ -251,3 +251,35 @@ def test_folders_that_are_no_consistency_model_are_refused(model, tmp_path):
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match="other/unet cannot be loaded"):
         tiny.load_policy("consistency", str(other), 4, 3.0)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("kind", ["NaN", "-infinity", "integers"])
+def test_weights_that_are_not_finite_are_refused(model, tmp_path, part, kind):
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (file,) = (other / part).glob("*.safetensors")
+    tensors = load_file(file)
+    key = max(key for key in tensors if key.endswith("weight"))
+    if kind == "integers":
+        tensors[key], said = tensors[key].to(torch.int8), f"{key} is of type I8"
+    else:
+        tensors[key].flatten()[-1], said = float(kind), f"{key} is not finite"
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError) as caught:
+        tiny.load_policy("consistency", str(other), 4, 3.0)
+    assert said in str(caught.value) and str(other) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-5"])
+def test_a_schedule_that_is_not_finite_is_refused(model, tmp_path, value):
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    config = other / "scheduler" / "scheduler_config.json"
+    text = config.read_text().replace('"beta_end": 0.012', f'"beta_end": {value}')
+    assert value in text
+    config.write_text(text)
+    with pytest.raises(UserError, match="scheduler_config"):
+        tiny.load_policy("consistency", str(other), 4, 3.0)

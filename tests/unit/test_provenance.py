@@ -14,6 +14,7 @@ from rocm_core.provenance import (
     SKIPPED,
     atomic_write,
     code_fingerprint,
+    files_in,
     folder_digest,
     forget_code,
     module_closure,
@@ -290,6 +291,48 @@ def test_a_folders_digest_is_its_names_and_contents(tmp_path):
     assert folder_digest(folder) != folder_digest(copy)
     assert folder_digest(tmp_path / "none") == "absent"
     assert folder_digest(folder / "config.json") == sha256_file(folder / "config.json")
+
+
+def test_a_digest_holds_the_files_behind_links_to_folders(tmp_path):
+    whole, parts, elsewhere = tmp_path / "whole", tmp_path / "parts", tmp_path / "elsewhere"
+    for folder in (whole / "unet" / "part", elsewhere / "part"):
+        folder.mkdir(parents=True)
+        (folder / "w.bin").write_bytes(b"12")
+    parts.mkdir()
+    (parts / "unet").symlink_to(elsewhere)
+    assert folder_digest(parts) == folder_digest(whole) == folder_digest(whole)
+    (elsewhere / "part" / "w.bin").write_bytes(b"123")
+    assert folder_digest(parts) != folder_digest(whole)
+    (tmp_path / "again").symlink_to(parts)
+    assert folder_digest(tmp_path / "again") == folder_digest(parts)
+
+
+def test_links_that_lead_back_are_not_followed_in_circles(tmp_path):
+    folder, other = tmp_path / "a" / "b", tmp_path / "other"
+    folder.mkdir(parents=True)
+    other.mkdir()
+    (folder / "w.bin").write_bytes(b"12")
+    (other / "v.bin").write_bytes(b"34")
+    (folder / "up").symlink_to("..")
+    (folder / "self").symlink_to(".")
+    (folder / "loop").symlink_to("loop")
+    (folder / "gone").symlink_to("nowhere")
+    (folder / "other").symlink_to(other)
+    (other / "back").symlink_to(folder)
+    assert files_in(folder) == ["other/v.bin", "w.bin"]
+    assert files_in(tmp_path / "a") == ["b/other/v.bin", "b/w.bin"]
+
+
+def test_a_fingerprint_holds_the_files_behind_links_beside_a_module(project, tmp_path):
+    package, elsewhere = project / "rocm_core" / "rewards", tmp_path / "elsewhere"
+    (package / "data").mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "words.txt").write_text("one")
+    (package / "data" / "words").symlink_to(elsewhere)
+    (package / "b.py").write_text("from pathlib import Path\nHERE = Path(__file__)\n")
+    before = fingerprint(project, "rocm_core.rewards.b")
+    (elsewhere / "words.txt").write_text("two")
+    assert fingerprint(project, "rocm_core.rewards.b") != before
 
 
 def test_a_digest_is_looked_up_in_the_manifest_above(tmp_path):

@@ -272,7 +272,7 @@ def test_a_pickle_that_nobody_recorded_is_not_opened(name: str) -> None:
     assert f"--record {PICKLES[name]}" in refusal(name)
 
 
-@pytest.mark.parametrize("kind", ["code", "truncated", "a key renamed"])
+@pytest.mark.parametrize("kind", ["code", "truncated", "a key renamed", "NaN", "integers"])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_ends_in_one_sentence(name: str, kind: str) -> None:
     """Even one that was recorded like that."""
@@ -282,21 +282,28 @@ def test_a_damaged_checkpoint_ends_in_one_sentence(name: str, kind: str) -> None
     elif kind == "truncated":
         file.write_bytes(file.read_bytes()[:-500])
     else:
-        rename_a_key(file)
+        change_a_tensor(file, kind)
     Path("weights.lock").unlink()
     record([twins.ROOT])
     message = refusal(name)
     place = file if name in PICKLES else file.parent  # transformers reads the whole folder
     assert str(place) in message and "fetch" in message
     assert (kind == "a key renamed") == ("does not fit" in message or "holds no" in message)
+    assert (kind == "NaN") == ("is not finite" in message)
+    assert (kind == "integers") == ("is of type" in message)
 
 
-def rename_a_key(file: Path) -> None:
+def change_a_tensor(file: Path, kind: str) -> None:
     safe = file.suffix == ".safetensors"
     checkpoint = load_file(file) if safe else torch.load(file, weights_only=True)
     state = checkpoint.get("state_dict", checkpoint)
     key = next(key for key in state if key.endswith("weight"))
-    state[f"{key}_other"] = state.pop(key)
+    if kind == "a key renamed":
+        state[f"{key}_other"] = state.pop(key)
+    elif kind == "NaN":
+        state[key][..., -1] = float("nan")
+    else:
+        state[key] = state[key].int()
     if safe:
         save_file(state, file, metadata={"format": "pt"})
     else:

@@ -298,6 +298,10 @@ def spoil(folder: Path, kind: str) -> None:
         tensors[key] = tensors[key][:3].clone()
     elif kind == "unknown key":
         tensors["surplus.weight"] = torch.zeros(2)
+    elif kind in ("NaN", "-infinity"):
+        tensors[key][1, 2] = float(kind)
+    elif kind == "integers":
+        tensors[key] = (100 * tensors[key]).to(torch.int8)
     save_file(tensors, weights, metadata={"format": "pt"})
     if kind == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -314,6 +318,12 @@ def spoil(folder: Path, kind: str) -> None:
         write_head(next(folder.glob("*.pth")), stack(9))
     elif kind == "broken config":
         (folder / "config.json").write_text("{")
+    elif kind.endswith(("the head", "no tensors")):
+        head = next(folder.glob("*.pth"))
+        held = torch.load(head, weights_only=True)
+        last = max(key for key in held if key.endswith("bias"))
+        changed = {"NaN": held[last] + float("nan"), "integers": held[last].long()}
+        torch.save(held | {last: changed.get(kind.split()[0], "no tensor")}, head)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +332,12 @@ def spoil(folder: Path, kind: str) -> None:
         ("missing key", "visual_projection.weight is missing"),
         ("wrong shape", "visual_projection.weight has shape"),
         ("unknown key", "surplus.weight is unknown"),
+        ("NaN", "visual_projection.weight is not finite"),
+        ("-infinity", "visual_projection.weight is not finite"),
+        ("integers", "visual_projection.weight is of type I8"),
+        ("NaN in the head", "is not finite"),
+        ("integers in the head", "is of type int64"),
+        ("head of no tensors", "does not map names to tensors"),
         ("truncated", "aesthetic"),
         ("no weights", "aesthetic"),
         ("broken config", "aesthetic"),

@@ -1,6 +1,8 @@
 """The training job: reproducible, resumable bit for bit, and careful with what it has."""
 
 import csv
+import hashlib
+import io
 import json
 import math
 import os
@@ -199,6 +201,86 @@ def test_a_state_of_other_settings_prompts_or_code_is_refused(run):
     with pytest.raises(UserError, match="other prompts"):
         run(prompts=tiny.PROMPTS[::-1])
     assert run() is not None
+
+
+def rewritten(path, change):
+    """Change what a state file holds, and give it the sha256 of that."""
+    content = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    buffer = io.BytesIO()
+    changed = change(content)
+    torch.save(changed if isinstance(changed, list) else content, buffer)
+    path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+
+
+def _first(values):
+    return values[min(values)]
+
+
+def _other_moments(state):
+    state["adam"]["state"][0]["exp_avg"] = torch.zeros(1, 1)
+
+
+def _no_moments(state):
+    del state["adam"]["state"][1]
+
+
+NOT_STATES = {
+    "NaN in the adapter": lambda state: _first(state["lora"]).fill_(torch.nan),
+    "infinite moments": lambda s: s["adam"]["state"][0]["exp_avg"].fill_(torch.inf),
+    "NaN in the average": lambda state: _first(state["average"]).fill_(torch.nan),
+    "NaN in the history": lambda state: state["history"][0].update(reward=torch.nan),
+    "moments of another shape": _other_moments,
+    "moments of some": _no_moments,
+    "a layer less": lambda state: state["lora"].pop(min(state["lora"])),
+    "a layer more": lambda state: state["lora"].update(other=torch.zeros(2)),
+    "another shape": lambda state: state["lora"].update({min(state["lora"]): torch.zeros(1, 1)}),
+    "no history": lambda state: state["history"].clear(),
+    "another step": lambda state: state.update(counts=[5, 1.0, 9]),
+    "a key less": lambda state: state.pop("nfe"),
+    "no identity": lambda state: state.pop("identity"),
+    "another beta": lambda state: state.update(beta=7.0),
+    "no dictionary": lambda state: [1, 2],
+    "other settings of Adam": lambda s: s["adam"]["param_groups"][0].update(weight_decay=0.9),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_STATES)
+def test_a_state_that_is_not_whole_and_finite_is_refused(run, tmp_path, kind):
+    assert run(stop_after=2, ema_decay=0.5) is None
+    (path,) = (tmp_path / "run-state").glob("*.state")
+    rewritten(path, NOT_STATES[kind])
+    content = path.read_bytes()
+    with pytest.raises(UserError, match="step-000000002.state is not a whole state") as caught:
+        run(ema_decay=0.5)
+    assert "\n" not in caught.value.args[0] and "remove it" in str(caught.value)
+    assert path.read_bytes() == content and not (tmp_path / "run").exists()
+
+
+def test_a_state_under_another_name_and_a_file_that_is_none_are_refused(run, tmp_path):
+    assert run(stop_after=2) is None
+    folder = tmp_path / "run-state"
+    (folder / "step-000000002.state").rename(folder / "step-000000004.state")
+    with pytest.raises(UserError, match="step-000000004.state is of step 2"):
+        run()
+    (folder / "step-000000004.state").rename(folder / "step-000000002.state")
+    for payload in (b"", b"not a state"):
+        foreign = folder / "step-000000005.state"
+        foreign.write_bytes(hashlib.sha256(payload).digest() + payload)
+        with pytest.raises(UserError, match="step-000000005.state is not a state"):
+            run()
+        foreign.unlink()
+    assert run() is not None
+
+
+def test_a_snapshot_that_changed_under_an_unfinished_run_is_refused(run, tmp_path):
+    assert run(stop_after=4, snapshot_every=2) is None
+    snapshot = tmp_path / "run-state" / "snapshots" / "step-2.safetensors"
+    content = snapshot.read_bytes()
+    snapshot.write_bytes(content[:-4] + bytes(4))
+    with pytest.raises(UserError, match="step-2.safetensors is missing or changed: remove"):
+        run(snapshot_every=2)
+    snapshot.write_bytes(content)
+    assert run(snapshot_every=2) is not None
 
 
 def test_a_reward_that_is_not_finite_names_step_and_prompt_and_overwrites_nothing(

@@ -53,6 +53,13 @@ def test_a_file_that_is_not_listed_is_refused(weights):
     assert "unet/model.bin is not listed" in refusal(weights)
 
 
+def test_a_file_behind_a_link_is_one_of_the_weights(weights, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.bin").write_bytes(b"code")
+    (weights / "vae").symlink_to(tmp_path / "elsewhere")
+    assert "vae/model.bin is not listed" in refusal(weights)
+
+
 def test_weights_without_a_manifest_need_only_exist(weights):
     (weights.parent / "MANIFEST.json").unlink()
     check_weights(weights)

@@ -261,23 +261,3 @@ def test_no_profile_uses_the_code_trigger(profile: str) -> None:
 
     keys = yaml.safe_load((ROOT / profile / "config.yaml").read_text())
     assert keys["rerun-triggers"] == ["mtime", "params", "input", "software-env"]
-
-
-def pins(file: str) -> set[str]:
-    """What a pip or a conda file of envs/ pins by name==version."""
-    text = (ROOT / "envs" / file).read_text()
-    if not file.endswith(".yaml"):
-        return {line for line in text.splitlines() if not line.startswith("#")}
-    import yaml
-
-    listed = yaml.safe_load(text)["dependencies"][-1]["pip"]
-    return {pin.replace(" ==", "==") for pin in listed}
-
-
-def test_environment_files_agree() -> None:
-    """What `--sdm conda` installs is what make installs; of the main environment, what it names.
-
-    By itself: Snakemake copies the file away from those beside it.
-    """
-    assert pins("rocm.yaml") and pins("rocm.yaml") < pins("requirements.txt")
-    assert pins("judges.yaml") == pins("judges.txt")

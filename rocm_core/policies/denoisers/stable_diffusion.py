@@ -117,7 +117,7 @@ def _merge(unet: Any, folder: Path) -> None:
     except UserError as error:
         raise UserError(f"{folder} is not a LoRA of this U-Net: {error}") from None
     except Exception as error:  # of a dozen kinds, as above
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{folder} is not a LoRA of this U-Net ({reason}): restore it") from error
 
 

@@ -1,0 +1,64 @@
+"""Every package that is installed has its hash, and every action of the public CI its commit."""
+
+import re
+
+import pytest
+import yaml
+from checkout import ROOT
+
+ENVS = ROOT / "envs"
+LOCKS = sorted(path.name for path in ENVS.glob("*.txt"))
+LOCKED = r"[A-Za-z0-9._-]+==[^ ;]+( ; [^#]+?)?( --hash=sha256:[0-9a-f]{64})+"
+
+
+def entries(lock: str) -> list[str]:
+    """A file's entries, one per package: name==version; marker --hash=… --hash=…"""
+    text = (ENVS / lock).read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return re.sub(r" \\\n +", " ", "\n".join(lines)).splitlines()
+
+
+def names(lock: str) -> set[str]:
+    return {re.sub("[._]", "-", entry.split("==")[0]).lower() for entry in entries(lock)}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_package_is_pinned_with_its_hashes(lock: str) -> None:
+    assert entries(lock)
+    assert not [entry for entry in entries(lock) if not re.fullmatch(LOCKED, entry)]
+
+
+def test_what_is_asked_for_is_pinned() -> None:
+    shared = names("torch.txt")
+    for path in ENVS.glob("*.in"):
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        asked = {re.sub("[._]", "-", re.split("[ <=]", line)[0]).lower() for line in lines}
+        assert asked <= names(f"{path.stem}.txt") | shared, path
+
+
+def test_torchs_own_build_for_the_cpu_is_of_the_same_version() -> None:
+    (own,) = entries("torch-cpu.txt")
+    assert f"{own.partition('+')[0]} --hash" in " ".join(entries("torch.txt"))
+
+
+@pytest.mark.parametrize(("environment", "lock"), [("rocm", "requirements"), ("judges", "judges")])
+def test_conda_installs_what_make_installs(environment: str, lock: str) -> None:
+    """In one file: Snakemake copies it away from those beside it."""
+    listed = yaml.safe_load((ENVS / f"{environment}.yaml").read_text())["dependencies"][-1]["pip"]
+    assert listed == [e for name in ("torch", "cuda", lock) for e in entries(f"{name}.txt")]
+
+
+def test_nothing_is_installed_without_a_hash() -> None:
+    for path in [ROOT / "Makefile", ROOT / ".ci/run", *ENVS.glob("*.sh")]:
+        for line in path.read_text().splitlines():
+            if "pip install" in line:
+                assert "--require-hashes" in line or line.endswith("--no-build-isolation -e ."), (
+                    line
+                )
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    workflows = [*(ROOT / ".github/workflows").glob("*.yml")]
+    used = [use for w in workflows for use in re.findall("uses: *(.*)", w.read_text())]
+    assert used
+    assert not [use for use in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", use)]
