@@ -1,7 +1,9 @@
 """The profile itself: needs no Slurm."""
 
 import re
+from pathlib import Path
 
+import yaml
 from checkout import ROOT, Checkout
 
 from rocm_core.grid import load_config, offered
@@ -36,3 +38,22 @@ def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentat
     assert set(named) == {name for name in wanted if not name.startswith("world")}
     assert len(named) == 6
     assert "each of the six GPU rules" in (ROOT / "docs/cluster.md").read_text()
+
+
+def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: Path) -> None:
+    """However Slurm is asked for it: by `gres`, for instance, as slurm/config.yaml shows."""
+    config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    config["resources"]["gpus"] = 2
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    planned = Checkout(ROOT).snakemake(
+        *("-n", "-p", "all", "--set-resources", "train_cell:gpu=0", "generate_images:gpu=0"),
+        *("--configfile", str(tmp_path / "paper.yaml")),
+    )
+    assert planned.returncode == 0, planned.stderr
+    asked: dict[str, set[str]] = {}
+    for rule, text in re.findall(r"^rule (\w+):$(.*?)(?=^rule |\Z)", planned.stdout, re.M | re.S):
+        (gpus,) = re.findall(r"commands\.launch --gpus (\d+) ", text) or [""]
+        asked.setdefault(rule, set()).add(gpus)
+    named = ("generate_images", "score_images", "measure_images", "evaluate_snapshots")
+    expected = {"train_cell": {"2"}} | {name: {"1"} for name in (*named, "score_published")}
+    assert {rule: gpus for rule, gpus in asked.items() if gpus != {""}} == expected
