@@ -51,9 +51,10 @@ def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: 
     )
     assert planned.returncode == 0, planned.stderr
     asked: dict[str, set[str]] = {}
-    for rule, text in re.findall(r"^rule (\w+):$(.*?)(?=^rule |\Z)", planned.stdout, re.M | re.S):
-        (gpus,) = re.findall(r"commands\.launch --gpus (\d+) ", text) or [""]
-        asked.setdefault(rule, set()).add(gpus)
-    named = ("generate_images", "score_images", "measure_images", "evaluate_snapshots")
-    expected = {"train_cell": {"2"}} | {name: {"1"} for name in (*named, "score_published")}
-    assert {rule: gpus for rule, gpus in asked.items() if gpus != {""}} == expected
+    for command in re.findall(r"^Shell command: (.*workflow/scripts/.*)", planned.stdout, re.M):
+        (script,) = re.findall(r"workflow/scripts/(\w+)\.py", command)
+        (gpus,) = re.findall(r"commands\.launch --gpus (\d+) ", command) or ["none"]
+        asked.setdefault(script, set()).add(gpus)
+    named = ("generate", "score", "measure", "evaluate_snapshots", "score_published")
+    expected = {"train": {"2"}} | {name: {"1"} for name in named}
+    assert {script: gpus for script, gpus in asked.items() if gpus != {"none"}} == expected
