@@ -17,10 +17,10 @@ from rocm_core.jobs import claim_gpus
 
 # By these, whoever starts several processes tells each which one it is, or where they meet. This
 # job is one process or starts its own, whatever it was itself started by.
-RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-RANKS += ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+RANKS |= {"PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"}
 TORCHRUN = "PET_"  # begins the defaults of torch.distributed.run
-NO_GPU = ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE")
+NO_GPU = {"ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"}
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    unwanted = {*RANKS, *(NO_GPU if args.gpus else ())}
+    unwanted = RANKS | (NO_GPU if args.gpus else set())
     for name in [n for n in os.environ if n in unwanted or n.startswith(TORCHRUN)]:
         del os.environ[name]
     if args.gpus:

@@ -92,7 +92,7 @@ class Resources(Settings):
     """CPU threads of a job."""
     gpus: Annotated[Whole, number(0, 64, "GPUs")] = 0
     """GPUs of a training, with a process and a `batch_size` for each; images and scores use one at
-    most."""
+    most. A job fails where torch cannot use as many; with 0 it takes what it finds."""
     memory_gib: Annotated[float, number(0.5, 100_000, "GiB")] = 4.0
     """Memory of a job."""
     runtime_minutes: Annotated[Whole, number(1, 1_000_000, "minutes")] = 60

@@ -94,13 +94,12 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self._released.set()
         self._heart.join()
-        with self._alone():
-            if self._is_mine():
-                if self.record.exists():
-                    with contextlib.suppress(OSError):  # a full disk must not keep the lock
-                        self._remember(self.me, time.time())
-                self.path.unlink()
-                self.guard.unlink()
+        with contextlib.suppress(UserError), self.held():
+            if self.record.exists():
+                with contextlib.suppress(OSError):  # a full disk must not keep the lock
+                    self._remember(self.me, time.time())
+            self.path.unlink()
+            self.guard.unlink()
 
     def note(self, **facts: Any) -> None:
         """Add facts to this owner's record, which survives even if it is killed."""
@@ -119,9 +118,13 @@ class Lock:
         """Nobody can take the lock over inside; raises `UserError` if somebody already has."""
         with self._alone():
             if not self._is_mine():
-                taker = _name((self._read() or ({}, 0))[0])
-                raise UserError(f"{self.folder} was taken over by {taker}: this process stops")
+                raise self._lost()
             yield
+
+    def _lost(self) -> UserError:
+        taker = self._read()
+        name = _name(taker[0]) if taker else "a process that has ended"
+        return UserError(f"{self.folder} was taken over by {name}: this process stops")
 
     def _take(self, abandoned: tuple[Owner, float] | None) -> tuple[Owner, float] | None:
         """Take the lock, or return its owner and the time of its last heartbeat.
@@ -129,7 +132,7 @@ class Lock:
         abandoned: the owner and heartbeat that have not changed for too long.
         """
         try:
-            with self._alone(patience=POLL_SECONDS):
+            with self._alone(entering=True):
                 if holder := self._read():
                     lives = _lives(holder[0])
                     if lives or (lives is None and holder != abandoned):
@@ -152,18 +155,26 @@ class Lock:
         return attempts
 
     @contextlib.contextmanager
-    def _alone(self, patience: float = math.inf) -> Iterator[None]:
-        """Nobody else is inside; raises BlockingIOError if somebody is for `patience` seconds."""
+    def _alone(self, entering: bool = False) -> Iterator[None]:
+        """Nobody else is inside. Who is `entering` makes the folder, and gets a BlockingIOError if
+        somebody is inside for POLL_SECONDS."""
         began, told = time.monotonic(), False
         while True:
-            self.guard.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.guard, "a") as file:
+            if entering:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                file = open(self.guard, "a" if entering else "r+")
+            except FileNotFoundError:  # removed by its owner
+                if entering:
+                    continue
+                raise self._lost() from None
+            with file:
                 if self._has_locked(file):
                     yield
                     return
             # No call that waits: no request to stop would get through to it.
             waited = time.monotonic() - began
-            if waited > patience:
+            if entering and waited > POLL_SECONDS:
                 raise BlockingIOError
             if waited > STALE_SECONDS and not told:
                 print(f"waiting for whoever has locked {self.guard}", file=sys.stderr)

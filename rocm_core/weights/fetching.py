@@ -1,13 +1,15 @@
 """Fetching the paper's weights from the hub or a mirror, and maintaining `weights.lock`."""
 
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import LOCK, digest_of, files_in, sha256_file, write_json
@@ -20,6 +22,8 @@ from rocm_core.weights.catalogue import (
     table,
 )
 from rocm_core.weights.downloads import Remote, download, is_hub, tag_of
+
+QUIET_SECONDS = 5.0  # that others are waited for before anything is said
 
 _PARTIAL = ".partial"
 _TABLE = "resources/weights.yaml"
@@ -180,9 +184,19 @@ def _partial(path: str, revision: object) -> Path:
     return folder / f"{Path(path).name}.{digest_of({path: str(revision)})[:16]}"
 
 
-def _exclusive(path: str) -> FileLock:
-    """One process at a time may work on a file."""
-    return FileLock(_partial(path, "lock"))
+@contextlib.contextmanager
+def _exclusive(path: str) -> Iterator[None]:
+    """One process at a time may work on a file; the others wait, and say so."""
+    lock = FileLock(_partial(path, "lock"))
+    try:
+        lock.acquire(timeout=QUIET_SECONDS)
+    except Timeout:
+        print(f"waiting for another process that works on {path}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _entry(path: str, sha256: str, revision: str | None) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The profile itself: needs no Slurm."""
 
 import re
+from pathlib import Path
 
+import yaml
 from checkout import ROOT, Checkout
 
 from rocm_core.grid import load_config, offered
@@ -36,3 +38,23 @@ def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentat
     assert set(named) == {name for name in wanted if not name.startswith("world")}
     assert len(named) == 6
     assert "each of the six GPU rules" in (ROOT / "docs/cluster.md").read_text()
+
+
+def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: Path) -> None:
+    """However Slurm is asked for it: by `gres`, for instance, as slurm/config.yaml shows."""
+    config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    config["resources"]["gpus"] = 2
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    planned = Checkout(ROOT).snakemake(
+        *("-n", "-p", "all", "--set-resources", "train_cell:gpu=0", "generate_images:gpu=0"),
+        *("--configfile", str(tmp_path / "paper.yaml")),
+    )
+    assert planned.returncode == 0, planned.stderr
+    asked: dict[str, set[str]] = {}
+    for command in re.findall(r"^Shell command: (.*workflow/scripts/.*)", planned.stdout, re.M):
+        (script,) = re.findall(r"workflow/scripts/(\w+)\.py", command)
+        (gpus,) = re.findall(r"commands\.launch --gpus (\d+) ", command) or ["none"]
+        asked.setdefault(script, set()).add(gpus)
+    named = ("generate", "score", "measure", "evaluate_snapshots", "score_published")
+    expected = {"train": {"2"}} | {name: {"1"} for name in named}
+    assert {script: gpus for script, gpus in asked.items() if gpus != {"none"}} == expected

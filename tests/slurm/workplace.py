@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from checkout import ROOT
 from cluster import Cluster
 
 from rocm_core.grid import load_config, make_grid
@@ -18,6 +19,8 @@ from rocm_core.prompts import read_prompts
 from rocm_core.training import train
 
 IMPATIENT = Path(__file__).with_name("impatient.py")
+# Slurm gives jobs a device file that is no GPU: only their launchers take it for one.
+FAKE_GPU = {"PYTHONPATH": str(ROOT / "tests/fake_gpus"), "FAKE_GPUS": "GPU-of-the-node"}
 SMALL, DEMO = "cluster", "demo"  # grids: config/<name>.yaml
 CELL = "aesthetic/rocm-kl/seed-0"
 ITERATIONS, SNAPSHOT = 20, 5
@@ -40,7 +43,7 @@ class Site:
                 [sys.executable, IMPATIENT, "--profile", "slurm", *arguments]
                 + ["--configfile", self.config],
                 cwd=self.path,
-                env=self.cluster.environment | environment,
+                env=self.cluster.environment | FAKE_GPU | environment,
                 stdout=log,
                 stderr=log,
                 text=True,

@@ -8,11 +8,13 @@ import time
 import pytest
 import tiny
 import torch
+from accelerate import Accelerator
 from checkout import ROOT, Checkout
 
+import rocm_core.training.trainer
 from rocm_core.errors import UserError
 from rocm_core.jobs import StopRequest, private_folder, require_gpus, whole_number
-from rocm_core.training import train
+from rocm_core.training import Trainer, train
 from rocm_core.training.memory import memory_of
 
 
@@ -160,6 +162,14 @@ def test_a_private_folder_of_another_user_is_refused(shared, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: other)
     with pytest.raises(UserError, match="is not a folder that only this user can write to"):
         private_folder("rocm-test")
+
+
+def test_compiled_code_is_cached_where_nobody_else_can_put_any(shared, model, reward, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(rocm_core.training.trainer, "compile_network", lambda *_: None)
+    Trainer(tiny.settings(model=model, compile=True), tiny.PROMPTS, "f00d", Accelerator())
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(private_folder("rocm-inductor"))
 
 
 def test_a_link_in_place_of_a_claim_is_not_followed(shared, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,20 @@ def test_a_killed_fetch_leaves_no_file_and_the_next_one_goes_on(hub: FakeHub):
     first, second = hub.sent("/storage/")
     assert first is None and int(second.removeprefix("bytes=").rstrip("-")) > 0
     check_weights(LARGE, full=True)
+
+
+def test_who_waits_for_another_fetch_of_a_file_says_so(hub: FakeHub, monkeypatch, capfd):
+    monkeypatch.setattr(fetching, "QUIET_SECONDS", 0.05)
+    said = ""
+    with ThreadPoolExecutor(1) as pool:
+        with fetching._exclusive(LARGE):
+            waiter = pool.submit(fetch, LARGE, hub.url)
+            while f"waiting for another process that works on {LARGE}" not in said:
+                assert not waiter.done()
+                time.sleep(0.01)
+                said += capfd.readouterr().err
+        waiter.result()
+    assert Path(LARGE).read_bytes() == WEIGHTS
 
 
 def test_another_file_than_the_pinned_one_is_refused(hub: FakeHub):

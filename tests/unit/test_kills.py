@@ -7,11 +7,13 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import time
 
 import pytest
 import tiny
 
+import rocm_core.jobs.state
 import rocm_core.training.job
 from rocm_core.plugins import names
 from rocm_core.training import train
@@ -79,3 +81,45 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
         starts = [start for start in manifest["resumed_after"] if start is not None]
         assert starts == sorted(starts) and len(starts) <= manifest["attempts"] <= attempts
     print(f"{algorithm}: {killed} kills in {runs} runs, {duration:.1f} s each if undisturbed")
+
+
+def test_a_run_that_was_stopped_and_taken_for_dead_leaves_its_successors_results_alone(
+    model, reward, tmp_path, monkeypatch
+):
+    """Its machine stood still for so long that another one took its state over."""
+    monkeypatch.setattr(rocm_core.training.job, "SAVE_SECONDS", 0.0)
+    for name, seconds in {"HEARTBEAT": 0.05, "POLL": 0.1, "STALE": 2.0}.items():
+        monkeypatch.setattr(rocm_core.jobs.state, f"{name}_SECONDS", seconds)
+    settings = tiny.settings(model=model, snapshot_every=2, iterations=20)
+    here = rocm_core.jobs.state._here()
+
+    def start(name, host):
+        monkeypatch.setattr(rocm_core.jobs.state, "_here", lambda: here | {"host": host})
+        child = parallel.Process(
+            target=train,
+            args=(settings, tiny.PROMPTS, tmp_path / name, tmp_path / f"{name}-state", "f00d"),
+        )
+        child.start()
+        return child
+
+    def files(name):
+        return {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.safetensors")
+        }
+
+    undisturbed = start("undisturbed", "a")
+    stopped = start("run", "a")
+    while not list(tmp_path.glob("run-state/step-*.state")):
+        time.sleep(0.01)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    successor = start("run", "b")
+    successor.join()
+    undisturbed.join()
+    assert successor.exitcode == undisturbed.exitcode == 0
+    written = files("run")
+    os.kill(stopped.pid, signal.SIGCONT)
+    stopped.join()
+    assert stopped.exitcode == 1
+    assert files("run") == written == files("undisturbed") and len(written) == 11
+    assert not (tmp_path / "run-state").exists()  # which the successor has removed

@@ -67,6 +67,8 @@ REASONS = {
         "Owner": "a type",
         "StateFolder": "keeps the state of a training; what is in it is the trainer's",
         "StopRequest": "whether to stop, which changes no number of a resumed training",
+        "private_folder": "where compiled code is cached",
+        "whole_number": "the threads or the memory of this machine, which no params hold either",
     },
     "rocm_core.weights": {
         "check_weights": "refuses files that differ from their sha256",

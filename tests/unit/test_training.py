@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import pydoc
 import shutil
 import signal
 import subprocess
@@ -174,6 +175,42 @@ def test_an_approaching_time_limit_saves_the_state_and_leaves(run, monkeypatch, 
     assert (tmp_path / "run-state" / "step-000000001.state").exists()
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 6000))
     assert run() is not None
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "keep_state"),
+    [
+        ("rocm_core.training.trainer.Trainer.calibrate", None, False),
+        ("rocm_core.training.trainer.Trainer.iterate", 1, False),
+        ("rocm_core.training.trainer.Trainer.iterate", 4, False),  # with a snapshot
+        ("rocm_core.training.trainer.Trainer.iterate", 6, False),  # the last
+        ("rocm_core.training.job._write_results", None, False),
+        ("rocm_core.training.job._write_results", None, True),
+    ],
+)
+def test_an_owner_that_was_stopped_and_taken_for_dead_writes_nothing_when_it_comes_back(
+    run, tmp_path, monkeypatch, where, step, keep_state
+):
+    monkeypatch.setattr(rocm_core.training.job, "SAVE_SECONDS", 0.0)
+    real, left = pydoc.locate(where), []
+
+    def files():
+        paths = (p for p in tmp_path.glob("run*/**/*") if p.is_file() and p.name != "lock.guard")
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+    def lose(*arguments):
+        result = real(*arguments)
+        if step is None or step in arguments:
+            lock = tmp_path / "run-state" / "lock.json"
+            lock.write_text(json.dumps({"host": "elsewhere", "pid": 17, "token": "another"}))
+            left.append(files())
+        return result
+
+    monkeypatch.setattr(where, lose)
+    changes = {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2}
+    with pytest.raises(UserError, match="taken over by process 17 on elsewhere"):
+        run(snapshot_every=4, keep_state=keep_state, **changes)
+    assert left == [files()]
 
 
 def test_damaged_states_are_passed_over(run, tmp_path, monkeypatch, capsys):

@@ -25,6 +25,7 @@ os.environ.update(
     SCRIPTS=f"{ROOT}/workflow/scripts",
     OMP_WAIT_POLICY="passive",  # waiting OpenMP threads sleep: jobs share the cores
     HF_HUB_OFFLINE="1",
+    MPLBACKEND="agg",  # figures are files, whatever the shell has set
 )
 
 _caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
