@@ -34,6 +34,7 @@ from rocm_core.training import LiveBytes
 
 LEVELS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # of d² per latent dimension
 STEPS = 4
+BATCH_SIZES = {"shapes": 4, "wide": 1}
 BEFORE = "two passes"
 WIDE = {  # a U-Net of 93 M parameters with random weights, on latents of 16²
     "sample_size": 16,
@@ -214,14 +215,14 @@ def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", nargs="+", choices=("shapes", "wide"), default=["shapes", "wide"])
+    parser.add_argument("--sizes", nargs="+", choices=BATCH_SIZES, default=[*BATCH_SIZES])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "rounding-cpu.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     record = describe("cpu")
     for size in args.sizes:
-        record[size] = measure(size, {"shapes": 4, "wide": 1}[size], args.repeats)
+        record[size] = measure(size, BATCH_SIZES[size], args.repeats)
         print(json.dumps(record[size], indent=1), flush=True)
         with atomic_write(args.output) as file:
             file.write((json.dumps(record, indent=1) + "\n").encode())

@@ -110,10 +110,10 @@ def predict_peak(
         torch.autograd.grad(result.sum(), state, retain_graph=reference == "stop")
 
     def to_all(result: Tensor) -> None:
-        wanted = [state, *parameters]
+        wanted: list[Tensor] = [state, *parameters]
         if reference == "stop":
             to_state(result[:1])
-            wanted = parameters
+            wanted = [*parameters]
         torch.autograd.grad(result.sum(), wanted, allow_unused=True)
 
     policy.activation_checkpointing = "block" if mode == "block" else "none"

@@ -188,7 +188,7 @@ def test_limits_in_every_precision(name, dtype):
     smallest = torch.finfo(precision).smallest_normal
     distances = torch.tensor([0.0, smallest, 1e-3, 1.0, HUGE[dtype], math.inf], dtype=precision)
     distances.requires_grad_()
-    values = divergence(distances, torch.tensor(STD))
+    values = divergence(distances, torch.tensor(STD, dtype=torch.double))
     (slopes,) = torch.autograd.grad(values.sum(), distances)
     assert values.dtype == slopes.dtype == precision
     assert not values.isnan().any() and not slopes.isnan().any()
