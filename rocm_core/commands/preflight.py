@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rocm_core.configuration import Config
@@ -71,12 +71,33 @@ def preflight(config: Config, say: Callable[[str], None] = print) -> list[str]:
     folder = Layout(config.root).preflight
     shutil.rmtree(folder, ignore_errors=True)
     cells = make_grid(config)
-    problems: list[str] = []
-    for policy in dict.fromkeys(cell.settings.policy for cell in cells):
+    policies = dict.fromkeys(cell.settings.policy for cell in cells)
+    problems = list(_check_resolution(config, policies, say))
+    for policy in policies:
         problems += _draw_and_score(config, policy, validation[:2], folder / policy, say)
     for cell in {(c.settings.policy, c.settings.algorithm): c for c in cells}.values():
         _train(cell, train, folder / "cells", say)
     return problems
+
+
+def _check_resolution(
+    config: Config, policies: Iterable[str], say: Callable[[str], None]
+) -> Iterator[str]:
+    """Methods are compared at one size, which at least one of the base models is made for."""
+    from rocm_core.policies import own_resolution
+
+    made_for = {policy: own_resolution(config.policies[policy].model) for policy in policies}
+    sizes = {policy: config.resolution or own for policy, own in made_for.items()}
+    for policy, own in made_for.items():
+        say(f"{policy}: images of {sizes[policy]} pixels; the base model is made for {own}")
+    text = ", ".join(f"{policy} for {own}" for policy, own in made_for.items())
+    if len(set(sizes.values())) > 1:
+        yield f"the base models are made for different sizes ({text}): set resolution to one"
+    elif config.resolution not in (None, *made_for.values()) and any(made_for.values()):
+        yield (
+            f"resolution is {config.resolution}, but no base model is made for that ({text}):"
+            " correct it"
+        )
 
 
 def _draw_and_score(

@@ -14,6 +14,7 @@ from rocm_core.configuration.fields import (
     OrNull,
     Path,
     PluginName,
+    Resolution,
     Seed,
     Steps,
     Whole,
@@ -123,6 +124,10 @@ class Config(Settings):
     policies: Annotated[dict[Name, PolicySettings], FILLED]
     """The base models: `consistency` and `diffusion`, named after their modules in
     `rocm_core/policies/`."""
+    resolution: Resolution | None = None
+    """Width and height of all images, in training and in evaluation, whatever the policy; `make
+    preflight` compares it with what the base models are made for. null: the size in each base
+    model's own configuration, which must be the same for all."""
     scorers: Annotated[dict[PluginName, Path | None], FILLED]
     """Scorers, named after their modules in `rocm_core/rewards/` or a module of your own package,
     `package.module`, and the local folder or file of their weights; null for one that needs

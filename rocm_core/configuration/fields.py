@@ -72,6 +72,7 @@ def _to_integer(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_to_integer)]
 Seed = Annotated[Whole, number(0, 2**32 - 1)]
 Steps = Annotated[Whole, number(1, 1000, "steps")]
+Resolution = Annotated[Whole, number(8, 16_384, "pixels")]
 Guidance = Annotated[float, number(0, 1000)]
 Path = Annotated[str, text("a path")]
 Name = Annotated[

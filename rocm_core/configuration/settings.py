@@ -11,6 +11,7 @@ from rocm_core.configuration.fields import (
     Name,
     OrNull,
     Path,
+    Resolution,
     Seed,
     Steps,
     Whole,
@@ -137,6 +138,8 @@ class ModelSettings(Settings):
     """Guidance scale."""
     model_lora: str | None = None
     """Folder of a LoRA that is merged into the model."""
+    resolution: Resolution | None = None
+    """Width and height of its images; null: what its own configuration says."""
 
     @property
     def weights(self) -> list[str]:

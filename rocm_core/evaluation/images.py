@@ -106,6 +106,7 @@ def generate(
         weights=[*settings.weights, *([lora] if lora else [])],
         began=began,
         extra={
+            "resolution": policy.denoiser.resolution,
             "timesteps": policy.timesteps.tolist(),
             "nfe": policy.nfe,
             "seconds_per_image": statistics.median(paces),

@@ -39,7 +39,7 @@ class _SplitGradient(torch.autograd.Function):
             values = function(state)
         else:
             with torch.enable_grad():
-                inside, *values = _evaluate(function, state, ctx.needs_input_grad[2])
+                inside, values = _evaluate(function, state, ctx.needs_input_grad[2])
             ctx.graph = inside, values[0]
         mean, *constants = (value.detach() for value in values)
         ctx.mark_non_differentiable(*constants)
@@ -53,7 +53,8 @@ class _SplitGradient(torch.autograd.Function):
         state, *parameters = ctx.saved_tensors
         if ctx.graph is None:
             with torch.enable_grad():
-                ctx.graph = _evaluate(ctx.function, state, ctx.needs_input_grad[2])[:2]
+                inside, values = _evaluate(ctx.function, state, ctx.needs_input_grad[2])
+            ctx.graph = inside, values[0]
         inside, mean = ctx.graph
         gradient = None
         if inside.requires_grad:
@@ -66,8 +67,8 @@ class _SplitGradient(torch.autograd.Function):
 
 def _evaluate(
     function: Callable[[Tensor], tuple[Tensor, ...]], state: Tensor, requires_grad: bool
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """A detached copy of the state, and the values of `function` there."""
     inside = state.detach().requires_grad_(requires_grad)
     # Through a view, because torch's FLOP counter cannot watch a module that is given a leaf here.
-    return inside, *function(inside.view_as(inside))
+    return inside, function(inside.view_as(inside))

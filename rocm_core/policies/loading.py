@@ -47,8 +47,20 @@ def load_policy(
     networks = load("denoisers", denoiser).load(
         folder, settings.guidance_scale, torch.device(device), dtype, lora and str(located(lora))
     )
+    if settings.resolution is not None:
+        networks.resolution = settings.resolution
     require_finite(f"{folder} with {lora}" if lora else folder, networks.state_dict())
     return Policy(networks, chain)
+
+
+def own_resolution(model: str | Path) -> int | None:
+    """Width and height that a pipeline folder's own configuration says; None where it does not."""
+    try:
+        latents = _read(Path(model) / "unet/config.json")["sample_size"]
+        blocks = _read(Path(model) / "vae/config.json")["block_out_channels"]
+    except (UserError, KeyError):
+        return None
+    return latents * 2 ** (len(blocks) - 1)
 
 
 def denoiser_of(index: Path) -> str:

@@ -42,7 +42,12 @@ class Transition:
 
     def squared_distance(self, reduction: Literal["sum", "mean"] = "sum") -> torch.Tensor:
         """d² = |mean - reference mean|²/std², `(N,)`: summed or averaged over latent dimensions."""
-        return _reduce(((self.mean - self._reference_mean) / self.std).square(), reduction)
+        return _reduce((self.change / self.std).square(), reduction)
+
+    @property
+    def change(self) -> torch.Tensor:
+        """Mean less reference mean, `(N, C, h, w)`."""
+        return self.mean - self._reference_mean
 
     @property
     def _reference_mean(self) -> torch.Tensor:

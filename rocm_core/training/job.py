@@ -162,6 +162,7 @@ def _write_results(
             "precision": str(trainer.precision).removeprefix("torch."),
             "squared_distance_floor": trainer.squared_distance_floor(),
             "activation_checkpointing": trainer.activation_checkpointing,
+            "resolution": trainer.policy.denoiser.resolution,
             "timesteps": trainer.policy.timesteps.tolist(),
             "processes": processes,
             "trainable_parameters": sum(value.numel() for value in trainer.lora.values()),

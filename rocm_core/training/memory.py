@@ -111,9 +111,11 @@ def predict_peak(
         torch.autograd.grad(result.sum(), state, retain_graph=reference == "stop")
 
     def to_all(result: Tensor) -> None:
+        wanted: list[Tensor] = [state, *parameters]
         if reference == "stop":
-            to_state(result)
-        torch.autograd.grad(result.sum(), [state, *parameters], allow_unused=True)
+            to_state(result[:1])
+            wanted = [*parameters]
+        torch.autograd.grad(result.sum(), wanted, allow_unused=True)
 
     policy.activation_checkpointing = "block" if mode == "block" else "none"
     kept, peak = cost(adapted, to_all, device)

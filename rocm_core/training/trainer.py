@@ -231,8 +231,7 @@ class Trainer:
         exact, errors = self.policy.widened(), []
         for index, step in enumerate(steps):
             now = exact.reevaluate(index, step, batch.embeddings.float(), reference=True)
-            change = (step.mean - step.reference_mean) - (now.mean - now.reference_mean)
-            errors.append((change / step.std).square().mean())
+            errors.append(((step.change - now.change) / step.std).square().mean())
         return float(torch.stack(errors).mean()) if errors else None
 
     def state_dict(self) -> dict[str, Any]:

@@ -176,6 +176,48 @@ def test_sampled_js_agrees_with_the_quadrature_and_with_samples_of_the_transitio
     assert float(estimates.std()) == pytest.approx(float(in_full.std()), rel=0.02)
 
 
+HUGE = {"float16": 6e4, "bfloat16": 3e38, "float32": 3e38, "float64": 1e308}
+
+
+@pytest.mark.parametrize("dtype", HUGE)
+@pytest.mark.parametrize("name", names("divergences"))
+def test_limits_in_every_precision(name, dtype):
+    """Value and slope at 0, at the smallest and the largest numbers, and at infinity."""
+    torch.manual_seed(0)
+    precision, divergence = getattr(torch, dtype), load_divergence(name)
+    smallest = torch.finfo(precision).smallest_normal
+    distances = torch.tensor([0.0, smallest, 1e-3, 1.0, HUGE[dtype], math.inf], dtype=precision)
+    distances.requires_grad_()
+    values = divergence(distances, torch.tensor(STD, dtype=torch.double))
+    (slopes,) = torch.autograd.grad(values.sum(), distances)
+    assert values.dtype == slopes.dtype == precision
+    assert not values.isnan().any() and not slopes.isnan().any()
+    assert values[0] == 0 or name == "js_sampled" and abs(values[0]) < 1e-6
+    assert slopes[:4].isfinite().all() and (slopes >= 0).all()
+    if divergence.bound < math.inf:
+        bound = torch.tensor(divergence.bound, dtype=precision)
+        assert torch.equal(values[-2:], bound.expand(2)) and not slopes[-2:].any()
+    else:
+        assert values[-1] == math.inf
+        exact = load_divergence(name)(distances.detach().double(), STD)
+        error = 4 * torch.finfo(precision).eps
+        assert torch.allclose(values[:4].double(), exact[:4], rtol=error, atol=smallest)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", EXACT)
+def test_half_precision_is_the_rounded_value(name, dtype):
+    distances = torch.logspace(-3, 0.9, 30).to(dtype).requires_grad_()
+    wide = distances.detach().double().requires_grad_()
+    divergence = load_divergence(name)
+    for values, at in ((divergence(distances, STD), distances), (divergence(wide, STD), wide)):
+        values.sum().backward()
+        assert at.grad.isfinite().all()
+    error = 2 * torch.finfo(dtype).eps
+    assert torch.allclose(divergence(distances, STD).double(), divergence(wide, STD), rtol=error)
+    assert torch.allclose(distances.grad.double(), wide.grad, rtol=error)
+
+
 def test_an_unknown_divergence_is_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"divergences/kll.py for 'kll'; did you mean kl\?$"):
         load_divergence("kll")

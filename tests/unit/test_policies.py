@@ -8,10 +8,12 @@ import pytest
 import tiny
 import torch
 
+from rocm_core.configuration import ModelSettings
 from rocm_core.errors import UserError
 from rocm_core.policies import (
     MODES,
     add_adapter,
+    load_policy,
     lora_parameters,
     save_lora,
 )
@@ -283,3 +285,18 @@ def test_a_schedule_that_is_not_finite_is_refused(model, tmp_path, value):
     config.write_text(text)
     with pytest.raises(UserError, match="scheduler_config"):
         tiny.load_policy("consistency", str(other), 4, 3.0)
+
+
+def test_images_have_the_resolution_that_is_asked_for(model):
+    settings = {"policy": "consistency", "chain": "lcm", "model": model, "guidance_scale": 3.0}
+    for resolution, pixels in ((None, 8), (8, 8), (12, 12), (20, 20)):
+        asked = ModelSettings(**settings, inference_steps=2, resolution=resolution)
+        policy = load_policy(asked)
+        assert policy.denoiser.resolution == pixels
+        noise = policy.noise(0, ["a"], "test")
+        with torch.no_grad():
+            latents = policy.rollout(policy.encode_prompts(PROMPTS[:1]), noise).latents
+            assert policy.decode(latents).shape == (1, 3, pixels, pixels)
+    asked = ModelSettings(**settings, inference_steps=2, resolution=13)
+    with pytest.raises(UserError, match="resolution must be a multiple of 2 for this model, not 1"):
+        load_policy(asked)

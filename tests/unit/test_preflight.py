@@ -1,5 +1,6 @@
 """`make preflight` says in one sentence what is missing, and tries everything that is there."""
 
+import json
 import subprocess
 import sys
 
@@ -49,7 +50,8 @@ def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
     problems = preflight(parse_config(CONFIG | {"policies": {"consistency": policy}}), said.append)
     assert problems == []
     assert said[1] == "prompts: 4 to train on, 4 to validate on"
-    assert [line.split(":")[0] for line in said[2:]] == [
+    assert said[2] == "consistency: images of 8 pixels; the base model is made for 8"
+    assert [line.split(":")[0] for line in said[3:]] == [
         "consistency",
         "consistency",
         "clipscore/rocm-kl/seed-0",
@@ -58,6 +60,34 @@ def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
     assert len(list(folder.glob("consistency/*.png"))) == 2
     history = (folder / "cells/clipscore/rocm-kl/seed-0/history.csv").read_text()
     assert len(history.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("resolution", "bases", "problem"),
+    [
+        (None, {"consistency": 8}, None),
+        (None, {"consistency": 8, "diffusion": 12}, "different sizes (consistency for 8, diff"),
+        (8, {"consistency": 8, "diffusion": 12}, None),
+        (12, {"consistency": 8, "diffusion": 12}, None),
+        (16, {"consistency": 8, "diffusion": 12}, "resolution is 16, but no base model is made"),
+        (16, {"consistency": 8}, "resolution is 16, but no base model is made for that"),
+    ],
+)
+def test_the_resolution_is_one_that_a_base_model_is_made_for(tmp_path, resolution, bases, problem):
+    policies = {}
+    for name, pixels in bases.items():
+        for part, values in {
+            "unet": {"sample_size": pixels // 2},
+            "vae": {"block_out_channels": [8, 8]},
+        }.items():
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "config.json").write_text(json.dumps(values))
+        policies[name] = {"model": str(tmp_path / name), "steps": 3, "guidance_scale": 4.0}
+    config = parse_config(CONFIG | {"policies": policies, "resolution": resolution})
+    said: list[str] = []
+    problems = [*rocm_core.commands.preflight._check_resolution(config, bases, said.append)]
+    assert len(said) == len(bases)
+    assert len(problems) == (problem is not None) and (problem or "") in "".join(problems)
 
 
 PUBLISHED = """\

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rocm_core.errors import UserError
+
 HALF = (torch.bfloat16, torch.float16)
 Block = Callable[..., Any]  # calls a block of a network with what it is given
 
@@ -21,17 +23,33 @@ class Denoiser(nn.Module, ABC):
 
     network_name: the network's folder, and the prefix of its layers in a file of LoRA weights.
     passes: evaluations of the network per image and prediction, 2 for classifier-free guidance.
-    dtype: of the networks; latents and predictions are never below float32.
+    dtype: of the networks; latents and predictions are never below float32. Where it is lower, the
+    network is also called with the pairs of `compensation`, by torch's functions and nothing else.
     """
 
     network_name: ClassVar[str]
     network: nn.Module
     passes: int
-    latent_shape: tuple[int, int, int]  # (C, h, w)
+    latent_shape: tuple[int, int, int]  # (C, h, w), at first of the size that the model is made for
+    pixels_per_latent: int | None = None  # along each side; None: images have one size only
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.device, self.dtype = device, dtype
+
+    @property
+    def resolution(self) -> int | None:
+        """Width and height of its images; None where it does not say."""
+        scale = self.pixels_per_latent
+        return None if scale is None else scale * self.latent_shape[1]
+
+    @resolution.setter
+    def resolution(self, pixels: int) -> None:
+        scale = self.pixels_per_latent
+        if scale is None or pixels % scale:
+            allowed = "left out" if scale is None else f"a multiple of {scale}"
+            raise UserError(f"resolution must be {allowed} for this model, not {pixels}")
+        self.latent_shape = self.latent_shape[0], pixels // scale, pixels // scale
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Tensor:

@@ -160,6 +160,7 @@ class StableDiffusion(Denoiser):
         self.requires_grad_(False).eval().to(device, dtype)
         config, embedding = unet.config, None
         self.latent_shape = config.in_channels, config.sample_size, config.sample_size
+        self.pixels_per_latent = 2 ** (len(vae.config.block_out_channels) - 1)
         if width := config.time_cond_proj_dim:
             embedding = guidance_embedding(guidance_scale, width).to(device, dtype)
         self.register_buffer("guidance", embedding, persistent=False)

@@ -1,0 +1,232 @@
+"""What bfloat16 reports of trained adapters, and what each way to report it costs.
+
+    python -m benchmarks.rounding
+
+trains an adapter in float32 for a few steps, scales it to several d² per latent dimension, and
+compares what bfloat16 makes of it: by two passes, by one batched pass, by float32 for both means,
+and by the pass of `rocm_core.policies.compensation`. Steps of all four take turns in one process.
+Writes benchmarks/results/rounding-cpu.json.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.compare import ATTENTION, RESULTS, describe
+from benchmarks.models import SHAPES
+from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.configuration import ModelSettings, settings_class
+from rocm_core.policies import Policy, add_adapter, load_policy, lora_parameters
+from rocm_core.policies.lora import ADAPTER, adapted_layers
+from rocm_core.provenance import atomic_write
+from rocm_core.rewards import Reward
+from rocm_core.training import LiveBytes
+
+LEVELS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # of d² per latent dimension
+STEPS = 4
+BATCH_SIZES = {"shapes": 4, "wide": 1}
+BEFORE = "two passes"
+WIDE = {  # a U-Net of 93 M parameters with random weights, on latents of 16²
+    "sample_size": 16,
+    "in_channels": 8,
+    "out_channels": 8,
+    "cross_attention_dim": 64,
+    "block_out_channels": (128, 256, 512),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+    "layers_per_block": 2,
+    "time_cond_proj_dim": 32,
+}
+
+
+class Brightness(Reward):
+    name, differentiable = "brightness", True
+
+    def score(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images.square().mean((1, 2, 3))
+
+
+def load(size: str, dtype: torch.dtype) -> Policy:
+    """The embedded consistency model, with an adapter; "wide": with a larger random U-Net."""
+    settings = ModelSettings(
+        policy="consistency",
+        chain="lcm",
+        model=str(SHAPES / "consistency"),
+        inference_steps=STEPS,
+        guidance_scale=3.0,
+    )
+    policy = load_policy(settings, "cpu", dtype)
+    if size == "wide":
+        from diffusers import UNet2DConditionModel
+
+        torch.manual_seed(0)
+        network = UNet2DConditionModel(**WIDE).requires_grad_(False).eval()
+        policy.denoiser.network = network.to(dtype)
+        policy.denoiser.latent_shape = (8, 16, 16)
+    add_adapter(policy.network, 8, 16.0, ATTENTION, seed=0)
+    return policy
+
+
+class TwoPasses(Policy):
+    """bfloat16 without compensation."""
+
+    compensates = False
+
+
+class OnePass(TwoPasses):
+    """Policy and reference in one batch, whose second half has no adapter."""
+
+    compensates = True
+
+    def means(self, index: int, state: Tensor, embeddings: Tensor, both: bool) -> tuple:
+        if not both:
+            return super().means(index, state, embeddings, both)
+        layers = adapted_layers(self.network)
+        for layer in layers:
+            layer.forward = functools.partial(_half_adapted, layer)
+        try:
+            twice = torch.cat([state, state]), torch.cat([embeddings, embeddings])
+            mean = self.mean(index, *twice)
+        finally:
+            for layer in layers:
+                del layer.forward
+        return mean.chunk(2)
+
+
+def _half_adapted(layer: Any, inputs: Tensor) -> Tensor:
+    base, first = layer.base_layer(inputs), inputs.chunk(2)[0].float()
+    change = layer.lora_B[ADAPTER](layer.lora_A[ADAPTER](first)) * layer.scaling[ADAPTER]
+    with_adapter, without = base.chunk(2)
+    return torch.cat([(with_adapter + change).to(base.dtype), without])
+
+
+def set_adapter(policy: Policy, values: dict[str, Tensor], strength: float) -> None:
+    with torch.no_grad():
+        for name, parameter in lora_parameters(policy.network).items():
+            parameter.copy_(values[name] * (strength if ".lora_B." in name else 1))
+
+
+def loss_of(policy: Policy, batch: Batch, reference: str) -> Tensor:
+    settings = settings_class("direct", "algorithm")(
+        **{"reward": "brightness", "scorer": None, "policy": "consistency", "chain": "lcm"},
+        **{"model": "", "inference_steps": STEPS, "guidance_scale": 3.0, "algorithm": "direct"},
+        **{"divergence": "kl", "beta": 1.0, "seed": 0, "reduction": "mean"},
+        reference_gradient=reference,
+    )
+    loss, _ = load_algorithm(settings).loss(policy, Brightness(), batch)
+    return loss
+
+
+@torch.no_grad()
+def squared_distance(policy: Policy, batch: Batch) -> float:
+    trajectory = policy.rollout(batch.embeddings, batch.noise, "full")
+    return trajectory.squared_distances("mean").mean().item()
+
+
+def train(policy: Policy, batch: Batch) -> dict[str, Tensor]:
+    """The adapter after five fast steps of AdamW on the brightness of images."""
+    lora = lora_parameters(policy.network)
+    adam = torch.optim.AdamW(lora.values(), lr=1e-3, weight_decay=0.0)
+    for _ in range(5):
+        images = policy.decode(policy.rollout(batch.embeddings, batch.noise).latents)
+        (-Brightness().score(images, []).mean()).backward()
+        adam.step()
+        adam.zero_grad()
+    return {name: value.detach().clone() for name, value in lora.items()}
+
+
+def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
+    exact, half = load(size, torch.float32), load(size, torch.bfloat16)
+    prompts = ["a red circle", "two green triangles"] * batch_size
+    prompts = prompts[:batch_size]
+    noise = exact.noise(0, [str(i) for i in range(batch_size)], "rounding")
+    batches = {p: Batch(prompts, p.encode_prompts(prompts), noise) for p in (exact, half)}
+    values = train(exact, batches[exact])
+    ways: dict[str, tuple[Policy, type[Policy]]] = {
+        "compensated": (half, Policy),
+        BEFORE: (half, TwoPasses),
+        "one batched pass": (half, OnePass),
+        "float32": (exact, Policy),
+    }
+
+    @contextlib.contextmanager
+    def turned(name: str) -> Iterator[Policy]:
+        policy, kind = ways[name]
+        policy.__class__ = kind
+        yield policy
+        policy.__class__ = Policy
+
+    def each(function: Callable[[Policy, Batch], Any]) -> dict[str, Any]:
+        results = {}
+        for name in ways:
+            with turned(name) as policy:
+                results[name] = function(policy, batches[policy])
+        return results
+
+    reported = {}
+    for level in LEVELS:
+        strength = 1.0 if level else 0.0
+        for _ in range(4 if level else 0):
+            set_adapter(exact, values, strength)
+            strength *= math.sqrt(level / squared_distance(exact, batches[exact]))
+        for policy in (exact, half):
+            set_adapter(policy, values, strength)
+        reported[f"{level:g}"] = each(squared_distance)
+    costs = {}
+    for reference in ("full", "stop"):
+
+        def step(policy: Policy, batch: Batch, reference: str = reference) -> float:
+            began = time.process_time()
+            loss_of(policy, batch, reference).backward()
+            policy.network.zero_grad()
+            return time.process_time() - began
+
+        def peak(policy: Policy, batch: Batch, reference: str = reference) -> int:
+            with LiveBytes(torch.device("cpu")) as live:
+                loss_of(policy, batch, reference).backward()
+                policy.network.zero_grad()
+                return live.most()
+
+        each(step)
+        rounds = [each(step) for _ in range(repeats)]
+        peaks = each(peak)
+        costs[reference] = {
+            name: {
+                "cpu_seconds": statistics.median(r[name] for r in rounds),
+                "time_relative_to_two_passes": statistics.median(
+                    r[name] / r[BEFORE] for r in rounds
+                ),
+                "peak_mib": round(peaks[name] / 2**20, 1),
+            }
+            for name in ways
+        }
+    return {"batch_size": batch_size, "squared_distance_per_dimension": reported, "steps": costs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sizes", nargs="+", choices=BATCH_SIZES, default=[*BATCH_SIZES])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / "rounding-cpu.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    record = describe("cpu")
+    for size in args.sizes:
+        record[size] = measure(size, BATCH_SIZES[size], args.repeats)
+        print(json.dumps(record[size], indent=1), flush=True)
+        with atomic_write(args.output) as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
