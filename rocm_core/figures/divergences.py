@@ -51,8 +51,8 @@ def make(results: Results) -> style.Drawing:
     caption = (
         "D(d²) for two Gaussians of equal covariance at the squared distance d² = ‖μ − μ_ref‖²/σ², "
         "and the slope with which it draws a model back. A bounded divergence stops drawing where "
-        f"it saturates. Fisher and ε are drawn for σ = s = {_STD:g}. Computed from the code's own modules, no "
-        "data; axes are cut."
+        f"it saturates. Fisher and ε are drawn for σ = s = {_STD:g}. Computed from the code's own "
+        "modules, no data; axes are cut."
     )
     columns = ["divergence", "squared_distance", "value", "slope"]
     return style.Drawing(figure, pd.concat(data, ignore_index=True)[columns], TITLE, caption)

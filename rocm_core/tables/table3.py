@@ -60,8 +60,8 @@ def make(results: Results) -> Table:
     caption = (
         "Divergences of a transition of the policy, N(μ, σ²I), from the same transition of the base"
         " model, N(μ_ref, σ²I); z is a standard normal number. Values: D at distances d, of Fisher"
-        " for σ = 1, of ε for s = 1. Divergences on one line have one formula; a sampled one estimates it from one"
-        " draw a step, as the paper does."
+        " for σ = 1, of ε for s = 1. Divergences on one line have one formula; a sampled one"
+        " estimates it from one draw a step, as the paper does."
     )
     return Table(TITLE, caption, header, [block], pd.DataFrame(data, columns=COLUMNS))
 
