@@ -21,6 +21,7 @@ rule generate_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        gpus=lambda w, output: GPUS,
         settings=lambda w: to_json(generation_of(w.source, w.steps)),
         code=lambda w: ACCEPTED.code(
             LAYOUT.samples(w.source, w.set, w.steps).manifest,
@@ -35,7 +36,7 @@ rule generate_images:
         "Generating {wildcards.set} images with {wildcards.source}, {wildcards.steps} steps"
     shell:
         "printf '%s\\n' --settings {params.settings:q} > {log}.args;"
-        " exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        " exec python -m rocm_core.commands.launch --gpus {params.gpus}"
         ' "$SCRIPTS/generate.py" @{log}.args'
         " --prompts {input.prompts} {params.lora} --output {params.folder}"
         " --fingerprint {params.now} > {log} 2>&1"

@@ -19,6 +19,7 @@ rule measure_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        gpus=lambda w, output: GPUS,
         clip=f"--clip {FILES.clip}" if FILES.clip else "",
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.samples(w.source, "validation", w.steps).readouts),
@@ -30,6 +31,6 @@ rule measure_images:
     message:
         "Measuring the images of {wildcards.source}"
     shell:
-        "exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        "exec python -m rocm_core.commands.launch --gpus {params.gpus}"
         ' "$SCRIPTS/measure.py" --samples {params.folder} {params.clip}'
         " --output {output} --fingerprint {params.now} > {log} 2>&1"

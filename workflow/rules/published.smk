@@ -26,6 +26,7 @@ rule score_published:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        gpus=lambda w, output: GPUS,
         # A function of `output`, whose value Snakemake does not compare: the checkout may move.
         python=lambda w, output: PUBLISHED,
         scorers=to_json(FILES.published),
@@ -42,7 +43,7 @@ rule score_published:
         "command -v {params.python:q} > /dev/null ||"
         " {{ echo 'error: {params.python} is missing: run `make judges`' > {log}; exit 2; }};"
         " printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
-        " exec {params.python} -m rocm_core.commands.launch --gpus {GPUS}"
+        " exec {params.python:q} -m rocm_core.commands.launch --gpus {params.gpus}"
         ' "$SCRIPTS/score_published.py" @{log}.args'
         " --samples {params.folder} --output {output} --fingerprint {params.now} > {log} 2>&1"
 

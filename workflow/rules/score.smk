@@ -19,6 +19,7 @@ rule score_images:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        gpus=lambda w, output: GPUS,
         scorers=to_json(CONFIG.scorer_paths()),
         code=lambda w: ACCEPTED.code(
             record_beside(LAYOUT.samples(w.source, w.set, w.steps).scores),
@@ -31,7 +32,7 @@ rule score_images:
         "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
     shell:
         "printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
-        " exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        " exec python -m rocm_core.commands.launch --gpus {params.gpus}"
         ' "$SCRIPTS/score.py" @{log}.args'
         " --samples {params.folder} --output {output.scores}"
         " --fingerprint {params.now} > {log} 2>&1"
@@ -59,6 +60,7 @@ rule evaluate_snapshots:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        gpus=lambda w, output: GPUS,
         settings=lambda w: to_json(generation_of(w.cell)),
         scorers=to_json(CONFIG.scorer_paths()),
         first=snapshot_prompts(CONFIG),
@@ -75,7 +77,7 @@ rule evaluate_snapshots:
         "Evaluating the snapshots of {wildcards.cell}"
     shell:
         "printf '%s\\n' --settings {params.settings:q} --scorers {params.scorers:q} > {log}.args;"
-        " exec python -m rocm_core.commands.launch --gpus {GPUS}"
+        " exec python -m rocm_core.commands.launch --gpus {params.gpus}"
         ' "$SCRIPTS/evaluate_snapshots.py" @{log}.args'
         " --prompts {input.prompts} --count {params.first}"
         " --snapshots {input.snapshots} --output {params.folder}"

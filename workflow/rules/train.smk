@@ -28,6 +28,7 @@ rule train_cell:
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
+        gpus=lambda w, output: CONFIG.resources.gpus,
         settings=lambda w: to_json(cell_of(w.cell).settings),
         code=lambda w: ACCEPTED.code(
             LAYOUT.cell(w.cell).manifest, job_code("train", cell_of(w.cell).settings)
@@ -49,7 +50,7 @@ rule train_cell:
         "Training {wildcards.cell}"
     shell:
         "mkdir -p {params.state}; printf '%s\\n' --settings {params.settings:q} > {params.state}/args;"
-        " exec python -m rocm_core.commands.launch --gpus {CONFIG.resources.gpus} {params.processes}"
+        " exec python -m rocm_core.commands.launch --gpus {params.gpus} {params.processes}"
         ' "$SCRIPTS/train.py" @{params.state}/args'
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
         " {params.choice} --fingerprint {params.now} > {log} 2>&1"
