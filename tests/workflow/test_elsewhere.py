@@ -98,7 +98,7 @@ def test_it_is_a_module_of_another_workflow(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mine.txt").read_text().split() == ["2"]
     made = (tmp_path / "results/own/prompts/validation.jsonl").read_text()
-    assert (pristine.path / "envs/trl.txt").read_text().splitlines()[-1] in made
+    assert (pristine.path / "envs/trl.txt").read_text().splitlines()[-1].strip() in made
     assert source_files(pristine) == before
 
 
