@@ -94,6 +94,35 @@ def test_ours_and_the_published_scorers_agree(place: Path, judge: list[str], siz
         assert max(abs(a - b) for a, b in pairs) < 1e-4, (name, pairs)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("hpsv2", "is not finite"), ("imagereward", "is missing")]
+)
+def test_a_published_scorer_is_loaded_whole_and_finite_or_not_at_all(
+    place: Path, judge: list[str], tmp_path: Path, monkeypatch, name: str, kind: str
+) -> None:
+    """The packages themselves would fill up what is missing at random."""
+    shutil.copytree(place / twins.ROOT, tmp_path / twins.ROOT)
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(twins.PICKLES[name], weights_only=True)
+    state = content.get("state_dict", content)
+    key = next(key for key in state if key.endswith("weight"))
+    value = state.pop(key)
+    if kind == "is not finite":
+        state[key] = value * torch.nan
+    torch.save(content, twins.PICKLES[name])
+    record([twins.ROOT])
+    chosen = json.dumps({name: str(twins.FOLDERS[name])})
+    done = subprocess.run(
+        [*judge, ROOT / "workflow/scripts/score_published.py", "--scorers", chosen]
+        + ["--samples", place / "samples-224", "--output", "published.csv"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and f"{key} {kind}" in done.stderr.splitlines()[-1], done.stderr
+    assert not Path("published.csv").exists()
+
+
 CONFIG = """\
 name: twins
 world: paper
