@@ -2,9 +2,11 @@ import base64
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import escape
 from PIL import Image, PngImagePlugin
 from synthetic import make_config, write_results
 
@@ -12,6 +14,7 @@ from rocm_core.analysis import Results
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.grid import make_grid, offered
+from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.report.build import make, read
 
 EFFECTS = {
@@ -113,6 +116,30 @@ def test_the_page_is_one_file_that_loads_nothing(finished, tmp_path):
     assert all(load.startswith((*images, "#")) for load in page.loads)
     assert {load[1:] for load in page.loads if load.startswith("#")} <= page.ids
     assert not re.search(r"@import|url\(|<script", text)
+
+
+def test_text_is_text_on_the_page(finished, tmp_path):
+    """Of prompts, figures and claims, in elements and attributes."""
+    config, root = finished
+    shutil.copytree(root, tmp_path / "run")
+    hostile = """<script>a(1)</script>&amp;"'{{ x }}"""
+    prompts = [Prompt(p.id, f"{hostile} {p.id}", hostile) for p in Results(config, root).prompts]
+    write_prompts(tmp_path / "run/prompts/validation.jsonl", prompts)
+    for path in (tmp_path / "run/figures").iterdir():
+        about = PngImagePlugin.PngInfo()
+        about.add_text("Title", hostile)
+        about.add_text("Description", hostile)
+        Image.new("RGB", (4, 4)).save(path, pnginfo=about)
+    ledger = json.loads((tmp_path / "run/claims.json").read_text())
+    for claim in ledger["claims"]:
+        for part in claim["parts"]:
+            part |= {"label": hostile, "details": hostile}
+    (tmp_path / "run/claims.json").write_text(json.dumps(ledger))
+    html = make(Results(config, tmp_path / "run")).html
+    assert Page(html).open == [] and "<script" not in html
+    parts = sum(len(claim["parts"]) for claim in ledger["claims"])
+    shown = 6 + 3 * len(offered("figures", config)) + 2 * parts
+    assert html.count(str(escape(hostile))) >= shown > 30
 
 
 def test_the_page_shows_tables_captions_costs_and_provenance(finished):
