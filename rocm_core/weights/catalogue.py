@@ -163,8 +163,8 @@ def check_weights(path: str | Path, full: bool = False) -> None:
     its size or time has changed since it was last verified; full: always.
     """
     path = located(path)
-    home = ROOT if path.is_relative_to(ROOT) else Path()
-    tabled = files_of(path.relative_to(home))
+    inside = path.is_relative_to(ROOT)
+    home, tabled = (ROOT, files_of(path.relative_to(ROOT))) if inside else (Path(), files_of(path))
     for file in (home / name for name in tabled):
         if not file.is_file():
             where = f"in {home}, " if home == ROOT else ""
