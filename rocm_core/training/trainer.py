@@ -70,7 +70,7 @@ class Trainer:
         low = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
         self.precision = torch.bfloat16 if low else torch.float32
         self.policy = load_policy(settings, self.device, self.precision)
-        if settings.divergence != "none" and not self.policy.stds:
+        if settings.divergence != "none" and not len(self.policy.stds):
             raise UserError(
                 f"the divergence {settings.divergence} is over the steps that draw noise, and this"
                 " chain has none: raise inference_steps"
