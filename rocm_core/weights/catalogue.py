@@ -164,7 +164,7 @@ def check_weights(path: str | Path, full: bool = False) -> None:
     """
     path = located(path)
     home = ROOT if path.is_relative_to(ROOT) else Path()
-    tabled = files_of(path.relative_to(home))
+    tabled = files_of(path.relative_to(ROOT) if home == ROOT else path)
     for file in (home / name for name in tabled):
         if not file.is_file():
             where = f"in {home}, " if home == ROOT else ""
