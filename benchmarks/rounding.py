@@ -3,8 +3,9 @@
     python -m benchmarks.rounding
 
 trains an adapter in float32 for a few steps, scales it to several d² per latent dimension, and
-compares what bfloat16 makes of it: by two passes, by one batched pass, by float32 for both means,
-and by the pass of `rocm_core.policies.compensation`. Steps of all four take turns in one process.
+compares what bfloat16 makes of it, at the states of float32's own trajectories and along its own:
+by two passes, by one batched pass, by float32 for both means, and by the pass of
+`rocm_core.policies.compensation`. Steps of all four take turns in one process.
 Writes benchmarks/results/rounding-cpu.json.
 """
 
@@ -15,7 +16,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmarks.compare import ATTENTION, RESULTS, describe
 from benchmarks.models import SHAPES
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.configuration import ModelSettings, settings_class
-from rocm_core.policies import Policy, add_adapter, load_policy, lora_parameters
+from rocm_core.policies import Policy, Transition, add_adapter, load_policy, lora_parameters
 from rocm_core.policies.lora import ADAPTER, adapted_layers
 from rocm_core.provenance import atomic_write
 from rocm_core.rewards import Reward
@@ -34,9 +35,10 @@ from rocm_core.training import LiveBytes
 
 LEVELS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # of d² per latent dimension
 STEPS = 4
+IMAGES = 16  # over which distances are averaged
 BATCH_SIZES = {"shapes": 4, "wide": 1}
 BEFORE = "two passes"
-WIDE = {  # a U-Net of 93 M parameters with random weights, on latents of 16²
+WIDE = {  # a larger U-Net with random weights
     "sample_size": 16,
     "in_channels": 8,
     "out_channels": 8,
@@ -128,9 +130,18 @@ def loss_of(policy: Policy, batch: Batch, reference: str) -> Tensor:
 
 
 @torch.no_grad()
-def squared_distance(policy: Policy, batch: Batch) -> float:
+def squared_distance(
+    policy: Policy, batch: Batch, visited: Sequence[Transition] | None = None
+) -> float:
+    """Mean over steps and images, per latent dimension: of states that were visited, or its own."""
     trajectory = policy.rollout(batch.embeddings, batch.noise, "full")
-    return trajectory.squared_distances("mean").mean().item()
+    steps = trajectory.transitions
+    if visited is not None:
+        steps = [
+            policy.reevaluate(index, step, batch.embeddings, reference=True)
+            for index, step in enumerate(visited)
+        ]
+    return torch.stack([step.squared_distance("mean") for step in steps]).mean().item()
 
 
 def train(policy: Policy, batch: Batch) -> dict[str, Tensor]:
@@ -147,10 +158,14 @@ def train(policy: Policy, batch: Batch) -> dict[str, Tensor]:
 
 def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
     exact, half = load(size, torch.float32), load(size, torch.bfloat16)
-    prompts = ["a red circle", "two green triangles"] * batch_size
-    prompts = prompts[:batch_size]
-    noise = exact.noise(0, [str(i) for i in range(batch_size)], "rounding")
-    batches = {p: Batch(prompts, p.encode_prompts(prompts), noise) for p in (exact, half)}
+    prompts = ["a red circle", "two green triangles"] * IMAGES
+
+    def batches_of(count: int) -> dict[Policy, Batch]:
+        noise = exact.noise(0, [str(i) for i in range(count)], "rounding")
+        texts = prompts[:count]
+        return {p: Batch(texts, p.encode_prompts(texts), noise) for p in (exact, half)}
+
+    batches, many = batches_of(batch_size), batches_of(IMAGES)
     values = train(exact, batches[exact])
     ways: dict[str, tuple[Policy, type[Policy]]] = {
         "compensated": (half, Policy),
@@ -178,10 +193,17 @@ def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
         strength = 1.0 if level else 0.0
         for _ in range(4 if level else 0):
             set_adapter(exact, values, strength)
-            strength *= math.sqrt(level / squared_distance(exact, batches[exact]))
+            strength *= math.sqrt(level / squared_distance(exact, many[exact]))
         for policy in (exact, half):
             set_adapter(policy, values, strength)
-        reported[f"{level:g}"] = each(squared_distance)
+        with torch.no_grad():
+            visited = exact.rollout(many[exact].embeddings, many[exact].noise).transitions
+        reported[f"{level:g}"] = {
+            "same_states": each(
+                lambda policy, _, v=visited: squared_distance(policy, many[policy], v)
+            ),
+            "own_states": each(lambda policy, _: squared_distance(policy, many[policy])),
+        }
     costs = {}
     for reference in ("full", "stop"):
 
@@ -210,7 +232,9 @@ def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
             }
             for name in ways
         }
-    return {"batch_size": batch_size, "squared_distance_per_dimension": reported, "steps": costs}
+    parameters = sum(parameter.numel() for parameter in exact.network.parameters())
+    facts = {"parameters": parameters, "images": IMAGES, "batch_size": batch_size}
+    return facts | {"squared_distance_per_dimension": reported, "steps": costs}
 
 
 def main() -> None:

@@ -79,10 +79,7 @@ for _name in _OPERATORS:
 
 def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """`function` of arguments of which some are pairs."""
-    name = function.__name__
-    if name.endswith("_") and not name.startswith("__"):
-        raise TypeError(f"{name} works in place, where an adapter is compared with its reference")
-    name = name.strip("_")
+    name = _name_of(function)
     if name in _ABOUT:
         return function(args[0].value, *args[1:], **kwargs)
     pairs = [leaf for leaf in _leaves([*args, *kwargs.values()]) if isinstance(leaf, Pair)]
@@ -99,6 +96,15 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[
         return _paired(values, totals, lambda value, total: total - value)
     values, changes = (_call(function, part, args, kwargs) for part in parts)
     return _paired(values, changes, lambda value, change: change)
+
+
+@torch.compiler.assume_constant_result
+def _name_of(function: Callable[..., Any]) -> str:
+    """torch's name without underscores; refuses what works in place."""
+    name = function.__name__
+    if name.endswith("_") and not name.startswith("__"):
+        raise TypeError(f"{name} works in place, where an adapter is compared with its reference")
+    return name.strip("_")
 
 
 def _affine(

@@ -35,8 +35,8 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
-def gradient(model, mode, reference, compiled):
-    policy = tiny.load_policy("consistency", model, 3, 4.0)
+def gradient(model, mode, reference, compiled, dtype=torch.float32):
+    policy = tiny.load_policy("consistency", model, 3, 4.0, dtype=dtype)
     add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
     tiny.perturb(policy.network, 0.1)
     if compiled:
@@ -59,6 +59,14 @@ def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference,
     assert plain.norm() > 0
     assert torch.equal(compiled, plain)
     assert graphs() == 1 + kinds, "a probe, and these"
+
+
+def test_the_pass_of_both_means_compiles_as_a_whole(model, captured):
+    arguments = (model, "none", "full")
+    plain = gradient(*arguments, False, torch.bfloat16)
+    assert plain.norm() > 0
+    assert torch.equal(gradient(*arguments, True, torch.bfloat16), plain)
+    assert graphs() == 1 + 3, "a probe; both means at the first state and later; the last step"
 
 
 def test_blocks_of_a_compiled_network_are_not_checkpointed(model):
