@@ -45,12 +45,17 @@ class _Keep(Reward):
 
 
 def paper_settings(method: str, **changes: Any) -> TrainingSettings:
-    """A method's settings in config/paper.yaml, for the embedded world's base model."""
-    world = load_config(ROOT / "config/shapes.yaml")
-    cells = make_grid(load_config(ROOT / "config/paper.yaml"))
+    """A method's settings in config/paper.yaml, for the embedded world's base model.
+
+    What the paper's grid searches is what it gives to all methods.
+    """
+    world, paper = (load_config(ROOT / f"config/{name}.yaml") for name in ("shapes", "paper"))
+    cells = make_grid(paper)
     found = next(cell.settings for cell in cells if cell.name == f"hpsv2/{method}/seed-0")
     policy = world.policies[found.policy]
     own = {
+        "learning_rate": paper.training["learning_rate"],
+        "lora_rank": paper.training["lora_rank"],
         "model": policy.model,
         "scorer": world.scorers["hpsv2"],
         "inference_steps": policy.steps,
@@ -63,9 +68,9 @@ def correlations(
     settings: TrainingSettings, iterations: int, last: int | None = None
 ) -> dict[str, float]:
     """{reward: correlation of advantage and merit} over the images of the `last` iterations."""
-    prompts = [
-        Prompt(f"{i}", text, "shapes") for i, text in enumerate(sample_captions(2048, seed=1))
-    ]
+    images = iterations * settings.batch_size * settings.accumulation_steps
+    texts = sample_captions(min(images, 4000), seed=1)  # as many as the paper has
+    prompts = [Prompt(f"{i}", text, "shapes") for i, text in enumerate(texts)]
     trainer = Trainer(settings, prompts, "", Accelerator())
     policy = trainer.policy
     scorers = {name: _scorer(name) for name in REWARDS}
