@@ -13,32 +13,12 @@ if not os.path.isdir(f"{sys.path[0]}/rocm_core"):
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
 from rocm_core.grid import snapshot_prompts, train_version
+from rocm_core.jobs import job_environment
 from rocm_core.plugins import ROOT
 from rocm_core.provenance import Accepted, code_fingerprint, here, located, record_beside
 from rocm_core.weights import digest_of_all, inputs_of, table, to_fetch, weights_digest
 
-os.environ.update(
-    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
-    # The user's own packages, whose rewards and algorithms a configuration may name, come second.
-    PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    PYTHONSAFEPATH="1",  # another checkout's library in the working directory is not imported
-    SCRIPTS=f"{ROOT}/workflow/scripts",
-    OMP_WAIT_POLICY="passive",  # waiting OpenMP threads sleep: jobs share the cores
-    HF_HUB_OFFLINE="1",
-    MPLBACKEND="agg",  # figures are files, whatever the shell has set
-)
-
-_caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-try:
-    os.makedirs(_caches, exist_ok=True)
-except OSError as error:
-    if workflow.is_main_process:
-        print(
-            f"{_caches} cannot be made ({error.strerror}), so that nothing is cached between jobs:"
-            " set XDG_CACHE_HOME to a folder that can",
-            file=sys.stderr,
-        )
-
+os.environ.update(job_environment(tell=workflow.is_main_process))
 try:
     CONFIG = given_config(
         config,
