@@ -40,6 +40,7 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(
     assert site.cluster.state(job) in ("CANCELLED", "FAILED")
 
 
+@pytest.mark.faults
 def test_a_snakemake_that_was_killed_is_started_again_while_its_job_runs(
     site: Site, undisturbed: Undisturbed
 ) -> None:

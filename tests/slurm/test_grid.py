@@ -69,6 +69,7 @@ def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
     assert max(at_once) == sum(GPUS.values())  # all were in use, and the third job waited
 
 
+@pytest.mark.parametrize("grid", [pytest.param(DEMO, marks=pytest.mark.faults)], indirect=True)
 def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> None:
     log = grid.path / "snakemake.log"
     before, manifest = len(log.read_text()), grid.manifest()
