@@ -61,6 +61,7 @@ def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference,
     assert graphs() == 1 + kinds, "a probe, and these"
 
 
+@pytest.mark.slow
 def test_the_pass_of_both_means_compiles_as_a_whole(model, captured):
     arguments = (model, "none", "full")
     plain = gradient(*arguments, False, torch.bfloat16)

@@ -69,3 +69,14 @@ def test_a_step_takes_the_passes_of_its_equation_and_no_more(policy, reward, kin
         expected += REFERENCES * FORWARD + (REFERENCES - 1) * BACKWARD
         regularised = {"divergence": "kl", "beta": 0.1, "reference_gradient": kind}
     assert tera(policy, reward, **regularised) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(("resolution", "expected"), [(512, 0.81), (768, 2.16)])
+def test_a_forward_pass_takes_what_reproducing_says_of_its_resolution(
+    policy, monkeypatch, resolution, expected
+):
+    monkeypatch.setattr(policy.denoiser, "latent_shape", (4, resolution // 8, resolution // 8))
+    state = policy.noise(0, ["a"], "test")[:, 0]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        policy.mean(0, state, torch.empty(1, 77, 768, device="meta"))
+    assert counter.get_total_flops() / 1e12 == pytest.approx(expected, rel=0.01)
