@@ -224,7 +224,7 @@ def _sentence(error: Any, path: tuple[Any, ...]) -> str:
         return f"{join((*full, key))} is missing: {describe(schema['properties'][key])}"
     if "propertyNames" in error.absolute_schema_path:
         return f"{where} has the key {show(value)}, which must be {allowed(schema)}"
-    return f"{where} must be {allowed(schema)}, not {show(value)}{_number_hint(value, schema)}"
+    return f"{where} must be {allowed(schema)}, not {show(value)}{_hint(value, schema)}"
 
 
 def describe(schema: Mapping[str, Any]) -> str:
@@ -262,8 +262,12 @@ def _kind(kind: str, schema: Mapping[str, Any]) -> str:
     return nouns.get(kind) or schema.get("allowed", "text")
 
 
-def _number_hint(value: Any, schema: Mapping[str, Any]) -> str:
-    """YAML reads 1e-4 as text; say how to write the number."""
+def _hint(value: Any, schema: Mapping[str, Any]) -> str:
+    """YAML reads 1e-4 as text, and a name that is 2024 as a number: how to write what is meant."""
+    if isinstance(value, int | float):
+        parts = (p for p in schema.get("anyOf", [schema]) if not {"const", "enum"} & p.keys())
+        is_text = any("string" in part.get("type", "") for part in parts)
+        return ": put it in quotes" if is_text else ""
     if not isinstance(value, str) or "number" not in allowed(schema):
         return ""
     if not (match := re.fullmatch(_NUMBER, value.strip())):

@@ -150,6 +150,8 @@ BROKEN = {
         "source: a.docx, count: 32",
         "prompts.train.source .txt",
     ),
+    "number as a name": ("name: small", "name: 2024", "name not 2024: put it in quotes"),
+    "number as a path": ("{model: base,", "{model: 1.5,", "policies.consistency.model 1.5: quotes"),
     "path": ("name: small", "name: ../small", "name a name of lower-case letters"),
     "judge": ("name: small", "name: small\npublished: [clipscore]", "published 'clipscore'"),
     "judge of no metric": (
