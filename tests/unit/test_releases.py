@@ -18,7 +18,7 @@ def test_rlcm_and_ddpo_are_their_releases():
     for release in ("RLCM", "DDPO"):
         differ = {s for (r, s), row in rows.items() if r == release and row.ours != row.theirs}
         free = {"base model", "prompts", "precision", "seed", "gradient accumulation per GPU"}
-        free |= {"images sampled at once per GPU"}
+        free |= {"images sampled at once per GPU", "size of images"}
         assert {s for s in differ if rows[release, s].ours} <= free
     assert rows["RLCM", "reward queries"].ours == [32000, 16000, 16000, 84960]
     assert rows["RLCM", "images per update"].ours == [32, 16, 16, 120]
