@@ -17,7 +17,7 @@ from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
 from rocm_core.prompts import Prompt, read_prompts
-from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles
+from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles, hash_inputs
 
 GOLD = "gold"
 _KEYS = ["reward", "method", "seed"]
@@ -75,7 +75,7 @@ class Results:
         self.config = config
         self.root = Path(root)
         self.layout = Layout(root)
-        self.files_read: set[Path] = set()
+        self.files_read: dict[Path, str] = {}
         self.cells = make_grid(config)
         policies = dict.fromkeys(cell.settings.policy for cell in self.cells)
         self.bases = [Source(f"base-{p}", f"base-{p}", p) for p in policies]
@@ -117,7 +117,11 @@ class Results:
     def choice(self, reward: str, method: str) -> dict[str, Any]:
         """What a search chose for a method on a reward; {} where none has."""
         path = self.layout.choice(reward, method)
-        return json.loads(path.read_text(encoding="utf-8"))["chosen"] if path.exists() else {}
+        return (
+            json.loads(self.existing(path).read_text(encoding="utf-8"))["chosen"]
+            if path.exists()
+            else {}
+        )
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one per training seed; of a base, itself."""
@@ -329,13 +333,14 @@ class Results:
         return pd.concat(frames, ignore_index=True)
 
     def existing(self, path: Path) -> Path:
-        """`path`, noted as read; raises `UserError` where there is none."""
+        """`path`, noted as read with its sha256; raises `UserError` where there is none, or another
+        than its manifest lists."""
         if not path.exists():
             raise UserError(
                 f"{path} does not exist: finish the run first, or set partial=true to render"
                 " without it"
             )
-        self.files_read.add(path)
+        self.files_read |= hash_inputs([path])
         return path
 
     def entries(self, path: Path, key: str, name: str, remedy: str) -> list[dict[str, Any]]:

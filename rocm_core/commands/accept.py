@@ -10,13 +10,14 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from rocm_core.commands.verify import check_manifest, is_accepted, read_manifest, read_sets
+from rocm_core.commands.verify import check_manifest, read_manifest, read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Artefacts, Made, load_config
 from rocm_core.prompts import make_prompts, read_prompts, write_prompts
-from rocm_core.provenance import Accepted
+from rocm_core.provenance import Accepted, accepted_code, by_relative_path, hash_inputs, sealed
 
 
 def accept(
@@ -44,24 +45,40 @@ def accept(
         manifest, problems = read_manifest(made.manifest)
         if not manifest:
             say(problems[0])
-        elif manifest["code"] == made.code or is_accepted(made, manifest):
             continue
-        elif others := [p for p in check_manifest(made, manifest) if "other code" not in p]:
+        if "digest" in manifest and made.code in (manifest["code"], accepted_code(manifest)):
+            continue
+        try:
+            manifest = _bound(made, manifest)
+            others = [p for p in check_manifest(made, manifest) if "other code" not in p]
+        except UserError as error:
+            others = [str(error)]
+        if others:
             say(f"not accepted: {others[0]}")
-        else:
-            say(f"{made.manifest}: {manifest['code'][:12]} → {made.code[:12]}")
-            kept.append(made.manifest)
-            if not dry_run:
-                accepted.accept(made.manifest, made.code)
+            continue
+        say(f"{made.manifest}: {manifest['code'][:12]} → {made.code[:12]}")
+        kept.append(made.manifest)
+        if not dry_run:
+            accepted.accept(made.manifest, manifest, made.code)
     if kept and not dry_run:
         accepted.save()
     return kept
 
 
+def _bound(made: Made, manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest that names its inputs. Whoever accepts one of an older version, which does not,
+    also vouches that its files were made from those that are there now."""
+    if "digest" in manifest:
+        return manifest
+    inputs = by_relative_path(hash_inputs(made.inputs or ()), made.manifest.parent)
+    return sealed(manifest | {"inputs": inputs})
+
+
 def _owner(files: Artefacts, made: Made) -> str:
-    """The cell or base that an artefact is of."""
-    folder = made.manifest.relative_to(files.layout.root).parent.as_posix()
-    return next(name for name in files.sources if f"{folder}/".find(f"/{name}/") > 0)
+    """The cell or base that an artefact is of; of a choice among settings, reward and method."""
+    path = made.manifest.relative_to(files.layout.root)
+    folder, chosen = path.parent.as_posix(), "/".join(path.parts[1:]).partition(".manifest.")[0]
+    return next((name for name in files.sources if f"{folder}/".find(f"/{name}/") > 0), chosen)
 
 
 def _require_same_prompts(files: Artefacts) -> None:

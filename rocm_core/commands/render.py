@@ -29,10 +29,12 @@ def render(
     results = Results(config, results_root)
     stem = Path(output_stem)
     maker.make(results).save(stem)
+    inputs = {p: sha for p, sha in results.files_read.items() if p.is_relative_to(results.root)}
     write_manifest(
         stem.with_name(f"{stem.name}.manifest.json"),
         settings=shown_sections(config, kind, name),
         code=fingerprint,
-        inputs=results.files_read,
+        weights=results.files_read.keys() - inputs.keys(),
+        inputs=inputs,
         outputs=[stem.with_name(f"{stem.name}.{suffix}") for suffix in Layout.SUFFIXES[kind]],
     )

@@ -17,7 +17,7 @@ from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
 from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write
+from rocm_core.provenance import atomic_write, hash_inputs, sha256_file
 
 if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
     from rocm_core.configuration import GenerationSettings
@@ -57,18 +57,22 @@ def generate(
     lora: Path | None,
     output: Path,
     fingerprint: str,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """Write `<prompt id>.png` for every prompt, index.jsonl and manifest.json to folder `output`.
 
-    lora: an adapter; None: the base model. Networks run in float32. The index comes after the last
-    image and the manifest after the index: where a manifest stands, all is there. Images of an
-    earlier run are removed first. `seconds_per_image` in the manifest is the median over batches,
-    after one to warm up, from text to pixels: what a user of the loaded model waits for.
-    Raises `UserError` for weights that are missing or do not fit.
+    lora: an adapter; None: the base model. inputs: the files of the prompts. Networks run in
+    float32. The index comes after the last image and the manifest after the index: where a manifest
+    stands, all is there. Images of an earlier run are removed first. `seconds_per_image` in the
+    manifest is the median over batches, after one to warm up, from text to pixels: what a user of
+    the loaded model waits for.
+    Raises `UserError` for weights that are missing or do not fit, and for an input or an adapter
+    that is not the one that its manifest lists.
     """
     if not prompts:
         raise UserError("there are no prompts to generate images for")
     began = time.perf_counter()
+    hashes = hash_inputs([*inputs, *([lora] if lora else [])])
     device = pick_device()
     policy = load_policy(settings, device)
     if lora is not None:
@@ -94,7 +98,11 @@ def generate(
             bar.update(len(batch))
             asked = time.perf_counter()
         list(writing)
-    rows = [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in prompts]
+    # With their sha256: to Snakemake the index stands for the images, and must change with them.
+    rows = [
+        {"prompt_id": p.id, "text": p.text, "file": file.name, "sha256": sha256_file(file)}
+        for p, file in zip(prompts, files, strict=True)
+    ]
     files.append(output / "index.jsonl")
     with atomic_write(files[-1]) as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
@@ -103,7 +111,8 @@ def generate(
         settings=settings.to_dict(),
         code=fingerprint,
         outputs=files,
-        weights=[*settings.weights, *([lora] if lora else [])],
+        weights=settings.weights,
+        inputs=hashes,
         began=began,
         extra={
             "resolution": policy.denoiser.resolution,

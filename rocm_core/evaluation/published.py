@@ -6,6 +6,7 @@ is arranged around them here is that they find their files on the disk and read 
 
 import contextlib
 import sys
+import time
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.provenance import located
+from rocm_core.provenance import hash_inputs, located
 from rocm_core.weights import (
     mismatches,
     require_finite,
@@ -119,22 +120,34 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def score_folder_published(scorers: Mapping[str, str | Path], samples: Path, output: Path) -> None:
-    """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`.
+def score_folder_published(
+    scorers: Mapping[str, str | Path], samples: Path, output: Path, fingerprint: str
+) -> None:
+    """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`, with
+    its manifest beside it.
 
     scorers: {name: its weights}. Raises `UserError` as `score_folder` does.
     """
-    from rocm_core.evaluation.job import pick_device
-    from rocm_core.evaluation.scores import read_index, write_scores
+    from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
+    from rocm_core.evaluation.scores import files_of, read_index, write_scores
 
+    began = time.perf_counter()
     device, images, rows = pick_device(), read_index(samples), []
+    inputs = hash_inputs(files_of(samples, images))
     for name, weights in scorers.items():
         score = load_published(name, located(weights), device)
         for image in tqdm(images, desc=name, unit="image", disable=None):
-            if not image.file.is_file():
-                raise UserError(f"{image.file} is missing: generate it again")
             rows.append((*image.key, name, score(image.file, image.text)))
     write_scores(output, ("prompt_id",), rows)
+    write_job_manifest(
+        output.with_suffix(".manifest.json"),
+        settings={"scorers": plain_paths(scorers)},
+        code=fingerprint,
+        outputs=[output],
+        weights=scorers.values(),
+        inputs=inputs,
+        began=began,
+    )
 
 
 _SCORERS: Mapping[str, Callable[[Path, str], PublishedScorer]] = {

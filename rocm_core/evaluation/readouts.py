@@ -20,8 +20,15 @@ from torch import Tensor, nn
 
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, write_job_manifest
-from rocm_core.evaluation.scores import BATCH_SIZE, Sample, read_image, read_index, write_scores
-from rocm_core.provenance import located
+from rocm_core.evaluation.scores import (
+    BATCH_SIZE,
+    Sample,
+    files_of,
+    read_image,
+    read_index,
+    write_scores,
+)
+from rocm_core.provenance import hash_inputs, located
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CUT = 0.25  # cycles per pixel
@@ -33,14 +40,15 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     """Measure the images that samples/index.jsonl lists; write prompt_id, metric, value to `output`
     and its manifest beside it.
 
-    clip: weights of the scorer clipscore; None leaves its read-out out. Raises `UserError` for a
-    missing or damaged image, index or scorer.
+    clip: weights of the scorer clipscore; None leaves its read-out out. Raises `UserError` as
+    `score_folder` does.
     """
     # Not above: the environment of the published scorers, which reads this room, cannot import it.
     from rocm_core.rewards import clipscore
 
     began = time.perf_counter()
     listed = read_index(samples)
+    inputs = hash_inputs(files_of(samples, listed))
     device = pick_device()
     energies, coarse, features = [], [], []
     encoder = None if clip is None else clipscore.load(located(clip), device, None)
@@ -68,6 +76,7 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
         code=fingerprint,
         outputs=[output],
         weights=[] if clip is None else [clip],
+        inputs=inputs,
         began=began,
     )
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
-from rocm_core.provenance import write_csv
+from rocm_core.provenance import hash_inputs, write_csv
 from rocm_core.rewards import load_reward
 
 BATCH_SIZE = 64
@@ -40,11 +40,14 @@ def score_folder(
     """Score the images that samples/index.jsonl lists; write prompt_id, metric, value to `output`.
 
     scorers: {metric: folder of its weights, or None}. A manifest, <output stem>.manifest.json, is
-    written after the scores. Raises `UserError` for a missing or damaged image, index or scorer and
-    for a score that is not a finite number; `output` is then left as it was.
+    written after the scores. Raises `UserError` for an image or index that is missing, damaged or
+    not the one that its manifest lists, for a scorer that is missing or damaged, and for a score
+    that is not a finite number; `output` is then left as it was.
     """
     began = time.perf_counter()
-    rows = [*score(read_index(samples), scorers, batch_size)]
+    listed = read_index(samples)
+    inputs = hash_inputs(files_of(samples, listed))
+    rows = [*score(listed, scorers, batch_size)]
     write_scores(output, ("prompt_id",), rows)
     write_job_manifest(
         output.with_suffix(".manifest.json"),
@@ -52,8 +55,14 @@ def score_folder(
         code=fingerprint,
         outputs=[output],
         weights=[path for path in scorers.values() if path],
+        inputs=inputs,
         began=began,
     )
+
+
+def files_of(folder: Path, samples: Sequence[Sample]) -> list[Path]:
+    """The files that scores of a folder's images are made from: its index and the images."""
+    return [folder / "index.jsonl", *(sample.file for sample in samples)]
 
 
 def read_index(folder: Path) -> list[Sample]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifes
 from rocm_core.evaluation.scores import Sample, score, write_scores
 from rocm_core.policies import load_lora, load_policy
 from rocm_core.prompts import Prompt
+from rocm_core.provenance import hash_inputs
 
 if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
     from rocm_core.configuration import GenerationSettings
@@ -29,13 +31,15 @@ def evaluate_snapshots(
     snapshots: Path,
     output: Path,
     fingerprint: str,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """Generate and score images of a training's snapshots/step-<n>.safetensors; step 0 is the base.
 
     Writes output/step-<n>/<prompt id>.png, scores.csv (step, prompt_id, metric, value) and
-    manifest.json. The metric `squared_distance` is Σ_k |mean_k - reference mean_k|²/std_k² along
-    the sample's own trajectory; half of it is the KL divergence to the base in nats. Raises
-    `UserError` as `score_folder` does, and where there is no snapshot or no prompt.
+    manifest.json. inputs: the files of the prompts. The metric `squared_distance` is
+    Σ_k |mean_k - reference mean_k|²/std_k² along the sample's own trajectory; half of it is the KL
+    divergence to the base in nats. Raises `UserError` as `score_folder` does, and where there is no
+    snapshot or no prompt.
     """
     began = time.perf_counter()
     names = (re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in snapshots.glob("*"))
@@ -43,7 +47,10 @@ def evaluate_snapshots(
     files = [snapshots / f"step-{step}.safetensors" for step in steps[1:]]
     if not files or not prompts:
         raise UserError(f"{snapshots} holds no snapshot to evaluate, or there is no prompt")
-    (output / "manifest.json").unlink(missing_ok=True)  # of images that are now replaced
+    hashes = hash_inputs([*inputs, *files])
+    (output / "manifest.json").unlink(missing_ok=True)
+    for old in output.glob("step-*"):  # images of an earlier run, and of other steps
+        shutil.rmtree(old)
     policy = load_policy(settings, pick_device())
     samples, rows = [], []
     for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
@@ -72,7 +79,8 @@ def evaluate_snapshots(
         settings=settings.to_dict() | {"scorers": plain_paths(scorers)},
         code=fingerprint,
         outputs=[output / "scores.csv", *(sample.file for sample in samples)],
-        weights=[*settings.weights, *filter(None, scorers.values()), *files],
+        weights=[*settings.weights, *filter(None, scorers.values())],
+        inputs=hashes,
         began=began,
         extra={"nfe": nfe},
     )

@@ -17,7 +17,7 @@ from matplotlib.ticker import Formatter, LogFormatterMathtext, LogLocator, NullF
 
 from rocm_core.analysis import Results, metric_label
 from rocm_core.figures._fonts import FAMILY, use_fonts
-from rocm_core.provenance import write_csv
+from rocm_core.provenance import atomic_write, write_csv
 
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200
@@ -107,17 +107,13 @@ class Drawing:
 
         The same drawing gives the same bytes: no time stamps.
         """
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(
-            stem.with_suffix(".pdf"),
-            dpi=DPI,
-            metadata={"Title": self.title, "Subject": self.caption, "CreationDate": None},
-        )
-        self.figure.savefig(
-            stem.with_suffix(".png"),
-            dpi=DPI,
-            metadata={"Title": self.title, "Description": self.caption},
-        )
+        about: dict[str, dict[str, str | None]] = {
+            "pdf": {"Title": self.title, "Subject": self.caption, "CreationDate": None},
+            "png": {"Title": self.title, "Description": self.caption},
+        }
+        for format, metadata in about.items():
+            with atomic_write(stem.with_suffix(f".{format}")) as file:
+                self.figure.savefig(file, format=format, dpi=DPI, metadata=metadata)
         rows = self.data.itertuples(index=False, name=None)
         write_csv(stem.with_suffix(".csv"), self.data.columns, rows)
 

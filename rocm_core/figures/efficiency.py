@@ -88,7 +88,7 @@ def _published(results: Results) -> pd.DataFrame:
     if path is None:
         return pd.DataFrame(columns=columns)
     try:
-        table = pd.read_csv(located(path), dtype=str, keep_default_na=False)
+        table = pd.read_csv(results.existing(located(path)), dtype=str, keep_default_na=False)
         table = table[table["x_axis"] == "reward_queries"]
         reward = table["task"].map(lambda task: _TASKS.get(task, task))
         numbers = table[["x", "y"]].astype(float)

@@ -11,6 +11,7 @@ from rocm_core.grid.artefacts import (
     needed,
     render_code,
     shown_sections,
+    study_code,
     train_version,
     used,
 )

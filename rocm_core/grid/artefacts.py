@@ -47,15 +47,17 @@ DISTANCES = ("squared_distance",)
 class Made:
     """What one job makes: its manifest and what that must say.
 
-    outputs: its files, all below the manifest's folder. rows: the keys of the scores that the first
-    of them must hold, ([step,] prompt id, metric). rendered: `settings` are digests of the
-    configuration's sections, as `shown_sections` has them.
+    outputs: its files, all below the manifest's folder. inputs: the results that it is made from;
+    None: what it reads is its own affair. rows: the keys of the scores that the first of its files
+    must hold, ([step,] prompt id, metric). rendered: `settings` are digests of the configuration's
+    sections, as `shown_sections` has them.
     """
 
     manifest: Path
     settings: Mapping[str, Any]
     code: str
     outputs: Sequence[Path]
+    inputs: Sequence[Path] | None
     rows: Collection[tuple[str, ...]] = ()
     rendered: bool = False
 
@@ -176,7 +178,8 @@ class Artefacts:
     def made_prompts(self) -> Iterator[Made]:
         """The prompt sets."""
         for name, settings in self.config.prompts.items():
-            yield _alone(self.layout.prompts(name), settings.to_dict(), job_code("make_prompts"))
+            code, inputs = job_code("make_prompts"), self.kept_out(name)
+            yield _alone(self.layout.prompts(name), settings.to_dict(), code, inputs)
 
     def made(self, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[Made]:
         """All trainings, and the images and scores on those sets whose `prompts` are given."""
@@ -186,27 +189,34 @@ class Artefacts:
         for name, cell in self.cells.items():
             own, settings = self.layout.cell(name), cell.settings
             files = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
-            yield Made(own.manifest, settings.to_dict(), job_code("train", settings), files)
+            inputs = [self.layout.prompts(settings.prompts), *self.choice(name)]
+            yield Made(own.manifest, settings.to_dict(), job_code("train", settings), files, inputs)
         for reward, method in self.searches:
-            tried = {"tried": self.tried(reward, method)}
-            yield _alone(self.layout.choice(reward, method), tried, job_code("choose"))
+            tried, code = {"tried": self.tried(reward, method)}, job_code("choose")
+            inputs = [self.base_scores(reward, method), *self.trial_scores(reward, method)]
+            yield _alone(self.layout.choice(reward, method), tried, code, inputs)
         for name, prompt_set, images in self.folders(ids):
             drawn = self.generation(name, images.steps)
             files = [images.index, *map(images.image, ids[prompt_set])]
-            yield Made(images.manifest, drawn.to_dict(), job_code("generate", drawn), files)
+            code, inputs = job_code("generate", drawn), [self.layout.prompts(prompt_set)]
+            inputs += [self.layout.cell(name).lora] * (name in self.cells)
+            yield Made(images.manifest, drawn.to_dict(), code, files, inputs)
             code, rows = job_code("score", metrics=metrics), _rows(ids[prompt_set], metrics)
-            yield _alone(images.scores, scorers, code, rows)
+            yield _alone(images.scores, scorers, code, files, rows)
         for _, prompt_set, images in self.folders(ids.keys() & {"validation"}, every_step=False):
-            rows = _rows(ids[prompt_set], self.readouts)
-            yield _alone(images.readouts, {"clip": self.clip}, job_code("measure"), rows)
+            files = [images.index, *map(images.image, ids[prompt_set])]
+            code, rows = job_code("measure"), _rows(ids[prompt_set], self.readouts)
+            yield _alone(images.readouts, {"clip": self.clip}, code, files, rows)
             if config.published:
                 code, rows = job_code("score_published"), _rows(ids[prompt_set], config.published)
-                yield _alone(images.published, {"scorers": self.published}, code, rows)
+                yield _alone(images.published, {"scorers": self.published}, code, files, rows)
         for name, evaluated in self.evaluated().items():
             cell, drawn = self.cells[name], self.generation(name)
             first = ids.get(cell.evaluated_on, [])[: snapshot_prompts(config)]
             if first:
                 steps = snapshot_steps(cell.settings)
+                inputs = [self.layout.prompts(cell.evaluated_on)]
+                inputs += map(self.layout.cell(name).snapshot, steps)
                 images_of_steps = itertools.starmap(
                     evaluated.image, itertools.product(steps, first)
                 )
@@ -215,6 +225,7 @@ class Artefacts:
                     drawn.to_dict() | scorers,
                     job_code("evaluate_snapshots", drawn, metrics),
                     [evaluated.scores, *images_of_steps],
+                    inputs,
                     _rows(map(str, [0, *steps]), first, [*metrics, *DISTANCES]),
                 )
 
@@ -229,9 +240,20 @@ class Artefacts:
             files = self.layout.rendered(kind, name)
             shown = shown_sections(self.config, kind, name)
             code = render_code(kind, name, self.config)
-            yield Made(record_beside(files[0]), shown, code, files, rendered=True)
+            yield Made(record_beside(files[0]), shown, code, files, None, rendered=True)
         if self.config.published:
-            yield _alone(self.layout.scorer_agreement, {}, job_code("scorer_agreement"))
+            code, inputs = job_code("scorer_agreement"), self.main_scores()
+            yield _alone(self.layout.scorer_agreement, {}, code, inputs)
+
+    def made_study(self) -> Iterator[Made]:
+        """The page of the user study and what its votes say, once they exist."""
+        study, config = self.layout.study, self.config.study
+        if config and study.key.exists():
+            code = study_code("build")
+            yield Made(record_beside(study.key), config.to_dict(), code, [study.key], None)
+        if config and study.results.exists():
+            files, inputs = [study.results, study.table], [study.key, study.votes]
+            yield Made(record_beside(study.results), {}, study_code("aggregate"), files, inputs)
 
     @property
     def clip(self) -> str | None:
@@ -250,9 +272,13 @@ class Artefacts:
 
 
 def _alone(
-    file: Path, settings: Mapping[str, Any], code: str, rows: Collection[tuple[str, ...]] = ()
+    file: Path,
+    settings: Mapping[str, Any],
+    code: str,
+    inputs: Sequence[Path],
+    rows: Collection[tuple[str, ...]] = (),
 ) -> Made:
-    return Made(record_beside(file), settings, code, [file], rows)
+    return Made(record_beside(file), settings, code, [file], inputs, rows)
 
 
 def _rows(*keys: Iterable[str]) -> set[tuple[str, ...]]:
@@ -304,6 +330,11 @@ def job_code(
         if settings.divergence != "none":
             modules.append(module_of("divergences", settings.divergence, "divergence"))
     return code_fingerprint(f"workflow/scripts/{script}.py", *modules)
+
+
+def study_code(step: str) -> str:
+    """Code fingerprint of the user study's page (build) or results (aggregate)."""
+    return code_fingerprint(f"rocm_core.study.{step}")
 
 
 def train_version(settings: TrainingSettings, weights: str, processes: int) -> str:

@@ -28,7 +28,13 @@ from rocm_core.provenance.fingerprint import (
 from rocm_core.provenance.manifests import (
     Accepted,
     accepted_code,
+    by_relative_path,
+    content_digest,
+    hash_inputs,
+    listed_outputs,
     package_versions,
+    sealed,
     write_manifest,
 )
+from rocm_core.provenance.origin import record_origin, require_same_origin
 from rocm_core.provenance.sources import here, located

@@ -256,6 +256,7 @@ class Layout:
         self.cells, self.states = self.root / "cells", self.root / ".state"
         self.preflight = self.root / "preflight"
         self.accepted = self.root / "accepted.json"
+        self.origin = self.root / "configuration.json"
         self.scorer_agreement = self.root / "tables" / "scorer_agreement.csv"
 
     def prompts(self, name: str) -> Path:

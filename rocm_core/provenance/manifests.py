@@ -1,8 +1,14 @@
-"""Manifests: what an artefact is, what made it, from what, and who accepted it for newer code."""
+"""Manifests: what an artefact is, what made it, from what, and who accepted it for newer code.
+
+A manifest holds the sha256 of the files that a job wrote and of those that it read, by their paths
+from the manifest's folder, and last its own: `commands.verify` follows them from the prompts to the
+report. Nobody but `Accepted` edits a manifest, and its own digest leaves out what that adds.
+"""
 
 import contextlib
 import functools
 import getpass
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +21,13 @@ from typing import Any
 
 from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT
-from rocm_core.provenance.files import Layout, folder_digest, sha256_file, write_json
+from rocm_core.provenance.files import (
+    Layout,
+    folder_digest,
+    record_beside,
+    sha256_file,
+    write_json,
+)
 
 _PACKAGES = (
     *("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip_torch"),
@@ -30,7 +42,7 @@ def write_manifest(
     code: str,
     outputs: Iterable[str | Path] = (),
     weights: Iterable[str | Path] = (),
-    inputs: Iterable[str | Path] = (),
+    inputs: Mapping[Path, str] | None = None,
     device: str = "cpu",
     seconds: float = 0.0,
     peak_memory_gib: float | None = None,
@@ -40,9 +52,9 @@ def write_manifest(
     """Write the manifest of an artefact: what made it, from what, and the sha256 of its files.
 
     settings: the job's settings, seeds included. code: its code fingerprint. outputs: files below
-    the manifest's folder. weights: folders or files that were loaded. inputs: files of the same
-    results that it was made from. seconds: of work, summed over attempts. extra: further top-level
-    keys.
+    the manifest's folder. weights: folders or files that were loaded. inputs: the files of results
+    that it was made from, as `hash_inputs` has them. seconds: of work, summed over attempts. extra:
+    further top-level keys.
     """
     folder = Path(path).parent.absolute()
     manifest = {
@@ -56,16 +68,71 @@ def write_manifest(
         "peak_memory_gib": peak_memory_gib,
         "attempts": attempts,
         **(extra or {}),
-        "inputs": {
-            Path(os.path.relpath(file, folder)).as_posix(): sha256_file(file)
-            for file in sorted(map(Path, inputs))
-        },
+        "inputs": by_relative_path(inputs or {}, folder),
         "outputs": {
             Path(file).absolute().relative_to(folder).as_posix(): sha256_file(file)
             for file in sorted(map(Path, outputs))
         },
     }
-    write_json(path, manifest)
+    write_json(path, sealed(manifest))
+
+
+def by_relative_path(inputs: Mapping[Path, str], folder: Path) -> dict[str, str]:
+    """The inputs of a manifest in `folder`, as it names them."""
+    return {Path(os.path.relpath(file, folder)).as_posix(): inputs[file] for file in sorted(inputs)}
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with its own digest, over all but who accepted it."""
+    rest = {key: value for key, value in manifest.items() if key not in ("digest", "accepted")}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return dict(manifest) | {"digest": digest}
+
+
+def content_digest(path: Path) -> str:
+    """The sha256 of a file; of a manifest its own digest, which no acceptance changes."""
+    if path.name.endswith("manifest.json"):
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            return sealed(json.loads(path.read_text(encoding="utf-8")))["digest"]
+    return sha256_file(path)
+
+
+def hash_inputs(files: Iterable[str | Path]) -> dict[Path, str]:
+    """{file: `content_digest`} of what a job is about to read, for the manifest of what it makes.
+
+    Raises `UserError` for a file that does not exist or is not the one that its manifest lists; one
+    that no manifest lists, such as a LoRA from elsewhere, is taken as it is.
+    """
+    hashes = {}
+    for file in map(Path, files):
+        if not file.is_file():
+            raise UserError(f"{file} does not exist: make it first, or correct the path")
+        hashes[file], here = content_digest(file), file.absolute()
+        folders = [here.parent, here.parent.parent]
+        for manifest in [record_beside(here), *(folder / "manifest.json" for folder in folders)]:
+            name = here.relative_to(manifest.parent).as_posix()
+            if listed_outputs(manifest).get(name) not in (None, hashes[file]):
+                raise UserError(
+                    f"{file} is not the file that its {manifest.name} lists: restore it, or make"
+                    " it again"
+                )
+    return hashes
+
+
+def listed_outputs(manifest: Path) -> dict[str, str]:
+    """{relative name: sha256} of the files that a manifest lists, {} where it can't be read."""
+    with contextlib.suppress(OSError):
+        status = manifest.stat()
+        return _read_outputs(manifest, status.st_size, status.st_mtime_ns)
+    return {}
+
+
+@functools.cache
+def _read_outputs(manifest: Path, size: int, mtime_ns: int) -> dict[str, str]:
+    """What a manifest lists; one unchanged in size and time is read once."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return dict(json.loads(manifest.read_text(encoding="utf-8"))["outputs"])
+    return {}
 
 
 @functools.cache
@@ -117,9 +184,9 @@ class Accepted:
         entry = self.entries.get(self._key(manifest), {})
         return entry["recorded"] if entry.get("code") == code else code
 
-    def accept(self, manifest: Path, code: str) -> None:
-        """Note in a manifest and in this record that its results stand for those of `code`."""
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+    def accept(self, manifest: Path, content: Mapping[str, Any], code: str) -> None:
+        """Note in a manifest of this content, and in this record, that its results stand for those
+        of `code`."""
         # The name and address that git signs commits with, else the login.
         name, bracket, _ = _git("var", "GIT_AUTHOR_IDENT").partition(">")
         note = {
@@ -129,7 +196,7 @@ class Accepted:
             "commit": git_commit(),
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_json(manifest, content | {"accepted": [*content.get("accepted", []), note]})
+        write_json(manifest, {**content, "accepted": [*content.get("accepted", []), note]})
         # A job that ran under accepted code is on record under the older fingerprint.
         recorded = self.code(manifest, content["code"])
         self.entries[self._key(manifest)] = {"code": code, "recorded": recorded}

@@ -24,6 +24,7 @@ from rocm_core.analysis import (
 from rocm_core.errors import UserError
 from rocm_core.grid import offered
 from rocm_core.plugins import load
+from rocm_core.provenance import atomic_write
 
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
@@ -45,8 +46,8 @@ class Report:
 
     def save(self, stem: Path) -> None:
         """Write `stem` with the suffix .html."""
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".html").write_text(self.html, encoding="utf-8")
+        with atomic_write(stem.with_suffix(".html")) as file:
+            file.write(self.html.encode())
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rocm_core.errors import run
 
 STUDY = "the study's folder, such as results/demo/study"
+CODE = "of the code, for the manifest"
 
 
 def main() -> None:
@@ -25,12 +26,14 @@ def main() -> None:
     )
     build.add_argument("--prompts", type=Path, required=True, help="their prompts, .jsonl")
     build.add_argument("--output", type=Path, required=True, help=STUDY)
+    build.add_argument("--fingerprint", default="", help=CODE)
     serve = commands.add_parser("serve", help="show the page to raters and collect their votes")
     serve.add_argument("--study", type=Path, required=True, help=STUDY)
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument("--port", type=int, default=8000)
     aggregate = commands.add_parser("aggregate", help="results.json and .csv from the votes")
     aggregate.add_argument("--study", type=Path, required=True, help=STUDY)
+    aggregate.add_argument("--fingerprint", default="", help=CODE)
     simulate = commands.add_parser("simulate", help="vote in a browser as the shapes world's judge")
     simulate.add_argument("--study", type=Path, required=True, help=STUDY)
     simulate.add_argument("--raters", type=int, required=True, help="the first so many")
@@ -51,6 +54,7 @@ def _build(args: argparse.Namespace) -> None:
         {name: Path(folder) for name, folder in args.samples.items()},
         read_prompts(args.prompts),
         args.output,
+        args.fingerprint,
     )
 
 
@@ -72,7 +76,7 @@ def _serve(args: argparse.Namespace) -> None:
 def _aggregate(args: argparse.Namespace) -> None:
     from rocm_core.study.aggregate import aggregate
 
-    for outcome in aggregate(args.study):
+    for outcome in aggregate(args.study, args.fingerprint):
         rate = outcome.win_rate
         print(
             f"{outcome.first} against {outcome.second}, {outcome.question}: win rate"

@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 
 from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
-from rocm_core.provenance import write_csv, write_json
-from rocm_core.study.design import QUESTIONS, TIE, Key
+from rocm_core.provenance import (
+    hash_inputs,
+    record_beside,
+    write_csv,
+    write_json,
+    write_manifest,
+)
+from rocm_core.study.design import KEY, QUESTIONS, TIE, Key
 from rocm_core.study.votes import FILE, read_votes, require_settled
 
 RESULTS = "results"
@@ -58,24 +64,35 @@ class Outcome:
         return row
 
 
-def aggregate(folder: Path) -> list[Outcome]:
-    """Write `results.json` and `results.csv` of the study in `folder` from its votes.
+def aggregate(folder: Path, fingerprint: str = "") -> list[Outcome]:
+    """Write `results.json` and `results.csv` of the study in `folder` from its votes, and their
+    manifest.
 
-    Raises `UserError` for a study without votes and for votes of another study.
+    fingerprint: of the code. Raises `UserError` for a study without votes and for votes of another
+    study.
     """
     key = Key.read(folder)
     votes = tabulate(key, folder / FILE)
+    inputs = hash_inputs([folder / KEY, folder / FILE])
     outcomes = [
         outcome(answers, *key.comparisons[number], question)
         for number, question in itertools.product(range(len(key.comparisons)), QUESTIONS)
         if len(answers := only(votes, comparison=number, question=question))
     ]
     rows = [one.flat() for one in outcomes]
+    results, table = (folder / f"{RESULTS}.{suffix}" for suffix in ("json", "csv"))
     write_json(
-        folder / f"{RESULTS}.json",
+        results,
         {"study": key.study, "ties": key.ties, "outcomes": rows, "raters": _raters(key, votes)},
     )
-    write_csv(folder / f"{RESULTS}.csv", rows[0] if rows else (), (row.values() for row in rows))
+    write_csv(table, rows[0] if rows else (), (row.values() for row in rows))
+    write_manifest(
+        record_beside(results),
+        settings={},
+        code=fingerprint,
+        inputs=inputs,
+        outputs=[results, table],
+    )
     return outcomes
 
 

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from rocm_core.configuration import StudySettings
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write
+from rocm_core.provenance import atomic_write, hash_inputs, record_beside, write_manifest
 from rocm_core.study.design import KEY, Key, Pair, choose_prompts, identify, make_pairs, make_raters
 
 ASSETS = Path(__file__).with_name("page")
@@ -20,14 +20,18 @@ PAGE, SECRET = "page", "secret"
 
 
 def build(
-    settings: StudySettings, samples: Mapping[str, Path], prompts: Sequence[Prompt], output: Path
+    settings: StudySettings,
+    samples: Mapping[str, Path],
+    prompts: Sequence[Prompt],
+    output: Path,
+    fingerprint: str = "",
 ) -> Key:
-    """Write `page/`, ready to be opened or served, and then `key.json` to `output`.
+    """Write `page/`, ready to be opened or served, then `key.json` and its manifest to `output`.
 
     samples: {compared name: folder with <prompt id>.png and index.jsonl}, all made from `prompts`.
     A file `secret` of an earlier build in `output` is kept, and the rest of it until the new page
-    is whole. Images get random names and are re-encoded without their metadata. Raises `UserError`
-    for samples that do not match.
+    is whole. Images get random names and are re-encoded without their metadata. fingerprint: of the
+    code. Raises `UserError` for samples that do not match, or are not those of their manifests.
     """
     for name in (name for names in settings.comparisons for name in names):
         if name not in samples:
@@ -44,6 +48,7 @@ def build(
         for pair, both in zip(make_pairs(number, chosen, digests, secret), files, strict=True):
             pairs[pair.id] = pair
             sources |= dict(zip((pair.first, pair.second), both, strict=True))
+    inputs = hash_inputs([*(f.parent / "index.jsonl" for f in sources.values()), *sources.values()])
     folder = output / f".{PAGE}"  # until it is whole
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
@@ -75,6 +80,13 @@ def build(
     shutil.rmtree(output / PAGE, ignore_errors=True)
     folder.rename(output / PAGE)
     key.write(output)
+    write_manifest(
+        record_beside(output / KEY),
+        settings=settings.to_dict(),
+        code=fingerprint,
+        inputs=inputs,
+        outputs=[output / KEY, *(output / PAGE / name for name in key.files)],
+    )
     return key
 
 

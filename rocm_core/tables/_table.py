@@ -18,7 +18,7 @@ from rocm_core.analysis import (
     mean_interval,
     metric_label,
 )
-from rocm_core.provenance import write_csv
+from rocm_core.provenance import atomic_write, write_csv
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Table:
 
     def save(self, stem: Path) -> None:
         """Write `stem` with the suffixes .md, .tex and .csv."""
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
-        stem.with_suffix(".tex").write_text(self.latex(stem.name), encoding="utf-8")
+        for suffix, text in ((".md", self.markdown()), (".tex", self.latex(stem.name))):
+            with atomic_write(stem.with_suffix(suffix)) as file:
+                file.write(text.encode())
         rows = self.data.itertuples(index=False, name=None)
         write_csv(stem.with_suffix(".csv"), self.data.columns, rows)
 

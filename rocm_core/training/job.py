@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from rocm_core.errors import UserError
 from rocm_core.grid import searched, settle, snapshot_steps
 from rocm_core.jobs import Owner, StateFolder, StopRequest, whole_number
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write, sha256_file, write_csv, write_manifest
+from rocm_core.provenance import (
+    atomic_write,
+    hash_inputs,
+    sha256_file,
+    write_csv,
+    write_manifest,
+)
 from rocm_core.training.trainer import Trainer
 
 SAVE_SECONDS = 30.0
@@ -34,21 +40,24 @@ def train(
     stop_after: int | None = None,
     keep_state: bool = False,
     chosen: Mapping[str, Any] | None = None,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """Train one cell: lora.safetensors, snapshots/, history.csv and manifest.json in `output`.
 
     state: folder of the unfinished run; goes on from what is there. It is removed after success
     unless `keep_state`: then the same call writes the same results again, without training.
-    chosen: values of the settings that were searched. fingerprint: of the code. On SIGTERM,
-    SIGUSR1, an approaching time limit or after `stop_after` iterations of this call it saves and
-    raises SystemExit(3). Raises `UserError` for a reward, divergence or gradient that is not
-    finite, or while another process owns `state`; `output` and the last state stay as they were.
+    chosen: values of the settings that were searched. fingerprint: of the code. inputs: the files
+    of the prompts and of what was chosen. On SIGTERM, SIGUSR1, an approaching time limit or after
+    `stop_after` iterations of this call it saves and raises SystemExit(3). Raises `UserError` for a
+    reward, divergence or gradient that is not finite, or while another process owns `state`;
+    `output` and the last state stay as they were.
     """
     from accelerate import Accelerator
 
     specified, settings = settings, settle(settings, chosen or {})
     if not prompts:
         raise UserError("there are no prompts to train on")
+    hashes = hash_inputs(inputs)
     threads = whole_number("OMP_NUM_THREADS", MOST_THREADS)
     if threads := threads or whole_number("SLURM_CPUS_PER_TASK", MOST_THREADS):
         torch.set_num_threads(threads)
@@ -112,7 +121,8 @@ def train(
             with folder.held():
                 for step, path in snapshots.items():
                     _require_snapshot(path, trainer.snapshots[step], state)
-                _write_results(trainer, specified, output, list(snapshots.values()), attempts)
+                files = list(snapshots.values())
+                _write_results(trainer, specified, output, files, attempts, hashes)
             if keep_state:
                 folder.keep()
             else:
@@ -132,6 +142,7 @@ def _write_results(
     output: Path,
     snapshots: Sequence[Path],
     attempts: Sequence[Owner],
+    inputs: Mapping[Path, str],
 ) -> None:
     settings, last = trainer.settings, trainer.history[-1]
     files = [output / "lora.safetensors", output / "history.csv"]
@@ -151,6 +162,7 @@ def _write_results(
         code=trainer.identity["fingerprint"],
         outputs=files,
         weights=settings.weights,
+        inputs=inputs,
         device=torch.cuda.get_device_name(trainer.device) if on_gpu else "cpu",
         seconds=processes * sum(attempt["seconds"] for attempt in attempts),
         peak_memory_gib=last["peak_memory_gib"],

@@ -1,7 +1,10 @@
 """Generation: which image comes out depends on the prompt, not on the company it is made in."""
 
+import hashlib
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from rocm_core.errors import UserError
 from rocm_core.evaluation import generate, iterate_images
 from rocm_core.policies import add_adapter, save_lora
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import sha256_file
+from rocm_core.provenance import sha256_file, write_manifest
 
 PROMPTS = [Prompt(f"p{i}", f"cat {i} é", "test") for i in range(7)]
 
@@ -47,11 +50,41 @@ def test_every_prompt_has_its_image_an_index_line_and_a_hash(model, tmp_path):
     images = sorted(path.name for path in output.glob("*.png"))
     assert images == [f"p{i}.png" for i in range(7)]
     rows = [json.loads(line) for line in (output / "index.jsonl").read_text().splitlines()]
-    assert rows == [{"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"} for p in PROMPTS]
+    assert rows == [
+        {"prompt_id": p.id, "text": p.text, "file": f"{p.id}.png"}
+        | {"sha256": sha256_file(output / f"{p.id}.png")}
+        for p in PROMPTS
+    ]
     manifest = json.loads((output / "manifest.json").read_text())
     expected = {name: sha256_file(output / name) for name in [*images, "index.jsonl"]}
     assert manifest["outputs"] == expected and manifest["code"] == "f00d"
     assert manifest["settings"]["seed"] == 1000 and manifest["nfe"] == 7 * 4
+
+
+def test_images_name_the_adapter_and_the_prompts_that_they_were_made_from(model, lora, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text("…")
+    settings = tiny.generation_settings(model=model)
+    generate(settings, PROMPTS[:1], lora, tmp_path / "out", "f00d", [tmp_path / "prompts.jsonl"])
+    inputs = json.loads((tmp_path / "out/manifest.json").read_text())["inputs"]
+    assert {Path(os.path.normpath(tmp_path / "out" / name)): inputs[name] for name in inputs} == {
+        file: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in (lora, tmp_path / "prompts.jsonl")
+    }
+
+
+def test_an_adapter_that_is_not_its_trainings_is_refused(model, lora, tmp_path):
+    for name, other in (("a", b"..."), ("b", lora.read_bytes())):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "lora.safetensors").write_bytes(other)
+        write_manifest(
+            folder / "manifest.json", settings={}, code="", outputs=[folder / "lora.safetensors"]
+        )
+    (tmp_path / "a/lora.safetensors").write_bytes(lora.read_bytes())
+    run(model, tmp_path / "fits", PROMPTS[:1], tmp_path / "b/lora.safetensors")
+    with pytest.raises(UserError, match="lora.safetensors is not the file that its manifest.json"):
+        run(model, tmp_path / "out", PROMPTS[:1], tmp_path / "a/lora.safetensors")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_time_of_an_image_leaves_out_loading_and_the_first_batch(model, tmp_path, monkeypatch):

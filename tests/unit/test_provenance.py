@@ -17,8 +17,10 @@ from rocm_core.provenance import (
     files_in,
     folder_digest,
     forget_code,
+    hash_inputs,
     module_closure,
     package_versions,
+    sealed,
     sha256_file,
     write_json,
     write_manifest,
@@ -394,3 +396,38 @@ def test_a_manifest_says_what_made_the_files_and_from_what(tmp_path, monkeypatch
     assert (manifest["seconds"], manifest["attempts"], manifest["reward_queries"]) == (1.235, 2, 80)
     assert manifest["packages"] == package_versions() and "python" in manifest["packages"]
     assert {"commit", "device", "peak_memory_gib"} <= manifest.keys()
+
+
+def test_inputs_are_hashed_and_must_be_those_of_their_manifests(tmp_path):
+    names = ("cell/lora.bin", "cell/snapshots/step-1.bin", "prompts/train.jsonl", "elsewhere.bin")
+    files = [tmp_path / name for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(file.name)
+    hashes = {file: sha256_file(file) for file in files}
+    for manifest, outputs in (("cell/manifest", files[:2]), ("prompts/train.manifest", [files[2]])):
+        write_manifest(tmp_path / f"{manifest}.json", settings={}, code="", outputs=outputs)
+    assert hash_inputs(files) == hashes
+    for file in files:
+        file.write_text("other")
+        if file.name == "elsewhere.bin":  # which no manifest lists
+            assert hash_inputs([file]) != hashes
+            continue
+        with pytest.raises(
+            UserError, match=f"{file} is not the file that its .*manifest.json lists"
+        ):
+            hash_inputs([file])
+    with pytest.raises(UserError, match="nowhere.bin does not exist"):
+        hash_inputs([tmp_path / "nowhere.bin"])
+
+
+def test_an_input_that_is_a_manifest_stays_the_same_when_it_is_accepted(tmp_path):
+    path = tmp_path / "manifest.json"
+    write_manifest(path, settings={"beta": 0.1}, code="c0de")
+    content = json.loads(path.read_text())
+    digest = hash_inputs([path])[path]
+    assert digest == content["digest"] == sealed(content)["digest"]
+    write_json(path, content | {"accepted": [{"code": "f00d"}]})
+    assert hash_inputs([path])[path] == digest
+    write_json(path, content | {"seconds": 9.0})
+    assert hash_inputs([path])[path] != digest

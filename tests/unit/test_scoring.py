@@ -12,9 +12,16 @@ import torch
 from PIL import Image
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation import evaluate_snapshots, generate, scores as scoring
+from rocm_core.evaluation import (
+    evaluate_snapshots,
+    generate,
+    measure_folder,
+    score_folder_published,
+    scores as scoring,
+)
 from rocm_core.policies import add_adapter, load_lora, save_lora
 from rocm_core.prompts import Prompt
+from rocm_core.provenance import write_json, write_manifest
 from rocm_core.rewards import Reward
 
 TEXTS = {"00000": "a", "00001": "bbbb", "00002": "cc"}
@@ -140,6 +147,31 @@ def test_damaged_samples_are_refused_and_old_scores_kept(kind, named, samples, l
     assert (samples / "scores.csv").read_text() == "old"
 
 
+@pytest.mark.parametrize("name", ["00001.png", "index.jsonl"])
+def test_images_that_are_not_those_of_their_manifest_are_refused(name, samples, loaded):
+    files = [*samples.iterdir()]
+    write_manifest(samples / "manifest.json", settings={}, code="", outputs=files)
+    scoring.score_folder({"contrast": None}, samples, samples / "scores.csv", "ab12")
+    inputs = json.loads((samples / "scores.manifest.json").read_text())["inputs"]
+    assert inputs == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    scores = (samples / "scores.csv").read_bytes()
+    damaged = samples / name
+    damaged.write_bytes(
+        (samples / "00000.png").read_bytes()
+        if "png" in name
+        else (samples / name).read_bytes().replace(b"bbbb", b"bbb")
+    )
+    said = f"{name} is not the file that its manifest.json lists: restore it, or make it again"
+    for measure in (
+        lambda: scoring.score_folder({"contrast": None}, samples, samples / "scores.csv", "ab12"),
+        lambda: measure_folder(samples, samples / "scores.csv", None, "ab12"),
+        lambda: score_folder_published({}, samples, samples / "scores.csv", "ab12"),
+    ):
+        with pytest.raises(UserError, match=said):
+            measure()
+    assert (samples / "scores.csv").read_bytes() == scores
+
+
 def test_scores_that_are_not_finite_are_refused(samples, loaded):
     with pytest.raises(UserError, match="broken is nan for 00000"):
         scoring.score_folder({"broken": None}, samples, samples / "scores.csv", "ab12")
@@ -188,7 +220,33 @@ def test_the_base_and_every_snapshot_are_evaluated(trained, tmp_path, loaded):
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["settings"] == trained.to_dict() | {"scorers": scorers}
     assert manifest["code"] == "cd34" and len(manifest["outputs"]) == 1 + 9
-    assert {str(file) for file in snapshots.iterdir()} < set(manifest["weights"])
+    assert manifest["inputs"] == {
+        f"../snapshots/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in snapshots.iterdir()
+    }
+
+
+def test_images_of_another_evaluation_are_removed(trained, tmp_path, loaded):
+    (tmp_path / "evaluated/step-7").mkdir(parents=True)
+    (tmp_path / "evaluated/step-7/00000.png").write_bytes(b"of another snapshot")
+    prompts = [Prompt("00000", "a", "test")]
+    folders = tmp_path / "snapshots", tmp_path / "evaluated"
+    evaluate_snapshots(trained, {"contrast": None}, prompts, *folders, "cd34")
+    assert sorted(folder.name for folder in (tmp_path / "evaluated").glob("step-*")) == [
+        *("step-0", "step-10", "step-5")
+    ]
+
+
+def test_a_snapshot_that_is_not_its_trainings_is_refused(trained, tmp_path, loaded):
+    write_json(tmp_path / "manifest.json", {"outputs": {"snapshots/step-5.safetensors": "0" * 64}})
+    prompts = [Prompt("00000", "a", "test")]
+    with pytest.raises(
+        UserError, match="step-5.safetensors is not the file that its manifest.json"
+    ):
+        evaluate_snapshots(
+            trained, {}, prompts, tmp_path / "snapshots", tmp_path / "evaluated", "cd34"
+        )
+    assert not (tmp_path / "evaluated").exists()
 
 
 @torch.no_grad()

@@ -52,6 +52,7 @@ REASONS = {
         "SampleFiles": "as Layout",
         "atomic_write": "writes the bytes that it is given",
         "digest_of": "names the version of a state that is resumed",
+        "hash_inputs": "records what is read, and refuses files that are not their manifests'",
         "files_in": "lists the files of a world that was made",
         "located": "where a file is whose content is in the params of the jobs that use it",
         "record_beside": "as Layout",

@@ -10,11 +10,12 @@ import sys
 import pytest
 from finished_run import write_run
 
+from rocm_core.commands.accept import accept
 from rocm_core.commands.verify import verify
 from rocm_core.grid import job_code, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
-from rocm_core.provenance import sha256_file, write_manifest
+from rocm_core.provenance import hash_inputs, record_beside, sealed, sha256_file, write_manifest
 
 CONFIG = {
     "name": "run",
@@ -36,6 +37,7 @@ PROMPTS = {
 CELL = "cells/hpsv2/rocm-kl/seed-0"
 SAMPLES = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4"
 SNAPSHOTS = "samples/hpsv2/rocm-kl/seed-0/snapshots"
+OF_THE_CHAIN = ("inputs", "digest")
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +145,48 @@ def test_prompts_that_were_edited_are_reported(run):
 def test_what_was_made_from_another_file_is_reported(run):
     """A table that was not made again after its scores were, and these are right themselves."""
     scores, record = run / SAMPLES / "scores.csv", run / "tables/table1.manifest.json"
-    inputs = {f"../{SAMPLES}/scores.csv": sha256_file(scores)}
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"inputs": inputs}))
-    assert problems(run) == []
     rewrite(scores, "00001,gold,0.5", "00001,gold,0.6")
     its = scores.with_name("scores.manifest.json")
-    manifest = json.loads(its.read_text())
-    its.write_text(json.dumps(manifest | {"outputs": {"scores.csv": sha256_file(scores)}}))
+    restate(its, outputs={"scores.csv": sha256_file(scores)})
+    assert f"{record}: made from another {scores}" in problems(run)
+    assert all(line.endswith(f": made from another {scores}") for line in problems(run))
+
+
+def test_results_of_an_older_version_are_named_in_one_sentence_each(run):
+    for path in (run / CELL / "manifest.json", run / SAMPLES / "scores.manifest.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({k: content[k] for k in content if k not in OF_THE_CHAIN}))
     assert problems(run) == [
-        f"{record}: made from another scores.csv (../{SAMPLES}/scores.csv)",
+        f"{run / name} is of an older version, which did not record what its files were made from"
+        for name in (f"{CELL}/manifest.json", f"{SAMPLES}/scores.manifest.json")
     ]
+
+
+def test_what_a_search_chose_is_bound_and_accepted_like_all_others(tmp_path):
+    methods = {"rocm-kl": {"beta": {"search": [0.5, 5.0], "iterations": 2}}}
+    config = parse_config(CONFIG | {"methods": methods})
+    write_run(config, tmp_path / "run")
+    assert verify(config, tmp_path / "run") == ([], [])
+    choice = tmp_path / "run/search/hpsv2/rocm-kl.json"
+    text = choice.read_text()
+    rewrite(choice, "0.5", "5.0")
+    assert verify(config, tmp_path / "run")[0] == [
+        f"{choice} is not the file that its manifest lists: its sha256 differs"
+    ]
+    restate(record_beside(choice), outputs={choice.name: sha256_file(choice)})
+    cell = tmp_path / "run/cells/hpsv2/rocm-kl/seed-0/manifest.json"
+    assert verify(config, tmp_path / "run")[0] == [f"{cell}: made from another {choice}"]
+    choice.write_text(text)
+    restate(record_beside(choice), outputs={choice.name: sha256_file(choice)}, code="0" * 64)
+    said = []
+    assert accept(config, tmp_path / "run", ["hpsv2/*"], say=said.append) == [record_beside(choice)]
+    found, accepted = verify(config, tmp_path / "run")
+    assert found == [] and len(accepted) == len(said) == 1
+
+
+def restate(path, **changes):
+    """Have a manifest say something else, as if it had been written so."""
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
 
 
 def rewrite(path, old, new):
@@ -179,7 +213,7 @@ def test_scores_must_be_complete_and_finite(run, old, new, said):
 
 
 def test_a_history_must_be_complete_and_finite(run):
-    rewrite(run / CELL / "history.csv", "3,0.1,0.2\n", "")
+    rewrite(run / CELL / "history.csv", "3,0.1,0.2,12,48\n", "")
     assert f"{run / CELL / 'history.csv'} has 3 steps, not 4" in problems(run)
     rewrite(run / CELL / "history.csv", "4,0.1", "4,nan")
     assert any("not finite" in line for line in problems(run))
@@ -200,11 +234,13 @@ def test_results_of_other_settings_are_stale(run):
 def test_results_of_other_code_or_weights_are_stale(run):
     path = run / CELL / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"code": "0" * 64}))
-    assert [line.partition("(")[0] for line in problems(run)] == [f"{path}: made by other code "]
+    restate(path, code="0" * 64)
+    assert [line.partition("(")[0] for line in of_jobs(problems(run))] == [
+        f"{path}: made by other code "
+    ]
     base = str(run / "base")
-    path.write_text(json.dumps(manifest | {"weights": {base: "0" * 64}}))
-    assert problems(run) == [f"{path}: made with other weights in {base}"]
+    restate(path, code=manifest["code"], weights={base: "0" * 64})
+    assert of_jobs(problems(run)) == [f"{path}: made with other weights in {base}"]
 
 
 def test_the_command_lists_the_problems_and_exits_1(tmp_path):
@@ -250,6 +286,7 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
         run / "prompts/more.manifest.json",
         settings=parse_config(CONFIG | {"prompts": further}).prompts["more"].to_dict(),
         code=job_code("make_prompts"),
+        inputs=hash_inputs([run / "prompts/train.jsonl"]),
         outputs=[path],
     )
     steps = {"inference_steps": [None, 2]}

@@ -162,6 +162,29 @@ def test_settings_and_weights_and_damage_are_never_accepted(finished: Checkout) 
     assert said.count("made with other weights in weights/hpsv2") == 3
 
 
+def test_results_of_an_older_version_are_accepted_and_then_bound(finished: Checkout) -> None:
+    """Their manifests do not name what they were made from: who accepts them vouches for that."""
+    results = finished.path / "results/matrix"
+    for path in [*results.glob("cells/**/manifest.json"), *results.glob("samples/**/*.json")]:
+        content = json.loads(path.read_text()) | {"code": "0" * 64}
+        path.write_text(
+            json.dumps({k: content[k] for k in content if k not in ("inputs", "digest")})
+        )
+    image = results / f"samples/{LORA}/validation/steps-4/00001.png"
+    kept, text = image.read_bytes(), "not accepted: "
+    image.write_text("damaged")
+    assert accept(finished, "--dry-run").count(text) == 3
+    image.write_bytes(kept)
+    assert text not in accept(finished)
+    said = finished.python("-m", "rocm_core.commands.verify", *CONFIG).stdout.splitlines()
+    assert len([line for line in said if ": accepted by " in line]) == 27 + 6
+    drawn = [line for line in said if ": accepted by " not in line]
+    assert drawn and all("made from another results/matrix/cells/" in line for line in drawn)
+    image.write_text("damaged")
+    done = finished.python("-m", "rocm_core.commands.verify", *CONFIG)
+    assert f"{image.name} is not the file" in done.stdout
+
+
 def test_prompts_are_made_again_before_their_code_is_accepted(finished: Checkout) -> None:
     finished.edit_function("clean", '"NFC"', '"NFKC"')  # the prompts are plain letters
     accept(finished)

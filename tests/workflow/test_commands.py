@@ -261,3 +261,4 @@ def test_no_profile_uses_the_code_trigger(profile: str) -> None:
 
     keys = yaml.safe_load((ROOT / profile / "config.yaml").read_text())
     assert keys["rerun-triggers"] == ["mtime", "params", "input", "software-env"]
+    assert keys["max-checksum-file-size"] == "1GB"

@@ -6,6 +6,8 @@ The grid has 2 rewards (hpsv2, aesthetic) and 3 methods (none, kl, js), so 6 cel
 import json
 import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from checkout import Checkout, PlannedCheckout
@@ -14,6 +16,7 @@ JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
 AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
 AFTER_IMAGES = JUDGED | dict.fromkeys(("figure1", "figure2", "samples"), 1)
 IMAGES = {"generate_images": 7, "score_images": 7, "measure_images": 7}  # the base's included
+LORA, PROMPTS = "hpsv2/rocm-kl/seed-0", "prompts/train.jsonl"
 OF_THE_CODE = {"table3": 1, "divergences": 1}  # they show no results
 DRAWN = AFTER_SCORES | AFTER_IMAGES | {"figure5": 1, "squared_distance": 1}
 
@@ -22,6 +25,9 @@ def cells(count: int) -> dict[str, int]:
     """The jobs of `count` cells that are trained again, and what follows."""
     each = ("train_cell", "generate_images", "score_images", "measure_images", "evaluate_snapshots")
     return dict.fromkeys(each, count) | DRAWN
+
+
+OF_ONE_LORA = dict.fromkeys(IMAGES, 1) | AFTER_IMAGES
 
 
 def test_a_new_checkout_runs_everything_once(finished: Checkout) -> None:
@@ -37,6 +43,53 @@ def test_touching_every_source_runs_nothing(finished: Checkout) -> None:
     for file in finished.sources():
         os.utime(file)
     assert finished.jobs() == {}
+
+
+@pytest.fixture(scope="module")
+def true_size(
+    complete: PlannedCheckout, tmp_path_factory: pytest.TempPathFactory
+) -> PlannedCheckout:
+    """The complete copy with a LoRA and prompts larger than what Snakemake hashes by itself."""
+    checkout = complete.copied(tmp_path_factory.mktemp("true_size") / "checkout")
+    for name in (f"cells/{LORA}/lora.safetensors", f"cells/{LORA}/history.csv", PROMPTS):
+        with open(checkout.path / "results/matrix" / name, "ab") as file:
+            file.write(bytes(1_500_000))
+    touch = ("--cores", "1", "--touch", "--forceall", "all", "--configfile", "config/matrix.yaml")
+    assert checkout.snakemake(*touch).returncode == 0
+    return checkout
+
+
+def test_touching_results_of_true_size_runs_nothing(true_size: PlannedCheckout) -> None:
+    results = true_size.path / "results/matrix"
+    for folder in ("figures", "samples", "cells", "prompts"):  # the inputs last
+        for file in sorted((results / folder).rglob("*")):
+            os.utime(file)
+    assert true_size.jobs() == {}
+    assert true_size.jobs("--profile", "slurm") == true_size.jobs("--profile", "local") == {}
+
+
+def test_a_plain_copy_of_results_of_true_size_runs_nothing(
+    true_size: PlannedCheckout, tmp_path: Path
+) -> None:
+    """As `cp -r` makes it, which keeps no time."""
+    copy = shutil.copytree(true_size.path, tmp_path / "copy", copy_function=shutil.copy)
+    assert PlannedCheckout(copy, true_size.planner).jobs() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        (f"cells/{LORA}/lora.safetensors", OF_ONE_LORA),
+        (PROMPTS, cells(6) | IMAGES | {"make_prompts": 1}),
+    ],
+)
+def test_an_edited_result_of_true_size_is_used_again(
+    true_size: PlannedCheckout, tmp_path: Path, name: str, jobs: dict[str, int]
+) -> None:
+    checkout = true_size.copied(tmp_path / "checkout")
+    with open(checkout.path / "results/matrix" / name, "ab") as file:
+        file.write(b" ")
+    assert checkout.jobs() == jobs
 
 
 def test_comments_docstrings_and_formatting_run_nothing(finished: Checkout) -> None:

@@ -12,6 +12,8 @@ from checkout import ROOT
 from synthetic import make_config, write_results
 
 from rocm_core.commands.render import render
+from rocm_core.errors import UserError
+from rocm_core.provenance import record_beside, write_manifest
 
 CASES = {
     "make_prompts": ["--settings", '{"source": "shapes", "sead": 1}', "--output", "out.jsonl"],
@@ -90,3 +92,16 @@ def test_a_table_has_a_manifest_with_what_it_was_made_from(tmp_path: Path) -> No
         for path in scores
     }
     assert "methods" in manifest["settings"] and "resources" not in manifest["settings"]
+
+
+def test_nothing_is_drawn_from_scores_that_are_not_their_manifests(tmp_path: Path) -> None:
+    config = make_config()
+    write_results(tmp_path, config)
+    scores = tmp_path / "samples/hpsv2/rocm-kl/seed-0/validation/steps-4/scores.csv"
+    write_manifest(record_beside(scores), settings={}, code="", outputs=[scores])
+    render("table", "table1", config, tmp_path, tmp_path / "tables/table1")
+    before = (tmp_path / "tables/table1.csv").read_bytes()
+    scores.write_text(scores.read_text().replace(",0.", ",9.", 1))
+    with pytest.raises(UserError, match="scores.csv is not the file that its scores.manifest.json"):
+        render("table", "table1", config, tmp_path, tmp_path / "tables/table1")
+    assert (tmp_path / "tables/table1.csv").read_bytes() == before

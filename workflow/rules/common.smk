@@ -12,21 +12,26 @@ if not os.path.isdir(f"{sys.path[0]}/rocm_core"):
 
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
-from rocm_core.grid import snapshot_prompts, train_version
+from rocm_core.grid import shown_sections, snapshot_prompts, train_version
 from rocm_core.jobs import job_environment
 from rocm_core.plugins import ROOT
 from rocm_core.provenance import Accepted, code_fingerprint, here, located, record_beside
+from rocm_core.provenance import record_origin, require_same_origin
 from rocm_core.weights import digest_of_all, inputs_of, table, to_fetch, weights_digest
 
 os.environ.update(job_environment(tell=workflow.is_main_process))
+CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 try:
     CONFIG = given_config(
         config,
-        [os.path.relpath(path) for path in workflow.configfiles],
+        CONFIG_FILES,
         # What follows --config is for the workflow that this may be a module of.
         workflow.modifier.is_main_snakefile() and workflow.config_settings.config_args or (),
     )
     FILES = Artefacts(CONFIG)
+    SECTIONS = shown_sections(CONFIG, "report", "report")
+    del SECTIONS["partial"]  # it renders the same results
+    require_same_origin(FILES.layout, CONFIG_FILES, SECTIONS)
     ACCEPTED = Accepted(FILES.layout)
     # What is not Python in her modules, or in what they import, is refused here in one sentence.
     job_code("score", metrics=CONFIG.metrics)
@@ -55,6 +60,10 @@ snapshot_scores, main_scores, shown_prompts = (
 
 if CONFIG.partial and not main_scores():
     sys.exit(f"error: {LAYOUT.root} holds no scores yet: run without partial=true first")
+
+
+onstart:
+    record_origin(LAYOUT, CONFIG_FILES, SECTIONS)
 
 
 wildcard_constraints:

@@ -41,7 +41,9 @@ rule score_images:
 rule evaluate_snapshots:
     input:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).evaluated_on),
-        snapshots=CELL.snapshots,
+        snapshots=ancient(CELL.snapshots),
+        # Tells that there are other snapshots: of a folder Snakemake knows only the time.
+        history=CELL.history,
         weights=ancient(
             lambda w: inputs_of(*generation_of(w.cell).weights, *CONFIG.scorer_paths().values())
         ),

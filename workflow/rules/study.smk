@@ -3,6 +3,8 @@
 
 import itertools
 
+from rocm_core.grid import study_code
+
 STUDY = LAYOUT.study
 STUDY_PROMPTS = CONFIG.study.prompts if CONFIG.study else "validation"
 STUDIED = {
@@ -34,13 +36,14 @@ rule study:
         settings=to_json(CONFIG.study or {}),
         samples=to_json({name: str(files.folder) for name, files in STUDIED.items()}),
         folder=subpath(output.key, parent=True),
-        code=code_fingerprint("rocm_core.study.build"),
+        code=study_code("build"),
     message:
         "Building the user study"
     shell:
         "printf '%s\\n' --settings {params.settings:q} --samples {params.samples:q} > {log}.args;"
         " exec python -m rocm_core.study build @{log}.args"
-        " --prompts {input.prompts} --output {params.folder} > {log} 2>&1"
+        " --prompts {input.prompts} --output {params.folder} --fingerprint {params.code}"
+        " > {log} 2>&1"
 
 
 # The votes come from people: no rule makes them.
@@ -70,8 +73,9 @@ rule study_results:
         runtime=30,
     params:
         folder=subpath(output.table, parent=True),
-        code=code_fingerprint("rocm_core.study.aggregate"),
+        code=study_code("aggregate"),
     message:
         "Counting the votes of the user study"
     shell:
-        "exec python -m rocm_core.study aggregate --study {params.folder} > {log} 2>&1"
+        "exec python -m rocm_core.study aggregate --study {params.folder}"
+        " --fingerprint {params.code} > {log} 2>&1"

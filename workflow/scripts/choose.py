@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rocm_core.analysis import choose
 from rocm_core.errors import run
-from rocm_core.provenance import record_beside, write_json, write_manifest
+from rocm_core.provenance import hash_inputs, record_beside, write_json, write_manifest
 
 
 def main() -> None:
@@ -18,13 +18,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
     args = parser.parse_args()
+    inputs = hash_inputs([args.base, *args.scores])
     trials = list(zip(args.tried, args.scores, strict=True))
     write_json(args.output, choose(args.reward, trials, args.base))
     write_manifest(
         record_beside(args.output),
         settings={"tried": args.tried},
         code=args.fingerprint,
-        inputs=[args.base, *args.scores],
+        inputs=inputs,
         outputs=[args.output],
     )
 

@@ -33,6 +33,7 @@ def main() -> None:
         args.snapshots,
         args.output,
         args.fingerprint,
+        [args.prompts],
     )
 
 

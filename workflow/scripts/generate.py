@@ -26,6 +26,7 @@ def main() -> None:
         args.lora,
         args.output,
         args.fingerprint,
+        [args.prompts],
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rocm_core.configuration import PromptSettings
 from rocm_core.errors import run
 from rocm_core.prompts import make_prompts, prompt_files, read_prompts, write_prompts
-from rocm_core.provenance import located, record_beside, write_manifest
+from rocm_core.provenance import hash_inputs, located, record_beside, write_manifest
 from rocm_core.weights import check_weights, files_of
 
 
@@ -21,6 +21,7 @@ def main() -> None:
     settings = PromptSettings.from_dict(args.settings)
     for file in filter(files_of, prompt_files(settings)):
         check_weights(file)
+    inputs = hash_inputs(args.exclude)
     exclude = [prompt for path in args.exclude for prompt in read_prompts(path)]
     write_prompts(args.output, make_prompts(settings, exclude))
     write_manifest(
@@ -28,7 +29,7 @@ def main() -> None:
         settings=settings.to_dict(),
         code=args.fingerprint,
         weights=[file for file in prompt_files(settings) if located(file).is_file()],
-        inputs=args.exclude,
+        inputs=inputs,
         outputs=[args.output],
     )
 

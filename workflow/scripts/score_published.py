@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rocm_core.errors import run
 from rocm_core.evaluation import score_folder_published
-from rocm_core.provenance import record_beside, write_manifest
 
 
 def main() -> None:
@@ -16,14 +15,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="published.csv")
     parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
-    score_folder_published(args.scorers, args.samples, args.output)
-    write_manifest(
-        record_beside(args.output),
-        settings={"scorers": args.scorers},
-        code=args.fingerprint,
-        weights=args.scorers.values(),
-        outputs=[args.output],
-    )
+    score_folder_published(args.scorers, args.samples, args.output, args.fingerprint)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rocm_core.errors import run
 from rocm_core.evaluation import write_agreement
-from rocm_core.provenance import record_beside, write_manifest
+from rocm_core.provenance import hash_inputs, record_beside, write_manifest
 
 
 def main() -> None:
@@ -17,12 +17,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--fingerprint", default="", help="of the code, for the manifest")
     args = parser.parse_args()
+    inputs = hash_inputs([*args.ours, *args.published])
     write_agreement(args.ours, args.published, args.output)
     write_manifest(
         record_beside(args.output),
         settings={},
         code=args.fingerprint,
-        inputs=[*args.ours, *args.published],
+        inputs=inputs,
         outputs=[args.output],
     )
 

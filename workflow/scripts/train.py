@@ -31,6 +31,7 @@ def main() -> None:
         args.stop_after,
         args.keep_state,
         chosen,
+        [args.prompts, *filter(None, [args.choice])],
     )
 
 

@@ -1,0 +1,55 @@
+"""A configuration of a name that another one's results have is refused before anything runs."""
+
+import shutil
+
+import pytest
+from checkout import PlannedCheckout
+
+RECORD = "results/matrix/configuration.json"
+
+
+def copied(checkout: PlannedCheckout) -> str:
+    shutil.copy(checkout.path / "config/matrix.yaml", checkout.path / "config/mine.yaml")
+    return "config/mine.yaml"
+
+
+def test_another_file_with_other_contents_is_refused(complete: PlannedCheckout, tmp_path) -> None:
+    checkout = complete.copied(tmp_path / "checkout")
+    mine = copied(checkout)
+    assert checkout.jobs(config=mine) == {}
+    checkout.edit(mine, "aesthetic/rocm-js: {beta: 0.25}", "aesthetic/rocm-js: {beta: 0.3}")
+    for arguments in (["-n"], ["--cores", "1"], ["-n", "--profile", "local"]):
+        done = checkout.snakemake(*arguments, "all", "--configfile", mine)
+        assert done.returncode != 0 and done.stdout == ""
+        (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert said == (
+            "error: results/matrix holds the results of config/matrix.yaml, from which"
+            " config/mine.yaml, of the same name, differs in cells: change its `name`, or remove"
+            f" {RECORD} to go on there"
+        )
+    checkout.edit(mine, "name: matrix", "name: mine")
+    assert checkout.jobs(config=mine)["train_cell"] == 6
+    checkout.edit(mine, "name: mine", "name: matrix")
+    (checkout.path / RECORD).unlink()
+    assert checkout.jobs(config=mine)["train_cell"] == 1
+
+
+def test_an_edit_of_the_file_and_overrides_are_not_another_configuration(
+    finished: PlannedCheckout,
+) -> None:
+    finished.edit(
+        "config/matrix.yaml", "aesthetic/rocm-js: {beta: 0.25}", "aesthetic/rocm-js: {beta: 0.3}"
+    )
+    assert finished.jobs()["train_cell"] == 1
+    assert finished.jobs("--config", "partial=true").keys() >= {"report"}
+    with open(finished.path / "config/overlay.yaml", "w") as file:
+        file.write("snapshots: {prompts: 3}\n")
+    assert finished.jobs("config/overlay.yaml")["evaluate_snapshots"] == 6
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"files": 1}'])
+def test_a_broken_record_is_named(finished: PlannedCheckout, text: str) -> None:
+    (finished.path / RECORD).write_text(text)
+    done = finished.snakemake("-n", "all", "--configfile", "config/matrix.yaml")
+    assert done.returncode != 0 and f"{RECORD} cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
