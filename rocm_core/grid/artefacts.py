@@ -80,6 +80,13 @@ class Artefacts:
         trials = [cell for cell in self.cells.values() if cell.trial]
         self.searches = list(dict.fromkeys((trial.reward, trial.method) for trial in trials))
 
+    def check_code(self) -> None:
+        """Raise `UserError` for what is not Python in the user's own modules, or in what they
+        import."""
+        job_code("score", metrics=self.config.metrics)
+        for cell in self.cells.values():
+            job_code("train", cell.settings)
+
     def source(self, name: str) -> Cell | str:
         """The cell or the base's policy of that name; raises `UserError` where there is none."""
         if name not in self.sources:

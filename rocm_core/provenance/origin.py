@@ -10,8 +10,9 @@ from rocm_core.provenance.files import Layout, write_json
 def require_same_origin(layout: Layout, files: Sequence[str], sections: Mapping[str, str]) -> None:
     """Raise `UserError` where the results are of another configuration file with other contents.
 
-    files: the configuration's. sections: {section: digest}. An edit of the same file is no other
-    configuration, nor is a copy that says the same.
+    files: the configuration's. sections: {section: digest}, of which `partial` does not count: it
+    renders the same results. An edit of the same file is no other configuration, nor is a copy that
+    says the same.
     """
     if not layout.origin.exists():
         return
@@ -20,7 +21,7 @@ def require_same_origin(layout: Layout, files: Sequence[str], sections: Mapping[
         known, others = dict(record["sections"]), list(record["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{layout.origin} cannot be read ({error}): restore or remove it") from None
-    differing = [key for key in sections if known.get(key) != sections[key]]
+    differing = [k for k in sections if k != "partial" and known.get(k) != sections[k]]
     if differing and not {*files} & {*others}:
         own = ", ".join(files) or "this configuration"
         raise UserError(

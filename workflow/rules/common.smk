@@ -30,13 +30,9 @@ try:
     )
     FILES = Artefacts(CONFIG)
     SECTIONS = shown_sections(CONFIG, "report", "report")
-    del SECTIONS["partial"]  # it renders the same results
     require_same_origin(FILES.layout, CONFIG_FILES, SECTIONS)
     ACCEPTED = Accepted(FILES.layout)
-    # What is not Python in her modules, or in what they import, is refused here in one sentence.
-    job_code("score", metrics=CONFIG.metrics)
-    for _cell in FILES.cells.values():
-        job_code("train", _cell.settings)
+    FILES.check_code()
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -52,11 +48,8 @@ WEIGHTS = needed(CONFIG)
 # By the environment: where a file came from is no reason to fetch it again.
 os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
 samples, trained, finished = FILES.samples, FILES.trained, FILES.finished
-snapshot_scores, main_scores, shown_prompts = (
-    FILES.snapshot_scores,
-    FILES.main_scores,
-    FILES.prompts,
-)
+main_scores, snapshot_scores = FILES.main_scores, FILES.snapshot_scores
+shown_prompts = FILES.prompts
 
 if CONFIG.partial and not main_scores():
     sys.exit(f"error: {LAYOUT.root} holds no scores yet: run without partial=true first")
