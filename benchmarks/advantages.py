@@ -60,6 +60,7 @@ def paper_settings(method: str, **changes: Any) -> TrainingSettings:
         "scorer": world.scorers["hpsv2"],
         "inference_steps": policy.steps,
         "guidance_scale": policy.guidance_scale,
+        "resolution": world.resolution,
     }
     return found.model_copy(update=own | changes)
 

@@ -76,17 +76,20 @@ def build(
         pairs=pairs,
         files=_files(folder),
     )
-    (output / KEY).unlink(missing_ok=True)
+    record = record_beside(output / KEY)
+    for old in (output / KEY, record):
+        old.unlink(missing_ok=True)
     shutil.rmtree(output / PAGE, ignore_errors=True)
     folder.rename(output / PAGE)
     key.write(output)
     write_manifest(
-        record_beside(output / KEY),
+        record,
         settings=settings.to_dict(),
         code=fingerprint,
         inputs=inputs,
         outputs=[output / KEY, *(output / PAGE / name for name in key.files)],
     )
+    record.chmod(0o600)  # like the key, it tells whose an image is: their hashes may be the same
     return key
 
 

@@ -126,7 +126,8 @@ def test_a_page_built_again_keeps_the_votes_of_unchanged_images(tmp_path):
     Image.new("RGB", (32, 32), "pink").save(victim)
     changed = build(settings(6), folders, prompts, folder)
     assert len(changed.pairs.keys() & key.pairs.keys()) == 5
-    assert (folder / "key.json").stat().st_mode & 0o077 == 0
+    for name in ("key.json", "key.manifest.json"):
+        assert (folder / name).stat().st_mode & 0o077 == 0
 
 
 def test_a_build_that_is_cut_off_leaves_the_study_before_it(tmp_path, monkeypatch):
@@ -147,7 +148,8 @@ def test_a_build_that_is_cut_off_leaves_the_study_before_it(tmp_path, monkeypatc
     assert {file: file.read_bytes() for file in before} == before
     other = build(settings(6, ties=False), folders, prompts, folder)
     assert other.study != key.study and other.pairs == key.pairs
-    assert {path.name for path in folder.iterdir()} == {"page", "key.json", "secret"}
+    names = {"page", "key.json", "key.manifest.json", "secret"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 @pytest.mark.parametrize(
