@@ -109,7 +109,8 @@ def write_results(
             scores(effect, share, n).to_csv(folder / "scores.csv", index=False)
             if prompt_set == "validation":
                 detail = level.get("gold", np.zeros(count))[:n]
-                energy = 0.1 + 0.02 * detail + effect.get("high_frequency", 0.0)
+                risen = effect.get("high_frequency", 0.0) * np.linspace(0.9, 1.1, n)
+                energy = 0.1 + 0.02 * detail + risen
                 _readouts(prompts[:n], energy).to_csv(folder / "readouts.csv", index=False)
             manifest = {"seconds_per_image": 0.01 * steps}
             (folder / "manifest.json").write_text(json.dumps(manifest))

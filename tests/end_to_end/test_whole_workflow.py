@@ -20,6 +20,7 @@ from PIL import Image
 
 CONFIG = "config/tiny.yaml"
 CELLS = ("aesthetic/rocm-none/seed-0", "aesthetic/rocm-kl/seed-0")
+TRIED = [0.02, 2.0]  # values of β, of which a search chooses
 PROMPTS, JUDGED, STEPS, ITERATIONS = 8, 4, 4, 4
 
 
@@ -30,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
     del config["cells"]
-    search = {"search": [0.02, 2.0], "iterations": 2}
+    search = {"search": TRIED, "iterations": 2}
     config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": search}}
     config["policies"]["consistency"]["steps"] = STEPS
     config["prompts"]["train"]["count"] = 16
@@ -192,14 +193,15 @@ def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
     source = noise.read_text()
     assert source.count("_generator") == 4
     noise.write_text(source.replace("_generator", "_numbers_of"))
-    assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS)
+    assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS) + len(TRIED)
     done = verify(copy)
     assert done.returncode == 1
     cells = [f"results/tiny/cells/{cell}/manifest.json" for cell in CELLS]
     assert all(f"{cell}: made by other code" in done.stdout for cell in cells)
     kept = {file: file.read_bytes() for file in results(copy).rglob("*.safetensors")}
     kept |= {file: file.read_bytes() for file in results(copy).rglob("scores.csv")}
-    assert len(kept) == 11  # of each cell 3 LoRAs and 2 tables of scores, and the base's
+    # Of each cell 3 LoRAs and 2 tables of scores, of each trial one of both, and the base's.
+    assert len(kept) == 5 * len(CELLS) + 2 * len(TRIED) + 1
 
     accepted = copy.python("-m", "rocm_core.commands.accept", "--configfile", CONFIG)
     assert accepted.returncode == 0, accepted.stderr
@@ -219,4 +221,4 @@ def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
         assert note["code"][:12] in page and note["instead_of"][:12] in page
 
     copy.edit("rocm_core/policies/noise.py", "digest[:16]", "digest[16:]")
-    assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS)
+    assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS) + len(TRIED)

@@ -180,7 +180,6 @@ def test_an_approaching_time_limit_saves_the_state_and_leaves(run, monkeypatch, 
 @pytest.mark.parametrize(
     ("where", "step", "keep_state"),
     [
-        ("rocm_core.training.trainer.Trainer.calibrate", None, False),
         ("rocm_core.training.trainer.Trainer.iterate", 1, False),
         ("rocm_core.training.trainer.Trainer.iterate", 4, False),  # with a snapshot
         ("rocm_core.training.trainer.Trainer.iterate", 6, False),  # the last
@@ -207,7 +206,7 @@ def test_an_owner_that_was_stopped_and_taken_for_dead_writes_nothing_when_it_com
         return result
 
     monkeypatch.setattr(where, lose)
-    changes = {"divergence": "kl", "beta": "auto", "beta_calibration_steps": 2}
+    changes = {"divergence": "kl", "beta": {"target": 0.01, "start": 1.0}}
     with pytest.raises(UserError, match="taken over by process 17 on elsewhere"):
         run(snapshot_every=4, keep_state=keep_state, **changes)
     assert left == [files()]
