@@ -51,8 +51,8 @@ def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: 
     )
     assert planned.returncode == 0, planned.stderr
     asked: dict[str, set[str]] = {}
-    for command in re.findall(r"^Shell command: (.*workflow/scripts/.*)", planned.stdout, re.M):
-        (script,) = re.findall(r"workflow/scripts/(\w+)\.py", command)
+    for command in re.findall(r"^Shell command: (.*\$SCRIPTS/.*)", planned.stdout, re.M):
+        (script,) = re.findall(r"\$SCRIPTS/(\w+)\.py", command)
         (gpus,) = re.findall(r"commands\.launch --gpus (\d+) ", command) or ["none"]
         asked.setdefault(script, set()).add(gpus)
     named = ("generate", "score", "measure", "evaluate_snapshots", "score_published")
