@@ -159,6 +159,9 @@ def test_jobs_with_allocations_of_their_own_do_not_wait_for_each_other(show, tmp
         job = launch("--gpus", 1, show, 0, **pool, FAKE_GPUS=fake, SLURM_JOB_ID="2")
         assert job.communicate(timeout=60) == ("0\n", "")
     assert {f.name for f in tmp_path.glob("rocm-gpus-*/*")} == {"1@a", "2@a", "2@b"}
+    requeued = {"SLURM_JOB_ID": "1", "SLURMD_NODENAME": "another"}  # while the first hangs on
+    job = launch("--gpus", 1, show, 0, **pool, FAKE_GPUS="a", **requeued)
+    assert job.communicate(timeout=60)[0].strip()
     first.kill()
     first.communicate()
     later = launch("--gpus", 1, show, 0, **pool, FAKE_GPUS="a", SLURM_JOB_ID="3")
