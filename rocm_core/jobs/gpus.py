@@ -83,8 +83,8 @@ def _identity(index: int, name: str) -> str:
 def _claim(count: int, devices: dict[str, str], purpose: str) -> list[str]:
     """Names of `count` of {identity: name}, which this process holds from now on."""
     # Slurm may give one GPU to several allocations on purpose: within one, jobs compete for it.
-    # A job that is requeued keeps its number, and its process on the node that was lost may hang on;
-    # several of Slurm's nodes can be one machine.
+    # A job that is requeued keeps its number, while its process on the node that was lost may hang
+    # on; several of Slurm's nodes can be one machine.
     place = (os.environ.get(name, "")[:40] for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
     scope = quote("-".join(filter(None, place)), safe="") + "@"
     folder = private_folder("rocm-gpus")
