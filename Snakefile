@@ -31,10 +31,9 @@ if not CONFIG.partial:
     include: "workflow/rules/prompts.smk"
     include: "workflow/rules/search.smk"
     include: "workflow/rules/train.smk"
-    include: "workflow/rules/generate.smk"
-    include: "workflow/rules/score.smk"
+    include: "workflow/rules/evaluate.smk"
+    include: "workflow/rules/snapshots.smk"
     include: "workflow/rules/published.smk"
-    include: "workflow/rules/measure.smk"
     include: "workflow/rules/world.smk"
 
 
@@ -70,7 +69,6 @@ rule score:
     input:
         samples("scores.csv"),
         snapshot_scores(),
-        main_scores("readouts.csv"),
 
 
 rule tables:

@@ -94,23 +94,21 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         read += [layout.cell(source).lora] if source in run.cells else []
         code = job_code("generate", settings)
         write(images.manifest, files, settings.to_dict(), code, inputs=read)
-        scores = {images.scores: "prompt_id,metric,value\n" + table(shown, config.metrics, source)}
-        code = job_code("score", metrics=config.metrics)
-        write(record_beside(images.scores), scores, scorers, code, inputs=files)
+        of_jobs = {
+            images.scores: (scorers, job_code("score", metrics=config.metrics), config.metrics),
+            images.readouts: ({"clip": run.clip}, job_code("measure"), run.readouts),
+        }
+        if config.published and images.scores in run.main_scores():
+            shown_by = {"scorers": run.published}
+            of_jobs[images.published] = shown_by, job_code("score_published"), config.published
+        for path, (settings, code, metrics) in of_jobs.items():
+            numbers = {path: "prompt_id,metric,value\n" + table(shown, metrics, source)}
+            write(record_beside(path), numbers, settings, code, inputs=files)
     for search in run.searches:
         path = layout.choice(*search)
         read = [run.base_scores(*search), *run.trial_scores(*search)]
         settings, code = {"tried": run.tried(*search)}, job_code("choose")
         write(record_beside(path), {path: path.read_text()}, settings, code, inputs=read)
-    for source, prompt_set, images in run.folders(["validation"], every_step=False):
-        read = [images.index, *(images.image(p.id) for p in made[prompt_set])]
-        of_jobs = {images.readouts: ({"clip": run.clip}, job_code("measure"), run.readouts)}
-        if config.published:
-            settings = {"scorers": run.published}
-            of_jobs[images.published] = settings, job_code("score_published"), config.published
-        for path, (settings, code, metrics) in of_jobs.items():
-            files = {path: "prompt_id,metric,value\n" + table(made[prompt_set], metrics, source)}
-            write(record_beside(path), files, settings, code, inputs=read)
     for name, evaluated in run.evaluated().items():
         settings, steps = run.generation(name), snapshot_steps(run.cells[name].settings)
         first = made[run.cells[name].evaluated_on][: config.snapshots.prompts]

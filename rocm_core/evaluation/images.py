@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation.job import pick_device, write_job_manifest
+from rocm_core.evaluation.job import kept, pick_device, write_job_manifest
 from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, hash_inputs, sha256_file
@@ -63,9 +63,9 @@ def generate(
 
     lora: an adapter; None: the base model. inputs: the files of the prompts. Networks run in
     float32. The index comes after the last image and the manifest after the index: where a manifest
-    stands, all is there. Images of an earlier run are removed first. `seconds_per_image` in the
-    manifest is the median over batches, after one to warm up, from text to pixels: what a user of
-    the loaded model waits for.
+    stands, all is there. Images of an earlier run are removed first, or left as they are where this
+    job would make them again. `seconds_per_image` in the manifest is the median over batches, after
+    one to warm up, from text to pixels: what a user of the loaded model waits for.
     Raises `UserError` for weights that are missing or do not fit, and for an input or an adapter
     that is not the one that its manifest lists.
     """
@@ -73,6 +73,11 @@ def generate(
         raise UserError("there are no prompts to generate images for")
     began = time.perf_counter()
     hashes = hash_inputs([*inputs, *([lora] if lora else [])])
+    made: dict[str, Any] = dict(
+        settings=settings.to_dict(), code=fingerprint, weights=settings.weights, inputs=hashes
+    )
+    if kept(output / "manifest.json", **made):
+        return
     device = pick_device()
     policy = load_policy(settings, device)
     if lora is not None:
@@ -108,11 +113,8 @@ def generate(
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     write_job_manifest(
         output / "manifest.json",
-        settings=settings.to_dict(),
-        code=fingerprint,
+        **made,
         outputs=files,
-        weights=settings.weights,
-        inputs=hashes,
         began=began,
         extra={
             "resolution": policy.denoiser.resolution,

@@ -1,4 +1,4 @@
-"""What the jobs of this room share: the device, and the manifest of what they made."""
+"""What the jobs of this room share: the device, the manifest of what they made, keeping it."""
 
 import time
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rocm_core.provenance import write_manifest
+from rocm_core.provenance import stands, write_manifest
 
 
 def pick_device() -> str:
@@ -18,6 +18,14 @@ def pick_device() -> str:
 def plain_paths(scorers: Mapping[str, str | Path | None]) -> dict[str, str | None]:
     """Scorers with the paths of their weights as JSON has them."""
     return {name: None if path is None else str(path) for name, path in scorers.items()}
+
+
+def kept(path: Path, **content: Any) -> bool:
+    """Whether a job of this content is done already, as the manifest `path` tells; then says so."""
+    done = stands(path, **content)
+    if done:
+        print(f"kept as they are: the files of {path}", flush=True)
+    return done
 
 
 def write_job_manifest(path: Path, *, began: float, **content: Any) -> None:

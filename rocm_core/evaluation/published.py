@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.provenance import hash_inputs, located
+from rocm_core.provenance import hash_inputs, located, record_beside
 from rocm_core.weights import (
     mismatches,
     require_finite,
@@ -124,30 +124,29 @@ def score_folder_published(
     scorers: Mapping[str, str | Path], samples: Path, output: Path, fingerprint: str
 ) -> None:
     """Score the images that samples/index.jsonl lists: prompt_id, metric, value, in `output`, with
-    its manifest beside it.
+    its manifest beside it; scores that this job would make again are left as they are.
 
     scorers: {name: its weights}. Raises `UserError` as `score_folder` does.
     """
-    from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
+    from rocm_core.evaluation.job import kept, pick_device, plain_paths, write_job_manifest
     from rocm_core.evaluation.scores import files_of, read_index, write_scores
 
-    began = time.perf_counter()
+    began, record = time.perf_counter(), record_beside(output)
     device, images, rows = pick_device(), read_index(samples), []
-    inputs = hash_inputs(files_of(samples, images))
+    made: dict[str, Any] = dict(
+        settings={"scorers": plain_paths(scorers)},
+        code=fingerprint,
+        weights=list(scorers.values()),
+        inputs=hash_inputs(files_of(samples, images)),
+    )
+    if kept(record, **made):
+        return
     for name, weights in scorers.items():
         score = load_published(name, located(weights), device)
         for image in tqdm(images, desc=name, unit="image", disable=None):
             rows.append((*image.key, name, score(image.file, image.text)))
     write_scores(output, ("prompt_id",), rows)
-    write_job_manifest(
-        output.with_suffix(".manifest.json"),
-        settings={"scorers": plain_paths(scorers)},
-        code=fingerprint,
-        outputs=[output],
-        weights=scorers.values(),
-        inputs=inputs,
-        began=began,
-    )
+    write_job_manifest(record, **made, outputs=[output], began=began)
 
 
 _SCORERS: Mapping[str, Callable[[Path, str], PublishedScorer]] = {

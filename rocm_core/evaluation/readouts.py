@@ -14,12 +14,13 @@ per prompt, so they include what prompts ask for: compare models on the same pro
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation.job import pick_device, write_job_manifest
+from rocm_core.evaluation.job import kept, pick_device, write_job_manifest
 from rocm_core.evaluation.scores import (
     BATCH_SIZE,
     Sample,
@@ -28,7 +29,7 @@ from rocm_core.evaluation.scores import (
     read_index,
     write_scores,
 )
-from rocm_core.provenance import hash_inputs, located
+from rocm_core.provenance import hash_inputs, located, record_beside
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CUT = 0.25  # cycles per pixel
@@ -38,7 +39,7 @@ _COARSE = 16  # pixels
 @torch.no_grad()
 def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerprint: str) -> None:
     """Measure the images that samples/index.jsonl lists; write prompt_id, metric, value to `output`
-    and its manifest beside it.
+    and its manifest beside it; read-outs that this job would make again are left as they are.
 
     clip: weights of the scorer clipscore; None leaves its read-out out. Raises `UserError` as
     `score_folder` does.
@@ -46,9 +47,16 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     # Not above: the environment of the published scorers, which reads this room, cannot import it.
     from rocm_core.rewards import clipscore
 
-    began = time.perf_counter()
+    began, record = time.perf_counter(), record_beside(output)
     listed = read_index(samples)
-    inputs = hash_inputs(files_of(samples, listed))
+    made: dict[str, Any] = dict(
+        settings={"clip": None if clip is None else str(clip)},
+        code=fingerprint,
+        weights=[] if clip is None else [clip],
+        inputs=hash_inputs(files_of(samples, listed)),
+    )
+    if kept(record, **made):
+        return
     device = pick_device()
     energies, coarse, features = [], [], []
     encoder = None if clip is None else clipscore.load(located(clip), device, None)
@@ -70,15 +78,7 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
         for sample, value in zip(listed, values.tolist(), strict=True)
     ]
     write_scores(output, ("prompt_id",), rows)
-    write_job_manifest(
-        output.with_suffix(".manifest.json"),
-        settings={"clip": None if clip is None else str(clip)},
-        code=fingerprint,
-        outputs=[output],
-        weights=[] if clip is None else [clip],
-        inputs=inputs,
-        began=began,
-    )
+    write_job_manifest(record, **made, outputs=[output], began=began)
 
 
 def high_frequency(images: Tensor) -> Tensor:

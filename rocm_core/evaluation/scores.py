@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
-from rocm_core.provenance import hash_inputs, write_csv
+from rocm_core.evaluation.job import kept, pick_device, plain_paths, write_job_manifest
+from rocm_core.provenance import hash_inputs, record_beside, write_csv
 from rocm_core.rewards import load_reward
 
 BATCH_SIZE = 64
@@ -40,24 +41,24 @@ def score_folder(
     """Score the images that samples/index.jsonl lists; write prompt_id, metric, value to `output`.
 
     scorers: {metric: folder of its weights, or None}. A manifest, <output stem>.manifest.json, is
-    written after the scores. Raises `UserError` for an image or index that is missing, damaged or
-    not the one that its manifest lists, for a scorer that is missing or damaged, and for a score
-    that is not a finite number; `output` is then left as it was.
+    written after the scores; scores that this job would make again are left as they are. Raises
+    `UserError` for an image or index that is missing, damaged or not the one that its manifest
+    lists, for a scorer that is missing or damaged, and for a score that is not a finite number;
+    `output` is then left as it was.
     """
-    began = time.perf_counter()
+    began, record = time.perf_counter(), record_beside(output)
     listed = read_index(samples)
-    inputs = hash_inputs(files_of(samples, listed))
-    rows = [*score(listed, scorers, batch_size)]
-    write_scores(output, ("prompt_id",), rows)
-    write_job_manifest(
-        output.with_suffix(".manifest.json"),
+    made: dict[str, Any] = dict(
         settings={"scorers": plain_paths(scorers), "batch_size": batch_size},
         code=fingerprint,
-        outputs=[output],
         weights=[path for path in scorers.values() if path],
-        inputs=inputs,
-        began=began,
+        inputs=hash_inputs(files_of(samples, listed)),
     )
+    if kept(record, **made):
+        return
+    rows = [*score(listed, scorers, batch_size)]
+    write_scores(output, ("prompt_id",), rows)
+    write_job_manifest(record, **made, outputs=[output], began=began)
 
 
 def files_of(folder: Path, samples: Sequence[Sample]) -> list[Path]:

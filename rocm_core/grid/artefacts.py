@@ -28,6 +28,7 @@ from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.plugins import KINDS, facts, module_of, names
 from rocm_core.prompts import Prompt, prompt_files
 from rocm_core.provenance import (
+    Accepted,
     Layout,
     SampleFiles,
     SnapshotFiles,
@@ -113,6 +114,19 @@ class Artefacts:
     ) -> list[Path]:
         """A file beside the images of each of `folders`."""
         return self.finished(files.folder / file for _, _, files in self.folders(sets, every_step))
+
+    def evaluation_code(
+        self, source: str, prompt_set: str, steps: int | str, accepted: Accepted | None = None
+    ) -> list[str]:
+        """Code fingerprints of a source's images, scores and read-outs, which one job makes; with
+        `accepted`, those that the rules show Snakemake."""
+        files = self.layout.samples(source, prompt_set, steps)
+        made = {
+            files.manifest: job_code("generate", self.generation(source)),
+            record_beside(files.scores): job_code("score", metrics=self.config.metrics),
+            record_beside(files.readouts): job_code("measure"),
+        }
+        return [accepted.code(*one) if accepted else one[1] for one in made.items()]
 
     def main_scores(self, *files: str) -> list[Path]:
         """Files beside the images that fill the tables, those of validation prompts at the first
@@ -210,13 +224,13 @@ class Artefacts:
             yield Made(images.manifest, drawn.to_dict(), code, files, inputs)
             code, rows = job_code("score", metrics=metrics), _rows(ids[prompt_set], metrics)
             yield _alone(images.scores, scorers, code, files, rows)
-        for _, prompt_set, images in self.folders(ids.keys() & {"validation"}, every_step=False):
-            files = [images.index, *map(images.image, ids[prompt_set])]
             code, rows = job_code("measure"), _rows(ids[prompt_set], self.readouts)
             yield _alone(images.readouts, {"clip": self.clip}, code, files, rows)
-            if config.published:
-                code, rows = job_code("score_published"), _rows(ids[prompt_set], config.published)
-                yield _alone(images.published, {"scorers": self.published}, code, files, rows)
+        main = ids.keys() & {"validation"} if config.published else ()
+        for _, prompt_set, images in self.folders(main, every_step=False):
+            files = [images.index, *map(images.image, ids[prompt_set])]
+            code, rows = job_code("score_published"), _rows(ids[prompt_set], config.published)
+            yield _alone(images.published, {"scorers": self.published}, code, files, rows)
         for name, evaluated in self.evaluated().items():
             cell, drawn = self.cells[name], self.generation(name)
             first = ids.get(cell.evaluated_on, [])[: snapshot_prompts(config)]

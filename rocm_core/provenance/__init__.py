@@ -34,6 +34,7 @@ from rocm_core.provenance.manifests import (
     listed_outputs,
     package_versions,
     sealed,
+    stands,
     write_manifest,
 )
 from rocm_core.provenance.origin import record_origin, require_same_origin

@@ -77,6 +77,34 @@ def write_manifest(
     write_json(path, sealed(manifest))
 
 
+def stands(
+    path: Path,
+    *,
+    settings: Mapping[str, Any],
+    code: str,
+    weights: Iterable[str | Path],
+    inputs: Mapping[Path, str],
+) -> bool:
+    """Whether what a manifest lists is there, whole, and what a job of these arguments, which are
+    those of `write_manifest`, would make again with these packages. Accepted code counts."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        same = {
+            "settings": json.loads(json.dumps(dict(settings))),
+            "weights": {str(name): folder_digest(name) for name in weights},
+            "inputs": by_relative_path(inputs, path.parent.absolute()),
+            "packages": package_versions(),
+            "digest": sealed(manifest)["digest"],
+        }
+        return (
+            all(manifest[key] == value for key, value in same.items())
+            and code in (manifest["code"], accepted_code(manifest))
+            and all(sha256_file(path.parent / n) == h for n, h in manifest["outputs"].items())
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False  # a manifest or file that is missing or damaged: make it again
+
+
 def by_relative_path(inputs: Mapping[Path, str], folder: Path) -> dict[str, str]:
     """The inputs of a manifest in `folder`, as it names them."""
     return {Path(os.path.relpath(file, folder)).as_posix(): inputs[file] for file in sorted(inputs)}

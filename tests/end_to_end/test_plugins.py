@@ -201,17 +201,15 @@ def test_an_edit_of_the_users_algorithm_runs_its_cell_again(
     outside: Checkout, tmp_path: Path
 ) -> None:
     jobs = edited(outside, tmp_path, "my_algorithms/weighted.py", "= 1.0", "= 2.0")
-    assert jobs == dict.fromkeys(
-        ["train_cell", "generate_images", "score_images", "measure_images"], 1
-    )
+    assert jobs == {"train_cell": 1, "evaluate_images": 1}
 
 
 def test_an_edit_of_what_the_users_reward_imports_runs_all_that_uses_it_again(
     outside: Checkout, tmp_path: Path
 ) -> None:
     jobs = edited(outside, tmp_path, "my_rewards/colours.py", "(1, 2, 3)", "(1, 3, 2)")
-    assert jobs["train_cell"] == jobs["generate_images"] == 2  # not the base's images
-    assert jobs["score_images"] == 3 and "make_prompts" not in jobs
+    assert jobs["train_cell"] == 2 and "make_prompts" not in jobs
+    assert jobs["evaluate_images"] == 3  # the base's are scored again, not made again
 
 
 def test_a_comment_in_the_users_file_runs_nothing_again(outside: Checkout, tmp_path: Path) -> None:

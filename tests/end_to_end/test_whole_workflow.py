@@ -200,14 +200,15 @@ def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
     assert all(f"{cell}: made by other code" in done.stdout for cell in cells)
     kept = {file: file.read_bytes() for file in results(copy).rglob("*.safetensors")}
     kept |= {file: file.read_bytes() for file in results(copy).rglob("scores.csv")}
+    kept = {file: content for file, content in kept.items() if file.parent.name != ".kept"}
     # Of each cell 3 LoRAs and 2 tables of scores, of each trial one of both, and the base's.
     assert len(kept) == 5 * len(CELLS) + 2 * len(TRIED) + 1
 
     accepted = copy.python("-m", "rocm_core.commands.accept", "--configfile", CONFIG)
     assert accepted.returncode == 0, accepted.stderr
-    made = {"make_prompts", "train_cell", "generate_images", "score_images", "measure_images"}
+    made = {"make_prompts", "train_cell", "evaluate_images", "evaluate_snapshots"}
     planned = copy.jobs(config=CONFIG)
-    assert planned["report"] == 1 and not planned.keys() & (made | {"evaluate_snapshots"})
+    assert planned["report"] == 1 and not planned.keys() & made
     done = copy.snakemake("all", "--cores", "2", "--show-failed-logs", "--configfile", CONFIG)
     assert done.returncode == 0, done.stdout + done.stderr
     assert kept == {file: file.read_bytes() for file in kept}
@@ -222,3 +223,33 @@ def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
 
     copy.edit("rocm_core/policies/noise.py", "digest[:16]", "digest[16:]")
     assert copy.jobs(config=CONFIG)["train_cell"] == len(CELLS) + len(TRIED)
+
+
+def test_a_scorer_that_fails_or_is_edited_leaves_the_images_as_they_are(copy: Checkout) -> None:
+    """One process makes images, scores and read-outs; a part that is done is not done again."""
+    folder = results(copy) / "samples/base-consistency/validation" / f"steps-{STEPS}"
+    command = (
+        f"{folder.relative_to(copy.path)}/scores.csv",
+        "--cores",
+        "1",
+        "--configfile",
+        CONFIG,
+    )
+    images = {file: file.stat().st_mtime_ns for file in folder.glob("*.png")}
+    assert len(images) == PROMPTS
+    scores, readouts = (folder / f"{name}.csv" for name in ("scores", "readouts"))
+    before, measured = scores.read_bytes(), (folder / "readouts.manifest.json").read_bytes()
+    scorer, line = "rocm_core/rewards/hpsv2.py", "\nWHY = 1 / 0\n"
+    with open(copy.path / scorer, "a") as file:
+        file.write(line)
+    done = copy.snakemake(*command)
+    assert done.returncode == 1 and not scores.exists() and not (folder / "index.jsonl").exists()
+    copy.edit(scorer, line, "\nWHY = 1\n")
+    done = copy.snakemake(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert images == {file: file.stat().st_mtime_ns for file in folder.glob("*.png")}
+    assert scores.read_bytes() == before and readouts.exists()
+    assert (folder / "readouts.manifest.json").read_bytes() == measured
+    record = json.loads((folder / "scores.manifest.json").read_text())
+    assert "samples/base-consistency" not in str(copy.jobs(config=CONFIG, targets=["score"]))
+    assert record["code"] != json.loads((folder / "readouts.manifest.json").read_text())["code"]

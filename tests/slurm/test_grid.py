@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 from cluster import GPUS, Cluster
-from workplace import CELL, DEMO, LORA, SMALL, Site, copy_site, learned, train_here
+from workplace import CELL, DEMO, LORA, Site, copy_site, learned, train_here
 
 from rocm_core.grid import load_config, make_grid
 
+pytestmark = pytest.mark.faults
 
-@pytest.fixture(scope="module", params=[SMALL, pytest.param(DEMO, marks=pytest.mark.faults)])
+
+@pytest.fixture(scope="module")
 def grid(
-    request: pytest.FixtureRequest,
     cluster: Cluster,
     prepared: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """A whole grid, run to its end, from prompts to report: two cells, or the demo's with fewer
-    steps and images."""
+    """The demo's grid with fewer steps and images, run to its end, from prompts to report."""
     path = tmp_path_factory.mktemp("grid") / "checkout"
     copy_site(prepared, path)
-    site = Site(path, cluster, request.param)
+    site = Site(path, cluster, DEMO)
     try:
         site.finish(site.snakemake("all", "--forceall"))
         yield site
@@ -36,8 +36,7 @@ def submitted(log: str) -> list[set[str]]:
     """The rules of every Slurm job, as Snakemake names the jobs' logs."""
     logs = re.findall(r"submitted with SLURM jobid \d+ \(log: .*/slurm_logs/(\S+)/\d+\.log\)", log)
     assert logs
-    known = ("make_prompts", "train_cell", "generate_images", "score_images", "measure_images")
-    known += ("evaluate_snapshots", "group_render")
+    known = ("make_prompts", "train_cell", "evaluate_images", "evaluate_snapshots", "group_render")
     return [{rule for rule in known if rule in name} for name in logs]
 
 
@@ -69,7 +68,6 @@ def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
     assert max(at_once) == sum(GPUS.values())  # all were in use, and the third job waited
 
 
-@pytest.mark.parametrize("grid", [pytest.param(DEMO, marks=pytest.mark.faults)], indirect=True)
 def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> None:
     log = grid.path / "snakemake.log"
     before, manifest = len(log.read_text()), grid.manifest()
@@ -82,8 +80,7 @@ def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> Non
     }
     lora = grid.results.relative_to(grid.path) / LORA
     grid.finish(grid.snakemake("all", "-R", str(lora)))
-    images = {"generate_images", "score_images", "measure_images"}
-    jobs = [{"train_cell"}, images, {"group_render"}]
+    jobs = [{"train_cell"}, {"evaluate_images"}, {"group_render"}]
     if (grid.results / "samples" / CELL / "snapshots").exists():
         jobs.append({"evaluate_snapshots"})
     found = submitted(log.read_text()[before:])

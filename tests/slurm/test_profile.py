@@ -46,7 +46,7 @@ def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: 
     config["resources"]["gpus"] = 2
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     planned = Checkout(ROOT).snakemake(
-        *("-n", "-p", "all", "--set-resources", "train_cell:gpu=0", "generate_images:gpu=0"),
+        *("-n", "-p", "all", "--set-resources", "train_cell:gpu=0", "evaluate_images:gpu=0"),
         *("--configfile", str(tmp_path / "paper.yaml")),
     )
     assert planned.returncode == 0, planned.stderr

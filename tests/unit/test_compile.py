@@ -53,7 +53,10 @@ def gradient(model, mode, reference, compiled, dtype=torch.float32):
 
 # Adapted and reference, of the first state and of later ones; a step evaluated again for `stop`
 # passes once without gradient, once with it.
-@pytest.mark.parametrize(("mode", "reference", "kinds"), [("none", "full", 4), ("step", "stop", 6)])
+@pytest.mark.parametrize(
+    ("mode", "reference", "kinds"),
+    [("none", "full", 4), pytest.param("step", "stop", 6, marks=pytest.mark.faults)],
+)
 def test_a_compiled_step_has_the_same_gradient(model, captured, mode, reference, kinds):
     plain, compiled = (gradient(model, mode, reference, switch) for switch in (False, True))
     assert plain.norm() > 0
@@ -110,6 +113,7 @@ def test_compiled_in_bfloat16_the_adapter_starts_as_the_reference(model):
     assert not policy.rollout(embeddings, noise, "full").squared_distances().any()
 
 
+@pytest.mark.faults
 def test_a_compiled_training_measures_its_memory_first_and_resumes_to_the_bit(
     model, reward, captured, tmp_path, monkeypatch
 ):

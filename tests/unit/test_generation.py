@@ -16,7 +16,7 @@ from rocm_core.errors import UserError
 from rocm_core.evaluation import generate, iterate_images
 from rocm_core.policies import add_adapter, save_lora
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import sha256_file, write_manifest
+from rocm_core.provenance import package_versions, sha256_file, write_manifest
 
 PROMPTS = [Prompt(f"p{i}", f"cat {i} é", "test") for i in range(7)]
 
@@ -70,6 +70,36 @@ def test_images_name_the_adapter_and_the_prompts_that_they_were_made_from(model,
         file: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in (lora, tmp_path / "prompts.jsonl")
     }
+
+
+def test_images_that_would_be_made_again_are_left_and_others_are_made(
+    model, lora, tmp_path, monkeypatch
+):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("…")
+    image = tmp_path / "out" / f"{PROMPTS[0].id}.png"
+
+    def made(code="f00d", adapter=lora, **settings) -> bool:
+        before = image.stat().st_mtime_ns if image.exists() else None
+        asked = tiny.generation_settings(model=model, **settings)
+        generate(asked, PROMPTS[:2], adapter, tmp_path / "out", code, [prompts])
+        return image.stat().st_mtime_ns != before
+
+    assert made() and not made()
+    assert made(code="beef") and not made(code="beef")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    accepted = [{"code": "ab12"}]
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest | {"accepted": accepted}))
+    assert not made(code="ab12") and not made(code="beef")
+    assert made(seed=1) and made(adapter=None) and made(seed=1)
+    prompts.write_text("… …")
+    assert made(seed=1) and not made(seed=1)
+    for damaged in ("p1.png", "index.jsonl", "manifest.json"):
+        (tmp_path / "out" / damaged).write_text("{}")
+        assert made(seed=1) and not made(seed=1)
+    versions = package_versions() | {"torch": "0.0.0"}
+    monkeypatch.setattr("rocm_core.provenance.manifests.package_versions", lambda: versions)
+    assert made(seed=1)
 
 
 def test_an_adapter_that_is_not_its_trainings_is_refused(model, lora, tmp_path):

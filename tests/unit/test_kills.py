@@ -1,6 +1,6 @@
 """kill -9 at random moments: what comes out is what an undisturbed run gives, bit for bit.
 
-`ROCM_KILLS=100 python -m pytest -s tests/unit/test_kills.py` does it a hundred times.
+`ROCM_KILLS=100 python -m pytest -s -m faults tests/unit/test_kills.py` does it a hundred times.
 """
 
 import json
@@ -18,8 +18,7 @@ import rocm_core.training.job
 from rocm_core.plugins import names
 from rocm_core.training import train
 
-KILLS = int(os.environ.get("ROCM_KILLS", "5"))
-FEW_KILLS = 5
+FEW_KILLS, KILLS = 3, int(os.environ.get("ROCM_KILLS", "20"))
 
 # What an algorithm needs beside the defaults of `tiny.settings`.
 CHANGES = {
@@ -32,12 +31,12 @@ parallel = multiprocessing.get_context("fork")  # a child need not import torch 
 
 
 @pytest.mark.parametrize(
-    "kills",
-    [FEW_KILLS, pytest.param(max(20, KILLS), marks=pytest.mark.faults)]
-    if KILLS == FEW_KILLS
-    else [KILLS],
+    ("algorithm", "kills"),
+    [
+        ("direct", FEW_KILLS),
+        *(pytest.param(a, KILLS, marks=pytest.mark.faults) for a in names("algorithms")),
+    ],
 )
-@pytest.mark.parametrize("algorithm", names("algorithms"))
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     model, reward, tmp_path, monkeypatch, algorithm, kills
 ):

@@ -104,6 +104,31 @@ def test_every_image_is_scored_by_every_scorer(batch_size, samples, tmp_path, lo
     assert manifest["outputs"] == {"scores.csv": digest}
 
 
+def test_scores_and_readouts_that_would_be_made_again_are_left(samples, tmp_path, loaded):
+    output = samples / "scores.csv"
+
+    def scored(code="ab12", metrics=("contrast",)) -> int:
+        before = len(loaded)
+        scoring.score_folder(dict.fromkeys(metrics), samples, output, code)
+        return len(loaded) - before
+
+    assert scored() == 1 and scored() == 0
+    assert scored("cd34") == 1 and scored("cd34") == 0
+    assert scored("cd34", ("contrast", "redness")) == 2
+    output.write_text("damaged")
+    assert scored("cd34", ("contrast", "redness")) == 2
+    image = samples / "00001.png"
+    Image.new("RGB", (5, 6)).save(image)
+    assert scored("cd34", ("contrast", "redness")) == 2
+    measured = samples / "readouts.csv"
+    measure_folder(samples, measured, None, "ab12")
+    first = measured.stat().st_mtime_ns
+    measure_folder(samples, measured, None, "ab12")
+    assert measured.stat().st_mtime_ns == first
+    measure_folder(samples, measured, None, "cd34")
+    assert measured.stat().st_mtime_ns != first
+
+
 def test_values_survive_the_file_to_float32_precision(tmp_path):
     values = torch.rand(100, generator=torch.Generator().manual_seed(0)).tolist()
     rows = [(str(i), "metric", value) for i, value in enumerate(values)]

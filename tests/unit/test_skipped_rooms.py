@@ -56,6 +56,7 @@ REASONS = {
         "files_in": "lists the files of a world that was made",
         "located": "where a file is whose content is in the params of the jobs that use it",
         "record_beside": "as Layout",
+        "stands": "whether a job was done already: by these settings, code, weights and inputs",
         "sha256_file": "lists the files of a world that was made",
         "write_csv": "writes the values that it is given, spelled by the caller or by csv",
         "write_json": "writes the values that it is given",
@@ -66,6 +67,8 @@ REASONS = {
     },
     "rocm_core.jobs": {
         "Owner": "a type",
+        "keep": "links finished files, which `stands` then has to recognise",
+        "restore": "as keep",
         "StateFolder": "keeps the state of a training; what is in it is the trainer's",
         "StopRequest": "whether to stop, which changes no number of a resumed training",
         "private_folder": "where compiled code is cached",

@@ -280,9 +280,22 @@ NOT_STATES = {
 }
 
 
+_STOPPED = []  # training up to there takes longer than what the tests are about
+
+
+@pytest.fixture
+def stopped(run, tmp_path, tmp_path_factory):
+    """The state folder of a run that was stopped after two steps, to be copied."""
+    if not _STOPPED:
+        assert run("stopped", stop_after=2, ema_decay=0.5) is None
+        kept = tmp_path_factory.mktemp("stopped") / "state"
+        _STOPPED.append(shutil.copytree(tmp_path / "stopped-state", kept))
+    return _STOPPED[0]
+
+
 @pytest.mark.parametrize("kind", NOT_STATES)
-def test_a_state_that_is_not_whole_and_finite_is_refused(run, tmp_path, kind):
-    assert run(stop_after=2, ema_decay=0.5) is None
+def test_a_state_that_is_not_whole_and_finite_is_refused(run, tmp_path, stopped, kind):
+    shutil.copytree(stopped, tmp_path / "run-state")
     (path,) = (tmp_path / "run-state").glob("*.state")
     rewritten(path, NOT_STATES[kind])
     content = path.read_bytes()

@@ -289,14 +289,18 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
         inputs=hash_inputs([run / "prompts/train.jsonl"]),
         outputs=[path],
     )
+    files = [
+        "manifest.json",
+        *(f"{n}.{kind}" for n in ("scores", "readouts") for kind in ("csv", "manifest.json")),
+    ]
     steps = {"inference_steps": [None, 2]}
     found = of_jobs(problems(run, prompts=further, generation=steps))
     for source in ("hpsv2/rocm-kl/seed-0", "base-consistency"):
         for part in ("more/steps-4", "validation/steps-2"):
             folder = run / "samples" / source / part
-            for file in ("manifest.json", "scores.manifest.json", "scores.csv"):
+            for file in files:
                 assert any(line.startswith(f"{folder / file} is missing") for line in found)
-    assert len(found) == 2 * 3 * 3
+    assert len(found) == 2 * 3 * len(files)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 1}', "\x00"])

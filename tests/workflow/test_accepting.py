@@ -108,7 +108,7 @@ def test_accepting_can_be_limited_to_cells_and_listed_first(finished: Checkout) 
     assert before == {path: path.read_bytes() for path in finished.path.glob("results/**/*.json")}
     assert "3 artefacts accepted" in accept(finished, "--cells", "hpsv2/*")
     jobs = finished.jobs()
-    assert jobs["train_cell"] == jobs["generate_images"] == 3
+    assert jobs["train_cell"] == jobs["evaluate_images"] == 3
     assert verified(finished)[0] == {"cells": 3}
 
 
@@ -188,7 +188,7 @@ def test_results_of_an_older_version_are_accepted_and_then_bound(finished: Check
 def test_prompts_are_made_again_before_their_code_is_accepted(finished: Checkout) -> None:
     finished.edit_function("clean", '"NFC"', '"NFKC"')  # the prompts are plain letters
     accept(finished)
-    assert not finished.jobs().keys() & {"make_prompts", "train_cell", "generate_images"}
+    assert not finished.jobs().keys() & {"make_prompts", "train_cell", "evaluate_images"}
     finished.edit_function("clean", "return cleaned", "return cleaned.upper()")
     done = finished.python("-m", "rocm_core.commands.accept", *CONFIG)
     assert done.returncode == 2

@@ -50,11 +50,9 @@ OF_THE_CODE = {"table3": 1, "divergences": 1}  # they show no results
 DRAWN = dict.fromkeys((*TABLES, *FIGURES, "claims", "report"), 1)
 
 
-def again(trained: int, sampled: int, bases: int = 0) -> dict[str, int]:
-    """The jobs of so many trainings, and of images of so many kinds and sources; of each source,
-    so many `bases` included, one kind is measured."""
-    made = {"train_cell": trained, "generate_images": sampled, "score_images": sampled}
-    return made | {"measure_images": trained + bases} | DRAWN
+def again(trained: int, sampled: int) -> dict[str, int]:
+    """The jobs of so many trainings, and of images of so many kinds and sources."""
+    return {"train_cell": trained, "evaluate_images": sampled} | DRAWN
 
 
 def verified(checkout: Checkout) -> set[str]:
@@ -80,36 +78,30 @@ def finished(compared: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
 
 
 def test_a_new_checkout_runs_everything_once(compared: Checkout) -> None:
-    everything = again(9, 8 * 3 + 3, 2) | {"make_prompts": 3} | OF_THE_CODE
+    everything = again(9, 8 * 3 + 3) | {"make_prompts": 3} | OF_THE_CODE
     assert compared.jobs("--forceall", config=CONFIG) == everything
     assert compared.jobs(config=CONFIG) == {}
 
 
 @pytest.mark.parametrize(
-    ("file", "trained", "sampled", "bases"),
+    ("file", "trained", "sampled"),
     [
-        ("algorithms/ppo.py", 6, 4 * 3 + 2, 0),
-        ("algorithms/direct.py", 3, 2 * 3 + 1, 0),
-        ("rewards/jpeg_compressibility.py", 3, 2 * 3 + 1, 0),
-        ("policies/chains/ddim.py", 2, 3 * 3, 1),
+        ("algorithms/ppo.py", 6, 4 * 3 + 2),
+        ("algorithms/direct.py", 3, 2 * 3 + 1),
+        ("rewards/jpeg_compressibility.py", 3, 8 * 3 + 3),  # a metric, too
+        ("policies/chains/ddim.py", 2, 3 * 3),
     ],
 )
 def test_editing_a_module_retrains_the_cells_that_use_it(
-    finished: Checkout, file: str, trained: int, sampled: int, bases: int
+    finished: Checkout, file: str, trained: int, sampled: int
 ) -> None:
     finished.add_statement(f"rocm_core/{file}")
-    expected = again(trained, sampled, bases)
-    if file.startswith("rewards"):  # a metric, too
-        expected["score_images"] = 8 * 3 + 3
-    assert finished.jobs(config=CONFIG) == expected
+    assert finished.jobs(config=CONFIG) == again(trained, sampled)
 
 
 def test_another_number_of_inference_steps_makes_its_images_only(finished: Checkout) -> None:
     finished.edit(CONFIG, "inference_steps: [null, 1]", "inference_steps: [null, 1, 2]")
-    assert (
-        finished.jobs(config=CONFIG)
-        == {"generate_images": 8, "score_images": 8} | DRAWN | OF_THE_CODE
-    )
+    assert finished.jobs(config=CONFIG) == {"evaluate_images": 8} | DRAWN | OF_THE_CODE
 
 
 def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> None:
@@ -118,7 +110,7 @@ def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> No
         "rewards: [hpsv2, jpeg",
         "  crosses: {source: shapes, count: 4}\nrewards: [hpsv2, jpeg",
     )
-    expected = {"make_prompts": 1, "generate_images": 8, "score_images": 8} | DRAWN | OF_THE_CODE
+    expected = {"make_prompts": 1, "evaluate_images": 8} | DRAWN | OF_THE_CODE
     assert finished.jobs(config=CONFIG) == expected
 
 
@@ -132,8 +124,7 @@ def test_other_steps_of_a_swept_cell_make_its_images(finished: Checkout) -> None
     finished.edit_function(
         "sample_sets", '[("validation", steps[0])]', '[("validation", steps[-1])]'
     )
-    made = dict.fromkeys(("generate_images", "score_images", "measure_images"), 3)
-    assert finished.jobs(config=CONFIG) == made | DRAWN | OF_THE_CODE
+    assert finished.jobs(config=CONFIG) == {"evaluate_images": 3} | DRAWN | OF_THE_CODE
     stale = verified(finished)
     assert "samples/hpsv2/rocm-kl--beta-0.5/seed-0/validation/steps-1/scores.manifest.json" in stale
     assert {"tables/table2.manifest.json", "report.manifest.json"} <= stale

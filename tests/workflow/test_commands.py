@@ -70,10 +70,8 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
     grid = {
         "make_prompts": sets + 2,
         "train_cell": trained,
-        "generate_images": (bases + main) * sets + trained - main,
-        "score_images": (bases + main) * sets + trained - main,
+        "evaluate_images": (bases + main) * sets + trained - main,
         "score_published": bases + trained,
-        "measure_images": bases + trained,
         "evaluate_snapshots": whole,
         "choose_settings": rewards * sum(searches),
     }
@@ -100,8 +98,8 @@ def test_the_experiments_of_rlcm_are_planned_on_every_prompt_set_and_number_of_s
     # 6 rewards × (RLCM, DDPO), 2 of them with ROCM too, and 3 more horizons on 2; 3 seeds each.
     assert jobs["train_cell"] == 3 * (6 * 2 + 2 + 3 * 2)
     # Validation at 5 or, of the diffusion policy, 6 numbers of steps, unseen prompts at one.
-    assert jobs["generate_images"] == (3 * (6 + 2) + 1) * 6 + (3 * 6 + 1) * 7 + 3 * 3 * 2
-    assert jobs["score_images"] == jobs["generate_images"] and jobs["make_prompts"] == 3
+    assert jobs["evaluate_images"] == (3 * (6 + 2) + 1) * 6 + (3 * 6 + 1) * 7 + 3 * 3 * 2
+    assert jobs["make_prompts"] == 3
     assert jobs["efficiency"] == jobs["inference_time"] == jobs["horizon"] == 1
     assert jobs["generalisation"] == jobs["table4"] == jobs["costs"] == jobs["sweep"] == 1
 
@@ -128,7 +126,7 @@ def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkou
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < 5
     # 2 rewards × (none, KL, JS, Hellinger, Fisher), and the base.
-    assert jobs["train_cell"] == 10 and jobs["generate_images"] == jobs["score_images"] == 11
+    assert jobs["train_cell"] == 10 and jobs["evaluate_images"] == 11
 
 
 def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
@@ -141,10 +139,10 @@ def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
     jobs = pristine.jobs("--profile", "slurm", config=str(tmp_path / "sweep.yaml"))
     cells = 10 + 2 * len(values)
     assert cells == jobs["train_cell"] == jobs["evaluate_snapshots"] == 500
-    assert jobs["generate_images"] == jobs["score_images"] == jobs["measure_images"] == cells + 1
+    assert jobs["evaluate_images"] == cells + 1
     drawn = {name for name, count in jobs.items() if count == 1}
     assert {"table1", "table2", "samples", "report"} <= drawn
-    assert sum(jobs.values()) == 2 + 5 * cells + 3 + len(drawn)
+    assert sum(jobs.values()) == 2 + 3 * cells + 1 + len(drawn)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +150,8 @@ def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
     [
         ("prompts", {"make_prompts"}),
         ("train", {"make_prompts", "train_cell"}),
-        ("generate", {"make_prompts", "train_cell", "generate_images"}),
-        ("table1", {"make_prompts", "train_cell", "generate_images", "score_images"}),
+        ("generate", {"make_prompts", "train_cell", "evaluate_images"}),
+        ("table1", {"make_prompts", "train_cell", "evaluate_images"}),
         ("squared_distance", {"make_prompts", "train_cell"}),
         ("gold_vs_kl", {"make_prompts", "train_cell", "evaluate_snapshots"}),
     ],

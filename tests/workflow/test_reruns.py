@@ -15,7 +15,7 @@ from checkout import Checkout, PlannedCheckout
 JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
 AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
 AFTER_IMAGES = JUDGED | dict.fromkeys(("figure1", "figure2", "samples"), 1)
-IMAGES = {"generate_images": 7, "score_images": 7, "measure_images": 7}  # the base's included
+IMAGES = {"evaluate_images": 7}  # and their scores and read-outs; the base's included
 LORA, PROMPTS = "hpsv2/rocm-kl/seed-0", "prompts/train.jsonl"
 OF_THE_CODE = {"table3": 1, "divergences": 1}  # they show no results
 DRAWN = AFTER_SCORES | AFTER_IMAGES | {"figure5": 1, "squared_distance": 1}
@@ -23,7 +23,7 @@ DRAWN = AFTER_SCORES | AFTER_IMAGES | {"figure5": 1, "squared_distance": 1}
 
 def cells(count: int) -> dict[str, int]:
     """The jobs of `count` cells that are trained again, and what follows."""
-    each = ("train_cell", "generate_images", "score_images", "measure_images", "evaluate_snapshots")
+    each = ("train_cell", "evaluate_images", "evaluate_snapshots")
     return dict.fromkeys(each, count) | DRAWN
 
 
@@ -119,12 +119,12 @@ def test_editing_the_style_of_figures_redraws_them_all(finished: Checkout) -> No
 
 def test_editing_a_scorer_that_only_measures_trains_nothing(finished: Checkout) -> None:
     finished.add_statement("rocm_core/rewards/blipscore.py")
-    assert finished.jobs() == {"score_images": 7, "evaluate_snapshots": 6} | AFTER_SCORES
+    assert finished.jobs() == IMAGES | {"evaluate_snapshots": 6} | AFTER_SCORES | AFTER_IMAGES
 
 
 def test_editing_a_scorer_that_trains_retrains_its_cells_only(finished: Checkout) -> None:
     finished.add_statement("rocm_core/rewards/aesthetic.py")
-    assert finished.jobs() == cells(3) | {"score_images": 7, "evaluate_snapshots": 6}
+    assert finished.jobs() == cells(3) | IMAGES | {"evaluate_snapshots": 6}
 
 
 def test_editing_the_direct_update_rule_retrains_every_rocm_cell(finished: Checkout) -> None:
@@ -164,7 +164,7 @@ def test_other_weights_of_the_base_retrain_everything(finished: Checkout) -> Non
 
 def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Checkout) -> None:
     (finished.path / "weights/blipscore/model.safetensors").write_text("others")
-    assert finished.jobs() == {"score_images": 7, "evaluate_snapshots": 6} | AFTER_SCORES
+    assert finished.jobs() == IMAGES | {"evaluate_snapshots": 6} | AFTER_SCORES | AFTER_IMAGES
 
 
 def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
@@ -224,8 +224,7 @@ def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> 
     for record in records:
         params = [value.strip("'") for value in record["params"]]
         assert any(re.fullmatch("[0-9a-f]{64}", value) for value in params), record["rule"]
-        if record["rule"] != "measure_images":  # it has no settings
-            assert any(value.startswith("{") for value in params), record["rule"]
+        assert any(value.startswith("{") for value in params), record["rule"]
 
 
 # The edits below change results. Each is made in the function where it is decided, wherever that
@@ -248,7 +247,7 @@ def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checko
     finished.edit(
         "rocm_core/rewards/blipscore.py", "DIFFERENTIABLE = True", "DIFFERENTIABLE = False"
     )
-    assert finished.jobs() == {"score_images": 7, "evaluate_snapshots": 6} | DRAWN | OF_THE_CODE
+    assert finished.jobs() == IMAGES | {"evaluate_snapshots": 6} | DRAWN | OF_THE_CODE
 
 
 def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:

@@ -1,41 +1,4 @@
-# All metrics of one folder of images; and of the snapshots of one training.
-
-
-rule score_images:
-    input:
-        index=SAMPLES.index,
-        weights=ancient(inputs_of(*CONFIG.scorer_paths().values())),
-    output:
-        scores=SAMPLES.scores,
-    log:
-        LAYOUT.log("score", "{source}", "{set}", "steps-{steps}"),
-    benchmark:
-        LAYOUT.benchmark("score", "{source}", "{set}", "steps-{steps}")
-    conda:
-        ENVIRONMENT
-    threads: THREADS
-    resources:
-        gpu=GPUS,
-        mem_mb=MEMORY_MB,
-        runtime=RUNTIME,
-    params:
-        gpus=lambda w, output: GPUS,
-        scorers=to_json(CONFIG.scorer_paths()),
-        code=lambda w: ACCEPTED.code(
-            record_beside(LAYOUT.samples(w.source, w.set, w.steps).scores),
-            job_code("score", metrics=CONFIG.metrics),
-        ),
-        now=lambda w, output: job_code("score", metrics=CONFIG.metrics),
-        weights=digest_of_all(*CONFIG.scorer_paths().values()),
-        folder=subpath(input.index, parent=True),
-    message:
-        "Scoring the {wildcards.set} images of {wildcards.source}, {wildcards.steps} steps"
-    shell:
-        "printf '%s\\n' --scorers {params.scorers:q} > {log}.args;"
-        " exec python -m rocm_core.commands.launch --gpus {params.gpus}"
-        ' "$SCRIPTS/score.py" @{log}.args'
-        " --samples {params.folder} --output {output.scores}"
-        " --fingerprint {params.now} > {log} 2>&1"
+# Images and scores of the snapshots of one training, from the base to the last.
 
 
 rule evaluate_snapshots:
