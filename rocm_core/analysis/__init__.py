@@ -1,6 +1,6 @@
 """Analysis: results as frames, statistics over prompts and seeds, comparisons, efficiency."""
 
-from rocm_core.analysis.choice import choose, halves
+from rocm_core.analysis.choice import choose, halves, rank
 from rocm_core.analysis.comparison import (
     ALPHA,
     MARGIN,

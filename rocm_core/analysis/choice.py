@@ -1,4 +1,4 @@
-"""The choice of a search: of several short trainings, the one that held-out scorers prefer.
+"""The choice of a search or a study: of several trainings, the one that held-out scorers prefer.
 
 It is made on one half of the validation prompts, so that the other half can say what it is worth.
 """
@@ -25,32 +25,43 @@ def halves(prompt_ids: Sequence[str]) -> tuple[list[str], list[str]]:
 def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
     """What the best of `trials` was trained with, as `chosen`, and how all did, as `trials`.
 
-    Each trial is (the settings that were tried, its scores.csv); `base` are the scores of the model
-    that all started from. A trial counts by its mean change over prompts and held-out metrics, each
-    in standard deviations of the base's scores if there are several. The gold judge has no say: the
-    paper has none. `edge` names the settings whose chosen value is an end of those tried, beyond
-    which better may lie.
+    Each trial is (the settings that were tried, its scores.csv), and counts as `rank` says; `base`
+    are the scores of the model that all started from. `edge` names the settings whose chosen value
+    is an end of those tried, beyond which better may lie.
     """
-    start = _scores(reward, base)
-    prompts, _ = halves(list(start.index))
-    merits = [
-        float((overall(_scores(reward, path), start) - overall(start, start))[prompts].mean())
-        for _, path in trials
-    ]
-    if not all(merit == merit for merit in merits):
-        raise UserError(f"{base} and the scores of the trials are not of the same prompts")
+    prompts, _ = halves(list(_scores(reward, base).index))
+    merits, metrics = rank(reward, [path for _, path in trials], base, prompts)
     best = max(range(len(trials)), key=lambda index: merits[index])
     chosen = dict(trials[best][0])
     tried = {key: {values[key] for values, _ in trials} for key in chosen}
     return {
         "chosen": chosen,
         "edge": [k for k, v in chosen.items() if len(tried[k]) > 1 and v in _ends(tried[k])],
-        "metrics": list(start.columns),
+        "metrics": metrics,
         "prompts": len(prompts),
         "trials": [
             {**values, "merit": merit} for (values, _), merit in zip(trials, merits, strict=True)
         ],
     }
+
+
+def rank(
+    reward: str, scores: Sequence[Path], base: Path, prompts: Sequence[str]
+) -> tuple[list[float], list[str]]:
+    """What each file of scores is worth, and the metrics that say so.
+
+    A model counts by its mean change against the base over prompts and metrics that are held out
+    from the reward, each in standard deviations of the base's scores if there are several. The gold
+    judge has no say: the paper has none. Raises `UserError` for scores of other prompts.
+    """
+    start = _scores(reward, base)
+    changes = [overall(_scores(reward, path), start) - overall(start, start) for path in scores]
+    for path, change in zip(scores, changes, strict=True):
+        if change.reindex(prompts).isna().any() or not len(prompts):
+            raise UserError(
+                f"{base} and {path} are not of the prompts that choose: score them again"
+            )
+    return [float(change[list(prompts)].mean()) for change in changes], list(start.columns)
 
 
 def _scores(reward: str, path: Path) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from rocm_core.claims._verdict import (
     part,
 )
 from rocm_core.claims._votes import preference
+from rocm_core.grid import BEST
 from rocm_core.tables import table1
 
 _BASELINE = "ROCM and a baseline: rlcm, ddpo, dpok or d3po"
@@ -344,8 +345,8 @@ def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
 def people(e: Evidence) -> Iterator[Part]:
     rocm = {source.name for source in e.results.trained if source.is_rocm}
     rlcm = {source.name for source in e.results.trained if source.family == "rlcm"}
-    for first, second in e.config.study.comparisons if e.config.study else []:
-        if first in rocm and second in rlcm:
+    for first, second in e.results.comparisons:
+        if (first in rocm or f"/{BEST}/" in first) and second in rlcm:
             for question in ("appeal", "preference"):
                 label = f"{first} against {second}: {question}, share of votes − ½"
                 yield part(label, MORE, preference, e, first, second, question, unit=SHARE)

@@ -14,6 +14,7 @@ from rocm_core.configuration.schema import (
 )
 from rocm_core.configuration.settings import (
     BetaTarget,
+    Contest,
     GenerationSettings,
     ModelSettings,
     PromptSettings,

@@ -103,7 +103,9 @@ class StudySettings(Settings):
 
     comparisons: Annotated[tuple[_Pair, ...], items(1)]
     """What is compared with what: names of two cells, `<reward>/<method>/seed-<n>`, or of bases,
-    `base-<policy>`. All comparisons are mixed on one page."""
+    `base-<policy>`. `<reward>/rocm-best/seed-<n>` is the best ROCM cell of that reward and seed,
+    with a divergence or without: the one that held-out scorers prefer on one half of the validation
+    prompts, none of which is shown. All comparisons are mixed on one page."""
     prompts: Name = "validation"
     """The prompt set whose images are shown."""
     pairs: Annotated[Whole, number(1, 100_000, "pairs")] = 300
@@ -117,6 +119,19 @@ class StudySettings(Settings):
     """Raters, each with a link of their own."""
     ties: bool = True
     """May a rater see no difference? A tie counts as half a win."""
+
+
+class Contest(Settings):
+    """A model of the user study that is the best of several."""
+
+    reward: str
+    """What all were trained on."""
+    base: str
+    """File of the scores of the model that all started from, on the validation prompts."""
+    scores: dict[str, str]
+    """{cell: file of its scores}."""
+    missing: tuple[str, ...] = ()
+    """Cells without images or scores (partial)."""
 
 
 class ModelSettings(Settings):

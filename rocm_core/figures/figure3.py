@@ -37,7 +37,7 @@ def make(results: Results) -> style.Drawing:
     voted = {tuple(pair): rows for pair, rows in data.groupby(["first", "second"], sort=False)}
     models = {source.name: source for source in results.bases + results.trained}
     study = results.config.study
-    comparisons = study.comparisons if study else tuple(voted)
+    comparisons = results.comparisons or tuple(voted)
     figure, axes = style.panels(len(comparisons), 1, height=1.75, sharex=True)
     for (panel,), pair in zip(axes, comparisons, strict=True):
         if pair in voted:
@@ -56,6 +56,11 @@ def make(results: Results) -> style.Drawing:
         " second (right). Black: win rate of the first model with a tie as half a win, and its"
         " 95 % interval from a bootstrap over raters and pairs."
     )
+    if study and [*study.comparisons] != results.comparisons:
+        caption += (
+            " The model of ROCM is, of each reward, the one that held-out scorers preferred on one"
+            " half of the validation prompts, none of which was shown."
+        )
     caption += style.no_interval(data["win_rate_low"], "bar")
     if len(agreement):
         caption += f" Krippendorff's alpha of the raters: {alphas}."

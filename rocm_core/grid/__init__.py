@@ -15,20 +15,15 @@ from rocm_core.grid.artefacts import (
     train_version,
     used,
 )
-from rocm_core.grid.cells import (
-    METHODS,
-    Cell,
+from rocm_core.grid.cells import METHODS, Cell, make_grid, parse_method, spell, table, trials_of
+from rocm_core.grid.evaluation import (
+    BEST,
     evaluation_sets,
     generation_settings,
     inference_steps,
-    make_grid,
-    parse_method,
     sample_sets,
     snapshot_prompts,
-    spell,
-    table,
     training_sets,
-    trials_of,
 )
 from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered

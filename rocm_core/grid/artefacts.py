@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rocm_core.configuration import Config, GenerationSettings, ModelSettings, TrainingSettings
+from rocm_core.configuration import (
+    Config,
+    Contest,
+    GenerationSettings,
+    ModelSettings,
+    TrainingSettings,
+)
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import (
-    Cell,
+from rocm_core.grid.cells import Cell, make_grid, trials_of
+from rocm_core.grid.evaluation import (
+    contests,
     evaluation_sets,
     generation_settings,
-    make_grid,
     sample_sets,
     snapshot_prompts,
     training_sets,
-    trials_of,
 )
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
@@ -165,6 +170,39 @@ class Artefacts:
         """A source's images of validation prompts, at the first number of steps."""
         name, steps = sample_sets(self.config, ["validation"], self.sources[source])[0]
         return self.layout.samples(source, name, steps)
+
+    def contests(self) -> dict[str, Contest]:
+        """The contests that the user study's comparisons name. In a partial run, what exists takes
+        part."""
+        study = self.config.study
+        names = {*itertools.chain(*study.comparisons)} if study else set()
+        found = {}
+        for name, cells in contests(self.cells.values()).items() if study else ():
+            if name in names:
+                files = {
+                    c.name: [self._main(c.name).scores, self.shown(c.name).index] for c in cells
+                }
+                here = [cell for cell, paths in files.items() if self.finished(paths) == paths]
+                found[name] = Contest(
+                    reward=cells[0].reward,
+                    base=str(self._main(f"base-{cells[0].settings.policy}").scores),
+                    scores={cell: str(files[cell][0]) for cell in here},
+                    missing=tuple(cell for cell in files if cell not in here),
+                )
+        return found
+
+    def compared(self) -> dict[str, SampleFiles]:
+        """The images that the user study needs, by the name of what made them."""
+        contests, study = self.contests(), self.config.study
+        named = itertools.chain(*study.comparisons) if study else ()
+        models = (contests[name].scores if name in contests else [name] for name in named)
+        return {model: self.shown(model) for model in itertools.chain(*models)}
+
+    def shown(self, source: str) -> SampleFiles:
+        """A source's images of the prompts that the user study shows."""
+        assert self.config.study
+        steps = self.generation(source).inference_steps
+        return self.layout.samples(source, self.config.study.prompts, steps)
 
     def evaluated(self) -> dict[str, SnapshotFiles]:
         """The cells whose snapshots are evaluated."""

@@ -2,13 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rocm_core.configuration import Config, PromptSettings, StudySettings, type_config
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import POLICIES, chain_of, make_grid, training_sets
+from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid
+from rocm_core.grid.evaluation import contests, training_sets
 from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
 from rocm_core.provenance import located
@@ -102,22 +103,34 @@ def _check(config: Config) -> None:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
     cells = make_grid(config)
     if config.study:
-        models = [*(cell.name for cell in cells), *(f"base-{policy}" for policy in config.policies)]
-        _check_study(config.study, config.prompts, models)
+        bases = [f"base-{policy}" for policy in config.policies]
+        _check_study(config.study, config.prompts, cells, bases)
     check_sources(config.prompts, _SOURCES[config.world], training_sets(cells))
 
 
 def _check_study(
-    study: StudySettings, prompts: Mapping[str, PromptSettings], models: Collection[str]
+    study: StudySettings,
+    prompts: Mapping[str, PromptSettings],
+    cells: Sequence[Cell],
+    bases: Sequence[str],
 ) -> None:
     """The models and the prompts of a study must be the configuration's."""
-    for name in itertools.chain(*study.comparisons):
+    best = contests(cells)
+    models = [*(cell.name for cell in cells), *bases, *best]
+    names = [*itertools.chain(*study.comparisons)]
+    for name in names:
         require_known(name, models, "study.comparisons", "not a cell or base of the grid")
+    for one, other in itertools.chain(*((pair, pair[::-1]) for pair in study.comparisons)):
+        if other in [cell.name for cell in best.get(one, ())]:
+            raise UserError(
+                f"study.comparisons: {one} may turn out to be {other} itself: compare it with"
+                " another method"
+            )
     if study.prompts not in prompts or study.prompts == "train":
         hint = did_you_mean(study.prompts, [name for name in prompts if name != "train"])
         raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")
-    most = prompt_count(prompts[study.prompts])
+    most, which = prompt_count(prompts[study.prompts]), f"the {study.prompts} prompts"
+    if most and study.prompts == "validation" and best.keys() & {*names}:
+        most, which = most // 2, f"{which} on which the best model is not chosen"
     if most is not None and study.pairs > most:
-        raise UserError(
-            f"study.pairs must be at most {most}, the {study.prompts} prompts, not {study.pairs}"
-        )
+        raise UserError(f"study.pairs must be at most {most}, {which}, not {study.pairs}")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import Cell, evaluation_sets, inference_steps, make_grid
+from rocm_core.grid.cells import Cell, make_grid
+from rocm_core.grid.evaluation import evaluation_sets, inference_steps
 from rocm_core.plugins import did_you_mean, facts, names
 
 

@@ -25,6 +25,8 @@ def main() -> None:
         "--samples", type=json.loads, required=True, help="{compared name: folder}, JSON"
     )
     build.add_argument("--prompts", type=Path, required=True, help="their prompts, .jsonl")
+    build.add_argument("--contests", type=json.loads, default={}, help="{name: Contest}, JSON")
+    build.add_argument("--validation", type=Path, help="prompts on which contests are decided")
     build.add_argument("--output", type=Path, required=True, help=STUDY)
     build.add_argument("--fingerprint", default="", help=CODE)
     serve = commands.add_parser("serve", help="show the page to raters and collect their votes")
@@ -45,17 +47,22 @@ def main() -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    from rocm_core.configuration import StudySettings
+    from rocm_core.configuration import Contest, StudySettings
     from rocm_core.prompts import read_prompts
+    from rocm_core.study.best import describe
     from rocm_core.study.build import build
 
-    build(
+    key = build(
         StudySettings.from_dict(args.settings),
         {name: Path(folder) for name, folder in args.samples.items()},
         read_prompts(args.prompts),
         args.output,
         args.fingerprint,
+        {name: Contest.from_dict(contest) for name, contest in args.contests.items()},
+        read_prompts(args.validation) if args.validation else (),
     )
+    for name, choice in key.chosen.items():
+        print(describe(name, choice))
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -81,10 +81,8 @@ def aggregate(folder: Path, fingerprint: str = "") -> list[Outcome]:
     ]
     rows = [one.flat() for one in outcomes]
     results, table = (folder / f"{RESULTS}.{suffix}" for suffix in ("json", "csv"))
-    write_json(
-        results,
-        {"study": key.study, "ties": key.ties, "outcomes": rows, "raters": _raters(key, votes)},
-    )
+    content = {"study": key.study, "ties": key.ties, "chosen": key.chosen}
+    write_json(results, content | {"outcomes": rows, "raters": _raters(key, votes)})
     write_csv(table, rows[0] if rows else (), (row.values() for row in rows))
     write_manifest(
         record_beside(results),

@@ -1,18 +1,22 @@
 """The page of a study, made from folders of samples."""
 
 import hashlib
+import itertools
 import json
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from PIL import Image, UnidentifiedImageError
 
-from rocm_core.configuration import StudySettings
+from rocm_core.analysis import halves
+from rocm_core.configuration import Contest, StudySettings
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, hash_inputs, record_beside, write_manifest
+from rocm_core.study.best import best
 from rocm_core.study.design import KEY, Key, Pair, choose_prompts, identify, make_pairs, make_raters
 
 ASSETS = Path(__file__).with_name("page")
@@ -25,30 +29,45 @@ def build(
     prompts: Sequence[Prompt],
     output: Path,
     fingerprint: str = "",
+    contests: Mapping[str, Contest] = MappingProxyType({}),
+    validation: Sequence[Prompt] = (),
 ) -> Key:
     """Write `page/`, ready to be opened or served, then `key.json` and its manifest to `output`.
 
-    samples: {compared name: folder with <prompt id>.png and index.jsonl}, all made from `prompts`.
+    samples: {model: folder with <prompt id>.png and index.jsonl}, all made from `prompts`.
+    contests: of each name in the comparisons that stands for the best of several models; these are
+    compared on the first half of the `validation` prompts, of which none is shown.
     A file `secret` of an earlier build in `output` is kept, and the rest of it until the new page
     is whole. Images get random names and are re-encoded without their metadata. fingerprint: of the
     code. Raises `UserError` for samples that do not match, or are not those of their manifests.
     """
-    for name in (name for names in settings.comparisons for name in names):
+    pool = prompts
+    if contests and settings.prompts == "validation":
+        _, left = halves([prompt.id for prompt in prompts])
+        pool = [prompt for prompt in prompts if prompt.id in {*left}]
+    chosen = choose_prompts(pool, settings.pairs, settings.shares, settings.seed)
+    choices = {name: best(contest, validation, chosen) for name, contest in contests.items()}
+    comparisons = tuple(
+        tuple(choices[name]["model"] if name in choices else name for name in pair)
+        for pair in settings.comparisons
+    )
+    for name in itertools.chain(*comparisons):
         if name not in samples:
             raise UserError(f"the study compares {name}, but no folder of its samples is given")
-    chosen = choose_prompts(prompts, settings.pairs, settings.shares, settings.seed)
     secret = _secret(output)
     texts = {prompt.id: prompt.text for prompt in chosen}
     pairs: dict[str, Pair] = {}
     sources: dict[str, Path] = {}  # of each image id
-    for number, names in enumerate(settings.comparisons):
+    for number, names in enumerate(comparisons):
         one, other = (_images(samples[name], chosen) for name in names)
         files = list(zip(one, other, strict=True))
         digests = [(_digest(first), _digest(second)) for first, second in files]
         for pair, both in zip(make_pairs(number, chosen, digests, secret), files, strict=True):
             pairs[pair.id] = pair
             sources |= dict(zip((pair.first, pair.second), both, strict=True))
-    inputs = hash_inputs([*(f.parent / "index.jsonl" for f in sources.values()), *sources.values()])
+    scores = [path for one in contests.values() for path in (one.base, *one.scores.values())]
+    indices = [file.parent / "index.jsonl" for file in sources.values()]
+    inputs = hash_inputs([*indices, *sources.values(), *map(Path, scores)])
     folder = output / f".{PAGE}"  # until it is whole
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
@@ -71,10 +90,11 @@ def build(
     key = Key(
         study=study,
         ties=settings.ties,
-        comparisons=settings.comparisons,
+        comparisons=comparisons,
         raters={rater.code: rater for rater in make_raters(settings.raters, secret)},
         pairs=pairs,
         files=_files(folder),
+        chosen=choices,
     )
     record = record_beside(output / KEY)
     for old in (output / KEY, record):
@@ -88,6 +108,7 @@ def build(
         code=fingerprint,
         inputs=inputs,
         outputs=[output / KEY, *(output / PAGE / name for name in key.files)],
+        extra={"chosen": choices},
     )
     record.chmod(0o600)  # like the key, it tells whose an image is: their hashes may be the same
     return key

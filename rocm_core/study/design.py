@@ -11,8 +11,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
@@ -54,8 +55,10 @@ class Key:
     For server and analysis only; it is never served.
 
     study: names all that the page shows; another image, pair, side or script has another name.
-    comparisons: (first, second), the names that the configuration gives the compared models.
+    comparisons: (first, second), the names of the compared models.
     files: {name: sha256}, so that what is served is what was built.
+    chosen: {the name that the configuration gives the best of several: which it is, and why}, as
+    `rocm_core.study.best` has it.
     """
 
     study: str
@@ -64,6 +67,7 @@ class Key:
     raters: Mapping[str, Rater]
     pairs: Mapping[str, Pair]
     files: Mapping[str, str]
+    chosen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the key of the study in `folder`, readable by its owner only."""
@@ -88,6 +92,7 @@ class Key:
                 {code: Rater(**rater) for code, rater in values["raters"].items()},
                 pairs,
                 dict(values["files"]),
+                dict(values["chosen"]),
             )
         except FileNotFoundError:
             raise UserError(f"{path} does not exist: build the study first") from None
@@ -112,9 +117,8 @@ def choose_prompts(
     for source, number in _apportion(count, shares).items() if shares else [(None, count)]:
         own = [prompt for prompt in prompts if source in (None, prompt.source)]
         if len(own) < number:
-            sources = ", ".join(
-                f"{n} of {s}" for s, n in Counter(p.source for p in prompts).items()
-            )
+            counts = Counter(p.source for p in prompts).items()
+            sources = ", ".join(f"{n} of {s}" for s, n in counts) or "none"
             wanted = f"{number} prompts" + (f" of {source}" if source else "")
             raise UserError(
                 f"the study needs {wanted}, but there are {sources}: lower study.pairs or"

@@ -14,7 +14,8 @@ from rocm_core.prompts import write_prompts
 from rocm_core.study.design import QUESTIONS, Key
 from rocm_core.study.votes import VoteBook
 
-FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rocm-js/seed-0"
+FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "base-consistency"
+BEST = "hpsv2/rocm-best/seed-0"
 PAIRS = 6
 
 
@@ -42,6 +43,13 @@ def test_a_study_is_off_by_default_and_its_defaults_are_the_papers():
         ({"comparisons": [[FIRST, FIRST]]}, "study.comparisons[0] a list of two different names"),
         ({"comparisons": [[FIRST]]}, "study.comparisons[0] a list of two different names"),
         ({"comparisons": []}, "study.comparisons at least one"),
+        ({"comparisons": [[BEST, FIRST]]}, f"study.comparisons {BEST} may turn out to be {FIRST}"),
+        ({"comparisons": [[FIRST, BEST]]}, f"study.comparisons {BEST} may turn out to be {FIRST}"),
+        (
+            {"comparisons": [[BEST.replace("0", "7"), FIRST]]},
+            f"study.comparisons did you mean {BEST}",
+        ),
+        ({"comparisons": [[BEST, "base-consistency"]], "pairs": 101}, "at most 100, half not 101"),
         ({"pairs": 201}, "study.pairs at most 200 not 201"),
         ({"pairs": 0}, "study.pairs from 1 to"),
         ({"prompts": "train"}, "study.prompts 'train'"),
@@ -56,22 +64,27 @@ def test_a_broken_study_is_refused_in_a_sentence_that_names_the_key(change, word
     assert [word for word in words.split() if word not in str(error.value)] == [], error.value
 
 
-def test_snakemake_builds_the_page_and_draws_figure_3_and_keeps_the_votes(tmp_path):
+def test_snakemake_shows_the_best_draws_figure_3_and_keeps_the_votes(tmp_path):
     checkout = copy_checkout(tmp_path / "checkout")
-    (checkout.path / "config/studied.yaml").write_text(yaml.safe_dump(configuration()))
+    values = configuration(comparisons=[[BEST, SECOND]])
+    (checkout.path / "config/studied.yaml").write_text(yaml.safe_dump(values))
     results = checkout.path / "results/studied"
-    folders, prompts = write_samples(tmp_path / "made", PAIRS)
+    folders, prompts = write_samples(tmp_path / "made", 2 * PAIRS)
     write_prompts(results / "prompts/validation.jsonl", prompts)
-    for name, folder in zip((FIRST, SECOND), folders.values(), strict=True):
+    for score, (name, folder) in enumerate(zip((SECOND, FIRST), folders.values(), strict=True)):
         samples = results / f"samples/{name}/validation/steps-4"
         shutil.copytree(folder, samples)
-        (samples / "scores.csv").touch()
+        rows = "".join(f"{prompt.id},aesthetic,{score}\n" for prompt in prompts)
+        (samples / "scores.csv").write_text("prompt_id,metric,value\n" + rows)
     run = ["--configfile", "config/studied.yaml", "--config", "partial=true", "--cores", "1"]
 
     built = checkout.snakemake("study", *run)
     assert built.returncode == 0, built.stderr
     key = Key.read(results / "study")
     assert len(key.pairs) == PAIRS and key.comparisons == ((FIRST, SECOND),)
+    assert key.chosen[BEST]["merits"] == {FIRST: 1.0}
+    said = (results / "logs/study/build.log").read_text()
+    assert said.startswith(f"{BEST} is {FIRST}: ") and "hpsv2/rocm-js/seed-0" in said
     waiting = checkout.snakemake("-n", "figure3", *run)
     assert waiting.returncode != 0
     assert waiting.stderr.strip().splitlines()[-1] == (

@@ -330,6 +330,11 @@ def test_votes_speak_when_they_are_counted(wide, tmp_path):
     found = verdict_on("12", tmp_path, config)
     assert found.verdict == CONFIRMED
     assert found.decisive.shown.mean == pytest.approx(0.2)
+    best = "hpsv2/rocm-best/seed-0"
+    config = make_wide_config(seeds=[0, 1, 2], study={"comparisons": [[best, second]], "pairs": 20})
+    assert f"no votes on {best} against {second}" in verdict_on("12", tmp_path, config).reason
+    votes.write_text(json.dumps({"outcomes": outcomes, "chosen": {best: {"model": first}}}))
+    assert verdict_on("12", tmp_path, config).verdict == CONFIRMED
 
 
 # --- gaps

@@ -175,7 +175,15 @@ def test_figure_3_draws_what_the_raters_said_and_names_what_nobody_voted_on(wide
     texts = [t.get_text() for t in draw("figure3", config, tmp_path).figure.findobj(Text)]
     assert "missing: no votes yet" in texts
     assert "aesthetic/rocm-kl/seed-0 against aesthetic/rlcm/seed-0" in texts
-    (tmp_path / "study/results.json").unlink()
+    best = [["hpsv2/rocm-best/seed-0", "hpsv2/rlcm/seed-0"]]
+    chosen = {best[0][0]: {"model": "hpsv2/rocm-kl/seed-0"}}
+    config = make_wide_config(study={"comparisons": best, "pairs": 20})
+    path = tmp_path / "study/results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chosen": chosen}))
+    drawing = draw("figure3", config, tmp_path)
+    assert "ROCM KL" in {text.get_text() for text in drawing.figure.findobj(Text)}
+    assert "held-out scorers preferred on one half" in drawing.caption
+    path.unlink()
     with pytest.raises(UserError, match="aggregate the votes first"):
         draw("figure3", config, tmp_path)
 

@@ -1,24 +1,25 @@
 # The user study: `snakemake study` makes the page; `python -m rocm_core.study serve` collects votes
 # in results/<world>/study/votes.jsonl; `snakemake figure3` counts them and draws what they say.
 
-import itertools
-
 from rocm_core.grid import study_code
 
 STUDY = LAYOUT.study
 STUDY_PROMPTS = CONFIG.study.prompts if CONFIG.study else "validation"
-STUDIED = {
-    name: LAYOUT.samples(name, STUDY_PROMPTS, generation_of(name).inference_steps)
-    for name in itertools.chain(*(CONFIG.study.comparisons if CONFIG.study else []))
-}
+# What it shows, and of which models the best is shown, which their scores decide.
+STUDIED, CONTESTS = FILES.compared(), FILES.contests()
 STUDY_SAMPLES = [files.index for files in STUDIED.values()]
 
 
 rule study:
     input:
         prompts=LAYOUT.prompts(STUDY_PROMPTS),
-        samples=lambda w: STUDY_SAMPLES
-        or sys.exit("error: there is no study in the configuration: add the key study"),
+        samples=lambda w: (
+            STUDY_SAMPLES
+            if CONFIG.study
+            else sys.exit("error: there is no study in the configuration: add the key study")
+        ),
+        validation=[LAYOUT.prompts("validation")] if CONTESTS else [],
+        scores=[path for c in CONTESTS.values() for path in (c.base, *c.scores.values())],
     output:
         page=directory(STUDY.page),
         key=STUDY.key,
@@ -35,14 +36,18 @@ rule study:
     params:
         settings=to_json(CONFIG.study or {}),
         samples=to_json({name: str(files.folder) for name, files in STUDIED.items()}),
+        contests=to_json({name: contest.to_dict() for name, contest in CONTESTS.items()}),
+        validation=lambda w, input: f"--validation {input.validation}" if CONTESTS else "",
         folder=subpath(output.key, parent=True),
         code=study_code("build"),
     message:
         "Building the user study"
     shell:
-        "printf '%s\\n' --settings {params.settings:q} --samples {params.samples:q} > {log}.args;"
+        "printf '%s\\n' --settings {params.settings:q} --samples {params.samples:q}"
+        " --contests {params.contests:q} > {log}.args;"
         " exec python -m rocm_core.study build @{log}.args"
-        " --prompts {input.prompts} --output {params.folder} --fingerprint {params.code}"
+        " --prompts {input.prompts} {params.validation}"
+        " --output {params.folder} --fingerprint {params.code}"
         " > {log} 2>&1"
 
 

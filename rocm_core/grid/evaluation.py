@@ -1,0 +1,85 @@
+"""What is evaluated where: prompt sets and their sizes, numbers of inference steps, the models of a
+study."""
+
+from collections.abc import Iterable, Sequence
+
+from rocm_core.configuration import Config, GenerationSettings
+from rocm_core.grid.cells import Cell, chain_of
+from rocm_core.prompts import prompt_count
+
+BEST = "rocm-best"  # in a study: the best ROCM cell of a reward and a seed
+
+
+def contests(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """{`<reward>/rocm-best/seed-<n>`: the cells of which it is the best}: ROCM without a divergence
+    and with each, as configured; no cell of a sweep, no trial of a search."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        is_rocm = (cell.settings.algorithm, cell.settings.policy) == ("direct", "consistency")
+        if is_rocm and not cell.swept and not cell.trial:
+            found.setdefault(f"{cell.reward}/{BEST}/seed-{cell.seed}", []).append(cell)
+    return found
+
+
+def training_sets(cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that cells train on."""
+    return list(dict.fromkeys(cell.settings.prompts for cell in cells))
+
+
+def evaluation_sets(config: Config, cells: Sequence[Cell]) -> list[str]:
+    """The prompt sets that sources are evaluated on: `validation`, then any further ones."""
+    others = {"train", "validation", *training_sets(cells)}
+    return ["validation", *(name for name in config.prompts if name not in others)]
+
+
+def snapshot_prompts(config: Config) -> int:
+    """How many of the first validation prompts each snapshot is evaluated on; 0: none."""
+    most = prompt_count(config.prompts["validation"])
+    return config.snapshots.prompts if most is None else min(config.snapshots.prompts, most)
+
+
+def inference_steps(config: Config) -> tuple[int | None, ...]:
+    """The numbers of inference steps at which images are made, None for the policy's own."""
+    given = config.generation.inference_steps
+    return given if isinstance(given, tuple) else (given,)
+
+
+def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list[tuple[str, int]]:
+    """The (prompt set, inference steps) of which a source's images are made, the main one first.
+
+    Every one of `sets`, the `evaluation_sets`, at the first number of steps, and the validation
+    prompts at all of them. Of a swept cell, whose setting is in question, the main one only.
+    """
+    policy = source.settings.policy if isinstance(source, Cell) else source
+    own = config.policies[policy].steps
+    steps = list(dict.fromkeys(given or own for given in inference_steps(config)))
+    if isinstance(source, Cell) and source.swept:
+        return [("validation", steps[0])]
+    return [
+        *((name, steps[0]) for name in sets),
+        *(("validation", number) for number in steps[1:]),
+    ]
+
+
+def generation_settings(
+    config: Config, source: Cell | str, steps: int | None = None
+) -> GenerationSettings:
+    """How the images of a cell, or of a policy's base model, are made for scoring.
+
+    The chain has as many steps for every source, so that images differ by the weights alone:
+    `steps`, else the first that the configuration names.
+    """
+    name = source.settings.policy if isinstance(source, Cell) else source
+    policy = config.policies[name]
+    guidance = source.settings.guidance_scale if isinstance(source, Cell) else policy.guidance_scale
+    return GenerationSettings(
+        policy=name,
+        chain=chain_of(config, name),
+        model=policy.model,
+        model_lora=policy.lora,
+        resolution=config.resolution,
+        inference_steps=steps or inference_steps(config)[0] or policy.steps,
+        guidance_scale=guidance,
+        seed=config.generation.seed,
+        batch_size=config.generation.batch_size,
+    )
