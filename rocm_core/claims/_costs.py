@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from rocm_core.analysis import Comparison, compare_seeds, reach, seed_curves
-from rocm_core.claims._evidence import Evidence, Undecidable
+from rocm_core.claims._evidence import Evidence, NotConfigured, Undecidable
 
 _POINTS = 200
 
@@ -48,7 +48,7 @@ def _curves(
     if method not in curves or other not in curves:
         raise Undecidable(f"history of {reward}/{other if method in curves else method} missing")
     if len(curves[method]) < 2:
-        raise Undecidable("one training seed: costs are compared over seeds, so two are needed")
+        raise NotConfigured("one training seed: costs are compared over seeds, so two are needed")
     if len(curves[method]) != len(curves[other]):
         raise Undecidable(f"a history of {reward}/{method} or {other} is missing")
     return curves[method], curves[other]

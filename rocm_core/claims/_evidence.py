@@ -20,7 +20,7 @@ from rocm_core.analysis import (
     compare_differences,
     is_held_out,
 )
-from rocm_core.grid import METHODS, snapshot_steps
+from rocm_core.grid import METHODS, searched, snapshot_steps
 
 BASELINES = tuple(METHODS)
 ROCM_NONE = "rocm-none"
@@ -32,6 +32,10 @@ Scores = pd.DataFrame  # seeds (0 for a base) × prompt ids
 
 class Undecidable(Exception):
     """Why these data do not decide a comparison."""
+
+
+class NotConfigured(Undecidable):
+    """What the configuration would need for a comparison."""
 
 
 class Evidence:
@@ -58,6 +62,13 @@ class Evidence:
         wanted = set(families)
         every = [self.results.models[m] for m in self.results.methods(reward, sweeps=True)]
         return [s.method for s in every if "prompts" not in s.swept and s.family in wanted]
+
+    def tuned_alike(self, reward: str, one: str, other: str) -> bool:
+        """Whether both families have settings to choose from: several trainings of each, or a
+        search of each."""
+        arms = [self.methods(reward, [family]) for family in (one, other)]
+        cells = [self.results.sources(reward, method)[0].cell for arm in arms for method in arm]
+        return min(map(len, arms)) > 1 or all(cell and searched(cell.settings) for cell in cells)
 
     def regularised(self, reward: str) -> list[str]:
         """The families of ROCM with a divergence."""
@@ -88,7 +99,7 @@ class Evidence:
     def steps(self, reward: str, method: str) -> list[int]:
         """The steps at which snapshots of a method were kept and evaluated."""
         if not self.results.has_snapshots(reward, method):
-            raise Undecidable(
+            raise NotConfigured(
                 f"no snapshots of {reward}/{method}: set snapshot_every and snapshots"
             )
         cell = self.results.sources(reward, method)[0].cell
@@ -188,7 +199,7 @@ class Evidence:
 
     def _on(self, source: Source, metric: str, prompt_set: str, steps: int) -> pd.Series:
         if (prompt_set, steps) not in self.results.sample_sets(source):
-            raise Undecidable(f"no images of {source.name} on {prompt_set} at {steps} steps")
+            raise NotConfigured(f"no images of {source.name} on {prompt_set} at {steps} steps")
         scores, sources = self.results.scores_on([source], metric, prompt_set, steps)
         if not sources:
             raise Undecidable(f"cell {source.name} missing")
@@ -201,7 +212,7 @@ class Evidence:
         """Mean of the held-out scorers, each in the unit of `_unit`."""
         metrics = self.held_out_metrics(reward)
         if not metrics:
-            raise Undecidable(f"no scorer is held out from {reward}")
+            raise NotConfigured(f"no scorer is held out from {reward}")
         standard = [scores(metric) / self._unit(reward, metric) for metric in metrics]
         return sum(standard[1:], standard[0]) / len(standard)
 

@@ -1,7 +1,9 @@
 """How comparisons become verdicts. No verdict is written by hand.
 
-A claim is tested by parts, each a comparison and what the claim expects of it: a part holds, fails
-or is open. The claim's rule makes of them confirmed, refuted or not decidable with these data.
+A claim is tested by parts, each a comparison and what the claim expects of it: a part holds, fails,
+ties or is open. The claim's rule makes of them confirmed, refuted, no difference or not decidable
+with these data. A claim is not tested where the configuration has nothing to decide it by, such as
+the control of a question.
 
 Where one part is enough for a verdict, its p-value is corrected over all parts (Holm), since one of
 many is below 0.05 by chance. Where a verdict needs all parts, none is corrected: all of them by
@@ -16,16 +18,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from rocm_core.analysis import ALPHA, MARGIN, Comparison, Estimate, holm
-from rocm_core.claims._evidence import Evidence, Undecidable, compared
+from rocm_core.claims._evidence import Evidence, NotConfigured, Undecidable, compared
 
-CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decidable"
-HOLDS, FAILS, OPEN, MISSING = "holds", "fails", "open", "missing"
+CONFIRMED, REFUTED, NO_DIFFERENCE = "confirmed", "refuted", "no difference"
+UNDECIDED, NOT_TESTED = "not decidable", "not tested"
+VERDICTS = (CONFIRMED, REFUTED, NO_DIFFERENCE, UNDECIDED, NOT_TESTED)
+HOLDS, FAILS, TIES, OPEN, MISSING = "holds", "fails", "ties", "open", "missing"
+ONE_TRAINING = "one training per method"  # the scope of a verdict without a second seed
 
-# What a claim can expect of a difference, and when it is refuted for sure:
-MORE = "more"  # above 0; refuted by less and by a tie
-NOT_LESS = "not less"  # above 0 or a tie; refuted by less
-LITTLE = "little"  # an effect below the margin; refuted by one above it
-DIFFERENT = "different"  # above or below 0; refuted by a tie
+# What a claim can expect of a difference, and when it fails for sure:
+MORE = "more"  # above 0; fails if below
+NOT_LESS = "not less"  # above 0 or a tie; fails if below
+LITTLE = "little"  # an effect below the margin; fails if above it
+DIFFERENT = "different"  # above or below 0; cannot fail, but tie
 TRUE = "true"  # no statistics: a check that holds or fails
 # What a difference is counted in: that of the score, standard deviations, a share or a factor.
 SCORE, EFFECT, SHARE, FACTOR = "score", "SD", "share", "factor"
@@ -33,7 +38,8 @@ SCORE, EFFECT, SHARE, FACTOR = "score", "SD", "share", "factor"
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison that a claim rests on; `missing` says why there is none.
+    """One comparison that a claim rests on; `missing` says why there is none, and `configured` is
+    false where that is for want of something in the configuration.
 
     `unit` is what the difference is shown in; a `FACTOR`'s is a logarithm. A check has no
     comparison, but `checked`: whether it holds.
@@ -45,6 +51,7 @@ class Part:
     unit: str = SCORE
     missing: str | None = None
     checked: bool | None = None
+    configured: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,12 @@ class Verdict:
     decisive: Finding | None
     findings: list[Finding]
 
+    @property
+    def scope(self) -> str:
+        """`ONE_TRAINING` where a comparison has a single training seed, else nothing."""
+        seeds = [f.part.comparison.seeds for f in self.findings if f.part.comparison]
+        return ONE_TRAINING if 1 in seeds else ""
+
 
 def claim(id: str, text: str, *, test: str, needs: str, rule: Rule) -> Callable[[Parts], Claim]:
     """Makes a claim of the function that finds its parts."""
@@ -129,7 +142,8 @@ def part(
             raise Undecidable("no interval, because all differences are equal")
         return Part(label, expects, found, unit)
     except Undecidable as gap:
-        return Part(label, expects, None, unit, str(gap))
+        configured = not isinstance(gap, NotConfigured)
+        return Part(label, expects, None, unit, str(gap), configured=configured)
 
 
 def contrast(label: str, expects: str, treated: Call, control: Call, *, unit: str = SCORE) -> Part:
@@ -145,8 +159,10 @@ def decide(claim: Claim, evidence: Evidence) -> Verdict:
     """The verdict on a claim."""
     findings = _findings(list(claim.parts(evidence)), claim.rule)
     if not findings:
-        return Verdict(claim, UNDECIDED, f"needs {claim.needs}", None, [])
+        return Verdict(claim, NOT_TESTED, f"needs {claim.needs}", None, [])
     verdict, decisive = claim.rule.decide(findings)
+    if not any(finding.part.configured for finding in findings):
+        verdict = NOT_TESTED
     return Verdict(claim, verdict, _reason(verdict, findings), decisive, findings)
 
 
@@ -154,6 +170,8 @@ def _every(findings: list[Finding]) -> tuple[str, Finding | None]:
     outcomes = {finding.outcome for finding in findings}
     if FAILS in outcomes:
         return REFUTED, _weakest([f for f in findings if f.outcome == FAILS])
+    if TIES in outcomes and outcomes <= {HOLDS, TIES}:
+        return NO_DIFFERENCE, _weakest([f for f in findings if f.outcome == TIES])
     return CONFIRMED if outcomes == {HOLDS} else UNDECIDED, _weakest(findings)
 
 
@@ -161,26 +179,30 @@ def _at_least(findings: list[Finding], count: int) -> tuple[str, Finding | None]
     held = [f for f in findings if f.outcome == HOLDS]
     if len(held) >= count:
         return CONFIRMED, _weakest(sorted(held, key=_strength)[-count:])
-    failed = sum(f.outcome == FAILS for f in findings)
+    outcomes = [f.outcome for f in findings]
+    lost = outcomes.count(FAILS) + outcomes.count(TIES)
     strongest = max((f for f in findings if f.shown), key=_strength, default=None)
     # A configuration with fewer parts than the claim speaks of decides nothing against it.
-    refuted = len(findings) >= count and len(findings) - failed < count
-    return REFUTED if refuted else UNDECIDED, strongest
+    if len(findings) < count or len(findings) - lost >= count:
+        return UNDECIDED, strongest
+    return REFUTED if FAILS in outcomes else NO_DIFFERENCE, strongest
 
 
 def _first(findings: list[Finding]) -> tuple[str, Finding | None]:
-    verdicts = {HOLDS: CONFIRMED, FAILS: REFUTED}
+    verdicts = {HOLDS: CONFIRMED, FAILS: REFUTED, TIES: NO_DIFFERENCE}
     return verdicts.get(findings[0].outcome, UNDECIDED), findings[0]
 
 
-# Confirmed if all parts hold, refuted if one fails; the weakest decides.
+# Confirmed if all parts hold, refuted if one fails, no difference if all that do not hold tie; the
+# weakest decides.
 every = Rule(_every, frozenset({FAILS}))
 # The first part decides; the others show what it is made of.
 first = Rule(_first, frozenset({HOLDS, FAILS}), alone=True)
 
 
 def at_least(count: int) -> Rule:
-    """Confirmed if so many parts hold, refuted if too many fail for that."""
+    """Confirmed if so many parts hold; if too many fail or tie for that, refuted or, where none
+    fails, no difference."""
     corrects = {HOLDS} if count == 1 else {HOLDS, FAILS}
     return Rule(functools.partial(_at_least, count=count), frozenset(corrects))
 
@@ -211,12 +233,11 @@ def _outcome(part: Part, p: dict[str, float]) -> str:
             return OPEN
         return HOLDS if effect.high < MARGIN else FAILS if effect.low > MARGIN else OPEN
     if part.expects == DIFFERENT:
-        return HOLDS if p[HOLDS] < ALPHA else FAILS if comparison.is_tie else OPEN
-    negligible = effect is not None and effect.high < MARGIN
+        return HOLDS if p[HOLDS] < ALPHA else TIES if comparison.is_tie else OPEN
     if part.expects == NOT_LESS:
         tied = effect is not None and effect.low > -MARGIN
         return FAILS if below else HOLDS if above or tied else OPEN
-    return HOLDS if above else FAILS if below or negligible else OPEN
+    return HOLDS if above else FAILS if below else TIES if comparison.is_tie else OPEN
 
 
 def _strength(finding: Finding) -> float:
@@ -235,12 +256,14 @@ def _weakest(findings: list[Finding]) -> Finding | None:
 
 
 def _reason(verdict: str, findings: list[Finding]) -> str:
-    """Counts of the parts and, where nothing is decided, why."""
+    """Counts of the parts, and the margin of no difference or, where nothing is decided, why."""
     counts = Counter(finding.outcome for finding in findings)
-    names = {HOLDS: "hold", FAILS: "fail", OPEN: "open", MISSING: "missing"}
+    names = {HOLDS: "hold", FAILS: "fail", TIES: "tie", OPEN: "open", MISSING: "missing"}
     told = ", ".join(f"{counts[o]} {name}" for o, name in names.items() if counts[o])
     many = f"{len(findings)} parts: {told}" if len(findings) > 1 else ""
-    if verdict != UNDECIDED:
+    if verdict == NO_DIFFERENCE:
+        return "; ".join(filter(None, [f"within ± {MARGIN} SD", many]))
+    if verdict not in (UNDECIDED, NOT_TESTED):
         return many
     gaps = list(dict.fromkeys(f.part.missing for f in findings if f.part.missing))
     more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""

@@ -1,11 +1,21 @@
 """The ledger in words and as JSON."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rocm_core.analysis import Estimate, amount, decimals, environment, number
-from rocm_core.claims._verdict import EFFECT, FACTOR, SHARE, Finding, Verdict
+from rocm_core.claims._papers import OWN, STATED
+from rocm_core.claims._verdict import (
+    EFFECT,
+    FACTOR,
+    NOT_TESTED,
+    ONE_TRAINING,
+    SHARE,
+    Finding,
+    Verdict,
+)
 
 _SD = " SD"
 
@@ -48,7 +58,9 @@ def record(verdict: Verdict) -> dict[str, Any]:
         "id": claim.id,
         "claim": claim.text,
         "test": claim.test,
+        "stated": asdict(STATED.get(claim.id, OWN)),
         "verdict": verdict.verdict,
+        "scope": verdict.scope,
         "reason": verdict.reason,
         "decisive": places[0] if places else None,
         "parts": [_record(finding) for finding in findings],
@@ -78,10 +90,29 @@ def _record(finding: Finding) -> dict[str, Any]:
     }
 
 
+def limits(verdicts: Sequence[Verdict]) -> list[str]:
+    """What a reader must know before the verdicts, in sentences: what this run cannot decide."""
+    told = []
+    if any(verdict.scope for verdict in verdicts):
+        told.append(
+            f"A verdict with the words “{ONE_TRAINING}” is about these trainings alone: it has one"
+            " training seed, and another seed may decide otherwise."
+        )
+    untested: dict[str, list[str]] = {}
+    for one in verdicts:
+        if one.verdict == NOT_TESTED and not STATED.get(one.claim.id, OWN).paper:
+            untested.setdefault(one.reason, []).append(one.claim.id)
+    told += [f"Not tested: {' and '.join(ids)}, which {why}." for why, ids in untested.items()]
+    return told
+
+
 def markdown(name: str, verdicts: Sequence[Verdict]) -> str:
     """A table of all verdicts, and below it the parts of each."""
+    stated = {verdict.claim.id: STATED.get(verdict.claim.id, OWN) for verdict in verdicts}
     templates = environment(Path(__file__).parent, number=number_of, details=details_of)
-    return templates.get_template("claims.md.j2").render(name=name, verdicts=verdicts)
+    return templates.get_template("claims.md.j2").render(
+        name=name, verdicts=verdicts, stated=stated, limits=limits(verdicts)
+    )
 
 
 def _p(value: float) -> str:

@@ -1,7 +1,7 @@
 """The claims ledger: what a run says about each claim of the papers, and about our own questions.
 
 A claim is a function that yields the comparisons it rests on (`rocm`, `rlcm`, `questions`), and a
-rule that turns their outcomes into confirmed, refuted or not decidable. docs/claims.md says how.
+rule that turns their outcomes into a verdict. docs/claims.md says how.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rocm_core.analysis import LEVEL, MARGIN, RESAMPLES, Results
 from rocm_core.claims import questions, rlcm, rocm
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import Claim, Verdict, decide
-from rocm_core.claims._write import markdown, record
+from rocm_core.claims._write import limits, markdown, record
 from rocm_core.provenance import atomic_write, write_json
 
 CLAIMS = tuple(
@@ -39,6 +39,7 @@ class Ledger:
             "level": LEVEL,
             "margin": MARGIN,
             "resamples": RESAMPLES,
+            "limits": limits(self.verdicts),
             "claims": [record(verdict) for verdict in self.verdicts],
         }
 

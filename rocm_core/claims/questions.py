@@ -34,8 +34,9 @@ from rocm_core.claims._verdict import (
 
 _CONTROL = (
     "Judge: the gold judge, without one the held-out scorers. The control is no divergence, with"
-    " its swept settings, stopped where the scorers not trained on are best; as many trainings in"
-    " either arm. What is chosen on one half of the prompts is judged on the other"
+    " its swept or searched settings, stopped where the scorers not trained on are best; as many"
+    " trainings in either arm, several at least. What is chosen on one half of the prompts is"
+    " judged on the other"
 )
 Arms = Callable[[Evidence, str, str], tuple[Scores, Scores]]
 
@@ -64,8 +65,8 @@ def _divergences(e: Evidence) -> list[tuple[str, str]]:
     return [
         (reward, method)
         for reward in e.rewards
-        if e.methods(reward, [ROCM_NONE])
         for method in e.regularised(reward)
+        if e.methods(reward, [ROCM_NONE]) and e.tuned_alike(reward, method, ROCM_NONE)
     ]
 
 
@@ -87,7 +88,10 @@ def _arms(e: Evidence, reward: str, method: str, stops: bool) -> tuple[Scores, S
     )
 
 
-_NEEDS = "rocm-none, ROCM with a divergence, snapshot_every and snapshots"
+_NEEDS = (
+    "a tuned control: rocm-none with several settings, ROCM with a divergence with several, both"
+    " swept or searched, snapshot_every and snapshots"
+)
 
 
 @claim(
@@ -119,12 +123,14 @@ def divergence_and_stopping(e: Evidence) -> Iterator[Part]:
         "Final models on the validation prompts, by the judge; the best of each divergence's swept"
         " settings is chosen on the other half of the prompts. One pair is enough."
     ),
-    needs="two divergences",
+    needs="two divergences, each with several settings, swept or searched",
     rule=at_least(1),
 )
 def divergence_against_another(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         for one, other in itertools.combinations(e.regularised(reward), 2):
+            if not e.tuned_alike(reward, one, other):
+                continue
             label = f"{metric_label(reward)}: {e.label(one)} − {e.label(other)}"
             yield part(label, DIFFERENT, _best_of_each, e, reward, one, other, unit=EFFECT)
 

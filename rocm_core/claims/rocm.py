@@ -14,7 +14,7 @@ from rocm_core.analysis import (
     metric_label,
 )
 from rocm_core.claims._costs import lead, saving
-from rocm_core.claims._evidence import ROCM_NONE, Evidence, Undecidable, aligned, compared
+from rocm_core.claims._evidence import ROCM_NONE, Evidence, NotConfigured, aligned, compared
 from rocm_core.claims._verdict import (
     EFFECT,
     FACTOR,
@@ -224,7 +224,7 @@ def _betas(
     e: Evidence, reward: str, methods: list[str], metric: str, one: str, other: str
 ) -> Comparison:
     if GOLD not in e.config.metrics:
-        raise Undecidable("no gold judge stands for people")
+        raise NotConfigured("no gold judge stands for people")
     inner = [(method, None) for method in methods[1:-1]]
     scores = {
         "least": e.final(reward, methods[0], metric),
@@ -281,9 +281,9 @@ def alignment_and_quality(e: Evidence) -> Iterator[Part]:
 
 def _gain(e: Evidence, reward: str, metric: str) -> Comparison:
     if reward not in e.rewards or not e.regularised(reward):
-        raise Undecidable(f"no ROCM trained on {reward}")
+        raise NotConfigured(f"no ROCM trained on {reward}")
     if metric not in e.config.metrics:
-        raise Undecidable(f"{metric} is not among the metrics")
+        raise NotConfigured(f"{metric} is not among the metrics")
     ours = e.best(reward, e.regularised(reward), metric)
     return compared(ours, e.base(reward, e.regularised(reward)[0], metric))
 

@@ -10,13 +10,19 @@ from synthetic import make_config, make_wide_config, write_results
 from rocm_core.analysis import Comparison, Estimate, Results, compare, comparison
 from rocm_core.claims import CLAIMS, make
 from rocm_core.claims._evidence import Evidence
+from rocm_core.claims._papers import STATED
 from rocm_core.claims._verdict import (
     CONFIRMED,
+    DIFFERENT,
     LITTLE,
     MORE,
+    NO_DIFFERENCE,
     NOT_LESS,
+    NOT_TESTED,
+    ONE_TRAINING,
     REFUTED,
     UNDECIDED,
+    VERDICTS,
     Claim,
     Part,
     at_least,
@@ -27,6 +33,7 @@ from rocm_core.claims._verdict import (
 from rocm_core.claims._write import record
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
+from rocm_core.plugins import names
 
 
 def verdict_on(id, root, config):
@@ -49,7 +56,10 @@ def planted(shift, expects, seed=0):
     ("shift", "expects", "verdict"),
     [
         (+0.5, MORE, CONFIRMED),
-        (0.0, MORE, REFUTED),  # a tie is no win
+        (0.0, MORE, NO_DIFFERENCE),
+        (0.0, DIFFERENT, NO_DIFFERENCE),
+        (+0.5, DIFFERENT, CONFIRMED),
+        (-0.5, DIFFERENT, CONFIRMED),
         (-0.5, MORE, REFUTED),
         (+0.5, NOT_LESS, CONFIRMED),
         (0.0, NOT_LESS, CONFIRMED),
@@ -61,6 +71,48 @@ def planted(shift, expects, seed=0):
 )
 def test_a_planted_win_tie_or_loss_is_found(shift, expects, verdict):
     assert decided([planted(shift, expects)], every) == verdict
+
+
+def test_a_tie_is_neither_won_nor_lost():
+    """The interval decides, not the sign of the mean: no part of it may reach the margin."""
+
+    def of(low, mean, high, p=0.5, effect=True):
+        shown = Estimate(mean, low, high, 50)
+        comparison = Comparison(shown, shown if effect else None, None, p, 3)
+        return Part("planted", MORE, comparison)
+
+    assert decided([of(-0.078, +0.007, +0.086)], first) == NO_DIFFERENCE
+    assert decided([of(-0.086, -0.007, +0.078)], first) == NO_DIFFERENCE
+    for low, high in ((-0.19, 0.21), (-0.21, 0.19), (-0.5, 0.1), (-0.1, 0.5)):
+        assert decided([of(low, (low + high) / 2, high)], first) == UNDECIDED
+    assert decided([of(-0.01, 0.0, 0.01, effect=False)], first) == UNDECIDED  # no margin to keep to
+    assert decided([of(+0.02, +0.05, +0.08, p=0.001)], first) == CONFIRMED
+    assert decided([of(-0.08, -0.05, -0.02, p=0.001)], first) == REFUTED
+
+
+def test_rules_count_ties():
+    win, tie, loss = (planted(shift, MORE) for shift in (0.5, 0.0, -0.5))
+    gap = Part("gap", MORE, None, missing="cell a/b/seed-0 missing")
+    assert decided([win, tie], every) == NO_DIFFERENCE
+    assert decided([win, tie, loss], every) == REFUTED
+    assert decided([tie, gap], every) == UNDECIDED
+    assert decided([tie, tie], at_least(1)) == NO_DIFFERENCE
+    assert decided([tie, loss], at_least(1)) == REFUTED
+    assert decided([tie, gap], at_least(1)) == UNDECIDED
+    assert decided([tie, win], at_least(1)) == CONFIRMED
+    same = decide(Claim("x", "text", "test", "needs", every, lambda _: [tie, win]), None)
+    assert same.reason == "within ± 0.2 SD; 2 parts: 1 hold, 1 tie"
+    assert same.decisive.outcome == "ties"
+
+
+def test_what_the_configuration_lacks_is_not_tested_and_what_is_not_there_yet_is_open():
+    lacking = Part("a", MORE, None, missing="no gold judge", configured=False)
+    absent = Part("b", MORE, None, missing="cell a/b/seed-0 missing")
+    for rule in (every, first, at_least(1)):
+        assert decided([lacking], rule) == decided([lacking, lacking], rule) == NOT_TESTED
+        assert decided([absent], rule) == decided([absent, lacking], rule) == UNDECIDED
+    nothing = decide(Claim("x", "text", "test", "a thing", every, lambda _: []), None)
+    assert (nothing.verdict, nothing.reason) == (NOT_TESTED, "needs a thing")
 
 
 def test_noise_with_few_prompts_decides_nothing():
@@ -122,6 +174,14 @@ def effects(**by_method):
     return {(r, m): e for r in ("hpsv2", "aesthetic") for m, e in by_method.items()}
 
 
+def tuned(*rates, betas=(1.0,), methods=("rocm-kl", "rocm-js")):
+    """Sweeps that give the control and the divergences something to choose from."""
+    return [
+        {"methods": ["rocm-none"], "setting": "learning_rate", "values": list(rates or (1e-3,))},
+        {"methods": list(methods), "setting": "beta", "values": list(betas)},
+    ]
+
+
 @pytest.fixture(scope="module")
 def stopping(tmp_path_factory):
     """Without a divergence the judge falls from the first snapshot on; KL holds it, JS does not.
@@ -144,13 +204,12 @@ def stopping(tmp_path_factory):
             "validation": {"source": "shapes", "count": 80, "seed": 2},
         },
         snapshots={"prompts": 80},
+        sweeps=tuned(),
     )
     planted = effects(
-        **{
-            "rocm-none": all_metrics(-4.0),
-            "rocm-kl": all_metrics(+3.0),
-            "rocm-js": all_metrics(-4.0),
-        }
+        **dict.fromkeys(("rocm-none", "rocm-none--learning_rate-0.001"), all_metrics(-4.0)),
+        **dict.fromkeys(("rocm-kl", "rocm-kl--beta-1"), all_metrics(+3.0)),
+        **dict.fromkeys(("rocm-js", "rocm-js--beta-1"), all_metrics(-4.0)),
     )
     root = tmp_path_factory.mktemp("stopping")
     write_results(root, config, planted)
@@ -185,29 +244,83 @@ def test_one_divergence_beats_another_or_ties(stopping, tmp_path):
     assert verdict_on("Q2", *stopping).verdict == CONFIRMED
     validation = {"source": "shapes", "count": 200, "seed": 2}
     config = make_config(
-        prompts={"train": {"source": "shapes", "count": 64}, "validation": validation}
+        prompts={"train": {"source": "shapes", "count": 64}, "validation": validation},
+        sweeps=tuned(),
     )
-    write_results(tmp_path, config, effects(**{"rocm-kl": {"gold": 0.1}, "rocm-js": {"gold": 0.1}}))
-    assert verdict_on("Q2", tmp_path, config).verdict == REFUTED
+    alike = ("rocm-kl", "rocm-kl--beta-1", "rocm-js", "rocm-js--beta-1")
+    write_results(tmp_path, config, effects(**dict.fromkeys(alike, {"gold": 0.1})))
+    assert verdict_on("Q2", tmp_path, config).verdict == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "asked"),
+    [
+        ([], set()),  # the demo
+        (tuned()[:1], set()),  # a control that no divergence has as many tries as
+        (tuned()[1:], {"Q2"}),  # no control
+        (tuned(methods=["rocm-kl"]), {"Q1a", "Q1b"}),  # no second divergence to compare with
+        (tuned(), {"Q1a", "Q1b", "Q2"}),
+    ],
+)
+def test_without_its_control_a_question_is_not_tested(tmp_path, sweeps, asked):
+    config = make_config(sweeps=sweeps)
+    write_results(tmp_path, config, effects(**{"rocm-kl": {"gold": 0.3}}))
+    ledger = make(Results(config, tmp_path))
+    found = {v.claim.id: v for v in ledger.verdicts}
+    assert {id for id in ("Q1a", "Q1b", "Q2") if found[id].verdict != NOT_TESTED} == asked
+    for id in {"Q1a", "Q1b", "Q2"} - asked:
+        assert not found[id].findings and "several" in found[id].reason
+        assert any(id in limit for limit in ledger.to_dict()["limits"])
+
+
+def test_searched_settings_are_a_control_too(tmp_path):
+    search = {"search": [1e-3, 1e-4], "iterations": 20}
+    for methods, asked in (
+        ({"rocm-none": {"learning_rate": search}, "rocm-kl": {"beta": search}}, True),
+        ({"rocm-none": {"learning_rate": search}, "rocm-kl": {"beta": 0.1}}, False),
+    ):
+        evidence = Evidence(Results(make_config(methods=methods), tmp_path))
+        assert evidence.tuned_alike("hpsv2", "rocm-kl", "rocm-none") == asked
+
+
+def test_a_verdict_of_one_seed_says_so_on_its_face(stopping, tmp_path):
+    root, config = stopping
+    three, one = make(Results(config, root)), tmp_path / "one"
+    config = make_config(sweeps=tuned())
+    write_results(one, config, effects(**{"rocm-kl": {"gold": 0.3}}))
+    alone = make(Results(config, one))
+    assert not any(verdict.scope for verdict in three.verdicts)
+    assert not any(ONE_TRAINING in limit for limit in three.to_dict()["limits"])
+    for ledger, scope in ((three, ""), (alone, ONE_TRAINING)):
+        ledger.save(tmp_path / "claims")
+        told = {c["id"]: c for c in json.loads((tmp_path / "claims.json").read_text())["claims"]}
+        text = (tmp_path / "claims.md").read_text()
+        for id in ("Q1a", "13"):
+            assert told[id]["scope"] == scope and told[id]["verdict"] in VERDICTS
+            face = f"**{told[id]['verdict']}**" + (f", {scope}" if scope else "")
+            assert f"| {id} | {told[id]['claim']} | {face} |" in text
+    assert ONE_TRAINING in alone.to_dict()["limits"][0] and ONE_TRAINING in text.split("|")[0]
+
+
+def test_every_claim_of_a_paper_has_its_place_there():
+    of_papers = {c.id for c in CLAIMS if not c.id.startswith("Q")}
+    assert {id for id, stated in STATED.items() if stated.paper} == of_papers
+    assert STATED.keys() == {c.id for c in CLAIMS}
+    drawn = {*names("tables"), *names("figures")}
+    for stated in STATED.values():
+        assert set(stated.shown_in) <= drawn and bool(stated.where) == bool(stated.number)
 
 
 def test_the_control_has_no_more_tries_than_the_divergence(tmp_path):
-    """A tenth learning rate would not be compared with a single β."""
-    rates = [1e-3, 1e-4]
-    config = make_config(
-        sweeps=[{"methods": ["rocm-none"], "setting": "learning_rate", "values": rates}]
-    )
+    """A third learning rate is not compared with two values of β."""
+    rates = [1e-3, 3e-4, 1e-4]
+    config = make_config(sweeps=tuned(*rates))
     lucky = {"gold": 1.0, "clipscore": 1.0, "hpsv2": 1.0, "aesthetic": 1.0}
-    planted = effects(**{f"rocm-none--learning_rate-{rate:g}": lucky for rate in rates})
+    planted = effects(**{f"rocm-none--learning_rate-{rate:g}": lucky for rate in rates[1:]})
     write_results(tmp_path, config, planted)
     found = verdict_on("Q1b", tmp_path, config)
     assert found.decisive.part.comparison.effect.mean == pytest.approx(0.0, abs=0.3)
-    more = make_config(
-        sweeps=[
-            {"methods": ["rocm-none"], "setting": "learning_rate", "values": rates},
-            {"methods": ["rocm-kl", "rocm-js"], "setting": "beta", "values": [1.0]},
-        ]
-    )
+    more = make_config(sweeps=tuned(*rates, betas=(1.0, 2.0)))
     write_results(tmp_path / "more", more, planted)
     found = verdict_on("Q1b", tmp_path / "more", more)
     assert found.verdict == REFUTED
@@ -246,9 +359,9 @@ def wide(tmp_path_factory):
         ("13", CONFIRMED),
         ("R1", CONFIRMED),
         ("7", REFUTED),
-        ("8", UNDECIDED),
+        ("8", NOT_TESTED),
         ("12", CONFIRMED),
-        ("14b", UNDECIDED),
+        ("14b", NOT_TESTED),
     ],
 )
 def test_planted_results_confirm_the_claims_that_they_were_planted_for(wide, id, verdict):
@@ -291,7 +404,7 @@ def test_noise_is_read_off_the_images(tmp_path):
     assert verdict_on("10", tmp_path, config).verdict == CONFIRMED
     calm = tmp_path / "calm"
     write_results(calm, config)
-    assert verdict_on("10", calm, config).verdict == REFUTED
+    assert verdict_on("10", calm, config).verdict == NO_DIFFERENCE
 
 
 def test_beta_peaks(tmp_path):
@@ -362,7 +475,9 @@ def test_nothing_trained_yet_leaves_every_claim_open(tmp_path):
                 file.unlink()
     ledger = make(Results(config, tmp_path))
     verdicts = {v.claim.id: v for v in ledger.verdicts if v.claim.id != "11"}
-    assert {verdict.verdict for verdict in verdicts.values()} == {UNDECIDED}
+    for found in verdicts.values():
+        lacking = not any(finding.part.configured for finding in found.findings)
+        assert found.verdict == (NOT_TESTED if lacking else UNDECIDED), found.claim.id
     assert "cell hpsv2/rocm-kl/seed-0 missing" in verdicts["13"].reason
 
 
