@@ -8,6 +8,7 @@
 # make accept       keep finished results over an update that changes code but no number;
 #                   ACCEPT=--dry-run lists them first (docs/method.md, "Keeping results over an update")
 # make preflight    can this machine run config/paper.yaml?
+# make gate         what does the finished config/pilot.yaml say about starting the grid?
 # make judges       the environment of the published scorers
 # make cancel       cancel the Slurm jobs that were started from this folder
 # make bench        time a training step beside other trainers, on the CPU
@@ -29,7 +30,7 @@ BIN := $(VENV)/bin
 PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-unit test-faults lint cells verify accept preflight judges cancel bench \
+.PHONY: demo test test-unit test-faults lint cells verify accept preflight gate judges cancel bench \
   bench-gpu locks audit clean
 
 demo: $(VENV)/main
@@ -71,6 +72,9 @@ cancel:
 
 preflight: $(VENV)/main
 	@python -m rocm_core.commands.preflight --configfile $(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))
+
+gate: $(VENV)/main
+	@python -m rocm_core.commands.gate --configfile $(if $(filter file,$(origin CONFIG)),config/pilot.yaml,$(CONFIG))
 
 judges: .venv-judges/done
 

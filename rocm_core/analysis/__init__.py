@@ -1,5 +1,6 @@
 """Analysis: results as frames, statistics over prompts and seeds, comparisons, efficiency."""
 
+from rocm_core.analysis.anchors import Anchors, read_anchors
 from rocm_core.analysis.choice import choose, halves, rank
 from rocm_core.analysis.comparison import (
     ALPHA,
@@ -22,6 +23,7 @@ from rocm_core.analysis.efficiency import (
     seed_curves,
     thinned,
 )
+from rocm_core.analysis.gate import Check, checks
 from rocm_core.analysis.judging import evaluators, is_held_out, overall
 from rocm_core.analysis.labels import (
     amount,

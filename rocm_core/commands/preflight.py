@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from rocm_core.analysis import read_anchors
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import (
@@ -35,15 +36,6 @@ from rocm_core.provenance import CellFiles, Layout
 from rocm_core.weights import check_weights, to_fetch
 
 STEPS = 3
-# Published means of SD 1.5 over 500 Pick-a-Pic prompts, and how far from them two images of a good
-# model may lie; a scorer without its logit scale, normalisation or resize is further off.
-ANCHORS = {
-    "pickscore": (20.56, 5.0),
-    "hpsv2": (0.25, 0.08),
-    "hpsv2_0": (0.2646, 0.08),
-    "aesthetic": (5.468, 2.5),
-    "imagereward": (0.008, 2.6),
-}
 PUBLISHED = ROOT / ".venv-judges/bin/python"
 DISAGREEMENT = 0.01  # more than half precision, in which hpsv2 computes on a GPU
 
@@ -116,7 +108,7 @@ def _draw_and_score(
         score_folder({metric: weights}, folder, output, "preflight")
         scores = _values(output, metric)
         say(f"{policy}: {metric} {_text(scores)}, {time.monotonic() - began:.0f} s")
-        if config.world == "paper" and metric in ANCHORS:
+        if config.world == "paper":
             yield from out_of_scale(metric, scores)
     if config.published:
         yield from _score_published(config, policy, folder, say)
@@ -167,12 +159,13 @@ def _text(scores: list[float]) -> str:
 
 
 def out_of_scale(metric: str, scores: list[float]) -> Iterator[str]:
-    """A sentence if scores are not where the published ones of such images lie."""
-    centre, reach = ANCHORS[metric]
-    if any(abs(score - centre) > reach for score in scores):
+    """A sentence if scores are not where those of single images lie by resources/anchors.yaml; a
+    scorer without its logit scale, normalisation or resize is further off."""
+    anchor = read_anchors().scores.get(metric)
+    if anchor and any(abs(score - anchor.centre) > anchor.image for score in scores):
         yield (
-            f"{metric} gives {_text(scores)}, not {centre:g} ± {reach:g} as published: look at the"
-            " images, and check its weights and preprocessing"
+            f"{metric} gives {_text(scores)}, not {anchor.centre:g} ± {anchor.image:g} as"
+            " published: look at the images, and check its weights and preprocessing"
         )
 
 

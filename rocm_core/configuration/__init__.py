@@ -19,6 +19,7 @@ from rocm_core.configuration.settings import (
     ModelSettings,
     PromptSettings,
     Search,
+    Settings,
     StudySettings,
     TrainingSettings,
 )

@@ -130,7 +130,7 @@ class Contest(Settings):
     """File of the scores of the model that all started from, on the validation prompts."""
     scores: dict[str, str]
     """{cell: file of its scores}."""
-    missing: tuple[str, ...] = ()
+    missing: Annotated[tuple[str, ...], items()] = ()
     """Cells without images or scores (partial)."""
 
 

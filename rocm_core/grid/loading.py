@@ -131,6 +131,6 @@ def _check_study(
         raise UserError(f"study.prompts: there are no images of {study.prompts!r}{hint}")
     most, which = prompt_count(prompts[study.prompts]), f"the {study.prompts} prompts"
     if most and study.prompts == "validation" and best.keys() & {*names}:
-        most, which = most // 2, f"{which} on which the best model is not chosen"
+        most, which = most // 2, f"half of {which}, as the others choose the best model"
     if most is not None and study.pairs > most:
         raise UserError(f"study.pairs must be at most {most}, {which}, not {study.pairs}")

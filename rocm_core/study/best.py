@@ -15,7 +15,7 @@ def best(contest: Contest, validation: Sequence[Prompt], shown: Sequence[Prompt]
     `merits`, the `metrics`, the number of `prompts`; `ties`, the cells that are as good; `missing`.
 
     Held-out scorers choose on the first half of the validation prompts, as for a search, without
-    those that raters are shown. Of equals the first in the configuration's order is taken. Raises
+    those that raters are shown. Of equals the first by its name is taken. Raises
     `UserError` where there is nothing to choose from or by.
     """
     if not contest.scores:
@@ -30,7 +30,7 @@ def best(contest: Contest, validation: Sequence[Prompt], shown: Sequence[Prompt]
     scores = [Path(path) for path in contest.scores.values()]
     merits, metrics = rank(contest.reward, scores, Path(contest.base), prompts)
     of_cell = dict(zip(contest.scores, merits, strict=True))
-    model = max(of_cell, key=lambda name: of_cell[name])
+    model = max(sorted(of_cell), key=lambda name: of_cell[name])
     return {
         "model": model,
         "merits": of_cell,
@@ -49,7 +49,7 @@ def describe(name: str, choice: dict[str, Any]) -> str:
         f" base on {choice['prompts']} prompts that are not shown: {merits}"
     )
     if choice["ties"]:
-        text += f"; {', '.join(choice['ties'])} is as good, but later in the configuration"
+        text += f"; {', '.join(choice['ties'])} is as good, and later by name"
     if choice["missing"]:
         text += f"; {', '.join(choice['missing'])} has no images or scores and took no part"
     return text

@@ -181,7 +181,7 @@ def test_figure_3_draws_what_the_raters_said_and_names_what_nobody_voted_on(wide
     path = tmp_path / "study/results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chosen": chosen}))
     drawing = draw("figure3", config, tmp_path)
-    assert "ROCM KL" in {text.get_text() for text in drawing.figure.findobj(Text)}
+    assert "ROCM, KL" in {text.get_text() for text in drawing.figure.findobj(Text)}
     assert "held-out scorers preferred on one half" in drawing.caption
     path.unlink()
     with pytest.raises(UserError, match="aggregate the votes first"):

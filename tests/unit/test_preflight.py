@@ -10,7 +10,8 @@ from checkout import ROOT
 
 import rocm_core.commands.preflight
 import rocm_core.evaluation.scores
-from rocm_core.commands.preflight import ANCHORS, out_of_scale, preflight
+from rocm_core.analysis import read_anchors
+from rocm_core.commands.preflight import out_of_scale, preflight
 from rocm_core.grid import parse_config
 
 CONFIG = {
@@ -134,7 +135,7 @@ def test_the_published_packages_score_the_same_images(tmp_path, monkeypatch):
     assert message.endswith("exit status 1: error: it was asked for others")
 
 
-@pytest.mark.parametrize("metric", ANCHORS)
+@pytest.mark.parametrize("metric", read_anchors().scores)
 def test_a_score_of_another_scale_is_named(metric):
     published = {"pickscore": 21.06, "hpsv2": 0.2491, "hpsv2_0": 0.2646, "aesthetic": 5.591}
     published |= {"imagereward": -0.124}
@@ -143,4 +144,4 @@ def test_a_score_of_another_scale_is_named(metric):
     wrong = {"pickscore": 0.21, "hpsv2": 24.05, "hpsv2_0": 26.46, "aesthetic": 40.0}
     wrong |= {"imagereward": 5.0}
     (message,) = out_of_scale(metric, [published[metric], wrong[metric]])
-    assert metric in message and f"{ANCHORS[metric][0]:g}" in message
+    assert metric in message and f"{read_anchors().scores[metric].centre:g}" in message

@@ -34,6 +34,7 @@ REASONS = {
     "rocm_core.configuration": {
         "BetaTarget": "values; the params of the job hold them",
         "Config": "values; the params of every rendering hold them",
+        "Contest": "values; the params of the job hold them",
         "GenerationSettings": "values; the params of the job hold them",
         "PromptSettings": "values; the params of the job hold them",
         "Search": "values; the params of the job hold them",
@@ -96,6 +97,7 @@ MEMBERS = {
     "CellSettings": set(),
     "TrainingSettings": {"weights"},
     "StudySettings": set(),
+    "Contest": set(),
     "Config": {"root", "scorer_paths", "_text", "__eq__", "__hash__"},
 }
 
