@@ -61,6 +61,8 @@ class Anchors(Settings):
     """By metric."""
     differences: Annotated[tuple[Difference, ...], items(distinct=False)]
     """Of two metrics."""
+    squared_distance: float
+    """d² per dimension that a step stays below, however long it trains."""
     curve: Curve
     """RLCM's."""
     resolution: int

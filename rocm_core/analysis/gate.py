@@ -12,7 +12,6 @@ from rocm_core.errors import UserError
 _UNREGULARISED, _REGULARISED, _BASELINE = "rocm-none", "rocm-kl", "rlcm"
 _PART = 10  # a training begins and ends with one of so many parts
 _DIVERSITY = 0.05, 0.5  # least of a base, and least share of it that a trained model keeps
-_CLOSEST = 1.0  # d² per dimension: from here on a step moves further than its own noise does
 _SHARE = 0.5  # of the gain without a divergence
 
 
@@ -44,7 +43,7 @@ def checks(results: Results, anchors: Anchors) -> list[Check]:
         *(check for base in results.bases for check in _scores(results, anchors, base)),
         *(_images(results, source) for source in results.everything),
         *(check for reward in results.rewards for check in _gains(results, reward)),
-        *(_distance(results, source) for source in regularised),
+        *(_distance(results, anchors, source) for source in regularised),
         *_curve(results, anchors),
         *(_speed(results, anchors, s) for s in results.trained if s.family in anchors.tflop),
         *(_memory(results, anchors, source) for source in regularised),
@@ -53,26 +52,24 @@ def checks(results: Results, anchors: Anchors) -> list[Check]:
 
 
 def _require(results: Results, anchors: Anchors) -> None:
-    grids = [
-        results.layout.rendered("figure", "figure2")[1],
-        *map(results.root.joinpath, results.gaps),
-    ]
-    if missing := [path for path in grids if not path.exists()]:
-        raise UserError(
-            f"{missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''} is missing: run"
-            " `snakemake all --cores 4` with this --configfile first"
-        )
+    wanted = {(reward, m) for reward in results.rewards for m in (_UNREGULARISED, _REGULARISED)}
+    there = {(source.reward, source.method) for source in results.trained}
+    for reward, method in sorted({*wanted, (anchors.curve.reward, _BASELINE)} - there):
+        raise UserError(f"{reward}/{method} is not a cell: check the results of config/pilot.yaml")
     resolution = results.config.resolution
     if resolution != anchors.resolution:
         raise UserError(
             f"resolution is {resolution}, but the anchors are about images of {anchors.resolution}"
             " pixels: name others with --anchors"
         )
-    curve = anchors.curve.reward
-    wanted = {(reward, m) for reward in results.rewards for m in (_UNREGULARISED, _REGULARISED)}
-    there = {(source.reward, source.method) for source in results.trained}
-    for reward, method in sorted({*wanted, (curve, _BASELINE)} - there):
-        raise UserError(f"{reward}/{method} is not a cell: check the results of config/pilot.yaml")
+    grid = results.layout.rendered("figure", "figure2")[1]
+    missing = [*map(results.root.joinpath, results.gaps), *([] if grid.exists() else [grid])]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(
+            f"{missing[0]}{more} is missing: run `snakemake all --cores 4` with this --configfile"
+            " first"
+        )
 
 
 def _scores(results: Results, anchors: Anchors, base: Source) -> Iterator[Check]:
@@ -118,7 +115,7 @@ def _gains(results: Results, reward: str) -> Iterator[Check]:
     """What training gains of its reward, on the validation prompts."""
     free, held = (results.change(reward, m, reward) for m in (_UNREGULARISED, _REGULARISED))
     assert free and held  # `_require` has seen to it
-    steps = results.sources(reward, _UNREGULARISED)[0].cell.settings.iterations  # type: ignore[union-attr]
+    steps = len(_history(results, results.sources(reward, _UNREGULARISED)[0]))
     yield Check(
         f"{reward}/{_UNREGULARISED} rises in {steps} steps",
         free.low > 0,
@@ -136,18 +133,19 @@ def _gains(results: Results, reward: str) -> Iterator[Check]:
     )
 
 
-def _distance(results: Results, source: Source) -> Check:
+def _distance(results: Results, anchors: Anchors, source: Source) -> Check:
     """d² per dimension of every step with noise, at the end of a training."""
     history = _history(results, source)
     names = [name for name in history if name.startswith("squared_distance_")]
     steps = _last(history)[names].mean()
     floor = results.manifests[source.name].get("squared_distance_floor") or 0.0
+    most = anchors.squared_distance
     share = float(steps.iloc[-1] / steps.sum()) if steps.sum() > 0 else 0.0
     return Check(
         f"d² per dimension of {source.name}",
-        bool((steps > floor).all() and (steps < _CLOSEST).all()),
+        bool((steps > floor).all() and (steps < most).all()),
         f"{steps.min():.3g} to {steps.max():.3g} per step, {share:.0%} of it in the last",
-        f"every step above {floor:.3g}, what rounding leaves, and below {_CLOSEST:g}",
+        f"every step above {floor:.3g}, what rounding leaves, and below {most:g}",
         "Below: the reference is not a separate model, or nothing was learned. Above: it has left"
         " its base, or the distance is not reduced by `mean`",
     )
