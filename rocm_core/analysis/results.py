@@ -223,17 +223,20 @@ class Results:
         return self.entries(path, "outcomes", "a study's results", "aggregate the votes again")
 
     @cached_property
-    def comparisons(self) -> list[tuple[str, ...]]:
+    def comparisons(self) -> list[tuple[str, str]]:
         """What the user study compares: pairs of models. A name that stands for the best of several
         is that of the chosen one, once votes are aggregated."""
         study, path = self.config.study, self.layout.study.results
-        chosen = {}
-        if path.exists():
-            chosen = json.loads(self.existing(path).read_text(encoding="utf-8")).get("chosen", {})
-        return [
-            tuple(chosen[name]["model"] if name in chosen else name for name in pair)
-            for pair in (study.comparisons if study else ())
-        ]
+        said = self._read_manifest(path) if path.exists() else {}
+        try:
+            models = {
+                name: choice["model"] for name, choice in (said or {}).get("chosen", {}).items()
+            }
+        except (AttributeError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path} is not a study's results ({error}): aggregate the votes again"
+            ) from None
+        return [(models.get(a, a), models.get(b, b)) for a, b in study.comparisons] if study else []
 
     @cached_property
     def gaps(self) -> list[str]:

@@ -47,10 +47,8 @@ def build(
         pool = [prompt for prompt in prompts if prompt.id in {*left}]
     chosen = choose_prompts(pool, settings.pairs, settings.shares, settings.seed)
     choices = {name: best(contest, validation, chosen) for name, contest in contests.items()}
-    comparisons = tuple(
-        tuple(choices[name]["model"] if name in choices else name for name in pair)
-        for pair in settings.comparisons
-    )
+    models = {name: choice["model"] for name, choice in choices.items()}
+    comparisons = tuple((models.get(a, a), models.get(b, b)) for a, b in settings.comparisons)
     for name in itertools.chain(*comparisons):
         if name not in samples:
             raise UserError(f"the study compares {name}, but no folder of its samples is given")
