@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 
 from rocm_core.configuration import Settings, items
+from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT
 from rocm_core.reading import read_yaml
 
@@ -76,5 +77,9 @@ class Anchors(Settings):
 
 
 def read_anchors(path: str | Path = ANCHORS) -> Anchors:
-    """The anchors in a file; raises `UserError` for one that is broken."""
-    return Anchors.from_dict(read_yaml(path))
+    """The anchors in a file; raises `UserError`, which names the file, for what are none."""
+    values = read_yaml(path)
+    try:
+        return Anchors.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -212,7 +212,7 @@ def test_an_unfinished_or_another_run_says_what_to_do(pilot, monkeypatch, capsys
         file.rename(file.with_suffix(".away"))
         assert f"{file} is missing: run `snakemake all" in refusal(*anchors)
         file.with_suffix(".away").rename(file)
-    results = Results(pilot.model_copy(update={"methods": {"rocm-none": {}}}), pilot.root)
+    results = Results(load_config(CONFIG, {"methods": {"rocm-none": {}}}), pilot.root)
     with pytest.raises(UserError, match="aesthetic/rlcm is not a cell"):
         checks(results, anchors_of(Results(pilot, pilot.root)))
 
