@@ -95,14 +95,14 @@ def limits(verdicts: Sequence[Verdict]) -> list[str]:
     told = []
     if any(verdict.scope for verdict in verdicts):
         told.append(
-            f"A verdict with the words “{ONE_TRAINING}” is about these trainings alone: it has one"
-            " training seed, and another seed may decide otherwise."
+            f"One training seed: a verdict marked “{ONE_TRAINING}” is about these training runs"
+            " alone, and another seed may decide otherwise."
         )
     untested: dict[str, list[str]] = {}
     for one in verdicts:
         if one.verdict == NOT_TESTED and not STATED.get(one.claim.id, OWN).paper:
             untested.setdefault(one.reason, []).append(one.claim.id)
-    told += [f"Not tested: {' and '.join(ids)}, which {why}." for why, ids in untested.items()]
+    told += [f"Not tested: {', '.join(ids)} ({why})." for why, ids in untested.items()]
     return told
 
 
