@@ -77,9 +77,9 @@ class Reading:
         return ", ".join(told) or "missing"
 
 
-def make(results: Results) -> Report:
+def make(results: Results, *, with_trainings: bool = True) -> Report:
     """Assemble the page from scores, manifests, images, the tables, and the claims and figures
-    already made."""
+    already made. with_trainings: link to the LoRAs, which a published page has not beside it."""
     templates = environment(
         Path(__file__).parent,
         metric=metric_label,
@@ -94,7 +94,7 @@ def make(results: Results) -> Report:
         results.entries(path, key, "a ledger", "decide the claims again")
         for key in ("claims", "limits")
     )
-    cells = _cells(results)
+    cells = _cells(results, with_trainings)
     side = next(side for most, side in _SIDES if len(cells) <= most)
     shown = {name: load("tables", name).make(results) for name in offered("tables", results.config)}
     varying, shared = _varying(results)
@@ -191,7 +191,7 @@ def _data_uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _cells(results: Results) -> list[dict[str, Any]]:
+def _cells(results: Results, with_trainings: bool) -> list[dict[str, Any]]:
     """What each trained cell is made of and cost: its source and its manifest."""
     cells = []
     for source in results.trained:
@@ -203,7 +203,9 @@ def _cells(results: Results) -> list[dict[str, Any]]:
             path = results.layout.cell(source.name).manifest
             raise UserError(f"{path} has no {lacking[0]}: train the cell again")
         lora = results.layout.cell(source.name).lora
-        file = lora.relative_to(results.root).as_posix() if lora.exists() else None
+        file = (
+            lora.relative_to(results.root).as_posix() if with_trainings and lora.exists() else None
+        )
         first = source.seed == results.config.seeds[0] and not source.swept
         cells.append(manifest | {"source": source, "lora": file, "first": first})
     return cells

@@ -13,10 +13,12 @@ from PIL import Image, PngImagePlugin
 from synthetic import make_config, write_results
 
 from rocm_core.analysis import Results
+from rocm_core.commands.publish_report import publish
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.grid import make_grid, offered
 from rocm_core.prompts import Prompt, write_prompts
+from rocm_core.provenance import Layout
 from rocm_core.report.build import make, read
 from rocm_core.report.terms import TERMS, anchor
 from rocm_core.study import simulate
@@ -347,6 +349,29 @@ def test_terms_are_explained_where_they_stand_and_in_one_list(finished):
         r'<a class="term" href="#([^"]+)" aria-describedby="([^"]+)" data-tip="', html
     )
     assert len({at for at, _ in tips}) > 10 and all(at == described for at, described in tips)
+
+
+def test_what_is_published_is_whole_and_links_to_nothing_that_stays(finished, tmp_path):
+    config, root = finished
+    run, published = tmp_path / "run", tmp_path / "docs"
+    shutil.copytree(root, run)
+    (run / "cells/hpsv2/rocm-kl/seed-0/lora.safetensors").touch()
+    (run / "claims.md").touch()
+    drawn = [(kind, n) for kind in ("table", "figure") for n in offered(f"{kind}s", config)]
+    files = [file for drawing in drawn for file in Layout(run).rendered(*drawing)]
+    for file in files[1:]:
+        file.parent.mkdir(exist_ok=True)
+        file.exists() or file.touch()
+    with pytest.raises(UserError, match=f"{files[0].name} does not exist: run `snakemake report`"):
+        publish(Results(config, run), published)
+    assert not published.exists()
+    files[0].touch()
+    publish(Results(config, run), published)
+    links = {load for load in Page((published / "report.html").read_text()).loads}
+    beside = {link for link in links if not link.startswith(("data:", "#"))}
+    copied = {p.relative_to(published).as_posix() for p in published.rglob("*") if p.is_file()}
+    assert beside | {"claims.json", "claims.md", "report.html"} == copied
+    assert {file.relative_to(run).as_posix() for file in files} == beside
 
 
 # --- in a browser
