@@ -51,7 +51,8 @@ for (const table of document.querySelectorAll("table")) {
     button.addEventListener("click", () => {
       // Numbers are most often read from the largest down, names from A to Z.
       const now = head.getAttribute("aria-sort");
-      const descending = now ? now === "ascending" : column > 0;
+      const isNumber = (row) => column > 0 && row.cells[column] && !isNaN(valueOf(row.cells[column]));
+      const descending = now ? now === "ascending" : [...table.rows].slice(1).some(isNumber);
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", descending ? "descending" : "ascending");
       sort(table, column, descending);
