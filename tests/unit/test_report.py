@@ -503,7 +503,9 @@ def test_a_slider_lies_between_base_and_trained_images(open_page):
     """The base is painted 0 in red, the last model more than 100 (tests/synthetic.py)."""
     page = open_page()
     pair = page.locator(".pair").last
-    pair.scroll_into_view_if_needed()
+    pair.evaluate("e => e.scrollIntoView({block: 'center'})")
+    for image in pair.locator("img").all():
+        image.evaluate("e => e.decode()")
     slider = pair.locator("input[type=range]")
     box = pair.locator(".over").bounding_box()
     side = box["width"] / 6
