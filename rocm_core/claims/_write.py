@@ -13,6 +13,7 @@ from rocm_core.claims._verdict import (
     NOT_TESTED,
     ONE_TRAINING,
     SHARE,
+    UNDECIDED,
     Finding,
     Verdict,
 )
@@ -91,19 +92,21 @@ def _record(finding: Finding) -> dict[str, Any]:
 
 
 def limits(verdicts: Sequence[Verdict]) -> list[str]:
-    """What a reader must know before the verdicts, in sentences: what this run cannot decide."""
+    """What a reader must know before the verdicts, in sentences: what this run decides and what it
+    cannot; none where every question has its control and several seeds."""
     told = []
     if any(verdict.scope for verdict in verdicts):
         told.append(
-            f"A verdict with the words “{ONE_TRAINING}” is about these trainings alone: it has one"
-            " training seed, and another seed may decide otherwise."
+            f"One training seed: a verdict marked “{ONE_TRAINING}” is about these training runs"
+            " alone, and another seed may decide otherwise."
         )
     untested: dict[str, list[str]] = {}
     for one in verdicts:
         if one.verdict == NOT_TESTED and not STATED.get(one.claim.id, OWN).paper:
             untested.setdefault(one.reason, []).append(one.claim.id)
-    told += [f"Not tested: {' and '.join(ids)}, which {why}." for why, ids in untested.items()]
-    return told
+    told += [f"Not tested: {', '.join(ids)} ({why})." for why, ids in untested.items()]
+    decided = [one.claim.id for one in verdicts if one.verdict not in (UNDECIDED, NOT_TESTED)]
+    return [f"Decided here: {', '.join(decided) or 'nothing'}.", *told] if told else []
 
 
 def markdown(name: str, verdicts: Sequence[Verdict]) -> str:

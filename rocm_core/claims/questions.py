@@ -89,8 +89,8 @@ def _arms(e: Evidence, reward: str, method: str, stops: bool) -> tuple[Scores, S
 
 
 _NEEDS = (
-    "a tuned control: rocm-none with several settings, ROCM with a divergence with several, both"
-    " swept or searched, snapshot_every and snapshots"
+    "a tuned control: several settings of rocm-none and of ROCM with a divergence, swept or"
+    " searched, and snapshots of both"
 )
 
 

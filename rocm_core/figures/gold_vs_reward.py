@@ -7,7 +7,7 @@ from rocm_core.figures._trajectories import PAIRED, counts, draw_paths, trajecto
 TITLE = "Gold judge against trained reward"
 NEEDS = ("snapshots", "gold")
 READS = ("snapshots",)
-PLACE = 10
+PLACE = 0
 
 
 @style.styled

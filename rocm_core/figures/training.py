@@ -7,7 +7,7 @@ from rocm_core.figures._trajectories import PAIRED, counts, trajectories
 TITLE = "Trained reward and gold judge over training"
 NEEDS = ("snapshots",)
 READS = ("snapshots",)
-PLACE = 9
+PLACE = 0.5
 
 
 @style.styled

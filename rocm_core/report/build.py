@@ -2,9 +2,12 @@
 
 import base64
 import io
+import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +26,16 @@ from rocm_core.analysis import (
 )
 from rocm_core.errors import UserError
 from rocm_core.grid import offered
-from rocm_core.plugins import load
+from rocm_core.plugins import facts, load
 from rocm_core.provenance import atomic_write
+from rocm_core.report.terms import TERMS, anchor, explained
 
 _SHOWN = (
     *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
     *("beta", "reward_queries", "nfe"),
 )
 _TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}
-_VERDICTS = ("confirmed", "refuted", "not decidable", "not tested")
+_VERDICTS = ("confirmed", "refuted", "no difference", "not decidable", "not tested")
 _GROUPS = {"Q": "What this reproduction asks", "": "The ROCM paper", "R": "The RLCM paper"}
 _STRIP = 6  # images of a cell
 # Pixels of their sides, by the number of cells: all strips together stay within a few megabytes.
@@ -73,40 +77,54 @@ class Reading:
         return ", ".join(told) or "missing"
 
 
-def make(results: Results) -> Report:
+def make(results: Results, *, with_trainings: bool = True) -> Report:
     """Assemble the page from scores, manifests, images, the tables, and the claims and figures
-    already made."""
+    already made. with_trainings: link to the LoRAs, which a published page has not beside it."""
     templates = environment(
         Path(__file__).parent,
         metric=metric_label,
         method=results.label,
         signed=lambda change: number(change.mean, decimals(change.half_width), signed=True),
         bounds=lambda change: change.bounds(decimals(change.half_width)),
+        explained=explained,
+        anchor=anchor,
     )
     path = results.layout.rendered("claims", "claims")[0]
-    ledger, cells = (
-        results.entries(path, "claims", "a ledger", "decide the claims again"),
-        _cells(results),
+    ledger, limits = (
+        results.entries(path, key, "a ledger", "decide the claims again")
+        for key in ("claims", "limits")
     )
+    cells = _cells(results, with_trainings)
     side = next(side for most, side in _SIDES if len(cells) <= most)
     shown = {name: load("tables", name).make(results) for name in offered("tables", results.config)}
     varying, shared = _varying(results)
-    # Claims without parts have nothing in this configuration to be decided by.
-    verdicts = Counter(one["verdict"] if one["parts"] else "not tested" for one in ledger)
+    pictures = _pictures(results)
+    verdicts = Counter(one["verdict"] for one in ledger)
     html = templates.get_template("page.html.j2").render(
         groups={
             heading: [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
             for prefix, heading in _GROUPS.items()
         },
         tally=", ".join(f"{verdicts[name]} {name}" for name in _VERDICTS if verdicts[name]),
+        limits=limits,
+        titles=_titles(shown, pictures),
+        terms=TERMS,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        commits=list(dict.fromkeys(c["commit"] for c in cells if c["commit"])),
+        configuration=json.dumps(_configuration(results), indent=2, ensure_ascii=False),
         shown_prompts=results.prompts[:_STRIP],
         config=results.config,
         rewards=results.rewards,
         results=results,
         has_gold=GOLD in results.config.metrics,
         readings=list(read(results)),
-        tables=[(name, table, Markup(table.html())) for name, table in shown.items()],
-        pictures=_pictures(results),
+        tables=[
+            {"name": name, "table": table, "html": Markup(table.html())}
+            | {"files": _files(results, "table", name)}
+            for name, table in shown.items()
+        ],
+        plots=[one for one in pictures if not one["of_images"]],
+        galleries=[one for one in pictures if one["of_images"]],
         cells=cells,
         strips={source.name: _strip(results, source, side) for source in results.everything},
         varying=varying,
@@ -129,8 +147,28 @@ def read(results: Results) -> Iterator[Reading]:
             yield Reading(reward, method, seeds, trained, gold, counts)
 
 
-def _pictures(results: Results) -> list[dict[str, str]]:
-    """Title, caption, CSV path and inlined PNG of each figure in the results directory."""
+def _configuration(results: Results) -> dict[str, Any]:
+    """The configuration with every default, as JSON values."""
+    return {key: value for key, value in results.config.to_dict().items() if key != "partial"}
+
+
+def _titles(tables: Mapping[str, Any], pictures: list[dict[str, Any]]) -> dict[str, str]:
+    """How the page names each of its tables and figures: "Table 1", or the title."""
+    titles = {name: table.title for name, table in tables.items()}
+    titles |= {picture["name"]: picture["title"] for picture in pictures}
+    numbered = {name: re.fullmatch(r"(table|figure)(\d+)", name) for name in titles}
+    return titles | {n: f"{m[1].capitalize()} {m[2]}" for n, m in numbered.items() if m}
+
+
+def _files(results: Results, kind: str, name: str) -> list[tuple[str, str]]:
+    """(suffix, path from the page) of what there is of a table or figure."""
+    paths = [path for path in results.layout.rendered(kind, name) if path.exists()]
+    return [(path.suffix[1:], path.relative_to(results.root).as_posix()) for path in paths]
+
+
+def _pictures(results: Results) -> list[dict[str, Any]]:
+    """Title, caption, files and inlined PNG of each figure in the results directory, and whether it
+    shows images by models."""
     pictures = []
     for name in offered("figures", results.config):
         path = results.layout.rendered("figure", name)[1]
@@ -140,8 +178,12 @@ def _pictures(results: Results) -> list[dict[str, str]]:
             raise UserError(f"{path} does not exist: render the figure {name} first")
         with Image.open(results.existing(path)) as image:
             title, caption = (str(image.info.get(k, "")) for k in ("Title", "Description"))
-        source = _data_uri("png", path.read_bytes())
-        pictures.append({"name": name, "title": title, "caption": caption, "source": source})
+        source, files = _data_uri("png", path.read_bytes()), _files(results, "figure", name)
+        of_images = {"images", "prompts of snapshots"} & set(facts("figures", name)["READS"])
+        pictures.append(
+            {"name": name, "title": title, "caption": caption, "source": source, "files": files}
+            | {"of_images": bool(of_images)}
+        )
     return pictures
 
 
@@ -149,7 +191,7 @@ def _data_uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _cells(results: Results) -> list[dict[str, Any]]:
+def _cells(results: Results, with_trainings: bool) -> list[dict[str, Any]]:
     """What each trained cell is made of and cost: its source and its manifest."""
     cells = []
     for source in results.trained:
@@ -160,7 +202,12 @@ def _cells(results: Results) -> list[dict[str, Any]]:
         if lacking:
             path = results.layout.cell(source.name).manifest
             raise UserError(f"{path} has no {lacking[0]}: train the cell again")
-        cells.append(manifest | {"source": source})
+        lora = results.layout.cell(source.name).lora
+        file = (
+            lora.relative_to(results.root).as_posix() if with_trainings and lora.exists() else None
+        )
+        first = source.seed == results.config.seeds[0] and not source.swept
+        cells.append(manifest | {"source": source, "lora": file, "first": first})
     return cells
 
 

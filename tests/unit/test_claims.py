@@ -1,6 +1,7 @@
 """The claims ledger finds what was planted in synthetic results, and says what it cannot decide."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -299,7 +300,9 @@ def test_a_verdict_of_one_seed_says_so_on_its_face(stopping, tmp_path):
             assert told[id]["scope"] == scope and told[id]["verdict"] in VERDICTS
             face = f"**{told[id]['verdict']}**" + (f", {scope}" if scope else "")
             assert f"| {id} | {told[id]['claim']} | {face} |" in text
-    assert ONE_TRAINING in alone.to_dict()["limits"][0] and ONE_TRAINING in text.split("|")[0]
+    decided, one_seed = alone.to_dict()["limits"][:2]
+    assert re.fullmatch(r"Decided here: .*\b11\b.*\.", decided) and ONE_TRAINING in one_seed
+    assert decided in text.split("|")[0] and one_seed in text.split("|")[0]
 
 
 def test_every_claim_of_a_paper_has_its_place_there():

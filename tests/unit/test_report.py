@@ -1,8 +1,10 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -11,11 +13,15 @@ from PIL import Image, PngImagePlugin
 from synthetic import make_config, write_results
 
 from rocm_core.analysis import Results
+from rocm_core.commands.publish_report import publish
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.grid import make_grid, offered
 from rocm_core.prompts import Prompt, write_prompts
+from rocm_core.provenance import Layout
 from rocm_core.report.build import make, read
+from rocm_core.report.terms import TERMS, anchor
+from rocm_core.study import simulate
 
 EFFECTS = {
     ("hpsv2", "rocm-none"): {"hpsv2": 0.05, "gold": -0.3, "aesthetic": -1.0, "clipscore": 0.1},
@@ -36,17 +42,22 @@ CLAIMS = [
     {
         "id": "R4",
         "claim": "RLCM is better",
-        "verdict": "not decidable",
+        "verdict": "not tested",
         "decisive": None,
         "parts": [],
+        "scope": "",
     },
 ]
+LIMIT = "One training seed: Q1 is about it alone."
 
 
 def write_claims(root):
     """A ledger of three claims; what real ones say is the business of test_claims.py."""
-    told = {"test": "as it is tested", "reason": "2 parts: 1 holds"}
-    (root / "claims.json").write_text(json.dumps({"claims": [told | claim for claim in CLAIMS]}))
+    told = {"test": "as it is tested", "reason": "2 parts: 1 holds", "scope": "one training"}
+    told["stated"] = {"paper": "ROCM paper", "where": "section 4.1, table 1", "number": "unknown"}
+    told["stated"]["shown_in"] = ["table1", "gold_vs_reward", "figure3"]
+    claims = [told | claim for claim in CLAIMS]
+    (root / "claims.json").write_text(json.dumps({"claims": claims, "limits": [LIMIT]}))
 
 
 class Page(HTMLParser):
@@ -54,13 +65,15 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.loads, self.ids = [], [], set()
+        self.open, self.loads, self.ids, self.scripts = [], [], [], 0
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
-        self.ids.add(found.get("id"))
+        self.ids += [found["id"]] if "id" in found else []
+        self.scripts += tag == "script"
+        # What is beside the page is opened by a click, never loaded.
         self.loads += [found[name] for name in ("src", "href", "srcset") if name in found]
         if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
@@ -113,9 +126,11 @@ def test_the_page_is_one_file_that_loads_nothing(finished, tmp_path):
     assert page.open == []
     assert text.count("data:image/png;base64,") == len(offered("figures", finished[0]))
     images = ("data:image/png;base64,", "data:image/jpeg;base64,")
-    assert all(load.startswith((*images, "#")) for load in page.loads)
-    assert {load[1:] for load in page.loads if load.startswith("#")} <= page.ids
-    assert not re.search(r"@import|url\(|<script", text)
+    beside = [load for load in page.loads if not load.startswith((*images, "#"))]
+    assert beside and all((finished[1] / file).is_file() for file in beside)
+    assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids)) and page.scripts == 1
+    assert not re.search(r"@import|url\(|<script [^>]|fetch\(|XMLHttp|import\(", text)
 
 
 def test_text_is_text_on_the_page(finished, tmp_path):
@@ -136,7 +151,7 @@ def test_text_is_text_on_the_page(finished, tmp_path):
             part |= {"label": hostile, "details": hostile}
     (tmp_path / "run/claims.json").write_text(json.dumps(ledger))
     html = make(Results(config, tmp_path / "run")).html
-    assert Page(html).open == [] and "<script" not in html
+    assert Page(html).open == [] and html.count("<script") == 1
     parts = sum(len(claim["parts"]) for claim in ledger["claims"])
     shown = 6 + 3 * len(offered("figures", config)) + 2 * parts
     assert html.count(str(escape(hostile))) >= shown > 30
@@ -203,7 +218,7 @@ def test_a_figure_that_was_not_drawn_is_an_error(tmp_path):
     config = make_config()
     write_results(tmp_path, config)
     write_claims(tmp_path)
-    with pytest.raises(UserError, match="figures/figure1.png does not exist"):
+    with pytest.raises(UserError, match="figures/gold_vs_reward.png does not exist"):
         make(Results(config, tmp_path))
 
 
@@ -271,3 +286,259 @@ def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="rocm-kl/seed-0/manifest.json has no nfe"):
         make(Results(config, tmp_path))
+
+
+def test_what_they_claimed_stands_beside_what_was_found_and_where_it_is_shown(finished):
+    html = make(Results(*finished)).html
+    (claim,) = re.findall(r'<details class="claim" id="claim-Q1">.*?</dl>', html, re.S)
+    told = " ".join(re.sub(r"<[^>]+>", " ", claim).split())
+    assert "They claim it in ROCM paper, section 4.1, table 1 Their number unknown" in told
+    assert "We found confirmed, one training: +0.50 SD [+0.40, +0.60] (two); 2 parts" in told
+    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', claim)
+    assert links == [
+        ("drawing-table1", "Table 1"),
+        ("drawing-gold_vs_reward", "Picture gold_vs_reward"),
+    ]
+    assert ">one training</span>" in claim.split("</summary>")[0]  # on its face
+    assert html.index(LIMIT.split(":")[0]) < html.index('id="claims"')
+
+
+def test_the_header_has_date_commit_and_configuration(finished):
+    config, root = finished
+    html = make(Results(config, root)).html
+    header = html.split("<header>")[1].split("</header>")[0]
+    assert re.search(r"20\d\d-\d\d-\d\d", header) and "<code>abcdef0123</code>" in header
+    assert 'href="#configuration">synthetic</a>' in header
+    (text,) = re.findall(r'<details id="configuration">.*?<pre>(.*?)</pre>', html, re.S)
+    assert json.loads(unescape(text))["methods"]["rocm-kl"] == {"beta": 0.05}
+
+
+def test_plots_come_first_and_images_last(finished):
+    html = make(Results(*finished)).html
+    order = re.findall(r'<(?:section|figure) id="([^"]+)"', html)
+    assert order[:4] == ["claims", "plots", "drawing-gold_vs_reward", "drawing-training"]
+    samples = order.index("samples")
+    assert {"drawing-figure1", "drawing-figure2", "drawing-figure6"} <= set(order[samples:])
+    assert "drawing-figure5" in order[:samples] and order.index("cells") > samples
+
+
+def test_files_beside_the_page_are_linked(finished, tmp_path):
+    config, root = finished
+    shutil.copytree(root, tmp_path / "run")
+    lora = "cells/hpsv2/rocm-kl/seed-0/lora.safetensors"
+    for file in (lora, "figures/training.pdf", "figures/training.csv", "tables/table1.csv"):
+        (tmp_path / "run" / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / file).touch()
+    html = make(Results(config, tmp_path / "run")).html
+    for file, name in (
+        (lora, "LoRA"),
+        ("figures/training.pdf", "PDF"),
+        ("figures/training.csv", "CSV"),
+        ("figures/training.png", "PNG"),
+        ("tables/table1.csv", "CSV"),
+    ):
+        assert f'<a href="{file}">{name}</a>' in html
+    assert "cells/hpsv2/rocm-none/seed-0/lora.safetensors" not in html
+
+
+def test_terms_are_explained_where_they_stand_and_in_one_list(finished):
+    html = make(Results(*finished)).html
+    page = Page(html)
+    assert {anchor(term) for term in TERMS} <= set(page.ids)
+    tips = re.findall(
+        r'<a class="term" href="#([^"]+)" aria-describedby="([^"]+)" data-tip="', html
+    )
+    assert len({at for at, _ in tips}) > 10 and all(at == described for at, described in tips)
+
+
+def test_what_is_published_is_whole_and_links_to_nothing_that_stays(finished, tmp_path):
+    config, root = finished
+    run, published = tmp_path / "run", tmp_path / "docs"
+    shutil.copytree(root, run)
+    (run / "cells/hpsv2/rocm-kl/seed-0/lora.safetensors").touch()
+    (run / "claims.md").touch()
+    drawn = [(kind, n) for kind in ("table", "figure") for n in offered(f"{kind}s", config)]
+    files = [file for drawing in drawn for file in Layout(run).rendered(*drawing)]
+    for file in files[1:]:
+        file.parent.mkdir(exist_ok=True)
+        file.exists() or file.touch()
+    with pytest.raises(UserError, match=f"{files[0].name} does not exist: run `snakemake report`"):
+        publish(Results(config, run), published)
+    assert not published.exists()
+    files[0].touch()
+    publish(Results(config, run), published)
+    links = {load for load in Page((published / "report.html").read_text()).loads}
+    beside = {link for link in links if not link.startswith(("data:", "#"))}
+    copied = {p.relative_to(published).as_posix() for p in published.rglob("*") if p.is_file()}
+    assert beside | {"claims.json", "claims.md", "report.html"} == copied
+    assert {file.relative_to(run).as_posix() for file in files} == beside
+
+
+# --- in a browser
+
+in_a_browser = pytest.mark.skipif(
+    "ROCM_NEEDS_BROWSER" not in os.environ and not any(map(shutil.which, simulate.BROWSERS)),
+    reason="no Chromium is installed",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with simulate.open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(finished):
+    make(Results(*finished)).save(finished[1] / "report")
+    return (finished[1] / "report.html").as_uri()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page as some device would; closing checks that it asked for nothing else."""
+    contexts, wrong, asked = [], [], set()
+
+    def opened(width=1280, **more):
+        screen = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce"}
+        context = browser.new_context(**screen, **more)
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: asked.add(request.url.partition("#")[0]))
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong and {url for url in asked if not url.startswith("data:")} == {address}
+
+
+def luminance(page, selector, name):
+    """Relative luminance of a colour of an element (WCAG 2.2)."""
+    got = page.eval_on_selector(selector, "(e, name) => getComputedStyle(e)[name]", name)
+    channels = [int(v) / 255 for v in re.findall(r"\d+", got)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@in_a_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(open_page, width, scheme):
+    page = open_page(width, color_scheme=scheme)
+    page.eval_on_selector_all("details", "all => all.forEach((one) => (one.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = luminance(page, "body", "backgroundColor")
+    assert (paper > 0.5) == (scheme == "light")
+    for selector in ("body", ".soft", "nav a", ".fails", ".scope"):
+        ink = luminance(page, selector, "color")
+        assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, selector
+    wide = page.locator("#cells .scroll").first
+    assert wide.evaluate("e => e.scrollWidth > e.clientWidth") == (width == 390)
+    page.wait_for_function(
+        "w => document.querySelector('#cells .scroll').hasAttribute('data-wider') === w",
+        arg=width == 390,
+    )
+    hint = wide.evaluate("e => getComputedStyle(e, '::before').content")
+    assert ("Scroll sideways" in hint) == (width == 390)
+
+
+@in_a_browser
+def test_without_scripts_everything_can_be_read(open_page):
+    page = open_page(java_script_enabled=False)
+    assert page.locator("button, input, dialog").count() == 0
+    assert page.locator("#claim-Q1 .verdict").is_visible()
+    assert page.locator("#samples .strip").first.is_visible()
+    page.locator("#claim-Q1 summary").click()
+    assert page.locator("#claim-Q1 dl").is_visible()
+    term = page.locator(".term").first
+    page.keyboard.press("Tab")  # from now on focus is the keyboard's
+    term.focus()
+    assert term.evaluate("e => getComputedStyle(e, '::after').content").strip('"') in TERMS.values()
+
+
+@in_a_browser
+def test_a_figure_is_enlarged_and_closed_by_mouse_and_keyboard(open_page):
+    page = open_page()
+    link = page.locator("#drawing-training a.enlarge")
+    link.click()
+    assert page.locator("dialog[open] img").get_attribute("src").startswith("data:image/png")
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    assert link.evaluate("e => e === document.activeElement")  # the reader is where she was
+    page.keyboard.press("Enter")
+    assert page.locator("dialog[open]").count() == 1
+    page.locator("dialog button").click()
+    assert page.locator("dialog[open]").count() == 0
+
+
+@in_a_browser
+def test_tables_are_sorted_by_their_numbers(open_page):
+    page = open_page()
+    table = page.locator("#readings table")
+    head = table.locator("thead th", has_text="Trained reward")
+
+    def column():
+        body = table.locator("tbody").first
+        texts = body.locator("tr:not(.block)").evaluate_all(
+            "all => all.map(r => r.cells[2].innerText)"
+        )
+        return [float(text.split()[1].replace("−", "-")) for text in texts]
+
+    assert len(set(column())) > 2
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert column() == sorted(column(), reverse=True)
+    assert head.get_attribute("aria-sort") == "descending"
+    page.keyboard.press("Enter")
+    assert column() == sorted(column()) and head.get_attribute("aria-sort") == "ascending"
+    assert table.locator("tbody").first.locator("tr").first.get_attribute("class") == "block"
+
+
+@in_a_browser
+def test_a_slider_lies_between_base_and_trained_images(open_page):
+    """The base is painted 0 in red, the last model more than 100 (tests/synthetic.py)."""
+    page = open_page()
+    pair = page.locator(".pair").last
+    pair.evaluate("e => e.scrollIntoView({block: 'center'})")
+    for image in pair.locator("img").all():
+        image.evaluate("e => e.decode()")
+    slider = pair.locator("input[type=range]")
+    box = pair.locator(".over").bounding_box()
+    side = box["width"] / 6
+
+    def red(image, share):
+        """Of the pixel at a share of the width of one of the six images."""
+        at = {"x": box["x"] + side * (image + share), "y": box["y"] + side / 2}
+        shot = page.screenshot(clip=at | {"width": 1, "height": 1})
+        with Image.open(io.BytesIO(shot)) as pixel:
+            return pixel.convert("RGB").getpixel((0, 0))[0]
+
+    for image in (0, 5):  # each image is cut in the middle
+        assert red(image, 0.3) < 20 and red(image, 0.7) > 80
+    slider.focus()
+    page.keyboard.press("Home")
+    assert red(0, 0.3) > 80 and slider.get_attribute("aria-valuetext") == "0 % base"
+    page.keyboard.press("End")
+    assert red(5, 0.95) < 20
+
+
+@in_a_browser
+def test_a_link_opens_what_is_folded_and_terms_answer_to_the_keyboard(open_page):
+    page = open_page(390)
+    page.evaluate("location.hash = '#cell-hpsv2-rocm-kl-seed-0'")
+    page.wait_for_selector("#cell-hpsv2-rocm-kl-seed-0[open]")
+    term = page.locator("#claims .term").first
+    page.keyboard.press("Tab")  # from now on focus is the keyboard's
+    term.focus()
+    box = term.evaluate("e => getComputedStyle(e, '::after').position")
+    assert box == "fixed"
+    page.keyboard.press("Escape")
+    assert term.evaluate("e => getComputedStyle(e, '::after').content") in ("none", "normal")
+    page.keyboard.press("Tab")
+    term.focus()
+    page.keyboard.press("Enter")  # and touch: to the list of terms
+    assert page.evaluate("location.hash").startswith("#term-")

@@ -90,8 +90,9 @@ def test_a_new_table_and_a_new_figure_are_drawn_and_in_the_report(extended: Chec
     assert (results / "figures/cells_by_reward.pdf").exists()
     page = (results / "report.html").read_text()
     titles = ("Table 1: Held-out scores", "What sweeps chose", "Table 3: Divergences")
-    places = [page.index(title) for title in (*titles, "Cells by reward.</b> 10 of them.")]
+    places = [page.index(f'">{title}', page.index('id="tables"')) for title in titles]
     assert places == sorted(places)
+    assert page.index("Cells by reward.</b> 10 of them.") > page.index('id="plots"')
 
 
 def test_a_word_that_nothing_is_read_by_ends_the_planning_in_one_sentence(
