@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from rocm_core.analysis import is_held_out, only
 from rocm_core.configuration import Config, TrainingSettings
@@ -36,6 +37,7 @@ class Assumed:
 
     def __init__(self, record: Mapping[str, Any]) -> None:
         self.record = record
+        self._found: dict[tuple[str, ...], float] = {}
 
     def effect(self, reward: str, method: str, settings: TrainingSettings, metric: str) -> float:
         """What a training changes of a metric, in standard deviations over prompts: the mean over
@@ -46,6 +48,11 @@ class Assumed:
             "kind": _kind(settings),
             "metric": metric if is_held_out(metric, reward) else OWN,
         }
+        if (key := tuple(like.values())) not in self._found:
+            self._found[key] = self._most_alike(like)
+        return self._found[key]
+
+    def _most_alike(self, like: Mapping[str, str]) -> float:
         rows: list[dict[str, Any]] = self.record["effects"]
         for keys in (
             ("reward", "method", "metric"),
@@ -56,7 +63,7 @@ class Assumed:
             alike = [row["effect"] for row in rows if all(row[key] == like[key] for key in keys)]
             if alike:
                 return fmean(alike)
-        raise UserError(f"{RECORD} has no training like {reward}/{method}: correct its method")
+        raise UserError(f"{RECORD} has no {like['kind']} training, as {like['method']} is")
 
     def seeds(self, effect: float) -> float:
         """Standard deviation of an effect between training seeds."""
@@ -66,10 +73,10 @@ class Assumed:
         """Standard deviation of an effect between prompts."""
         return _spread(self.record["prompts"], effect)
 
-    def progress(self, share: float) -> float:
-        """The share of the final effect after a share of the training."""
+    def progress(self, shares: ArrayLike) -> NDArray[np.float64]:
+        """The share of the final effect after each share of the training."""
         curve = [0.0, *self.record["curve"]]
-        return float(np.interp(share, np.linspace(0, 1, len(curve)), curve))
+        return np.interp(shares, np.linspace(0, 1, len(curve)), curve)
 
 
 @functools.cache
@@ -147,9 +154,11 @@ def derive(results: Path, config: Config) -> dict[str, Any]:
 
 def _levels(table: pd.DataFrame) -> Levels:
     """{(reward, method, metric): (mean, standard deviation over prompts)}."""
-    deviation = (table["high"] - table["low"]) / 2 / _Z * table["n"] ** 0.5
-    rows = zip(table["reward"], table["method"], table["metric"], table["mean"], deviation)
-    return {(r, m, k): (mean, sd) for r, m, k, mean, sd in rows if sd > 0}
+    return {
+        (row["reward"], row["method"], row["metric"]): (row["mean"], deviation)
+        for row in table.to_dict("records")
+        if (deviation := _half(row) / _Z * row["n"] ** 0.5) > 0  # withheld entries have none
+    }
 
 
 def _standardised(after: tuple[float, float], before: tuple[float, float]) -> float:

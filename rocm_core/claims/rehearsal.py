@@ -38,7 +38,7 @@ from rocm_core.grid import (
 )
 from rocm_core.prompts import prompt_count
 
-REHEARSALS = 20
+REHEARSALS = 12
 RESAMPLES = 4000
 PROMPTS = 100  # drawn at most, whose spread is scaled so that their mean is as certain as of all
 SNAPSHOTS = 4  # of a training, or few more
@@ -95,6 +95,7 @@ class Rehearsal(Evidence):
     def __init__(self, config: Config, record: Assumed, seed: int) -> None:
         self._drawn = _Drawn(config, record, seed)
         super().__init__(self._drawn)
+        self._final = self._readouts = self._snapshots = {}  # `_complete` draws what is asked for
 
     def _complete(
         self, scores: Mapping[tuple, Scores], reward: str, method: str, *rest: str | int
@@ -124,14 +125,11 @@ class Rehearsal(Evidence):
 class _Drawn(Results):
     """Results of which the ledger reads nothing from files."""
 
-    readouts = snapshots = pd.DataFrame()  # the matrices are drawn instead
-
     def __init__(self, config: Config, record: Assumed, seed: int) -> None:
         super().__init__(config, config.root)
         self.record, self.seed = record, seed
         self.main = {(c.reward, c.method): c.settings for c in self.cells if not c.swept}
         self._matrices: dict[tuple[Any, ...], Scores] = {}
-        self._effects: dict[tuple[str, str, str], float] = {}
 
     def matrix(self, reward: str, method: str, metric: Any, step: Any = None) -> Scores:
         """Scores (seeds, prompts) of a method, or of a base; of its snapshots at a step."""
@@ -156,19 +154,12 @@ class _Drawn(Results):
         effect, normal = self._effect(source, metric), self._normal(reward, method, metric)
         over_seeds = self.record.seeds(effect) * normal(len(seeds))
         over_prompts = self.record.prompts(effect) * scale * normal(drawn)
-        progress = 1.0
-        if step is not None:
-            progress = self.record.progress(step / source.cell.settings.iterations)
+        share = 1.0 if step is None else step / source.cell.settings.iterations
+        progress = self.record.progress(share)
         changes = progress * (effect + over_seeds[:, None] + over_prompts)
         return pd.DataFrame(level + changes, seeds)
 
     def _effect(self, source: Source, metric: str) -> float:
-        key = source.reward or "", source.method, metric
-        if key not in self._effects:
-            self._effects[key] = self._find_effect(source, metric)
-        return self._effects[key]
-
-    def _find_effect(self, source: Source, metric: str) -> float:
         """What a training changes of a metric in the end."""
         cell = source.cell
         assert cell is not None and source.reward is not None
@@ -207,17 +198,13 @@ class _Drawn(Results):
         """Every training is there."""
         return {source.name: {} for source in self.trained}
 
-    @cached_property
-    def final(self) -> pd.DataFrame:
-        """Two prompts of each model: only table 1, of which no number counts, reads them."""
-        rows = [
-            (source.reward, source.method, source.seed, prompt, metric, value)
-            for source in self.everything
-            for metric in self.config.metrics
-            for prompt, value in (("0000", 0.0), ("0001", 1.0))
-        ]
-        columns = ["reward", "method", "seed", "prompt_id", "metric", "value"]
-        return pd.DataFrame(rows, columns=columns)
+    def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:
+        """Something: only table 1, of which no number counts, asks."""
+        return pd.Series([0.0, 1.0])
+
+    def seeds(self, reward: str, method: str) -> int | None:
+        """All, and so for table 1."""
+        return len(self.config.seeds) if self.models[method].cell else None
 
     def history(self, source: Source, columns: list[str]) -> pd.DataFrame:
         """A training at its snapshots or, where the reward is asked for, at even steps: each the
@@ -238,7 +225,7 @@ class _Drawn(Results):
             normal = self._normal("history", source.name)
             own = effect + self.record.seeds(effect) * normal()
             prompts = images[0] / min(settings.images_per_prompt, images[0])
-            progress = np.array([self.record.progress(s / settings.iterations) for s in steps])
+            progress = self.record.progress(steps / settings.iterations)
             frame["reward"] = own * progress + normal(rows) / prompts**0.5
         return frame[columns]
 

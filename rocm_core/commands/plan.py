@@ -1,8 +1,8 @@
 """What a configuration would run, cost and decide, before anything is paid for.
 
-`python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: seconds,
-without a GPU, weights or a network. Jobs are those that Snakemake still has to run; costs and
-claims are those of the whole grid.
+`python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: in
+seconds, without a GPU, weights or a network. Jobs are those that Snakemake still has to run; costs
+and claims are those of the whole grid.
 """
 
 import argparse
@@ -11,13 +11,13 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rocm_core.claims import Prospect, derive, prospects, seconds_per_pass
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import GPUS, REACHED, UNKNOWN_PROMPTS, Budget, budget_of, load_config, needed
+from rocm_core.grid import GPUS, REACHED, UNKNOWN_PROMPTS, budget_of, load_config, needed
 from rocm_core.plugins import ROOT
 from rocm_core.weights import to_fetch
 
@@ -27,12 +27,12 @@ WIDTH = 100
 
 def plan(configfile: str) -> Iterator[str]:
     """The plan in lines. Raises `UserError` where Snakemake has no plan."""
-    planning = _dry_run(configfile)  # beside all else
     config = load_config(configfile)
-    costs, claims = list(_costs(config, budget_of(config))), prospects(config)
+    planning = _dry_run(configfile)  # beside the rehearsals
+    found = prospects(config)
     yield from _jobs(planning)
-    yield from costs
-    yield from _claims(claims)
+    yield from costs(config)
+    yield from claims(found)
 
 
 def _dry_run(configfile: str) -> subprocess.Popen[str]:
@@ -57,41 +57,44 @@ def _jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
         if count > 1:
             yield f"  {count:6}  {rule}"
     if single:
-        yield f"  {len(single):6}  of which there is one each: figures, tables and what is made of them"
+        yield f"  {len(single):6}  rules of one job: tables, figures, claims, report"
 
 
-def _costs(config: Config, costs: Budget) -> Iterator[str]:
-    gigabytes = (costs.image_bytes + costs.lora_bytes) / 1e9
+def costs(config: Config) -> Iterator[str]:
+    """Hours of computing and bytes of disk, in lines."""
+    needs = budget_of(config)
+    gigabytes = (needs.image_bytes + needs.lora_bytes) / 1e9
     if config.world == "paper":
         side = config.resolution or 512
-        exaflop = {name: work.teraflop(side) / 1e6 for name, work in costs.work.items()}
+        exaflop = {name: work.teraflop(side) / 1e6 for name, work in needs.work.items()}
         parts = ", ".join(f"{name} {value:.2g}" for name, value in exaflop.items() if value)
         yield f"operations: {sum(exaflop.values()):.3g} EFLOP ({parts})"
         yield "GPU hours, at a fifth and at a tenth of the peak in bfloat16:"
         for gpu, peak in GPUS.items():
             most, least = (sum(exaflop.values()) * 1e6 / peak / share / 3600 for share in REACHED)
             yield f"  {most:6,.0f} – {least:,.0f}  {gpu}"
-        files = to_fetch(needed(config)).removeprefix("to fetch: ")
-        yield f"disk: {gigabytes:.3g} GB of results, {costs.images:,} images among them; to fetch: {files}"
+        yield f"disk: {gigabytes:.3g} GB of results, with {needs.images:,} images"
+        yield f"weights and prompts {to_fetch(needed(config))}"
     else:
-        passes = sum(work.forward + work.backward for work in costs.work.values())
+        passes = sum(work.forward + work.backward for work in needs.work.values())
         hours = passes * seconds_per_pass() / 3600
         yield f"CPU hours: {hours:.2g} of one core, as fast as the study's; no GPU needed"
-        yield f"disk: {gigabytes:.2g} GB of results, {costs.images:,} images among them"
-    if costs.guessed:
-        yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(costs.guessed)}"
+        yield f"disk: {gigabytes:.2g} GB of results, with {needs.images:,} images"
+    if needs.guessed:
+        yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(needs.guessed)}"
 
 
-def _claims(claims: list[Prospect]) -> Iterator[str]:
-    decidable = [claim for claim in claims if claim.missing is None]
+def claims(found: Sequence[Prospect]) -> Iterator[str]:
+    """What each claim has to expect, in lines."""
+    decidable = [one for one in found if one.missing is None]
     strong = [one.claim.id for one in decidable if one.power >= POWER]
-    yield f"claims that these results can decide: {len(decidable)} of {len(claims)}"
+    yield f"claims that the results can decide: {len(decidable)} of {len(found)}"
     yield f"  with a power of {POWER:g} or more: {', '.join(strong) or 'none'}"
     for one in decidable:
         yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
-    if len(decidable) < len(claims):
+    if len(decidable) < len(found):
         yield "claims that they cannot decide, and what is missing:"
-    for one in claims:
+    for one in found:
         if one.missing:
             text = f"  {one.claim.id:3}  {one.claim.text}: {one.missing}"
             yield from textwrap.wrap(text, WIDTH, subsequent_indent=" " * 7)
