@@ -28,14 +28,15 @@ WIDTH = 100
 def plan(configfile: str) -> Iterator[str]:
     """The plan in lines. Raises `UserError` where Snakemake has no plan."""
     config = load_config(configfile)
-    planning = _dry_run(configfile)  # beside the rehearsals
+    planning = dry_run(configfile)  # beside the rehearsals
     found = prospects(config)
-    yield from _jobs(planning)
+    yield from jobs(planning)
     yield from costs(config)
     yield from claims(found)
 
 
-def _dry_run(configfile: str) -> subprocess.Popen[str]:
+def dry_run(configfile: str) -> subprocess.Popen[str]:
+    """Snakemake's own plan, while it is made."""
     command = [sys.executable, "-m", "snakemake", "-n", "all", "--configfile", configfile]
     command += ["-s", str(ROOT / "Snakefile"), "--quiet", "reason", "rules"]
     return subprocess.Popen(
@@ -43,16 +44,17 @@ def _dry_run(configfile: str) -> subprocess.Popen[str]:
     )
 
 
-def _jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
+def jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
     """Jobs by rule, those of one job in a line together."""
     out, error = planning.communicate()
     if planning.returncode:
         last = (error.strip() or out.strip() or "no output").splitlines()[-1]
         raise UserError(f"Snakemake has no plan: {last.removeprefix('error: ')}")
     counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", out, re.M)}
-    total = counts.pop("total", 0)
+    for sum_of_others in ("total", "all"):
+        counts.pop(sum_of_others, None)
     single = [rule for rule, count in counts.items() if count == 1]
-    yield f"jobs: {total}"
+    yield f"jobs: {sum(counts.values())}"
     for rule, count in counts.items():
         if count > 1:
             yield f"  {count:6}  {rule}"

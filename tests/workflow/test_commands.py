@@ -129,6 +129,30 @@ def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkou
     assert jobs["train_cell"] == 10 and jobs["evaluate_images"] == 11
 
 
+def test_the_documented_count_of_what_is_left_counts_the_jobs(pristine: Checkout) -> None:
+    shown = pristine.snakemake("-n", "all", "--quiet", "rules")
+    assert shown.returncode == 0 and count_jobs(shown.stdout)["train_cell"] == 10
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    assert "`snakemake --profile slurm -n all --quiet rules`" in text
+
+
+def test_a_plan_counts_the_jobs_of_a_dry_run(
+    pristine: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rocm_core.commands import plan
+    from rocm_core.errors import UserError
+
+    monkeypatch.chdir(pristine.path)
+    lines = [*plan.jobs(plan.dry_run("config/demo.yaml"))]
+    jobs = pristine.jobs(config=None)
+    assert lines[0] == f"jobs: {sum(jobs.values())}"
+    assert [line.split() for line in lines[1:-1]] == [
+        [str(count), rule] for rule, count in jobs.items() if count > 1
+    ]
+    with pytest.raises(UserError, match="Snakemake has no plan: .*nowhere.yaml"):
+        [*plan.jobs(plan.dry_run("config/nowhere.yaml"))]
+
+
 def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
     pristine: Checkout, tmp_path: Path
 ) -> None:
