@@ -1,9 +1,11 @@
+# make help         this list, which a bare `make` prints too
 # make demo         a fresh machine to a finished report, of the grid CONFIG=config/demo.yaml
 # make test         every test that this machine can run, WORKERS=2 side by side
 # make test-unit    the library's tests alone, in under four minutes
 # make test-faults  kills, full disks and lost nodes, on a real Slurm if it is installed
 # make lint         style and types
 # make cells        list the cells of the grid
+# make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run
 # make verify       check every artefact against the configuration
 # make accept       keep finished results over an update that changes code but no number;
 #                   ACCEPT=--dry-run lists them first (docs/method.md, "Keeping results over an update")
@@ -30,8 +32,11 @@ BIN := $(VENV)/bin
 PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-unit test-faults lint cells verify accept preflight gate judges cancel bench \
-  bench-gpu locks audit clean
+.PHONY: help demo test test-unit test-faults lint cells plan verify accept preflight gate judges \
+  cancel bench bench-gpu locks audit clean
+
+help:
+	@sed -n 's/^# //p; /^PYTHON/q' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/main
 	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
@@ -57,6 +62,9 @@ lint: $(VENV)/dev
 
 cells: $(VENV)/main
 	@python -m rocm_core.commands.cells --configfile $(CONFIG)
+
+plan: $(VENV)/main
+	@python -m rocm_core.commands.plan --configfile $(CONFIG)
 
 verify: $(VENV)/main
 	@python -m rocm_core.commands.verify --configfile $(CONFIG)

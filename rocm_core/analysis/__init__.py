@@ -8,6 +8,7 @@ from rocm_core.analysis.comparison import (
     RESAMPLES,
     Comparison,
     average_deviation,
+    coarsely,
     compare,
     compare_differences,
     compare_seeds,

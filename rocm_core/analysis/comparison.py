@@ -12,7 +12,9 @@ With one seed only prompts are drawn, and a finding speaks of that training alon
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -31,6 +33,22 @@ ALPHA = 1 - LEVEL
 MARGIN = 0.2  # a smaller effect is none: Cohen 1988, Statistical Power Analysis, calls 0.2 small
 RESAMPLES = 20_000
 Matrix = NDArray[np.float64]
+_fewer: ContextVar[int | None] = ContextVar("_fewer", default=None)
+
+
+@contextmanager
+def coarsely(resamples: int) -> Iterator[None]:
+    """Fewer resamples inside, for verdicts that are only counted; p is at least 2 / (their number
+    + 1), which a correction for many comparisons must leave below 0.05."""
+    token = _fewer.set(resamples)
+    try:
+        yield
+    finally:
+        _fewer.reset(token)
+
+
+def _resamples() -> int:
+    return _fewer.get() or RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:
     if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
         raise ValueError("expected finite differences of at least two seeds")
     spread = sample.std(ddof=1) / len(sample) ** 0.5
-    draws = sample.mean() + spread * _student(len(sample) - 1, RESAMPLES, seed)
+    draws = sample.mean() + spread * _student(len(sample) - 1, _resamples(), seed)
     difference = percentile_interval(sample.mean(), draws, 0)
     return Comparison(difference, None, None, _p(draws, difference), len(sample))
 
@@ -104,7 +122,7 @@ def _summarise(
 ) -> Comparison:
     """`unit` of the effect: both sides' scores (prompts,), a number, or None: no effect."""
     seeds, prompts = differences.shape
-    counts = resampling(prompts, RESAMPLES, seed)
+    counts = resampling(prompts, _resamples(), seed)
     mean, draws = differences.mean(), _draws(differences, counts, seed)
     difference, effect = _interval(mean, draws, prompts), None
     if isinstance(unit, float):

@@ -3,4 +3,6 @@
 A claim finds the comparisons it rests on; a rule turns their outcomes into a verdict.
 """
 
+from rocm_core.claims._assumed import derive, seconds_per_pass
 from rocm_core.claims.ledger import CLAIMS, Ledger, make
+from rocm_core.claims.rehearsal import REHEARSALS, Prospect, prospects

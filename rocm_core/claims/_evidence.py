@@ -130,11 +130,11 @@ class Evidence:
         if not candidates:
             raise Undecidable("nothing to choose from")
         means = [self.scores(reward, candidate, by).mean() for candidate in candidates]
-        prompts = sorted(set.intersection(*(set(scores.index) for scores in means)))
-        halves = prompts[::2], prompts[1::2]
-        best = [candidates[int(np.argmax([s[half].mean() for s in means]))] for half in halves]
+        table = pd.concat(means, axis=1, join="inner").sort_index()
+        halves = table.iloc[::2], table.iloc[1::2]
+        best = [candidates[int(half.to_numpy().mean(0).argmax())] for half in halves]
         scored = [
-            self.scores(reward, choice, metric)[half]
+            self.scores(reward, choice, metric)[half.index]
             for half, choice in zip(halves, reversed(best), strict=True)
         ]
         return pd.concat(scored, axis=1)
@@ -265,10 +265,12 @@ def _matrices(frame: pd.DataFrame, *more: str) -> dict[tuple, Scores]:
 
 def aligned(treated: Scores, control: Scores) -> tuple[Scores, Scores]:
     """Both on their common prompts and, unless the control is a base, their common seeds."""
-    prompts = sorted(set(treated.columns) & set(control.columns))
-    if len(prompts) < 2:
+    treated, control = treated.sort_index(axis=1), control.sort_index(axis=1)
+    if not treated.columns.equals(control.columns):
+        prompts = treated.columns.intersection(control.columns, sort=False)
+        treated, control = treated[prompts], control[prompts]
+    if treated.shape[1] < 2:
         raise Undecidable("fewer than two prompts in common")
-    treated, control = treated[prompts], control[prompts]
     if len(control) == 1:
         return treated, control
     seeds = sorted(set(treated.index) & set(control.index))

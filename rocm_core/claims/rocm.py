@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from rocm_core.analysis import (
-    GOLD,
     Comparison,
     compare,
     compare_differences,
@@ -186,9 +185,9 @@ def _loss(e: Evidence, reward: str, method: str, metric: str) -> Comparison:
     "As β falls the reward rises without end, while people's preference peaks and then falls",
     test=(
         "ROCM with KL: the reward at the smallest β (0 where no divergence is trained too) above"
-        " that at the best and at the largest β, and the gold judge at the best β above both ends."
-        " The best of the β between the two ends is chosen by the gold judge, on the other half of"
-        " the prompts."
+        " that at the best and at the largest β, and the judge at the best β above both ends. The"
+        " best of the β between the two ends is chosen by the judge, on the other half of the"
+        " prompts. Judge: the gold judge, without one the held-out scorers."
     ),
     needs="rocm-kl with three values of beta or more",
     rule=every,
@@ -202,8 +201,8 @@ def beta(e: Evidence) -> Iterator[Part]:
         for metric, one, other, label in (
             (reward, "least", "most", "reward, smallest − largest β"),
             (reward, "least", "peak", "reward, smallest − best β"),
-            (GOLD, "peak", "least", "gold judge, best − smallest β"),
-            (GOLD, "peak", "most", "gold judge, best − largest β"),
+            (e.judge, "peak", "least", "judge, best − smallest β"),
+            (e.judge, "peak", "most", "judge, best − largest β"),
         ):
             yield part(f"{name}: {label}", MORE, _betas, e, reward, methods, metric, one, other)
 
@@ -223,13 +222,11 @@ def _by_beta(e: Evidence, reward: str) -> list[str]:
 def _betas(
     e: Evidence, reward: str, methods: list[str], metric: str, one: str, other: str
 ) -> Comparison:
-    if GOLD not in e.config.metrics:
-        raise NotConfigured("no gold judge stands for people")
     inner = [(method, None) for method in methods[1:-1]]
     scores = {
         "least": e.final(reward, methods[0], metric),
         "most": e.final(reward, methods[-1], metric),
-        "peak": e.chosen(reward, inner, metric, by=GOLD),
+        "peak": e.chosen(reward, inner, metric, by=e.judge),
     }
     return compared(scores[one], scores[other])
 

@@ -15,6 +15,15 @@ from rocm_core.grid.artefacts import (
     train_version,
     used,
 )
+from rocm_core.grid.budget import (
+    GPUS,
+    REACHED,
+    UNKNOWN_PROMPTS,
+    Budget,
+    budget_of,
+    images_per_iteration,
+    training_work,
+)
 from rocm_core.grid.cells import METHODS, Cell, make_grid, parse_method, spell, table, trials_of
 from rocm_core.grid.evaluation import (
     BEST,

@@ -392,7 +392,7 @@ def _check_noise(
     fetched may leave open: its job then refuses.
     """
     chain = chain_of(config, method.policy)
-    if merged["inference_steps"] > 1 or not _ends_without_noise(config, method.policy, chain):
+    if merged["inference_steps"] > 1 or not ends_without_noise(config, method.policy, chain):
         return
     if method.divergence != "none":
         what = f"the divergence {method.divergence} is over"
@@ -414,7 +414,7 @@ def _check_noise(
     )
 
 
-def _ends_without_noise(config: Config, policy: str, chain: str) -> bool:
+def ends_without_noise(config: Config, policy: str, chain: str) -> bool:
     """Whether the last step of a policy's chain is known to be deterministic."""
     says = facts("chains", chain, f"policies.{policy}.chain")["DETERMINISTIC_LAST"]
     if isinstance(says, bool):

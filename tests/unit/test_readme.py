@@ -2,6 +2,7 @@
 
 import csv
 import re
+import subprocess
 from pathlib import Path
 
 import tiny
@@ -32,3 +33,12 @@ def test_a_reward_of_ones_own_is_trained_on_without_snakemake(tmp_path, monkeypa
     with open(tmp_path / "trained/history.csv", newline="") as file:
         rewards = [float(row["reward"]) for row in csv.DictReader(file)]
     assert len(rewards) == 10 and rewards[-1] > 2 * rewards[0]
+
+
+def test_a_bare_make_lists_every_command():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (targets,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.M)
+    for command in (["make"], ["make", "help"]):
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = re.findall(r"^make ([\w-]+) ", shown, re.M)
+        assert sorted(listed) == sorted(targets.replace("\\", " ").split())

@@ -62,7 +62,7 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
     jobs = count_jobs(plan("--profile", "slurm", config=None))
     rewards, divergences, baselines, betas = 4, 5, 4, 5
     main = rewards * (divergences + baselines)
-    whole = main + rewards * betas + divergences  # on the 45 animals
+    whole = main + rewards * betas + divergences + 2  # on the 45 animals; RLCM's learning rates
     searches, settings = (divergences - 1, 3), (betas, 2 * 3)  # without none; diffusion methods
     trials = rewards * sum(a * b for a, b in zip(searches, settings, strict=True))
     trained = whole + trials
@@ -127,6 +127,30 @@ def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkou
     assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < 5
     # 2 rewards × (none, KL, JS, Hellinger, Fisher), and the base.
     assert jobs["train_cell"] == 10 and jobs["evaluate_images"] == 11
+
+
+def test_the_documented_count_of_what_is_left_counts_the_jobs(pristine: Checkout) -> None:
+    shown = pristine.snakemake("-n", "all", "--quiet", "rules")
+    assert shown.returncode == 0 and count_jobs(shown.stdout)["train_cell"] == 10
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    assert "`snakemake --profile slurm -n all --quiet rules`" in text
+
+
+def test_a_plan_counts_the_jobs_of_a_dry_run(
+    pristine: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rocm_core.commands import plan
+    from rocm_core.errors import UserError
+
+    monkeypatch.chdir(pristine.path)
+    lines = [*plan.jobs(plan.dry_run("config/demo.yaml"))]
+    jobs = pristine.jobs(config=None)
+    assert lines[0] == f"jobs: {sum(jobs.values())}"
+    assert [line.split() for line in lines[1:-1]] == [
+        [str(count), rule] for rule, count in jobs.items() if count > 1
+    ]
+    with pytest.raises(UserError, match="Snakemake has no plan: .*nowhere.yaml"):
+        [*plan.jobs(plan.dry_run("config/nowhere.yaml"))]
 
 
 def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(

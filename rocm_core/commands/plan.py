@@ -1,0 +1,126 @@
+"""What a configuration would run, cost and decide, before anything is paid for.
+
+`python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: in
+seconds, without a GPU, weights or a network. Jobs are those that Snakemake still has to run; costs
+and claims are those of the whole grid.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rocm_core.claims import Prospect, derive, prospects, seconds_per_pass
+from rocm_core.configuration import Config
+from rocm_core.errors import UserError, run
+from rocm_core.grid import GPUS, REACHED, UNKNOWN_PROMPTS, budget_of, load_config, needed
+from rocm_core.plugins import ROOT
+from rocm_core.weights import to_fetch
+
+POWER = 0.8
+WIDTH = 100
+
+
+def plan(configfile: str) -> Iterator[str]:
+    """The plan in lines. Raises `UserError` where Snakemake has no plan."""
+    config = load_config(configfile)
+    planning = dry_run(configfile)  # beside the rehearsals
+    found = prospects(config)
+    yield from jobs(planning)
+    yield from costs(config)
+    yield from claims(found)
+
+
+def dry_run(configfile: str) -> subprocess.Popen[str]:
+    """Snakemake's own plan, while it is made."""
+    command = [sys.executable, "-m", "snakemake", "-n", "all", "--configfile", configfile]
+    command += ["-s", str(ROOT / "Snakefile"), "--quiet", "reason", "rules"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+def jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
+    """Jobs by rule, those of one job in a line together."""
+    out, error = planning.communicate()
+    if planning.returncode:
+        last = (error.strip() or out.strip() or "no output").splitlines()[-1]
+        raise UserError(f"Snakemake has no plan: {last.removeprefix('error: ')}")
+    counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", out, re.M)}
+    for sum_of_others in ("total", "all"):
+        counts.pop(sum_of_others, None)
+    single = [rule for rule, count in counts.items() if count == 1]
+    yield f"jobs: {sum(counts.values())}"
+    for rule, count in counts.items():
+        if count > 1:
+            yield f"  {count:6}  {rule}"
+    if single:
+        yield f"  {len(single):6}  rules of one job: tables, figures, claims, report"
+
+
+def costs(config: Config) -> Iterator[str]:
+    """Hours of computing and bytes of disk, in lines."""
+    needs = budget_of(config)
+    gigabytes = (needs.image_bytes + needs.lora_bytes) / 1e9
+    if config.world == "paper":
+        side = config.resolution or 512
+        exaflop = {name: work.teraflop(side) / 1e6 for name, work in needs.work.items()}
+        parts = ", ".join(f"{name} {value:.2g}" for name, value in exaflop.items() if value)
+        yield f"operations: {sum(exaflop.values()):.3g} EFLOP ({parts})"
+        yield "GPU hours, at a fifth and at a tenth of the peak in bfloat16:"
+        for gpu, peak in GPUS.items():
+            most, least = (sum(exaflop.values()) * 1e6 / peak / share / 3600 for share in REACHED)
+            yield f"  {most:6,.0f} – {least:,.0f}  {gpu}"
+        yield f"disk: {gigabytes:.3g} GB of results, with {needs.images:,} images"
+        yield f"weights and prompts {to_fetch(needed(config))}"
+    else:
+        passes = sum(work.forward + work.backward for work in needs.work.values())
+        hours = passes * seconds_per_pass() / 3600
+        yield f"CPU hours: {hours:.2g} of one core, as fast as the study's; no GPU needed"
+        yield f"disk: {gigabytes:.2g} GB of results, with {needs.images:,} images"
+    if needs.guessed:
+        yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(needs.guessed)}"
+
+
+def claims(found: Sequence[Prospect]) -> Iterator[str]:
+    """What each claim has to expect, in lines."""
+    decidable = [one for one in found if one.missing is None]
+    strong = [one.claim.id for one in decidable if one.power >= POWER]
+    yield f"claims that the results can decide: {len(decidable)} of {len(found)}"
+    yield f"  with a power of {POWER:g} or more: {', '.join(strong) or 'none'}"
+    for one in decidable:
+        yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
+    if len(decidable) < len(found):
+        yield "claims that they cannot decide, and what is missing:"
+    for one in found:
+        if one.missing:
+            text = f"  {one.claim.id:3}  {one.claim.text}: {one.missing}"
+            yield from textwrap.wrap(text, WIDTH, subsequent_indent=" " * 7)
+
+
+def main() -> None:
+    """Print the plan, or the record of the study that powers are from."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", required=True)
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="docs/results",
+        help="print rocm_core/claims/study.json, made of the study's published results, which"
+        " --configfile describes",
+    )
+    given = parser.parse_args()
+    if given.record:
+        record = derive(given.record, load_config(given.configfile))
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+        return
+    for line in plan(given.configfile):
+        print(line)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,179 @@
+"""What `make plan` says before a run: claims by rehearsal, operations by the passes of a step."""
+
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import make_config, make_wide_config
+
+from rocm_core.claims import CLAIMS, derive, prospects
+from rocm_core.claims._assumed import RECORD, Assumed, assumed
+from rocm_core.claims.rehearsal import Rehearsal
+from rocm_core.commands.plan import claims, costs
+from rocm_core.grid import budget_of, images_per_iteration, load_config, make_grid, training_work
+from rocm_core.grid.budget import Work
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
+FEW = 3  # rehearsals, where power is not what is asked
+
+
+def by_id(config, **options):
+    found = prospects(config, **options)
+    assert [one.claim for one in found] == list(CLAIMS)
+    return {one.claim.id: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return by_id(make_wide_config(seeds=[0, 1, 2]), rehearsals=FEW)
+
+
+def test_the_record_is_what_the_published_results_give():
+    made = derive(ROOT / "docs/results", load_config(ROOT / "config/shapes.yaml"))
+    assert json.loads(RECORD.read_text(encoding="utf-8")) == json.loads(json.dumps(made))
+
+
+def test_rehearsals_show_the_effects_and_spreads_of_the_study():
+    """Claim 13 of the study itself, drawn: its parts' differences and their intervals."""
+    config = load_config(ROOT / "config/shapes.yaml")
+    published = json.loads((ROOT / "docs/results/shapes/claims.json").read_text())["claims"]
+    (claim,) = [claim for claim in CLAIMS if claim.id == "13"]
+    (study,) = [claim["parts"] for claim in published if claim["id"] == "13"]
+    draws = [list(claim.parts(Rehearsal(config, assumed(), seed))) for seed in range(2)]
+    for parts in draws:
+        assert len(parts) == len(study)
+        near = [
+            part["effect"]["low"] <= drawn.comparison.effect.high
+            and drawn.comparison.effect.low <= part["effect"]["high"]
+            for part, drawn in zip(study, parts, strict=True)
+        ]
+        assert sum(near) >= 0.9 * len(near)
+    first, second = ([part.comparison.difference.mean for part in parts] for parts in draws)
+    assert first != second
+
+
+def test_the_same_configuration_has_the_same_prospects(wide):
+    again = by_id(make_wide_config(seeds=[0, 1, 2]), rehearsals=FEW)
+    assert {id: one.power for id, one in again.items()} == {
+        id: one.power for id, one in wide.items()
+    }
+
+
+def test_power_grows_with_seeds():
+    def power(seeds):
+        found = by_id(make_wide_config(seeds=[*range(seeds)]), rehearsals=6)
+        return sum(found[id].power for id in ("Q3a", "Q3b", "1", "2", "4", "6", "R1", "R4"))
+
+    assert power(2) + 1 < power(6)
+
+
+def test_power_grows_with_the_effect():
+    def power(factor):
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+        for row in record["effects"]:
+            row["effect"] *= factor
+        record["prompts"] = {"share": 0.0, "least": 1.0}
+        config = make_config(seeds=[0, 1, 2], methods={"rocm-none": {}, "rocm-kl": {"beta": 0.05}})
+        return by_id(config, rehearsals=8, record=Assumed(record))["10"].power
+
+    assert power(0.3) < power(3.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("id", "lacking", "changes"),
+    [
+        ("4", "one training seed", {"seeds": [0]}),
+        ("R1", "one training seed", {"seeds": [0]}),
+        ("1", "a baseline", {"methods": {"rocm-kl": {"beta": 0.05}}, "sweeps": [], "study": None}),
+        ("7", "three values of beta", {"sweeps": []}),
+        ("14a", "three tries each", {"sweeps": []}),
+        ("12", "a study", {"study": None}),
+        ("Q1a", "snapshot_every", {"training": {"iterations": 40}}),
+        ("R2", "2 and 16", {}),
+        ("9", "no ROCM trained on clipscore", {}),
+        ("14b", "gradients", {}),
+    ],
+)
+def test_a_claim_that_cannot_be_decided_says_what_is_missing(id, lacking, changes):
+    config = make_wide_config(**({"seeds": [0, 1]} | changes))
+    found = by_id(config, rehearsals=1)[id]
+    assert lacking in found.missing and found.power == 0
+
+
+def test_a_claim_that_can_be_decided_lacks_nothing(wide):
+    decidable = {id for id, one in wide.items() if one.missing is None}
+    assert decidable >= {"1", "2", "3", "4", "5", "6", "7", "10", "11", "12", "13", "Q1a", "R1"}
+    assert wide["11"].power == 1.0
+
+
+def test_a_gold_judge_is_not_needed_for_beta():
+    config = make_wide_config(metrics=["hpsv2", "aesthetic", "clipscore"], seeds=[0, 1])
+    assert by_id(config, rehearsals=1)["7"].missing is None
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_has_a_plan(name):
+    config = load_config(ROOT / "config" / name)
+    found = prospects(config, rehearsals=1)
+    lines = [*costs(config), *claims(found)]
+    assert all(sum(f" {one.claim.id} " in line for line in lines[1:]) for one in found)
+    assert all(len(line) <= 110 for line in lines)
+    hours = "GPU hours" if config.world == "paper" else "CPU hours"
+    assert sum(line.startswith(hours) for line in lines) == 1
+    missing = {one.claim.id for one in found if one.missing}
+    if name == "paper-small.yaml":  # of ROCM's 14 claims, one of which is two, and RLCM's 4
+        assert missing == {"14b"}
+    if name == "paper.yaml":
+        assert missing == {"4", "5", "14b", "R1", "R2"}
+
+
+def test_the_small_paper_takes_a_day_of_one_gpu():
+    config = load_config(ROOT / "config/paper-small.yaml")
+    (line,) = [line for line in costs(config) if line.endswith("H100")]
+    assert float(line.split()[2]) < 24
+
+
+# --- operations
+
+
+@pytest.mark.parametrize(
+    ("method", "teraflop"),
+    # The tables of docs/reproducing.md, in bfloat16.
+    [("rocm-none", 19.6), ("rocm-kl", 30.8), ("rlcm", 34), ("ddpo", 170), ("dpok", 170)],
+)
+def test_an_image_of_a_training_takes_what_reproducing_says(method, teraflop):
+    config = load_config(ROOT / "config/paper.yaml")
+    cell = next(cell for cell in make_grid(config) if cell.method == method)
+    work = training_work(config, cell.settings)
+    assert work.teraflop(512) == pytest.approx(teraflop, rel=0.01)
+
+
+def test_passes_are_those_that_the_study_counted():
+    import pandas as pd
+
+    config = load_config(ROOT / "config/shapes.yaml")
+    cells = {(c.reward, c.method): c.settings for c in make_grid(config) if not c.swept}
+    costs = pd.read_csv(ROOT / "docs/results/shapes/tables/costs.csv")
+    for row in costs.to_dict("records"):
+        settings = cells[row["reward"], row["method"]]
+        images = settings.iterations * images_per_iteration(settings)
+        assert images == row["total_reward_queries"]
+        forward = training_work(config, settings, rounds=False).forward
+        assert images * forward == row["total_unet_passes"]
+
+
+def test_a_budget_counts_every_cell_image_and_snapshot():
+    config = make_config(seeds=[0, 1])
+    cells, base = 2 * 3 * 2, 1
+    found = budget_of(config)
+    assert found.images == (cells + base) * 40 + cells * 4 * 16
+    assert found.work["training"].scored == cells * 40 * 2 and found.work["searches"] == Work()
+    assert found.guessed == []
+    once = budget_of(make_config(seeds=[0]))
+    assert found.work["training"].forward == 2 * once.work["training"].forward
+
+
+def test_operations_grow_with_the_side():
+    assert Work(forward=1).teraflop(768) == pytest.approx(2.16)
+    assert Work(forward=1).teraflop(512) < Work(forward=1).teraflop(640) < 2.16
