@@ -5,7 +5,8 @@ from dataclasses import astuple, dataclass
 
 from rocm_core.configuration import Config, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
-from rocm_core.grid.cells import Cell, chain_of, ends_without_noise, sample_sets, snapshot_prompts
+from rocm_core.grid.cells import Cell, chain_of, ends_without_noise
+from rocm_core.grid.evaluation import sample_sets, snapshot_prompts
 from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.prompts import prompt_count
 
