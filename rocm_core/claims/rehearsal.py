@@ -26,7 +26,17 @@ import pandas as pd
 from rocm_core.analysis import Results, Source, coarsely
 from rocm_core.claims._assumed import OWN, Assumed, assumed
 from rocm_core.claims._evidence import ROCM_NONE, Evidence, Scores
-from rocm_core.claims._verdict import CONFIRMED, FAILS, HOLDS, REFUTED, Claim, Verdict, decide
+from rocm_core.claims._verdict import (
+    CONFIRMED,
+    FAILS,
+    HOLDS,
+    NOT_TESTED,
+    REFUTED,
+    UNDECIDED,
+    Claim,
+    Verdict,
+    decide,
+)
 from rocm_core.claims.ledger import CLAIMS
 from rocm_core.configuration import Config, Search
 from rocm_core.grid import (
@@ -49,13 +59,15 @@ ROWS = 200  # of a history at most
 class Prospect:
     """What a configuration can say about a claim.
 
-    power: the share of rehearsals that confirm or refute it. missing: what keeps it from being
-    confirmed, or from being refuted, whatever the numbers; None: nothing does.
+    power: the share of rehearsals that decide it, be it by a tie. missing: what keeps it from being
+    confirmed, or from being refuted, whatever the numbers; None: nothing does. scope: whom a
+    verdict speaks of, as `Verdict` has it.
     """
 
     claim: Claim
     power: float
     missing: str | None
+    scope: str = ""
 
 
 def prospects(
@@ -73,8 +85,8 @@ def _prospect(claim: Claim, drawn: Sequence[Evidence]) -> Prospect:
         return Prospect(claim, 0.0, missing)
     if any(finding.part.comparison for finding in verdicts[0].findings):  # else all are the same
         verdicts += [decide(claim, evidence) for evidence in drawn[1:]]
-    decided = fmean(verdict.verdict in (CONFIRMED, REFUTED) for verdict in verdicts)
-    return Prospect(claim, decided, None)
+    decided = fmean(verdict.verdict not in (UNDECIDED, NOT_TESTED) for verdict in verdicts)
+    return Prospect(claim, decided, None, verdicts[0].scope)
 
 
 def _missing(verdict: Verdict) -> str | None:
@@ -230,13 +242,18 @@ class _Drawn(Results):
         return frame[columns]
 
     @cached_property
+    def comparisons(self) -> list[tuple[str, ...]]:
+        """As configured."""
+        return list(self.config.study.comparisons) if self.config.study else []
+
+    @cached_property
     def outcomes(self) -> list[dict[str, Any]]:
         """The votes of the user study."""
         votes, study = self.record.record["votes"], self.config.study
         assert study is not None  # or no claim asks
         half = votes["half_width"] * (votes["pairs"] / study.pairs) ** 0.5
         outcomes = []
-        for first, second in study.comparisons:
+        for first, second in self.comparisons:
             for question in ("appeal", "preference"):
                 error = half / 1.96 * self._normal("votes", first, second, question)()
                 rate = 0.5 + votes["share"] + error

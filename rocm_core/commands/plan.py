@@ -92,6 +92,8 @@ def claims(found: Sequence[Prospect]) -> Iterator[str]:
     strong = [one.claim.id for one in decidable if one.power >= POWER]
     yield f"claims that the results can decide: {len(decidable)} of {len(found)}"
     yield f"  with a power of {POWER:g} or more: {', '.join(strong) or 'none'}"
+    if scope := next((one.scope for one in decidable if one.scope), None):
+        yield f"  about {scope}, since there is one seed"
     for one in decidable:
         yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
     if len(decidable) < len(found):

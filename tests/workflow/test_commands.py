@@ -62,7 +62,7 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
     jobs = count_jobs(plan("--profile", "slurm", config=None))
     rewards, divergences, baselines, betas = 4, 5, 4, 5
     main = rewards * (divergences + baselines)
-    whole = main + rewards * betas + divergences + 2  # on the 45 animals; RLCM's learning rates
+    whole = main + rewards * betas + divergences + 2 * 2  # on the 45 animals; learning rates
     searches, settings = (divergences - 1, 3), (betas, 2 * 3)  # without none; diffusion methods
     trials = rewards * sum(a * b for a, b in zip(searches, settings, strict=True))
     trained = whole + trials
