@@ -71,12 +71,16 @@ class Prospect:
 
 
 def prospects(
-    config: Config, *, rehearsals: int = REHEARSALS, record: Assumed | None = None
+    config: Config,
+    claims: Sequence[Claim] = CLAIMS,
+    *,
+    rehearsals: int = REHEARSALS,
+    record: Assumed | None = None,
 ) -> list[Prospect]:
-    """The prospects of every claim of the ledger, always the same for a configuration."""
+    """The prospects of claims, always the same for a configuration."""
     drawn = [Rehearsal(config, record or assumed(), seed) for seed in range(rehearsals)]
     with coarsely(RESAMPLES):
-        return [_prospect(claim, drawn) for claim in CLAIMS]
+        return [_prospect(claim, drawn) for claim in claims]
 
 
 def _prospect(claim: Claim, drawn: Sequence[Evidence]) -> Prospect:
@@ -96,8 +100,9 @@ def _missing(verdict: Verdict) -> str | None:
     for outcome, expected in ((HOLDS, CONFIRMED), (FAILS, REFUTED)):
         alike = [f if f.part.missing else replace(f, outcome=outcome) for f in verdict.findings]
         if verdict.claim.rule.decide(alike)[0] != expected:
-            gaps = [finding.part.missing for finding in alike if finding.part.missing]
-            return "; ".join(dict.fromkeys(gaps)) or f"needs {verdict.claim.needs}"
+            gaps = [*dict.fromkeys(f.part.missing for f in alike if f.part.missing)]
+            more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+            return f"{gaps[0]}{more}" if gaps else f"needs {verdict.claim.needs}"
     return None
 
 
@@ -132,6 +137,12 @@ class Rehearsal(Evidence):
         """Some of the steps, the last among them, for a choice among snapshots."""
         every = super().steps(reward, method)
         return every[:: -max(1, len(every) // SNAPSHOTS)][::-1]
+
+    def nfe(self, reward: str, method: str) -> list[tuple[int, float]]:
+        """That of all snapshots."""
+        super().steps(reward, method)  # or there are none
+        history = self._drawn.history(self.results.sources(reward, method)[0], ["step", "nfe"])
+        return list(history.itertuples(index=False, name=None))
 
 
 class _Drawn(Results):
