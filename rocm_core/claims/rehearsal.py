@@ -60,14 +60,12 @@ class Prospect:
     """What a configuration can say about a claim.
 
     power: the share of rehearsals that decide it, be it by a tie. missing: what keeps it from being
-    confirmed, or from being refuted, whatever the numbers; None: nothing does. scope: whom a
-    verdict speaks of, as `Verdict` has it.
+    confirmed, or from being refuted, whatever the numbers; None: nothing does.
     """
 
     claim: Claim
     power: float
     missing: str | None
-    scope: str = ""
 
 
 def prospects(
@@ -90,7 +88,7 @@ def _prospect(claim: Claim, drawn: Sequence[Evidence]) -> Prospect:
     if any(finding.part.comparison for finding in verdicts[0].findings):  # else all are the same
         verdicts += [decide(claim, evidence) for evidence in drawn[1:]]
     decided = fmean(verdict.verdict not in (UNDECIDED, NOT_TESTED) for verdict in verdicts)
-    return Prospect(claim, decided, None, verdicts[0].scope)
+    return Prospect(claim, decided, None)
 
 
 def _missing(verdict: Verdict) -> str | None:

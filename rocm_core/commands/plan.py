@@ -32,7 +32,7 @@ def plan(configfile: str) -> Iterator[str]:
     found = prospects(config)
     yield from jobs(planning)
     yield from costs(config)
-    yield from claims(found)
+    yield from claims(config, found)
 
 
 def dry_run(configfile: str) -> subprocess.Popen[str]:
@@ -86,14 +86,14 @@ def costs(config: Config) -> Iterator[str]:
         yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(needs.guessed)}"
 
 
-def claims(found: Sequence[Prospect]) -> Iterator[str]:
+def claims(config: Config, found: Sequence[Prospect]) -> Iterator[str]:
     """What each claim has to expect, in lines."""
     decidable = [one for one in found if one.missing is None]
     strong = [one.claim.id for one in decidable if one.power >= POWER]
     yield f"claims that the results can decide: {len(decidable)} of {len(found)}"
     yield f"  with a power of {POWER:g} or more: {', '.join(strong) or 'none'}"
-    if scope := next((one.scope for one in decidable if one.scope), None):
-        yield f"  about {scope}, since there is one seed"
+    if len(config.seeds) == 1:
+        yield "  of these training runs alone: there is one seed"
     for one in decidable:
         yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
     if len(decidable) < len(found):

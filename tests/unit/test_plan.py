@@ -115,7 +115,7 @@ def test_a_gold_judge_is_not_needed_for_beta():
 def test_every_configuration_has_a_plan(name):
     config = load_config(ROOT / "config" / name)
     found = prospects(config, rehearsals=1)
-    lines = [*costs(config), *claims(found)]
+    lines = [*costs(config), *claims(config, found)]
     assert all(sum(f" {one.claim.id} " in line for line in lines[1:]) for one in found)
     assert all(len(line) <= 110 for line in lines)
     hours = "GPU hours" if config.world == "paper" else "CPU hours"
