@@ -80,8 +80,8 @@ def costs(config: Config) -> Iterator[str]:
     else:
         passes = sum(work.forward + work.backward for work in needs.work.values())
         hours = passes * seconds_per_pass() / 3600
-        yield f"CPU hours: {hours:.2g} of one core, as fast as the study's; no GPU needed"
-        yield f"disk: {gigabytes:.2g} GB of results, with {needs.images:,} images"
+        yield f"CPU hours: {hours:.2g} of one core like the study's, and the start of each job"
+        yield f"disk: less than {gigabytes:.2g} GB of results, with {needs.images:,} images"
     if needs.guessed:
         yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(needs.guessed)}"
 
@@ -100,7 +100,7 @@ def claims(config: Config, found: Sequence[Prospect]) -> Iterator[str]:
         yield "claims that they cannot decide, and what is missing:"
     for one in found:
         if one.missing:
-            text = f"  {one.claim.id:3}  {one.claim.text}: {one.missing}"
+            text = f"  {one.claim.id:3}  {one.missing}"
             yield from textwrap.wrap(text, WIDTH, subsequent_indent=" " * 7)
 
 

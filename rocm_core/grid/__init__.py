@@ -19,7 +19,6 @@ from rocm_core.grid.budget import (
     GPUS,
     REACHED,
     UNKNOWN_PROMPTS,
-    Budget,
     budget_of,
     images_per_iteration,
     training_work,

@@ -12,15 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.models import UNET, VAE
 from rocm_core.algorithms import Batch, load_algorithm
+from rocm_core.grid.budget import BACKWARD, DECODE, FORWARD, SCORE, SIDES
 from rocm_core.policies import Policy, add_adapter
 from rocm_core.policies.chains import Schedule, lcm
 from rocm_core.policies.denoisers.stable_diffusion import StableDiffusion
 from rocm_core.rewards.hpsv2 import HPSv2, preprocessing
 
 STEPS = 3  # at 8 the same sum is 19.6 without a divergence, else 30.8
-# TFLOP of one image at 512² with plain attention: the U-Net's forward pass, its backward pass to
-# states and adapter, and VAE and ViT-H, each forward and backward.
-FORWARD, BACKWARD, VAE_BOTH, REWARD_BOTH = 0.81, 0.93, 2 * 2.5, 2 * 0.33
+# TFLOP of one image at 512² with plain attention, as `make plan` reckons.
+PASSES = FORWARD[0], BACKWARD[0], 2 * (DECODE[0] + SCORE)
 REFERENCES = STEPS - 1  # the last step has none
 
 
@@ -61,17 +61,18 @@ def tera(policy, reward, **settings):
 
 @pytest.mark.parametrize("kind", ["none", "full", "stop"])
 def test_a_step_takes_the_passes_of_its_equation_and_no_more(policy, reward, kind):
-    expected = STEPS * (FORWARD + BACKWARD) + VAE_BOTH + REWARD_BOTH
+    forward, backward, decoder_and_reward = PASSES
+    expected = STEPS * (forward + backward) + decoder_and_reward
     regularised = {}
     if kind != "none":
         # The first state is noise, which needs no gradient. "full" passes backward through the
         # reference; "stop" passes backward through the policy twice.
-        expected += REFERENCES * FORWARD + (REFERENCES - 1) * BACKWARD
+        expected += REFERENCES * forward + (REFERENCES - 1) * backward
         regularised = {"divergence": "kl", "beta": 0.1, "reference_gradient": kind}
     assert tera(policy, reward, **regularised) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize(("resolution", "expected"), [(512, 0.81), (768, 2.16)])
+@pytest.mark.parametrize(("resolution", "expected"), zip(SIDES, FORWARD, strict=True))
 def test_a_forward_pass_takes_what_reproducing_says_of_its_resolution(
     policy, monkeypatch, resolution, expected
 ):

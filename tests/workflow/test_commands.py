@@ -143,12 +143,13 @@ def test_a_plan_counts_the_jobs_of_a_dry_run(
     from rocm_core.errors import UserError
 
     monkeypatch.chdir(pristine.path)
-    lines = [*plan.jobs(plan.dry_run("config/demo.yaml"))]
+    lines = [*plan.plan("config/demo.yaml")]
     jobs = pristine.jobs(config=None)
     assert lines[0] == f"jobs: {sum(jobs.values())}"
-    assert [line.split() for line in lines[1:-1]] == [
-        [str(count), rule] for rule, count in jobs.items() if count > 1
-    ]
+    several = [f"{count} {rule}" for rule, count in jobs.items() if count > 1]
+    assert [" ".join(line.split()) for line in lines[1 : 1 + len(several)]] == several
+    assert any(line.startswith("CPU hours: ") for line in lines)
+    assert "  1.00  11   A model is never evaluated on the reward that it was trained on" in lines
     with pytest.raises(UserError, match="Snakemake has no plan: .*nowhere.yaml"):
         [*plan.jobs(plan.dry_run("config/nowhere.yaml"))]
 
