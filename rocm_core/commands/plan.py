@@ -38,7 +38,7 @@ def plan(configfile: str) -> Iterator[str]:
 def dry_run(configfile: str) -> subprocess.Popen[str]:
     """Snakemake's own plan, while it is made."""
     command = [sys.executable, "-m", "snakemake", "-n", "all", "--configfile", configfile]
-    command += ["-s", str(ROOT / "Snakefile"), "--quiet", "reason", "rules"]
+    command += ["-s", str(ROOT / "Snakefile"), "--quiet", "rules"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
@@ -48,8 +48,9 @@ def jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
     """Jobs by rule, those of one job in a line together."""
     out, error = planning.communicate()
     if planning.returncode:
-        last = (error.strip() or out.strip() or "no output").splitlines()[-1]
-        raise UserError(f"Snakemake has no plan: {last.removeprefix('error: ')}")
+        said = [line for line in (error + out).splitlines() if line.strip()]
+        ours = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        raise UserError(f"Snakemake has no plan: {[*said, *ours][-1]}")
     counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", out, re.M)}
     for sum_of_others in ("total", "all"):
         counts.pop(sum_of_others, None)
@@ -73,8 +74,8 @@ def costs(config: Config) -> Iterator[str]:
         yield f"operations: {sum(exaflop.values()):.3g} EFLOP ({parts})"
         yield "GPU hours, at a fifth and at a tenth of the peak in bfloat16:"
         for gpu, peak in GPUS.items():
-            most, least = (sum(exaflop.values()) * 1e6 / peak / share / 3600 for share in REACHED)
-            yield f"  {most:6,.0f} – {least:,.0f}  {gpu}"
+            low, high = (sum(exaflop.values()) * 1e6 / peak / share / 3600 for share in REACHED)
+            yield f"  {low:6,.0f} – {high:,.0f}  {gpu}"
         yield f"disk: {gigabytes:.3g} GB of results, with {needs.images:,} images"
         yield f"weights and prompts {to_fetch(needed(config))}"
     else:
