@@ -59,11 +59,12 @@ class Assumed:
             ("method", "metric"),
             ("kind", "metric"),
             ("kind",),  # of a metric that the study lacks
+            (),  # of another package's kind of training
         ):
             alike = [row["effect"] for row in rows if all(row[key] == like[key] for key in keys)]
             if alike:
-                return fmean(alike)
-        raise UserError(f"{RECORD} has no {like['kind']} training, as {like['method']} is")
+                break
+        return fmean(alike)
 
     def seeds(self, effect: float) -> float:
         """Standard deviation of an effect between training seeds."""

@@ -172,7 +172,7 @@ class _Drawn(Results):
         if source.cell is None:
             return pd.DataFrame([level])
         seeds = [source.seed for source in self.sources(reward, method)]
-        effect, normal = self._effect(source, metric), self._normal(reward, method, metric)
+        effect, normal = self.effect(source, metric), self._normal(reward, method, metric)
         over_seeds = self.record.seeds(effect) * normal(len(seeds))
         over_prompts = self.record.prompts(effect) * scale * normal(drawn)
         share = 1.0 if step is None else step / source.cell.settings.iterations
@@ -180,7 +180,7 @@ class _Drawn(Results):
         changes = progress * (effect + over_seeds[:, None] + over_prompts)
         return pd.DataFrame(level + changes, seeds)
 
-    def _effect(self, source: Source, metric: str) -> float:
+    def effect(self, source: Source, metric: str) -> float:
         """What a training changes of a metric in the end."""
         cell = source.cell
         assert cell is not None and source.reward is not None
@@ -189,19 +189,20 @@ class _Drawn(Results):
         for setting, value in source.swept.items():
             if slope := self.record.record["slopes"].get(setting):
                 own = _centre(getattr(self.main[source.reward, source.family], setting))
-                ratio *= (value / own) ** slope
-        if "learning_rate" in source.swept or source.divergence == "none":
+                change = value / own if own else 1.0
+                gain = change**slope if change else math.inf  # β = 0 is no divergence
+                ratio *= min(1.0, gain) if setting == "learning_rate" else gain
+        if source.divergence == "none" or not cell.settings.backpropagates:
             return effect * min(1.0, ratio)
-        gains = [
+        without, own = (
             self.record.effect(source.reward, method, cell.settings, OWN)
             for method in (ROCM_NONE, source.family)
-        ]
-        most = gains[0] / gains[1] if gains[1] > 0 else 1.0
-        if ratio < most:
+        )
+        if ratio < (without / own if own > 0 else 1.0):
             return effect * ratio
         return self.record.effect(source.reward, ROCM_NONE, cell.settings, metric)
 
-    def _normal(self, *names: str):
+    def _normal(self, *names: str) -> Callable[..., Any]:
         """A generator of standard normal numbers that belongs to these names."""
         key = zlib.crc32("/".join(names).encode())
         return np.random.default_rng([self.seed, key]).standard_normal
@@ -242,7 +243,7 @@ class _Drawn(Results):
         frame["nfe"] = images * work.forward
         frame["seconds"] = images * work.teraflop(self.config.resolution or 512)
         if "reward" in columns:
-            effect = self._effect(source, source.reward)
+            effect = self.effect(source, source.reward)
             normal = self._normal("history", source.name)
             own = effect + self.record.seeds(effect) * normal()
             prompts = images[0] / min(settings.images_per_prompt, images[0])

@@ -21,6 +21,7 @@ from rocm_core.grid import GPUS, REACHED, UNKNOWN_PROMPTS, budget_of, load_confi
 from rocm_core.plugins import ROOT
 from rocm_core.weights import to_fetch
 
+SNAKEFILE = ROOT / "Snakefile"
 POWER = 0.8
 WIDTH = 100
 
@@ -28,9 +29,9 @@ WIDTH = 100
 def plan(configfile: str) -> Iterator[str]:
     """The plan in lines. Raises `UserError` where Snakemake has no plan."""
     config = load_config(configfile)
-    planning = dry_run(configfile)  # beside the rehearsals
+    planning = dry_run(configfile) if SNAKEFILE.exists() else None  # beside the rehearsals
     found = prospects(config)
-    yield from jobs(planning)
+    yield from jobs(planning) if planning else ["jobs: unknown without the Snakefile of a clone"]
     yield from costs(config)
     yield from claims(config, found)
 
@@ -38,7 +39,7 @@ def plan(configfile: str) -> Iterator[str]:
 def dry_run(configfile: str) -> subprocess.Popen[str]:
     """Snakemake's own plan, while it is made."""
     command = [sys.executable, "-m", "snakemake", "-n", "all", "--configfile", configfile]
-    command += ["-s", str(ROOT / "Snakefile"), "--quiet", "rules"]
+    command += ["-s", str(SNAKEFILE), "--quiet", "rules"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )

@@ -106,6 +106,16 @@ def test_a_claim_that_can_be_decided_lacks_nothing(wide):
     assert wide["11"].power == 1.0
 
 
+def test_a_gain_grows_as_beta_falls_until_there_is_no_divergence():
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0, 0.001, 0.02, 0.1, 1.0]}
+    drawn = Rehearsal(make_config(sweeps=[sweep]), assumed(), 0).results
+    sources = {source.method: source for source in drawn.trained if source.reward == "hpsv2"}
+    names = [f"rocm-kl--beta-{beta}" for beta in (1, 0.1, 0.02, 0.001, 0)]
+    gains = [drawn.effect(sources[name], "hpsv2") for name in names]
+    assert gains == sorted(gains) and gains[-2] == gains[-1]
+    assert gains[-1] == drawn.effect(sources["rocm-none"], "hpsv2") > gains[0] > 0
+
+
 def test_a_gold_judge_is_not_needed_for_beta():
     config = make_wide_config(metrics=["hpsv2", "aesthetic", "clipscore"], seeds=[0, 1])
     assert by_id(config, "7", rehearsals=1)["7"].missing is None
