@@ -77,7 +77,7 @@ class Assumed:
     def progress(self, shares: ArrayLike) -> NDArray[np.float64]:
         """The share of the final effect after each share of the training."""
         curve = [0.0, *self.record["curve"]]
-        return np.interp(shares, np.linspace(0, 1, len(curve)), curve)
+        return np.interp(np.asarray(shares, float), np.linspace(0, 1, len(curve)), curve)
 
 
 @functools.cache
@@ -187,7 +187,7 @@ def _effects(
         yield row | {"metric": OWN, "effect": change[-1] / own_base[1]}
 
 
-def _half(estimate: Mapping[str, float]) -> float:
+def _half(estimate: Mapping[Any, float]) -> float:
     return (estimate["high"] - estimate["low"]) / 2
 
 

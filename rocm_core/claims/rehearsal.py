@@ -121,14 +121,14 @@ class Rehearsal(Evidence):
         if (prompt_set, steps) not in self.results.sample_sets(source):
             return super()._on(source, metric, prompt_set, steps)  # raises, saying so
         scores = self._drawn.matrix(source.reward or "", source.method, metric)
-        return scores.loc[source.seed or 0]
+        return pd.Series(scores.loc[source.seed or 0])
 
     def _index(self, reward: str, scores: Callable[[str], Scores]) -> Scores:
         metrics = self.held_out_metrics(reward)
         if not metrics:
             return super()._index(reward, scores)  # raises, saying so
         drawn = [scores(metric) for metric in metrics]  # in standard deviations already
-        mean = sum(one.to_numpy() for one in drawn) / len(drawn)
+        mean = np.mean([one.to_numpy() for one in drawn], axis=0)
         return pd.DataFrame(mean, drawn[0].index)
 
     def steps(self, reward: str, method: str) -> list[int]:
@@ -252,7 +252,7 @@ class _Drawn(Results):
         return frame[columns]
 
     @cached_property
-    def comparisons(self) -> list[tuple[str, ...]]:
+    def comparisons(self) -> list[tuple[str, str]]:
         """As configured."""
         return list(self.config.study.comparisons) if self.config.study else []
 
