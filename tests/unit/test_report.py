@@ -300,7 +300,7 @@ def test_what_they_claimed_stands_beside_what_was_found_and_where_it_is_shown(fi
         ("drawing-gold_vs_reward", "Picture gold_vs_reward"),
     ]
     assert ">one training</span>" in claim.split("</summary>")[0]  # on its face
-    assert html.index(LIMIT.split(":")[0]) < html.index('id="claims"')
+    assert html.index(LIMIT.split(": ")[1]) < html.index('id="claims"')
 
 
 def test_the_header_has_date_commit_and_configuration(finished):
