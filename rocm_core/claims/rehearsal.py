@@ -236,7 +236,7 @@ class _Drawn(Results):
         assert study is not None  # or no claim asks
         half = votes["half_width"] * (votes["pairs"] / study.pairs) ** 0.5
         outcomes = []
-        for first, second in study.comparisons:
+        for first, second in self.comparisons:
             for question in ("appeal", "preference"):
                 error = half / 1.96 * self._normal("votes", first, second, question)()
                 rate = 0.5 + votes["share"] + error
