@@ -1,6 +1,6 @@
 """Analysis: results as frames, statistics over prompts and seeds, comparisons, efficiency."""
 
-from rocm_core.analysis.anchors import Anchors, read_anchors
+from rocm_core.analysis.anchors import ANCHORS, Anchors, read_anchors
 from rocm_core.analysis.choice import choose, halves, rank
 from rocm_core.analysis.comparison import (
     ALPHA,

@@ -6,8 +6,7 @@ check, then the verdict. Exits with 1 where a check fails, and with 2 where the 
 
 import argparse
 
-from rocm_core.analysis import Check, Results, checks, read_anchors
-from rocm_core.analysis.anchors import ANCHORS
+from rocm_core.analysis import ANCHORS, Check, Results, checks, read_anchors
 from rocm_core.commands.verify import verify
 from rocm_core.configuration import Config
 from rocm_core.errors import run
