@@ -9,6 +9,8 @@ from pydantic import WithJsonSchema
 
 from rocm_core.configuration.fields import (
     FILLED,
+    IF_SET,
+    Gamma,
     Guidance,
     Name,
     OrNull,
@@ -17,6 +19,7 @@ from rocm_core.configuration.fields import (
     Resolution,
     Seed,
     Steps,
+    Timesteps,
     Whole,
     having,
     items,
@@ -38,7 +41,13 @@ class PolicySettings(Settings):
     """Local folder of the base model in diffusers' layout."""
     chain: PluginName | None = None
     """Chain that its samples take: a module of `rocm_core/policies/chains/`, or `package.module` of
-    your own; null: `lcm` for the policy `consistency`, `ddim` for `diffusion`."""
+    your own; null: `ddim` for the policy `diffusion`, for others the one that belongs to the
+    model's scheduler, else `lcm`."""
+    gamma: Annotated[Gamma | None, IF_SET] = None
+    """Chain `tcd`: the share γ of a step that draws anew, 0 for none; null: 0.3."""
+    timesteps: Annotated[Timesteps | None, IF_SET] = None
+    """Chains `lcm` and `tcd`: the K timesteps of the steps, falling, as DMD2 has them; null: those
+    of the scheduler."""
     steps: Steps
     """Steps K of its chain."""
     guidance_scale: Guidance
@@ -122,8 +131,8 @@ class Config(Settings):
     """`shapes`, the embedded world with its prompts and its gold judge, or `paper`, the published
     models and prompts."""
     policies: Annotated[dict[Name, PolicySettings], FILLED]
-    """The base models: `consistency` and `diffusion`, named after their modules in
-    `rocm_core/policies/`."""
+    """The base models: `consistency` and `diffusion`, which the methods with short names use, and
+    any others that a method names: `direct-flux-kl` is ROCM on `flux`."""
     resolution: Resolution | None = None
     """Width and height of all images, in training and in evaluation, whatever the policy; `make
     preflight` compares it with what the base models are made for. null: the size in each base

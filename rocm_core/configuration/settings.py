@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rocm_core.configuration.fields import (
     FILLED,
+    IF_SET,
+    Gamma,
     Guidance,
     Name,
     OrNull,
@@ -14,6 +16,7 @@ from rocm_core.configuration.fields import (
     Resolution,
     Seed,
     Steps,
+    Timesteps,
     Whole,
     items,
     number,
@@ -151,6 +154,10 @@ class ModelSettings(Settings):
     """Steps K of its chain."""
     guidance_scale: Guidance
     """Guidance scale."""
+    gamma: Annotated[Gamma | None, IF_SET] = None
+    """Share γ of a step that draws anew, for the chain `tcd`; null: its default."""
+    timesteps: Annotated[Timesteps | None, IF_SET] = None
+    """Timesteps of the chain; null: those of the model's scheduler."""
     model_lora: str | None = None
     """Folder of a LoRA that is merged into the model."""
     resolution: Resolution | None = None
@@ -279,7 +286,7 @@ class TrainingSettings(CellSettings):
         ],
         items(1),
     ] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names, or endings of names, of the U-Net's modules that get a LoRA."""
+    """Names, or endings of names, of the network's modules that get a LoRA."""
     ema_decay: Annotated[float, number(0, 1, "per step")] | None = None
     """Decay of the exponential moving average of the LoRA that is saved; null keeps none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -27,6 +27,7 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
+from rocm_core.grid.models import denoiser_modules
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
 from rocm_core.grid.snapshots import snapshot_steps
@@ -376,12 +377,12 @@ def job_code(
     """Code fingerprint of a job: of its script in workflow/scripts/, of the plug-ins that its
     `settings` name, and of the scorers of its `metrics`.
 
-    Of the denoisers every one counts. A job uses only the one that model_index.json asks for, but
-    that file may be fetched after the fingerprint was taken, which must not change by that.
+    Of the denoisers the model's own counts, or every one where it is not known yet: what is fetched
+    after the fingerprint was taken must not change it.
     """
     modules = [module_of("rewards", metric, "metrics") for metric in metrics]
     if settings:
-        modules += [module_of("denoisers", name, "model") for name in names("denoisers")]
+        modules += denoiser_modules(settings.model)
         modules.append(module_of("chains", settings.chain, "chain"))
     if isinstance(settings, TrainingSettings):
         modules.append(module_of("algorithms", settings.algorithm, "algorithm"))

@@ -76,6 +76,8 @@ def generation_settings(
         policy=name,
         chain=chain_of(config, name),
         model=policy.model,
+        gamma=policy.gamma,
+        timesteps=policy.timesteps,
         model_lora=policy.lora,
         resolution=config.resolution,
         inference_steps=steps or inference_steps(config)[0] or policy.steps,

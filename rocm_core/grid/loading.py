@@ -8,7 +8,7 @@ from typing import Any
 
 from rocm_core.configuration import Config, PromptSettings, StudySettings, type_config
 from rocm_core.errors import UserError
-from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid
+from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid, parse_method
 from rocm_core.grid.evaluation import contests, training_sets
 from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
@@ -81,9 +81,11 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 
 def _check(config: Config) -> None:
     """What the schema cannot say. Nothing is imported: names are resolved by their files."""
+    methods = [parse_method(name, f"methods.{name}", config.policies) for name in config.methods]
     for name in config.policies:
-        if name not in POLICIES:
-            raise UserError(f"policies.{name} is not a policy{did_you_mean(name, POLICIES)}")
+        if name not in (*POLICIES, *(method.policy for _, method in methods)):
+            hint = did_you_mean(name, POLICIES)
+            raise UserError(f"policies.{name} is not a policy that a method names{hint}")
         module_of("chains", chain_of(config, name), f"policies.{name}.chain")
     for name, weights in config.scorers.items():
         module_of("rewards", name, f"scorers.{name}")

@@ -70,12 +70,17 @@ class Trainer:
         low = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
         self.precision = torch.bfloat16 if low else torch.float32
         self.policy = load_policy(settings, self.device, self.precision)
+        if settings.divergence != "none" or settings.learns_from_noise:
+            divergence = settings.divergence != "none"
+            what = f"the divergence {settings.divergence}" if divergence else settings.algorithm
+            self.policy.chain.require_density(what)
         if settings.divergence != "none" and not len(self.policy.stds):
             raise UserError(
                 f"the divergence {settings.divergence} is over the steps that draw noise, and this"
                 " chain has none: raise inference_steps"
             )
-        self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
+        embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts])
+        self.embeddings = {name: part.cpu() for name, part in embeddings.items()}
         self.policy.denoiser.forget_text()
         scorer = Path(settings.scorer) if settings.scorer else None
         self.reward = load_reward(settings.reward, scorer, self.device)
@@ -168,7 +173,10 @@ class Trainer:
                 epoch, place = divmod(turn, len(self.prompts))
                 indices.append(_order(self.settings.seed, epoch, len(self.prompts))[place])
             noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], "training")
-            embeddings = self.embeddings[indices].to(self.device, non_blocking=True)
+            embeddings = {
+                name: part[indices].to(self.device, non_blocking=True)
+                for name, part in self.embeddings.items()
+            }
             batches.append(Batch([self.prompts[i].text for i in indices], embeddings, noise))
             all_indices += indices
         return all_indices, batches
@@ -229,8 +237,9 @@ class Trainer:
         steps = self.policy.rollout(batch.embeddings, batch.noise, "full").transitions
         self.policy.nfe = nfe
         exact, errors = self.policy.widened(), []
+        embeddings = {name: part.float() for name, part in batch.embeddings.items()}
         for index, step in enumerate(steps):
-            now = exact.reevaluate(index, step, batch.embeddings.float(), reference=True)
+            now = exact.reevaluate(index, step, embeddings, reference=True)
             errors.append(((step.change - now.change) / step.std).square().mean())
         return float(torch.stack(errors).mean()) if errors else None
 
@@ -299,7 +308,7 @@ class Trainer:
 
     def export(self, path: Path) -> None:
         """Write the adapter, or its moving average where `ema_decay` is set."""
-        network, name = self.policy.network, self.policy.denoiser.network_name
+        network, name = self.policy.network, self.policy.denoiser.lora_name
         save_lora(path, network, self.average, name)
 
 

@@ -77,6 +77,20 @@ def table() -> dict[str, WeightsFile]:
     return files
 
 
+@functools.cache
+def _classes() -> dict[str, dict[str, str]]:
+    """{folder: {file: class}} of the table's models whose classes of diffusers it states."""
+    entries = parse_yaml((ROOT / "resources/weights.yaml").read_text(encoding="utf-8"))
+    return {f"{FOLDER}/{e['folder']}": e["classes"] for e in entries if "classes" in e}
+
+
+def class_of(folder: str | Path, file: str) -> str | None:
+    """The class of diffusers that a file of a model's folder names, where the table states it."""
+    if Path(folder).parts[:1] != (FOLDER,):
+        return None
+    return _classes().get(Path(folder).as_posix(), {}).get(file)
+
+
 def files_of(*paths: str | Path | None) -> list[str]:
     """The table's files at or below any of several local paths; none for what it does not name."""
     names = [Path(path).as_posix() for path in paths if path]

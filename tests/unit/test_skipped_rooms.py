@@ -76,6 +76,7 @@ REASONS = {
         "whole_number": "the threads or the memory of this machine, which no params hold either",
     },
     "rocm_core.weights": {
+        "class_of": "which denoiser and chain a model has: the job's settings and code hold them",
         "check_weights": "refuses files that differ from their sha256",
         "fetch": "fetches weights, whose content is in the params of the jobs that use them",
         "files_of": "which files of weights to check",
