@@ -97,7 +97,6 @@ def test_what_the_package_needs_is_what_the_lock_pins():
     assert named(project["dependencies"]) <= main
     for extra, lock in EXTRAS.items():
         assert named(project["optional-dependencies"][extra]) <= main | pinned(lock), extra
-    assert named(project["optional-dependencies"]["judges"]) <= pinned("judges")
     for line in project["dependencies"]:
         assert re.fullmatch(r"[\w.-]+>=[\d.]+", line), line
 
@@ -110,7 +109,7 @@ def test_the_command_lists_its_commands_and_refuses_others(monkeypatch, capsys):
         command.main()
     said = capsys.readouterr().out
     wanted = {"cells", "verify", "preflight", "watch", "train", "publish", "crate", "weights"}
-    assert wanted <= set(re.findall(r"^  ([a-z]+) +\S", said, re.M)) == {*command.names()}
+    assert wanted <= set(re.findall(r"^  ([a-z_]+) +\S", said, re.M)) == {*command.names()}
     monkeypatch.setattr("sys.argv", ["rocm-core", "cells", "--configfile", "config/search.yaml"])
     command.main()
     assert capsys.readouterr().out.endswith("30 cells\n")
