@@ -62,6 +62,7 @@ lint: $(VENV)/dev
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	hadolint Dockerfile
 	mypy
 
 cells: $(VENV)/main

@@ -23,6 +23,7 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/workflow/0.5": ("Workflow Run Crate", "0.5"),
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
 }
+TERMS = "https://w3id.org/ro/terms/workflow-run/context"  # where sha256 is defined
 CODE = "code"  # where the crate has a copy of the workflow and the configuration
 
 
@@ -40,6 +41,7 @@ def write_crate(configfile: str | Path, root: str | Path | None = None) -> Path:
     if not manifests:
         raise UserError(f"{root} holds no manifests yet: run the workflow first")
     crate = ROCrate(version="1.1")  # on which the profiles are based
+    crate.metadata.extra_contexts.append(TERMS)
     crate.name = f"{config.name}: a reproduction of ROCM, RLHF on consistency models"
     crate.description = f"What a run of {Path(configfile).name} made, as its manifests record it."
     crate.license = "https://spdx.org/licenses/Apache-2.0"

@@ -7,7 +7,7 @@ from checkout import ROOT
 from huggingface_hub import ModelCard
 from synthetic import make_config, write_results
 
-from rocm_core.commands.crate import write_crate
+from rocm_core.commands.crate import TERMS, write_crate
 from rocm_core.commands.publish import LORA, publish
 from rocm_core.errors import UserError
 from rocm_core.provenance import sha256_file, write_manifest
@@ -88,7 +88,8 @@ def test_a_run_is_a_workflow_run_crate(tmp_path):
         for file in (cell / "manifest.json", cell / "lora.safetensors")
     }
     assert [file.id for file in run["object"]] == ["code/demo.yaml"]
-    listed = json.loads((tmp_path / "ro-crate-metadata.json").read_text())["@graph"]
-    for entity in listed:
+    written = json.loads((tmp_path / "ro-crate-metadata.json").read_text())
+    assert written["@context"] == ["https://w3id.org/ro/crate/1.1/context", TERMS]
+    for entity in written["@graph"]:
         if "File" in entity["@type"]:
             assert (tmp_path / entity["@id"]).is_file()
