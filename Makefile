@@ -85,7 +85,8 @@ crate: $(VENV)/crate
 docs: .venv-docs/done
 	rm -rf .site && mkdir -p .site/source
 	git ls-files -z --cached --others --exclude-standard '*.md' docs config LICENSE CITATION.cff \
-	  resources/shapes/samples.png rocm_core/weights/table.yaml | xargs -0 cp --parents -t .site/source
+	  'resources/*.yaml' resources/shapes/samples.png rocm_core/weights/table.yaml \
+	  | xargs -0 cp --parents -t .site/source
 	.venv-docs/bin/mkdocs build --quiet
 
 verify: $(VENV)/main
