@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,14 +132,10 @@ class Progress:
             with contextlib.suppress(OSError):  # nobody listens any more, or it was not passed on
                 os.write(self.terminal, f"{line}\n".encode())
 
-    def preview(self, step: int, draw: Callable[[int], Any]) -> None:
-        """Keep the images that `draw` makes of that many prompts, `(N, H, W, 3)` of 8 bits, as one
-        picture, and give them to trackers."""
-        if not self.settings.preview:
-            return
+    def preview(self, step: int, images: Any) -> None:
+        """Keep images `(N, H, W, 3)` of 8 bits, in NumPy, as one picture; give them to trackers."""
         from PIL import Image
 
-        images = draw(self.settings.preview)
         count, height, width, _ = images.shape
         across = math.ceil(math.sqrt(count))
         sheet = Image.new("RGB", (across * width, math.ceil(count / across) * height), "white")

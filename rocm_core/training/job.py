@@ -140,9 +140,10 @@ def train(
             if main and (done or leave or due):
                 folder.save(step, trainer.state_dict())
                 saved_at = time.monotonic()
-            if main and step in snapshots and not leave:
+            if main and step in snapshots and not leave and progress.settings.preview:
+                images = trainer.preview(progress.settings.preview)
                 with folder.held():
-                    progress.preview(step, trainer.preview)
+                    progress.preview(step, images)
             if leave:
                 accelerator.wait_for_everyone()  # who leaves early takes the others with it
                 raise SystemExit(INTERRUPTED)
