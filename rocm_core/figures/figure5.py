@@ -78,11 +78,15 @@ def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
 def _history(results: Results, source: Source) -> pd.DataFrame | None:
     columns = ["step", "reward", "seconds", "reward_queries"]
     frame = results.history(source, columns, unfinished=True)
+    manifest = results.manifests.get(source.name)
     if frame is None or frame.empty or source.cell is None:
         return None
     settings = source.cell.settings
     images = settings.batch_size * settings.accumulation_steps  # of a process, in an iteration
-    return frame.assign(seconds=frame["seconds"] * frame["reward_queries"].iloc[0] / images)
+    processes = frame["reward_queries"].iloc[0] / images
+    if manifest is not None:
+        processes = manifest.get("processes", 1)
+    return frame.assign(seconds=frame["seconds"] * processes)
 
 
 def _running(seeds: list[pd.DataFrame]) -> pd.DataFrame:
