@@ -47,8 +47,11 @@ _DRAWN = {
 }
 
 KINDS = {
-    # Does a gradient flow from the scores to the images?
-    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": (bool, REQUIRED)}),
+    # DIFFERENTIABLE: does a gradient flow from the scores to the images? DRIFTS: does it look at
+    # `progress`, which depends on how many iterations a training has?
+    "rewards": Kind(
+        "rocm_core.rewards", "load", {"DIFFERENTIABLE": (bool, REQUIRED), "DRIFTS": (bool, False)}
+    ),
     # Another name of the same divergence, which alone is ever trained.
     "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": (str | None, None)}),
     # DIVERGENCES: those it can work with, "none" among them; () is all. PAIRED: it compares images

@@ -3,7 +3,7 @@
 import functools
 import json
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import WithJsonSchema
 
@@ -26,7 +26,12 @@ from rocm_core.configuration.fields import (
     number,
     text,
 )
-from rocm_core.configuration.settings import PromptSettings, Settings, StudySettings
+from rocm_core.configuration.settings import (
+    ProgressSettings,
+    PromptSettings,
+    Settings,
+    StudySettings,
+)
 
 # Settings of training; `rocm_core.configuration.schema` says which there are.
 _Layer = Annotated[dict[str, Any], WithJsonSchema({"type": "training"})]
@@ -82,7 +87,8 @@ class Generation(Settings):
     batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
     """Images made at once; it does not change them."""
     inference_steps: Steps | Annotated[tuple[Steps | None, ...], items(1)] | None = None
-    """Steps of the policy's chain; null takes the policy's. Of a list the first makes the images
+    """Steps of the policy's chain; null takes what all cells of the policy are trained with, or the
+    policy's where they differ. Of a list the first makes the images
     that tables and figures use; at the others the validation prompts are drawn too, for reward
     against inference time."""
 
@@ -105,6 +111,9 @@ class Resources(Settings):
     most. A job fails where torch cannot use as many; with 0 it takes what it finds."""
     memory_gib: Annotated[float, number(0.5, 100_000, "GiB")] = 4.0
     """Memory of a job."""
+    keep_states: bool = False
+    """Keep the state of finished trainings, about three times the size of their LoRA, so that they
+    go on where they ended once `iterations` is raised. The learning rate must be constant."""
     runtime_minutes: Annotated[Whole, number(1, 1_000_000, "minutes")] = 60
     """Time limit of a job."""
 
@@ -124,6 +133,9 @@ class Config(Settings):
 
     `training` holds every training setting but those without a default that was not given (`beta`).
     """
+
+    # Sections that change no result, so that nothing runs or is drawn again when they change.
+    PLUMBING: ClassVar = ("progress", "resources", "weights")
 
     name: Name
     """Name of the grid: everything it produces goes to `results/<name>/`."""
@@ -194,6 +206,9 @@ class Config(Settings):
     weights: Weights = Weights()
     """Where `snakemake weights` fetches from. Nothing here changes a result or makes a job run
     again."""
+    progress: ProgressSettings = ProgressSettings()
+    """What can be seen of a training while it runs. Nothing here changes a result or makes a job
+    run again."""
     partial: bool = False
     """Render tables and figures from the cells that exist and mark the gaps, instead of making the
     missing cells."""

@@ -30,7 +30,7 @@ from rocm_core.grid.evaluation import (
 from rocm_core.grid.models import denoiser_modules
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
-from rocm_core.grid.snapshots import snapshot_steps
+from rocm_core.grid.snapshots import snapshot_steps, state_settings
 from rocm_core.plugins import KINDS, facts, module_of, names
 from rocm_core.prompts import Prompt, prompt_files
 from rocm_core.provenance import (
@@ -143,6 +143,14 @@ class Artefacts:
     def trained(self, file: str = "lora.safetensors") -> list[Path]:
         """A file of every cell."""
         return self.finished(self.layout.cell(name).folder / file for name in self.cells)
+
+    def unfinished_histories(self) -> list[Path]:
+        """Of a partial run, the rows so far of every cell whose training has not finished."""
+        return self.finished(
+            self.layout.run(name).history
+            for name in self.cells
+            if self.config.partial and not self.layout.cell(name).history.exists()
+        )
 
     def choice(self, cell: str) -> list[Path]:
         """The file with what a search chose for a cell's settings; [] where nothing is searched."""
@@ -349,7 +357,7 @@ def shown_sections(config: Config, kind: str, name: str) -> dict[str, str]:
     """A digest of each section of a configuration that something rendered depends on, in the order
     of the file, which is that of the methods. `study` is one where votes are counted."""
     votes = kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]
-    hidden = ("resources", "weights", *([] if votes else ["study"]))
+    hidden = (*config.PLUMBING, *([] if votes else ["study"]))
     return {
         key: digest_of({key: json.dumps(value)})
         for key, value in sorted(config.to_dict().items())
@@ -403,7 +411,7 @@ def train_version(settings: TrainingSettings, weights: str, processes: int) -> s
     weights: a digest of what the training loads. A state of another version is left alone.
     """
     parts = {
-        "settings": json.dumps(settings.to_dict(), sort_keys=True),
+        "settings": json.dumps(state_settings(settings), sort_keys=True),
         "code": job_code("train", settings),
         "weights": weights,
         "processes": str(processes),

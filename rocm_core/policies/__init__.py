@@ -6,6 +6,7 @@ from rocm_core.policies.loading import load_policy, own_resolution
 from rocm_core.policies.lora import (
     add_adapter,
     load_lora,
+    lora_alpha,
     lora_parameters,
     merge_lora,
     reference,

@@ -10,3 +10,4 @@ are for questions that RLCM leaves open. A module ``rewards/<name>.py`` with a f
 """
 
 from rocm_core.rewards.loading import Reward, load_reward
+from rocm_core.rewards.own import FunctionReward, Score, check_first_scores

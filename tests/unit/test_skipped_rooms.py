@@ -36,6 +36,7 @@ REASONS = {
         "Config": "values; the params of every rendering hold them",
         "Contest": "values; the params of the job hold them",
         "GenerationSettings": "values; the params of the job hold them",
+        "ProgressSettings": "values of what is shown of a training",
         "PromptSettings": "values; the params of the job hold them",
         "Search": "values; the params of the job hold them",
         "StudySettings": "values; the params of the job hold them",
@@ -68,6 +69,7 @@ REASONS = {
     },
     "rocm_core.jobs": {
         "Owner": "a type",
+        "Progress": "shows what a training has computed",
         "keep": "links finished files, which `stands` then has to recognise",
         "restore": "as keep",
         "StateFolder": "keeps the state of a training; what is in it is the trainer's",
