@@ -256,9 +256,11 @@ class Trainer:
         size, nfe, images = self.settings.batch_size, self.policy.nfe, []
         current = {name: value.detach().clone() for name, value in self.lora.items()}
         self._set_lora(self.average or current)
-        for start in range(0, min(count, len(self.prompts)), size):  # no more memory than training
-            embeddings = self.embeddings[start : min(start + size, count)].to(self.device)
-            keys = [prompt.id for prompt in self.prompts[start : start + len(embeddings)]]
+        shown = self.prompts[:count]
+        for start in range(0, len(shown), size):  # no more memory than training
+            part = slice(start, min(start + size, len(shown)))
+            embeddings = {name: e[part].to(self.device) for name, e in self.embeddings.items()}
+            keys = [prompt.id for prompt in shown[part]]
             noise = self.policy.noise(self.settings.seed, keys, "previews")
             with uncompiled(self.policy.network):
                 latents = self.policy.rollout(embeddings, noise).latents

@@ -81,7 +81,7 @@ def table() -> dict[str, WeightsFile]:
 @functools.cache
 def _classes() -> dict[str, dict[str, str]]:
     """{folder: {file: class}} of the table's models whose classes of diffusers it states."""
-    entries = parse_yaml((ROOT / "resources/weights.yaml").read_text(encoding="utf-8"))
+    entries = parse_yaml(_TABLE.read_text(encoding="utf-8"))
     return {f"{FOLDER}/{e['folder']}": e["classes"] for e in entries if "classes" in e}
 
 

@@ -58,7 +58,8 @@ class PixArt(FromPipeline):
         return {HIDDEN: hidden, MASK: mask}
 
     def evaluate(self, states: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
-        count, told = len(states), {"resolution": None, "aspect_ratio": None}
+        count = len(states)
+        told: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.network.config.sample_size == _MICRO_CONDITIONS:
             size = states.new_tensor([[self.resolution, self.resolution]])
             told = {"resolution": size.expand(count, -1), "aspect_ratio": states.new_ones(count, 1)}
