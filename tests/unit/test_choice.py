@@ -97,7 +97,7 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
         return write(tmp_path / f"{name}.csv", **scores)
 
     trials = [
-        ({"beta": 0.1}, raised("hacks", IDS, hpsv2=9.0, gold=9.0)),  # neither has a say
+        ({"beta": 0.1}, raised("hacks", IDS, hpsv2=9.0, gold=9.0)),  # which outweighs no loss
         ({"beta": 1.0}, raised("best", chosen, aesthetic=0.5)),
         ({"beta": 10.0}, raised("elsewhere", left, aesthetic=5.0)),  # where nobody looks
     ]
@@ -109,3 +109,38 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
     assert choose("hpsv2", trials[:2], base)["edge"] == ["beta"]
     with pytest.raises(UserError, match="nothing but hpsv2 scores a search: add another metric"):
         choose("hpsv2", trials, write(tmp_path / "alone.csv", hpsv2=spread))
+
+
+def test_of_what_held_out_scorers_do_not_tell_apart_the_one_that_learned_most_is_chosen(tmp_path):
+    """One frozen, one that learned and lost nothing that can be seen, and one that hacks."""
+    flat = [0.0] * len(IDS)
+    noise = [0.3, 0.0, -0.3, 0.0, 0.3, 0.0, -0.4, 0.0]  # on the half that chooses, a loss of 0.025
+
+    def trained(name, gain, **others):
+        scores = {"hpsv2": [gain] * len(IDS), "aesthetic": flat, "clipscore": flat} | others
+        return write(tmp_path / f"{name}.csv", **scores)
+
+    base = trained("base", 0.0)
+    trials = [
+        ({"beta": 100.0}, trained("frozen", 0.01)),
+        ({"beta": 1.0}, trained("learned", 0.5, aesthetic=noise)),
+        ({"beta": 0.1}, trained("hacked", 0.9, aesthetic=[value - 0.6 for value in noise])),
+    ]
+    choice = choose("hpsv2", trials, base)
+    assert choice["chosen"] == {"beta": 1.0}
+    assert [trial["tied"] for trial in choice["trials"]] == [True, True, False]
+    assert [trial["gain"] for trial in choice["trials"]] == pytest.approx([0.01, 0.5, 0.9])
+
+    alone = [
+        (values, write(path.with_suffix(".alone.csv"), aesthetic=scores))
+        for (values, path), scores in zip(trials, (flat, noise, flat), strict=True)
+    ]
+    assert choose("hpsv2", alone, alone[0][1])["chosen"] == {"beta": 100.0}  # nobody measured it
+
+
+def test_trials_of_other_prompts_are_refused(tmp_path):
+    base = write(tmp_path / "base.csv", aesthetic=[1.0] * len(IDS))
+    other = tmp_path / "other.csv"
+    other.write_text(base.read_text().replace("p2", "q2"))
+    with pytest.raises(UserError, match="base.csv and the scores of the trials are not of the sam"):
+        choose("hpsv2", [({"beta": 1.0}, base), ({"beta": 2.0}, other)], base)
