@@ -9,7 +9,7 @@ Writes benchmarks/results/regularisation-cpu.json.
 """
 
 import argparse
-import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ REWARD = "aesthetic"
 DISTANCE = "squared_distance"
 # D over KL's where d² is small; Fisher's on this chain, measured in a training with KL.
 SCALES = {"rocm-kl": 1.0, "rocm-js": 0.25, "rocm-hellinger": 0.25, "rocm-fisher": 9.0}
+SAVE_SECONDS = 60.0
 TARGET, START = 0.003, 30.0  # of the controller, for KL
 
 
@@ -52,8 +53,8 @@ class Judge:
 
     @torch.no_grad()
     def write(self, policy: Policy, path: Path, every: int) -> None:
-        """One row per metric and prompt of `every`; and d², summed over steps, per latent dimension,
-        in a file beside it."""
+        """One row per metric and prompt of `every`; in a file beside it d², summed over steps, per
+        latent dimension."""
         rows: list[tuple] = []
         distances: list[tuple] = []
         for start in range(0, len(self.prompts), self.batch_size):
@@ -84,39 +85,43 @@ class Trainings:
         self.cells = Artefacts(config).cells
         self.accelerator = Accelerator(cpu=True)
         self.prompts = make_prompts(config.prompts["train"], [])
+        self.judges: dict[str, Judge] = {}
 
     @property
     def base(self) -> Path:
-        """Scores of the base model."""
+        """Scores of the base model that the cells start from."""
         return self.scores("base", self.cell("rocm-none"), 0)
 
     def cell(self, method: str) -> TrainingSettings:
         """The settings of a cell, with what is to be searched."""
         return self.cells[f"{REWARD}/{method}/seed-0"].settings
 
-    @functools.cached_property
-    def judge(self) -> Judge:
-        """Of the validation prompts."""
-        prompts = make_prompts(self.config.prompts["validation"], self.prompts)
-        return Judge(self.config, self.cell("rocm-none"), prompts)
+    def judge(self, settings: TrainingSettings) -> Judge:
+        """Of the validation prompts, for the policies on a base model."""
+        if settings.model not in self.judges:
+            prompts = make_prompts(self.config.prompts["validation"], self.prompts)
+            self.judges[settings.model] = Judge(self.config, settings, prompts)
+        return self.judges[settings.model]
 
     def scores(self, name: str, settings: TrainingSettings, step: int, every: int = 1) -> Path:
         """Scores on every prompt, or every second, of a training after `step` iterations, of which
         a history.csv tells."""
         path = self.folder / name / f"step-{step}.csv"
         if not path.exists():
-            state = self.folder / name / "state.pt"
+            state, saved = self.folder / name / "state.pt", time.monotonic()
             trainer = Trainer(settings, self.prompts, "benchmark", self.accelerator)
             if state.exists():
                 trainer.load_state_dict(torch.load(state, weights_only=False))
+            assert trainer.step <= step, f"{state} has gone on: remove {path.parent}"
             for number in range(trainer.step + 1, step + 1):
                 trainer.iterate(number)
-            self.judge.write(trainer.policy, path, every)
-            rows = trainer.history
-            if rows:
+                if number == step or time.monotonic() - saved > SAVE_SECONDS:
+                    with atomic_write(state) as file:
+                        torch.save(trainer.state_dict(), file)
+                    saved = time.monotonic()
+            if rows := trainer.history:
                 write_csv(path.with_name("history.csv"), rows[0], [row.values() for row in rows])
-            with atomic_write(state) as file:
-                torch.save(trainer.state_dict(), file)
+            self.judge(settings).write(trainer.policy, path, every)
             print(name, step, flush=True)
         return path
 
