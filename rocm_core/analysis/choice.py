@@ -1,9 +1,8 @@
-"""The choice of a search: of several short trainings, the best by held-out scorers, as far as they
-can tell.
+"""The choice of a search: of several short trainings that learned, the one that held-out scorers
+prefer.
 
-Of those that they do not tell from the best, the one that learned most: else a model that has not
-moved would often win, since it loses nothing either. It is made on one half of the validation
-prompts, so that the other half can say what it is worth.
+A model that has not moved loses nothing by them, and would often win. The choice is made on one
+half of the validation prompts, so that the other half can say what it is worth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from rocm_core.analysis.results import GOLD
 from rocm_core.errors import UserError
 from rocm_core.provenance import CSV_OPTIONS
 
+LEARNED = 0.5
 Trial = tuple[Mapping[str, Any], Path]
 
 
@@ -31,27 +31,23 @@ def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
     Each trial is (the settings that were tried, its scores.csv); `base` are the scores of the model
     that all started from. A trial's `merit` is its mean change over prompts and held-out metrics,
     each in standard deviations of the base's scores if there are several, and `gain` that of the
-    training reward. Among the trials whose merit is within one standard error of the best, paired
-    over prompts, the largest gain decides (the one-standard-error rule of Breiman et al. 1984,
-    Classification and Regression Trees, section 3.4.3, which there prefers the smallest tree);
-    where the training reward is not among the scores, the merit. The gold judge has no say: the
-    paper has none. `edge` names the settings whose chosen value is an end of those tried, beyond
-    which better may lie.
+    training reward. The best merit wins among those that `learned`: that gained at least `LEARNED`
+    of the largest gain, or all where nobody measured the training reward. The gold judge has no
+    say: the paper has none. `edge` names the settings whose chosen value is an end of those tried,
+    beyond which better may lie.
     """
     start, known = _scores(reward, base)
     prompts, _ = halves(list(start.index))
     merits, gains = [], []
     for _, path in trials:
         scores, trained = _scores(reward, path)
-        merits.append((overall(scores, start) - overall(start, start))[prompts])
+        merits.append(float((overall(scores, start) - overall(start, start))[prompts].mean()))
         gains.append(float((trained - known)[prompts].mean()))
-    if any(merit.isna().any() for merit in merits):
+    if not all(merit == merit for merit in merits):
         raise UserError(f"{base} and the scores of the trials are not of the same prompts")
-    leader = max(merits, key=lambda merit: float(merit.mean()))
-    # Of a single prompt there is no standard error, and it tells nothing.
-    told = [(leader - merit).mean() > (leader - merit).sem() for merit in merits]
-    tied = [i for i in range(len(trials)) if not told[i]]
-    best = max(tied, key=lambda i: (gains[i], merits[i].mean()))
+    learned = [gain >= LEARNED * max(*gains, 0.0) for gain in gains]
+    candidates = [i for i, kept in enumerate(learned) if kept] or range(len(trials))
+    best = max(candidates, key=lambda i: merits[i])
     chosen = dict(trials[best][0])
     tried = {key: {values[key] for values, _ in trials} for key in chosen}
     return {
@@ -60,8 +56,8 @@ def choose(reward: str, trials: Sequence[Trial], base: Path) -> dict[str, Any]:
         "metrics": list(start.columns),
         "prompts": len(prompts),
         "trials": [
-            {**values, "merit": float(merit.mean()), "gain": gain, "tied": not behind}
-            for (values, _), merit, gain, behind in zip(trials, merits, gains, told, strict=True)
+            {**values, "merit": merit, "gain": gain, "learned": kept}
+            for (values, _), merit, gain, kept in zip(trials, merits, gains, learned, strict=True)
         ],
     }
 
