@@ -33,7 +33,7 @@ CONFIG = ROOT / "config/regularisation.yaml"
 REWARD = "aesthetic"
 DISTANCE = "squared_distance"
 # D over KL's where d² is small; Fisher's on this chain, measured in a training with KL.
-SCALES = {"rocm-kl": 1.0, "rocm-js": 0.25, "rocm-hellinger": 0.25, "rocm-fisher": 9.0}
+SCALES = {"rocm-kl": 1.0, "rocm-js": 0.25, "rocm-hellinger": 0.25, "rocm-fisher": 5.0}
 SAVE_SECONDS = 60.0
 TARGET, START = 0.003, 30.0  # of the controller, for KL
 

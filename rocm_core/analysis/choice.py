@@ -16,7 +16,9 @@ from rocm_core.analysis.results import GOLD
 from rocm_core.errors import UserError
 from rocm_core.provenance import CSV_OPTIONS
 
-LEARNED = 0.5
+# Trials are shorter than the training, in which what is held back falls further behind: a gain of
+# 0.78 of the largest after 100 updates of the embedded world was 0.58 of it after 200.
+LEARNED = 0.8
 Trial = tuple[Mapping[str, Any], Path]
 
 

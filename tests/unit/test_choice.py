@@ -111,7 +111,7 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
         choose("hpsv2", trials, write(tmp_path / "alone.csv", hpsv2=spread))
 
 
-def test_held_out_scorers_choose_among_what_has_learned_at_least_half_of_the_most(tmp_path):
+def test_held_out_scorers_choose_among_what_has_learned_nearly_as_much_as_the_most(tmp_path):
     """What stays where it is loses nothing."""
 
     def trained(name, gain, merit):
@@ -121,14 +121,14 @@ def test_held_out_scorers_choose_among_what_has_learned_at_least_half_of_the_mos
     base = trained("base", 0.0, 0.0)
     trials = [
         ({"beta": 100.0}, trained("frozen", 0.0, 0.0)),
-        ({"beta": 10.0}, trained("slow", 0.44, -0.1)),
-        ({"beta": 1.0}, trained("held", 0.46, -0.2)),
+        ({"beta": 10.0}, trained("slow", 0.71, -0.1)),
+        ({"beta": 1.0}, trained("held", 0.73, -0.2)),
         ({"beta": 0.1}, trained("hacked", 0.9, -0.6)),
     ]
     choice = choose("hpsv2", trials, base)
     assert choice["chosen"] == {"beta": 1.0}
     assert [trial["learned"] for trial in choice["trials"]] == [False, False, True, True]
-    assert [trial["gain"] for trial in choice["trials"]] == pytest.approx([0.0, 0.44, 0.46, 0.9])
+    assert [trial["gain"] for trial in choice["trials"]] == pytest.approx([0.0, 0.71, 0.73, 0.9])
 
     worse = [({"beta": float(n)}, trained(f"worse-{n}", -n, -n)) for n in (1, 2)]
     assert choose("hpsv2", worse, base)["chosen"] == {"beta": 1.0}  # nothing has learned anything
