@@ -1,6 +1,6 @@
 """What regularisation does at the paper's settings: `python -m benchmarks.regularisation`.
 
-Trains the cells of config/regularisation.yaml in the embedded world: without a divergence, and for
+Trains the cells of benchmarks/regularisation.yaml in the embedded world: without a divergence, and for
 each one the trials of its search from several seeds, the β that they choose, and a controller of β.
 Models are judged on the validation prompts, with the noise that the workflow gives them. The search
 is the workflow's; a trial is the beginning of the longer training, which goes on from it. What is
@@ -9,6 +9,7 @@ Writes benchmarks/results/regularisation-cpu.json.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from rocm_core.provenance import CSV_OPTIONS, atomic_write, write_csv, write_jso
 from rocm_core.rewards import Reward, load_reward
 from rocm_core.training import Trainer
 
-CONFIG = ROOT / "config/regularisation.yaml"
+CONFIG = Path(__file__).with_suffix(".yaml")
 REWARD = "aesthetic"
 DISTANCE = "squared_distance"
 # D over KL's where d² is small; Fisher's on this chain, measured in a training with KL.
@@ -167,7 +168,7 @@ def main() -> None:
         "--search",
         nargs="+",
         default=[*SCALES],
-        help="the others take KL's β over their scale",
+        help="the others take, of their values, the nearest to KL's β over their scale",
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,10 +185,11 @@ def main() -> None:
         for seed in args.seeds if method in args.search else []:
             choice = record["searches"][f"{method}/seed-{seed}"] = search(trainings, method, seed)
             print(method, seed, choice, flush=True)
+        settings = trainings.cell(method)
         first = method if method in args.search else "rocm-kl"
         found = record["searches"][f"{first}/seed-{args.seeds[0]}"]["chosen"]["beta"]
-        beta = found if method in args.search else found / scale
-        settings = trainings.cell(method)
+        wanted = found * SCALES[first] / scale
+        beta = min(settings.beta.search, key=lambda value: abs(math.log(value / wanted)))
         measure(f"{method}-{beta:g}/seed-0", settings.model_copy(update={"beta": beta}))
         target = BetaTarget(target=TARGET * scale, start=START / scale)
         measure(f"{method}-target/seed-0", settings.model_copy(update={"beta": target}))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from benchmarks.compare import ROOT
 from benchmarks.regularisation import CONFIG, REWARD, Trainings
 from rocm_core.configuration import BetaTarget
 from rocm_core.grid import load_config
@@ -73,7 +74,7 @@ def test_most_is_learned_at_no_more_than_half_the_distance(free, trained, look, 
 
 
 def test_the_settings_are_those_of_the_paper():
-    ours, paper = (load_config(CONFIG.with_name(f"{n}.yaml")) for n in ("regularisation", "paper"))
+    ours, paper = load_config(CONFIG), load_config(ROOT / "config/paper.yaml")
     own = {"iterations", "snapshot_every"}
     assert all(ours.training[key] == paper.training[key] for key in ours.training.keys() - own)
     assert ours.methods.keys() <= paper.methods.keys()
