@@ -33,10 +33,15 @@ class PolicyGradientSettings(ReducedSettings):
     divide `accumulation_steps`."""
     inner_epochs: Annotated[Whole, number(1, 10_000, "epochs")] = 1
     """Policy gradients: how often an iteration learns from the same images."""
+
+
+class ClippedSettings(PolicyGradientSettings):
+    """Of a policy gradient that clips importance ratios."""
+
     ratio_clip: Annotated[float, number(0, 1e9)] = 1e-4
     """Policy gradients: importance ratios beyond 1 ± this have no gradient. D3PO: ratios to the
-    reference are kept within 1 ± this. null takes the algorithm's own, 1.0e-4 for PPO and DPOK and
-    0.1 for D3PO."""
+    reference are kept within 1 ± this. null takes the algorithm's own, 1.0e-4, but 0.1 for
+    D3PO."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class PolicyGradient(Algorithm):
 
     @abstractmethod
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss over images, and the share of ratios beyond the clip.
+        """Mean loss over images, and the share of ratios beyond the clip, 0 where none is clipped.
 
         `past` was sampled, `now` is as the policy would make it; advantages are `(N,)`.
         """
@@ -105,11 +110,15 @@ class PolicyGradient(Algorithm):
             return Sample(batch, transitions, scores)
 
     @property
+    def stale(self) -> bool:
+        """Whether transitions are learned from with other weights than those that drew them."""
+        return self.settings.updates_per_iteration * self.settings.inner_epochs > 1
+
+    @property
     def compares(self) -> bool:
-        """Whether means of different weights are compared: not where each transition is learned
-        from once, with the weights that drew it, and without a reference."""
-        stale = self.settings.updates_per_iteration * self.settings.inner_epochs > 1
-        return stale or self.divergence is not None
+        """Whether means of different weights are compared: those of `stale` transitions, and of a
+        reference."""
+        return self.stale or self.divergence is not None
 
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
@@ -124,7 +133,7 @@ class PolicyGradient(Algorithm):
     def _learn(
         self, policy: Policy, sample: Sample, advantages: Tensor, group: int, optimiser: Optimiser
     ) -> Statistics:
-        """Gather the gradient of one sample of a group, one transition at a time."""
+        """Gather the gradient of a sample, of `group` in an update, one transition at a time."""
         import torch
 
         steps, reduction = len(sample.transitions), self.settings.reduction
@@ -151,6 +160,21 @@ class PolicyGradient(Algorithm):
             torch.stack(distances[: len(policy.stds)], 1) if distances else None,
             {"clipped": torch.stack(clipped).mean()},
         )
+
+
+def with_shared_start(batch: Batch) -> Batch:
+    """The batch with images 2i and 2i+1 from the same x_K."""
+    noise = batch.noise.clone()
+    noise[1::2, 0] = noise[::2, 0]
+    return replace(batch, noise=noise)
+
+
+def clipped_loss(ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """-mean min(ρ A, clip(ρ, 1 ± ε) A), a pessimistic bound (Schulman et al. 2017, equation 7), and
+    the share of ratios beyond the clip."""
+    kept = ratio.clamp(1 - clip, 1 + clip)
+    gain = (ratio * advantage).minimum(kept * advantage)
+    return -gain.mean(), beyond(ratio, clip)
 
 
 def beyond(ratio: Tensor, clip: float) -> Tensor:

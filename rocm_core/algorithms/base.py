@@ -91,9 +91,11 @@ class Algorithm(ABC):
 
     divergence: of transitions of the policy and of the reference; None for `none`.
     reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
+    scorings: images that it has scored for each one of a batch.
     """
 
     reference: Literal["full", "stop"] | None = None
+    scorings: int = 1
 
     def __init__(self, settings: TrainingSettings) -> None:
         from rocm_core.divergences import load_divergence
@@ -117,6 +119,10 @@ class Algorithm(ABC):
             )
         return policy.noise_stds
 
+    def differentiated_steps(self, policy: Policy) -> int:
+        """The most steps whose activations it keeps at once, if it backpropagates: all K."""
+        return policy.steps
+
     @abstractmethod
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
@@ -129,6 +135,14 @@ class Algorithm(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing by default
         """Take back what `state_dict` gave."""
+
+
+def require_differentiable(reward: Reward, algorithm: str) -> None:
+    """Raise `UserError` for a reward without a gradient."""
+    if not reward.differentiable:
+        raise UserError(
+            f"reward {reward.name} is not differentiable: algorithm {algorithm} needs one that is"
+        )
 
 
 def load_settings(values: Mapping[str, Any]) -> TrainingSettings:

@@ -22,6 +22,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError
 from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
 from rocm_core.provenance import located
+from rocm_core.reading import show
 
 Layers = list[tuple[str, Mapping[str, Any]]]
 
@@ -302,8 +303,16 @@ def cell_settings(
                 f"{key}.{name} must be even, as {method.algorithm} compares two images of one"
                 f" prompt in a batch, but it is {merged[name]}"
             )
+    if merged["images_per_prompt"] < own.least_images_per_prompt:
+        raise UserError(
+            f"{key}.images_per_prompt must be at least {own.least_images_per_prompt}, as"
+            f" {method.algorithm} compares the images of a prompt, but it is"
+            f" {merged['images_per_prompt']}"
+        )
     _check_counts(merged, key)
-    _check_noise(config, method, own, {"inference_steps": policy.steps} | merged, layers, key)
+    known = {"inference_steps": policy.steps} | merged
+    _check_noise(config, method, own, known, layers, key)
+    _check_gradient(config, method, known, key)
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
         raise UserError(f"{key}.prompts: validation evaluates what was trained: name another set")
@@ -414,12 +423,41 @@ def _check_noise(
     )
 
 
-def ends_without_noise(config: Config, policy: str, chain: str) -> bool:
-    """Whether the last step of a policy's chain is known to be deterministic."""
+def _check_gradient(config: Config, method: Method, merged: Mapping[str, Any], key: str) -> None:
+    """What backpropagates through the last steps alone needs them, and needs a gradient there."""
+    truncate, steps = merged.get("truncate"), merged["inference_steps"]
+    fewest, most = truncate if isinstance(truncate, list | tuple) else (truncate, truncate)
+    if isinstance(most, int) and (fewest > most or most > steps):
+        raise UserError(
+            f"{key}.truncate must be at most inference_steps, {steps}, the fewest steps first, but"
+            f" it is {show(truncate)}"
+        )
+    only_last = truncate == "last" or truncate == 1
+    if merged.get("low_variance") is not None and not only_last:
+        raise UserError(f"{key}.low_variance is about the last step: set truncate to last")
+    chain = chain_of(config, method.policy)
+    without = ends_without_noise(config, method.policy, chain)
+    needs = "hybrid" if method.algorithm == "hybrid" else "truncate: last"
+    if without is False and (method.algorithm == "hybrid" or truncate == "last"):
+        raise UserError(
+            f"{key}: {needs} is about a last step that draws no noise, and the chain {chain} has"
+            " none: "
+            + ("use grpo or direct" if method.algorithm == "hybrid" else "set truncate to 1")
+        )
+    if without and only_last and method.divergence != "none" and merged["beta"]:
+        raise UserError(
+            f"{key}.truncate: {truncate} leaves the divergence {method.divergence} no gradient, as"
+            " the last step draws no noise: raise truncate, or take divergence none"
+        )
+
+
+def ends_without_noise(config: Config, policy: str, chain: str) -> bool | None:
+    """Whether the last step of a policy's chain is deterministic; None: its model is to say so, and
+    is not there yet."""
     says = facts("chains", chain, f"policies.{policy}.chain")["DETERMINISTIC_LAST"]
     if isinstance(says, bool):
         return says
     file = located(config.policies[policy].model) / "scheduler/scheduler_config.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return json.loads(file.read_text(encoding="utf-8"))[says] is True
-    return False
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        return json.loads(file.read_text(encoding="utf-8")).get(says) is True
+    return None
