@@ -137,28 +137,40 @@ class PolicyGradient(Algorithm):
         import torch
 
         steps, reduction = len(sample.transitions), self.settings.reduction
-        noise_stds = self.noise_stds(policy)
+        noise_stds, drawn = self.noise_stds(policy), len(policy.stds)
+        weights = dict(enumerate(self.step_weights(policy)))
+        compared = [*sample.transitions]
+        if self.compares_last and steps == drawn:  # which is not learned from, but regularised
+            state = compared[-1].next_state
+            compared.append(policy.last_step(state, state, None))
         losses, clipped, distances, divergences = [], [], [], []
-        for index, past in enumerate(sample.transitions):
+        for index, past in enumerate(compared):
             embeddings, reference = sample.batch.embeddings, self.divergence is not None
             now = reevaluate(policy, index, past, embeddings, reference, self.compares)
-            loss, beyond = self.loss(now, past, advantages[:, index])
+            loss = torch.zeros_like(sample.reward).sum()
+            if index < steps:
+                loss, beyond = self.loss(now, past, advantages[:, index])
+                clipped.append(beyond)
             if self.divergence is not None:
-                std = now.std if noise_stds is None else noise_stds[index]
-                divergence = self.divergence(now.squared_distance(reduction), std)
-                if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
-                    loss = loss + self.beta * divergence.mean()
-                divergences.append(divergence.detach())
                 distances.append(now.squared_distance("sum").detach())
-            optimiser.backward(loss / (group * steps))
+                if weight := weights.get(index, 1.0):
+                    std = now.std if noise_stds is None else noise_stds[index]
+                    divergence = weight * self.divergence(now.squared_distance(reduction), std)
+                    if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
+                        loss = loss + self.beta * divergence.mean()
+                    divergences.append(divergence.detach())
+            if loss.requires_grad:
+                optimiser.backward(loss / (group * steps))
             losses.append(loss.detach())
-            clipped.append(beyond)
+        diagnostics = {"clipped": torch.stack(clipped).mean()}
+        if self.compares_last:
+            diagnostics["squared_distance_1"] = distances[drawn].mean()
         return Statistics(
             sample.reward,
-            torch.stack(losses).mean(),
+            torch.stack(losses).sum() / steps,
             torch.stack(divergences).sum(0) if divergences else torch.zeros_like(sample.reward),
-            torch.stack(distances[: len(policy.stds)], 1) if distances else None,
-            {"clipped": torch.stack(clipped).mean()},
+            torch.stack(distances[:drawn], 1) if distances else None,
+            diagnostics,
         )
 
 

@@ -95,7 +95,7 @@ class Direct(Algorithm):
                 " number, and low_variance to null"
             )
         if self.divergence and self.beta and isinstance(self.settings.truncate, str | int):
-            if carried <= last:
+            if carried <= last and not self.compares_last:
                 raise UserError(
                     f"truncate: {self.settings.truncate} leaves the divergence no gradient, as the"
                     f" last {last} steps draw no noise: raise truncate, or take divergence none"
@@ -131,6 +131,7 @@ class Direct(Algorithm):
             self.reference,
             carried=0 if redraws else carried,
             stop_input=stop,
+            compare_last=self.compares_last,
         )
         images = [trajectory.latents]
         if redraws:
@@ -141,14 +142,26 @@ class Direct(Algorithm):
         loss, seen = -scores.mean(), scores.detach()
         if self.divergence is None:
             return loss, Statistics(seen, loss.detach(), seen.new_zeros(len(seen)), None)
-        summed = trajectory.squared_distances("sum")
+        summed, diagnostics = trajectory.squared_distances("sum"), {}
+        distances, stds = summed, policy.stds
+        if trajectory.last is not None:
+            last = trajectory.last.squared_distance("sum")
+            distances = torch.cat([summed, last[:, None]], 1)
+            stds = torch.cat([stds, trajectory.last.std[None]])
+            diagnostics["squared_distance_1"] = last.detach().mean()
         dimensions = 1 if self.settings.reduction == "sum" else batch.noise[0, 0].numel()
         noise_stds = self.noise_stds(policy)
-        stds = policy.stds if noise_stds is None else noise_stds[: len(policy.stds)]
-        divergence = self.divergence(summed / dimensions, stds).sum(1)
-        if self.beta:  # β = 0 observes: an infinite D must not turn into 0·∞
+        if noise_stds is not None:
+            stds = noise_stds[: len(stds)]
+        weights = stds.new_tensor(self.step_weights(policy))
+        used = weights > 0  # an infinite D must not turn into 0·∞; neither where β = 0 observes
+        divergence = self.divergence((distances / dimensions)[:, used], stds[used])
+        divergence = (weights[used] * divergence).sum(1)
+        if self.beta:
             loss = loss + self.beta * divergence.mean()
-        return loss, Statistics(seen, loss.detach(), divergence.detach(), summed.detach())
+        return loss, Statistics(
+            seen, loss.detach(), divergence.detach(), summed.detach(), diagnostics
+        )
 
     def _redrawn(self, policy: Policy, batch: Batch, latents: Tensor) -> list[Tensor]:
         """x_0 put back to the noise level of x_1, and brought from there to x_0 again, once per

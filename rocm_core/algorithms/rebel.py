@@ -82,7 +82,8 @@ class REBEL(NormalisedAdvantages):
         loss = residual.square().mean()
         if self.beta:
             loss = loss + self.beta * seen.divergence.mean()
-        return replace(seen, loss=loss / len(sample.transitions), diagnostics={})
+        diagnostics = {k: v for k, v in seen.diagnostics.items() if k != "clipped"}
+        return replace(seen, loss=loss / len(sample.transitions), diagnostics=diagnostics)
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
         return (advantage * self._log_ratio(now, past)).mean(), advantage.new_zeros(())

@@ -297,6 +297,10 @@ def cell_settings(
         raise UserError(f"{key}.beta: {method.algorithm} has no target: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
+    for name in ("step_weights", "last_step_divergence") if method.divergence == "none" else ():
+        if merged.pop(name, None):
+            if stray := next((place for place, layer in _own(layers) if name in layer), None):
+                raise UserError(f"{stray}.{name} has no effect without a divergence: remove it")
     for name in ("images_per_prompt", "batch_size") if about["PAIRED"] else ():
         if merged[name] % 2:
             raise UserError(
@@ -444,7 +448,22 @@ def _check_gradient(config: Config, method: Method, merged: Mapping[str, Any], k
             " none: "
             + ("use grpo or direct" if method.algorithm == "hybrid" else "set truncate to 1")
         )
-    if without and only_last and method.divergence != "none" and merged["beta"]:
+    regularises_last = bool(merged.get("last_step_divergence"))
+    if regularises_last and without is False:
+        raise UserError(
+            f"{key}.last_step_divergence is about a last step that draws no noise, and the chain"
+            f" {chain} has none: remove it"
+        )
+    weights = merged.get("step_weights")
+    wanted = steps - bool(without) + regularises_last
+    if weights is not None and without is not None and len(weights) != wanted:
+        raise UserError(
+            f"{key}.step_weights must be {wanted} numbers, one for each step that is compared, but"
+            f" it is {show(weights)}"
+        )
+    if not without or regularises_last:
+        return
+    if only_last and method.divergence != "none" and merged["beta"]:
         raise UserError(
             f"{key}.truncate: {truncate} leaves the divergence {method.divergence} no gradient, as"
             " the last step draws no noise: raise truncate, or take divergence none"

@@ -157,6 +157,7 @@ class Policy(nn.Module):
         compared: bool = False,
         carried: int | None = None,
         stop_input: bool = False,
+        compare_last: bool = False,
     ) -> Trajectory:
         """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
 
@@ -164,7 +165,8 @@ class Policy(nn.Module):
         of the model without its adapter. "full": they carry gradient to the states, as equation 10
         says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
         carried: how many of the last steps gradients flow through; all by default. stop_input:
-        not through a network to its state, see `mean`.
+        not through a network to its state, see `mean`. compare_last: `reference` also for the last
+        step where it is deterministic and its chain has a `last_step`.
         compared: the means will be compared with what `reevaluate` makes of these transitions.
         """
         checkpointed = self.activation_checkpointing != "none"
@@ -177,12 +179,14 @@ class Policy(nn.Module):
             return function(state)
 
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        state, transitions = noise[:, 0], []
+        state, transitions, last = noise[:, 0], [], None
         for index, step in enumerate(self.chain.steps):
             carries = enabled and (carried is None or index >= self.steps - carried)
             split = reference == "stop" and carries and bool(parameters)
             draws = index < len(self.stds)
-            both = self.compensates and (compared or (draws and reference is not None))
+            compares = draws or (compare_last and index == self.steps - 1)
+            compares = compares and reference is not None
+            both = self.compensates and (compared or compares)
             adapted = functools.partial(
                 self.means, index, embeddings=embeddings, both=both, **options
             )
@@ -190,12 +194,8 @@ class Policy(nn.Module):
                 self._reference_mean, index, embeddings=embeddings, **options
             )
 
-            self._count(state, both or (draws and reference is not None))
-            if not draws:
-                with torch.set_grad_enabled(carries):
-                    state, *_ = keep(adapted, state)
-                continue
-            if split:
+            self._count(state, both or compares)
+            if split and compares:
                 mean, regularised, *others = split_gradient(
                     adapted, state, parameters, checkpointed
                 )
@@ -203,9 +203,14 @@ class Policy(nn.Module):
                 with torch.set_grad_enabled(carries):
                     mean, *others = keep(adapted, state)
                 regularised = mean
-            if reference is not None and not both:
+            if compares and not both:
                 with torch.set_grad_enabled(carries and reference == "full"):
                     others = [keep(unadapted, state)]
+            if not draws:
+                if compares and self.chain.last_step is not None:
+                    last = self.last_step(state, regularised, others[0])
+                state = mean
+                continue
             std = self.stds[index]
             next_state = mean + std * noise[:, index + 1]
             reference_mean = others[0] if others else None
@@ -213,7 +218,16 @@ class Policy(nn.Module):
                 Transition(step.timestep, state, regularised, std, next_state, reference_mean)
             )
             state = next_state
-        return Trajectory(state, transitions)
+        return Trajectory(state, transitions, last)
+
+    def last_step(self, state: Tensor, latents: Tensor, reference: Tensor | None) -> Transition:
+        """The deterministic last step from `state` as a transition: x_0, of the policy and of the
+        reference, put back to the noise level at which the step starts, without a draw."""
+        assert self.chain.last_step is not None
+        signal, std = self.chain.last_step
+        mean, level = signal * latents, self.stds.new_tensor(std)
+        base = None if reference is None else signal * reference
+        return Transition(self.chain.steps[-1].timestep, state, mean, level, mean, base)
 
     def finish(self, state: Tensor, embeddings: Tensor) -> Tensor:
         """x_0 `(N, C, h, w)` from the state in which the deterministic last steps begin."""

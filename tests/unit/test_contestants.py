@@ -533,3 +533,83 @@ def test_the_images_that_are_scored_are_counted():
         given = toy.batch(policy, 4, torch.Generator().manual_seed(0))
         learner.update(policy, Counted(), [given], toy.Gradients(policy))
         assert sum(scored) == 4 * learner.scorings, name
+
+
+# The divergence of single steps, and of the last
+
+
+@pytest.mark.parametrize("name", ["direct", "grpo", "hybrid"])
+def test_steps_and_the_last_one_are_regularised_with_their_weights(name):
+    """Off its reference, β Σ_k w_k d²_k/2, the last at its noise level of 0.6 and 0.8."""
+    policy, beta, weights = toy.ToyPolicy(STEPS, deterministic=True), 0.3, [0.5, 2.0]
+    with torch.no_grad():
+        policy.network.shift.copy_(torch.tensor([0.2, -0.4]))
+        policy.network.gain.copy_(torch.tensor([0.7, 0.9]))
+    given, gradients = batch(policy), []
+    changes = {"divergence": "kl", "step_weights": weights, "last_step_divergence": True}
+    changes |= {"reference_gradient": "stop"} if name == "direct" else {}
+    for value in (0.0, beta):
+        (gradient,), seen = first_update(name, policy, given, **changes, beta=value)
+        gradients.append(gradient)
+    x2, x1, _ = Chain(policy, given).states
+    change = np.stack([-0.1 * x2 + 0.2, 0.6 * (0.1 * x1 - 0.4)])
+    distances = (change / np.array([[toy.STD], [0.8]])) ** 2
+    expected = (np.array(weights)[:, None] * distances / 2).sum(0)
+    assert seen.divergence.tolist() == pytest.approx(expected)
+    assert seen.squared_distances.flatten().tolist() == pytest.approx(distances[0])
+    assert float(seen.diagnostics["squared_distance_1"]) == pytest.approx(distances[1].mean())
+    slope = beta * np.array(weights)[:, None] * change / np.array([[toy.STD**2], [0.64]])
+    slope[1] *= 0.6
+    by_hand = [*(slope * np.stack([x2, x1])).mean(1), *slope.mean(1)]
+    assert (gradients[1] - gradients[0]).tolist() == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("reference", ["full", "stop"])
+@pytest.mark.parametrize("mode", ["none", "step"])
+def test_the_last_steps_divergence_is_differentiated_exactly(double, reference, mode):
+    policy, given = double
+    changes = {"divergence": "kl", "reference_gradient": reference, "step_weights": [0, 0, 1.0]}
+    policy.activation_checkpointing = mode
+    weighed = [
+        whole(policy, given, **changes, last_step_divergence=True, beta=beta) for beta in (0.0, 0.5)
+    ]
+    policy.activation_checkpointing = "none"
+    signal, std = policy.chain.last_step
+    steps = policy.rollout(given.embeddings, given.noise).transitions
+    state = steps[-1].next_state if reference == "full" else steps[-1].next_state.detach()
+    with policy.reference():
+        base = policy.mean(2, state, given.embeddings)
+    change = signal * (policy.mean(2, state, given.embeddings) - base) / std
+    loss = 0.5 * change.square().sum((1, 2, 3)).mean() / 2
+    parameters = list(lora_parameters(policy.network).values())
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+    assert torch.allclose(weighed[1] - weighed[0], expected, rtol=1e-6, atol=1e-10)
+    assert expected.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("rocm-kl", {"step_weights": [1, 1]}, "step_weights must be 3 numbers"),
+        ("rocm-kl", {"step_weights": [1, 1, 1], "last_step_divergence": True}, "be 4 numbers"),
+        ("rocm-kl", {"step_weights": [1, -1, 1]}, r"step_weights\[1\] must be a number from 0"),
+        ("direct-diffusion-kl", {"step_weights": [1, 1, 1]}, "step_weights must be 4 numbers"),
+        ("d3po-consistency-kl", {"last_step_divergence": True}, "has no effect on d3po"),
+        ("rlcm", {"last_step_divergence": True}, "has no effect without a divergence: remove it"),
+        ("rocm-none", {"step_weights": [1, 1, 1]}, "has no effect without a divergence: remove it"),
+    ],
+)
+def test_weights_of_other_steps_than_the_chains_are_refused(grid_cells, method, settings, said):
+    given = settings | ({"beta": 0.1} if "kl" in method else {})
+    given |= {"images_per_prompt": 2, "batch_size": 2} if "d3po" in method else {}
+    with pytest.raises(UserError, match=said):
+        grid_cells({method: given})
+
+
+def test_with_its_own_divergence_the_last_step_alone_can_be_trained(grid_cells):
+    settings = {"beta": 0.1, "truncate": "last", "last_step_divergence": True}
+    (cell,) = grid_cells({"rocm-kl": settings | {"step_weights": [0, 0, 0, 1]}})
+    assert cell.settings.to_dict()["last_step_divergence"] is True
+    assert {"step_weights", "truncate", "stop_input"} & grid_cells({"rocm-kl": {"beta": 0.1}})[
+        0
+    ].settings.to_dict().keys() == set()
