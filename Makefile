@@ -6,6 +6,10 @@
 # make lint         style and types
 # make cells        list the cells of the grid
 # make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run
+# make watch        how far a run is: what runs, what is left, hours so far and to come
+# make card         a model card of every finished LoRA; make publish: its folder, ready for `hf upload`
+# make crate        a Workflow Run RO-Crate of what is finished
+# make docs         the pages of docs/ as a site, every link checked
 # make verify       check every artefact against the configuration
 # make accept       keep finished results over an update that changes code but no number;
 #                   ACCEPT=--dry-run lists them first (docs/method.md, "Keeping results over an update")
@@ -32,8 +36,8 @@ BIN := $(VENV)/bin
 PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test test-unit test-faults lint cells plan verify accept preflight gate judges \
-  cancel bench bench-gpu locks audit clean
+.PHONY: help demo test test-unit test-faults lint cells plan watch card publish crate docs verify \
+  accept preflight gate judges cancel bench bench-gpu locks audit clean
 
 help:
 	@sed -n 's/^# //p; /^PYTHON/q' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +62,7 @@ lint: $(VENV)/dev
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	hadolint Dockerfile
 	mypy
 
 cells: $(VENV)/main
@@ -65,6 +70,24 @@ cells: $(VENV)/main
 
 plan: $(VENV)/main
 	@python -m rocm_core.commands.plan --configfile $(CONFIG)
+
+watch: $(VENV)/main
+	@python -m rocm_core.commands.watch --configfile $(CONFIG)
+
+card publish: $(VENV)/main
+	@python -m rocm_core.commands.publish --configfile $(CONFIG) $(if $(CELLS),--cells $(CELLS)) \
+	  $(if $(filter card,$@),--cards)
+
+crate: $(VENV)/crate
+	crate=$$(python -m rocm_core.commands.crate --configfile $(CONFIG)) && \
+	  .venv-validator/bin/rocrate-validator validate --no-paging --profile-identifier workflow-run-crate $$crate
+
+docs: .venv-docs/done
+	rm -rf .site && mkdir -p .site/source
+	git ls-files -z --cached --others --exclude-standard '*.md' docs config LICENSE CITATION.cff \
+	  'resources/*.yaml' resources/shapes/samples.png rocm_core/weights/table.yaml \
+	  | xargs -0 cp --parents -t .site/source
+	.venv-docs/bin/mkdocs build --quiet
 
 verify: $(VENV)/main
 	@python -m rocm_core.commands.verify --configfile $(CONFIG)
@@ -108,7 +131,7 @@ audit: .venv-audit/done
 
 # Results stay, because they may have cost hours.
 clean:
-	rm -rf $(VENV) .venv-judges .venv-audit .venv-trl .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-judges .venv-audit .venv-trl .venv-docs .venv-validator .site .benchmark-models .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/main: envs/requirements.txt $(TORCH)
@@ -131,6 +154,15 @@ $(VENV)/dev: envs/requirements-dev.txt $(VENV)/main
 .venv-audit/done: envs/audit.txt
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --require-hashes --no-deps -r envs/audit.txt
+	@touch $@
+
+$(VENV)/crate: envs/crate.txt $(VENV)/main .venv-validator/done
+	bash envs/install.sh $(BIN)/python envs/crate.txt
+	@touch $@
+
+.venv-docs/done .venv-validator/done: .venv-%/done: envs/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --require-hashes --no-deps -r $<
 	@touch $@
 
 .venv-trl/done: envs/trl.txt $(TORCH)

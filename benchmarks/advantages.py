@@ -115,7 +115,7 @@ def _references(trainer: Trainer, text: str, scorers: dict[str, Reward]) -> dict
     """{reward: scores} of `REFERENCES` images of a prompt by the policy as it is."""
     policy, texts = trainer.policy, [text] * REFERENCES
     place = next(i for i, prompt in enumerate(trainer.prompts) if prompt.text == text)
-    embeddings = trainer.embeddings[[place] * REFERENCES]
+    embeddings = {k: v[[place] * REFERENCES] for k, v in trainer.embeddings.items()}
     noise = policy.noise(0, [f"{text} {i}" for i in range(REFERENCES)], "merit")
     images = policy.decode(policy.rollout(embeddings, noise).latents)
     return {name: scorer.score(images, texts).numpy() for name, scorer in scorers.items()}

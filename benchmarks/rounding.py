@@ -27,7 +27,14 @@ from benchmarks.compare import ATTENTION, RESULTS, describe
 from benchmarks.models import SHAPES
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.configuration import ModelSettings, settings_class
-from rocm_core.policies import Policy, Transition, add_adapter, load_policy, lora_parameters
+from rocm_core.policies import (
+    Embeddings,
+    Policy,
+    Transition,
+    add_adapter,
+    load_policy,
+    lora_parameters,
+)
 from rocm_core.policies.lora import ADAPTER, adapted_layers
 from rocm_core.provenance import atomic_write
 from rocm_core.rewards import Reward
@@ -90,14 +97,17 @@ class OnePass(TwoPasses):
 
     compensates = True
 
-    def means(self, index: int, state: Tensor, embeddings: Tensor, both: bool) -> tuple:
+    def means(self, index: int, state: Tensor, embeddings: Embeddings, both: bool) -> tuple:
         if not both:
             return super().means(index, state, embeddings, both)
         layers = adapted_layers(self.network)
         for layer in layers:
             layer.forward = functools.partial(_half_adapted, layer)
         try:
-            twice = torch.cat([state, state]), torch.cat([embeddings, embeddings])
+            twice = (
+                torch.cat([state, state]),
+                {name: torch.cat([part, part]) for name, part in embeddings.items()},
+            )
             mean = self.mean(index, *twice)
         finally:
             for layer in layers:

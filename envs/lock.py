@@ -95,8 +95,12 @@ def main() -> None:
         name: write_environment(name, shared, "torch", "cuda")
         for name in ("requirements", "judges", "trl")
     }
-    write_environment("audit", {})
+    for alone in ("audit", "docs", "validator"):
+        write_environment(alone, {})
     write_environment("requirements-dev", shared | own["requirements"], "torch", "requirements")
+    for extra in ("trackers", "crate"):  # beside requirements.txt, in one environment
+        known = shared | own["requirements"]
+        write_environment(extra, known, "torch", "requirements", "requirements-dev")
     write_conda("rocm", shared | own["requirements"])
     write_conda("judges", shared | own["judges"])
 

@@ -47,8 +47,11 @@ _DRAWN = {
 }
 
 KINDS = {
-    # Does a gradient flow from the scores to the images?
-    "rewards": Kind("rocm_core.rewards", "load", {"DIFFERENTIABLE": (bool, REQUIRED)}),
+    # DIFFERENTIABLE: does a gradient flow from the scores to the images? DRIFTS: does it look at
+    # `progress`, which depends on how many iterations a training has?
+    "rewards": Kind(
+        "rocm_core.rewards", "load", {"DIFFERENTIABLE": (bool, REQUIRED), "DRIFTS": (bool, False)}
+    ),
     # Another name of the same divergence, which alone is ever trained.
     "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": (str | None, None)}),
     # DIVERGENCES: those it can work with, "none" among them; () is all. PAIRED: it compares images
@@ -59,9 +62,19 @@ KINDS = {
         {"DIVERGENCES": (tuple, ()), "PAIRED": (bool, False), "DIFFERENTIATES": (bool, False)},
     ),
     # DETERMINISTIC_LAST: does the last step draw no noise? True, or the key of a model's
-    # scheduler_config.json which says so where it is true.
+    # scheduler_config.json which says so where it is true. SCHEDULERS: the classes of diffusers'
+    # schedulers whose models have this chain by default. OPTIONS: the keys of a policy that it
+    # reads beside those of every chain. DRAWS_WITH: one of these, or a key as above, without which
+    # no step draws noise.
     "chains": Kind(
-        "rocm_core.policies.chains", "make", {"DETERMINISTIC_LAST": (bool | str, False)}
+        "rocm_core.policies.chains",
+        "make",
+        {
+            "DETERMINISTIC_LAST": (bool | str, False),
+            "SCHEDULERS": (tuple, ()),
+            "OPTIONS": (tuple, ()),
+            "DRAWS_WITH": (str, ""),
+        },
     ),
     # PIPELINES: the classes of diffusers' pipelines whose networks it loads.
     "denoisers": Kind("rocm_core.policies.denoisers", "load", {"PIPELINES": (tuple, REQUIRED)}),

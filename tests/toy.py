@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rocm_core.algorithms import Batch
-from rocm_core.policies import Policy
+from rocm_core.policies import HIDDEN, Policy
 from rocm_core.policies.chains import Chain, Step
 
 STD, GAIN, TARGET = 0.5, 0.8, 1.0
@@ -75,7 +75,7 @@ class Closeness:
 
 def batch(policy: ToyPolicy, size: int, generator: torch.Generator) -> Batch:
     noise = torch.randn(size, 1 + len(policy.stds), 1, 1, 1, generator=generator).double()
-    return Batch(["x"] * size, torch.zeros(size, 1, 1), noise)
+    return Batch(["x"] * size, {HIDDEN: torch.zeros(size, 1, 1)}, noise)
 
 
 class Gradients:

@@ -1,4 +1,4 @@
-"""Random models in the hub's layouts, file by file as resources/weights.yaml lists them, but tiny.
+"""Random models in the hub's layouts, file by file as the table of weights lists them, but tiny.
 
 Their tokenizers are the published ones: CLIP's vocabulary comes with OpenCLIP, that of
 bert-base-uncased with a package of the development environment.

@@ -16,7 +16,7 @@ from benchmarks.contenders.plain import perturb
 from benchmarks.contenders.worker import count_passes, serve, synchronise
 from rocm_core.algorithms import Batch
 from rocm_core.configuration import settings_class
-from rocm_core.policies import ActivationCheckpointing, uncompiled
+from rocm_core.policies import HIDDEN, ActivationCheckpointing, uncompiled
 from rocm_core.prompts import Prompt
 from rocm_core.training import Trainer, predict_peak
 
@@ -117,7 +117,7 @@ class Ours:
         """The plain loop's first batch."""
         policy, size = self.trainer.policy, self.setup["batch_size"]
         noise = policy.noise(0, [str(i) for i in range(size)], "training")
-        embeddings = self.trainer.embeddings[:size].to(self.device)
+        embeddings = {k: v[:size].to(self.device) for k, v in self.trainer.embeddings.items()}
         return Batch(self.setup["prompts"][:size], embeddings, noise)
 
     def gradient(self, file: str) -> None:
@@ -138,7 +138,8 @@ class Ours:
         """
         policy, count = self.trainer.policy, self.setup["batch_size"]
         noise = policy.noise(0, [str(i) for i in range(count)], "floor")[:, 0]
-        embeddings = self.trainer.embeddings[:1].expand(count, -1, -1).to(self.device)
+        first = self.trainer.embeddings[HIDDEN][:1]
+        embeddings = {HIDDEN: first.expand(count, -1, -1).to(self.device)}
 
         def run(state: Tensor, adapted: bool, backward: bool) -> None:
             off = contextlib.nullcontext() if adapted else policy.reference()

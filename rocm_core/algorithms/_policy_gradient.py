@@ -18,7 +18,7 @@ from rocm_core.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rocm_core.policies import Policy, Trajectory, Transition
+    from rocm_core.policies import Embeddings, Policy, Trajectory, Transition
     from rocm_core.rewards import Reward
 
 _MOST = 20.0  # nats of a log-ratio: clipped long before, and a finite number times 0 stays 0
@@ -198,7 +198,7 @@ def reevaluate(
     policy: Policy,
     index: int,
     past: Transition,
-    embeddings: Tensor,
+    embeddings: Embeddings,
     reference: bool,
     compared: bool,
 ) -> Transition:

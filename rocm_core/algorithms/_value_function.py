@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rocm_core.algorithms._policy_gradient import Sample
+from rocm_core.policies import HIDDEN
 
 
 class ValueFunction(nn.Module):
@@ -33,7 +34,7 @@ class ValueFunction(nn.Module):
     def forward(self, sample: Sample) -> Tensor:
         """Values `(N, T)` of the states visited, in single precision."""
         states = torch.stack([t.state for t in sample.transitions], 1).float().flatten(2)
-        embeddings = sample.batch.embeddings.float()
+        embeddings = sample.batch.embeddings[HIDDEN].float()
         count, steps = states.shape[:2]
         text = embeddings.mean(1)[:, None].expand(-1, steps, -1)
         step = torch.eye(steps, device=states.device).expand(count, -1, -1)

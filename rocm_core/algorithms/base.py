@@ -17,7 +17,7 @@ from rocm_core.plugins import load
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from rocm_core.policies import Policy
+    from rocm_core.policies import Embeddings, Policy
     from rocm_core.rewards import Reward
 
 
@@ -62,10 +62,10 @@ class ReducedSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class Batch:
-    """N prompts with their embeddings `(N, L, D)` and a rollout's noise `(N, K, C, h, w)`."""
+    """N prompts with their embeddings and a rollout's noise `(N, K, C, h, w)`."""
 
     prompts: Sequence[str]
-    embeddings: Tensor
+    embeddings: Embeddings
     noise: Tensor
 
 

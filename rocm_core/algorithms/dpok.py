@@ -81,9 +81,10 @@ class DPOK(PolicyGradient):
         import torch
 
         from rocm_core.algorithms._value_function import ValueFunction
+        from rocm_core.policies import HIDDEN
 
         sample = samples[0]
-        latent, width = sample.batch.noise[0, 0], sample.batch.embeddings.shape[2]
+        latent, width = sample.batch.noise[0, 0], sample.batch.embeddings[HIDDEN].shape[2]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.settings.seed)  # and no device's
             value = ValueFunction(latent.numel(), width, len(sample.transitions))

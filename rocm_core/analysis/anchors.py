@@ -52,7 +52,8 @@ class Curve(Settings):
 
     def at(self, queries: float) -> float:
         """The reward after so many queries."""
-        return float(np.interp(queries, *zip(*self.points, strict=True)))
+        x, y = np.array(self.points).T
+        return float(np.interp(queries, x, y))
 
 
 class Anchors(Settings):

@@ -57,7 +57,7 @@ def rank(
     start = _scores(reward, base)
     changes = [overall(_scores(reward, path), start) - overall(start, start) for path in scores]
     for path, change in zip(scores, changes, strict=True):
-        if change.reindex(prompts).isna().any() or not len(prompts):
+        if change.reindex(list(prompts)).isna().any() or not len(prompts):
             raise UserError(
                 f"{base} and {path} are not of the prompts that choose: score them again"
             )

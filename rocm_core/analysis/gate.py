@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from rocm_core.analysis.anchors import Anchors
@@ -136,14 +137,14 @@ def _gains(results: Results, reward: str) -> Iterator[Check]:
 def _distance(results: Results, anchors: Anchors, source: Source) -> Check:
     """d² per dimension of every step with noise, at the end of a training."""
     history = _history(results, source)
-    names = [name for name in history if name.startswith("squared_distance_")]
+    names = [name for name in history if str(name).startswith("squared_distance_")]
     steps = _last(history)[names].mean()
     floor = results.manifests[source.name].get("squared_distance_floor") or 0.0
     most = anchors.squared_distance
     share = float(steps.iloc[-1] / steps.sum()) if steps.sum() > 0 else 0.0
     return Check(
         f"d² per dimension of {source.name}",
-        bool((steps > floor).all() and (steps < most).all()),
+        bool(len(steps) and (steps > floor).all() and (steps < most).all()),
         f"{steps.min():.3g} to {steps.max():.3g} per step, {share:.0%} of it in the last",
         f"every step above {floor:.3g}, what rounding leaves, and below {most:g}",
         "Below: the reference is not a separate model, or nothing was learned. Above: it has left"
@@ -158,7 +159,7 @@ def _curve(results: Results, anchors: Anchors) -> Iterator[Check]:
         history = _history(results, source)
         ends = [part[["reward_queries", "mean_reward"]].mean() for part in _ends(history)]
         (first, start), (last, end) = ((float(q), float(r)) for q, r in ends)
-        remedy = "Look at the images of history.csv's first steps: another base or resolution?"
+        remedy = "See whether base model, guidance scale and prompts are the release's"
         name = f"{source.name} starts where the published curve does"
         yield _near(name, start, curve.at(first), curve.level, remedy)
         least = curve.gain * (curve.at(last) - curve.at(first))
@@ -174,11 +175,8 @@ def _curve(results: Results, anchors: Anchors) -> Iterator[Check]:
 def _speed(results: Results, anchors: Anchors, source: Source) -> Check:
     """What a training's images take, as the arithmetic that a GPU does for them."""
     history = _history(results, source)
-    later = history.iloc[len(history) // _PART :]
-    taken = (
-        later[["seconds", "reward_queries"]].iloc[-1] - later[["seconds", "reward_queries"]].iloc[0]
-    )
-    seconds = float(taken["seconds"] / taken["reward_queries"])
+    later = history[["seconds", "reward_queries"]].iloc[len(history) // _PART :]
+    seconds = float(np.divide(*(later.iloc[-1] - later.iloc[0])))
     rate = anchors.tflop[source.family] / seconds if seconds > 0 else float("inf")
     least, most = anchors.tflop_per_second
     return Check(

@@ -193,9 +193,17 @@ class Results:
             self.trained, lambda source: self.layout.cell(source.name).history, ["step"]
         )
 
-    def history(self, source: Source, columns: list[str]) -> pd.DataFrame | None:
-        """Some columns of one training's history.csv; None where there is none (partial)."""
-        frame = self._read_csv(self.layout.cell(source.name).history, columns)
+    def history(
+        self, source: Source, columns: list[str], unfinished: bool = False
+    ) -> pd.DataFrame | None:
+        """Some columns of one training's history.csv; None where there is none (partial).
+
+        unfinished: of one that still runs, or was interrupted, the rows so far (partial).
+        """
+        path = self.layout.cell(source.name).history
+        if unfinished and self.config.partial and not path.exists():
+            path = self.layout.run(source.name).history
+        frame = self._read_csv(path, columns)
         return None if frame is None else frame[columns]
 
     @cached_property

@@ -228,7 +228,7 @@ class _Drawn(Results):
         """All, and so for table 1."""
         return len(self.config.seeds) if self.models[method].cell else None
 
-    def history(self, source: Source, columns: list[str]) -> pd.DataFrame:
+    def history(self, source: Source, columns: list[str], unfinished: bool = False) -> pd.DataFrame:
         """A training at its snapshots or, where the reward is asked for, at even steps: each the
         mean of its images, which vary as their prompts do. Seconds are in units of their own."""
         assert source.cell is not None and source.reward is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rocm_core.configuration import Config
-from rocm_core.errors import UserError, run
+from rocm_core.errors import UserError, run, warn
 from rocm_core.grid import Artefacts, Made, load_config, used
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
 from rocm_core.provenance import (
@@ -65,6 +65,36 @@ def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], l
         problems += unreadable or _check_history(own.history, rows, cell.settings.iterations)
         problems += _check_costs(own.manifest, rows)
     return [*problems, *_check_strays(made)], accepted
+
+
+def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata")) -> None:
+    """Raise `UserError` where results came without Snakemake's records of them, as a copy does, and
+    some are of other code or settings: it would take them as they are. Those that are as they
+    should be get a warning, since a later edit would go unnoticed as well."""
+    if files.config.partial or (records.is_dir() and any(records.iterdir())):
+        return
+    prompts, _ = read_sets(files)
+    made = [*files.made_prompts(), *files.made(prompts)]
+    here = [(one, manifest) for one in made if (manifest := read_manifest(one.manifest)[0])]
+    stale = [one.manifest for one, manifest in here if _is_stale(one, manifest)]
+    root = files.layout.root
+    if stale:
+        raise UserError(
+            f"{root} came without Snakemake's records of it (.snakemake), and {_first(stale)} were"
+            " made by other code or settings: `make verify` names them; remove them, or keep them"
+            " with `make accept`"
+        )
+    if here:
+        warn(
+            f"{root} came without Snakemake's records of it (.snakemake): after `make verify`,"
+            " `snakemake --cores 1 --touch all` takes it in, so that edits are noticed"
+        )
+
+
+def _is_stale(made: Made, manifest: Mapping[str, Any]) -> bool:
+    was = manifest["settings"]
+    differs = any(was.get(key) != value for key, value in made.settings.items())
+    return differs or (manifest["code"] != made.code and not is_accepted(made, manifest))
 
 
 def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:

@@ -17,6 +17,7 @@ from rocm_core.configuration.settings import (
     Contest,
     GenerationSettings,
     ModelSettings,
+    ProgressSettings,
     PromptSettings,
     Search,
     Settings,

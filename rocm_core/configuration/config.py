@@ -3,12 +3,14 @@
 import functools
 import json
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import WithJsonSchema
 
 from rocm_core.configuration.fields import (
     FILLED,
+    IF_SET,
+    Gamma,
     Guidance,
     Name,
     OrNull,
@@ -17,13 +19,19 @@ from rocm_core.configuration.fields import (
     Resolution,
     Seed,
     Steps,
+    Timesteps,
     Whole,
     having,
     items,
     number,
     text,
 )
-from rocm_core.configuration.settings import PromptSettings, Settings, StudySettings
+from rocm_core.configuration.settings import (
+    ProgressSettings,
+    PromptSettings,
+    Settings,
+    StudySettings,
+)
 
 # Settings of training; `rocm_core.configuration.schema` says which there are.
 _Layer = Annotated[dict[str, Any], WithJsonSchema({"type": "training"})]
@@ -38,7 +46,13 @@ class PolicySettings(Settings):
     """Local folder of the base model in diffusers' layout."""
     chain: PluginName | None = None
     """Chain that its samples take: a module of `rocm_core/policies/chains/`, or `package.module` of
-    your own; null: `lcm` for the policy `consistency`, `ddim` for `diffusion`."""
+    your own; null: `ddim` for the policy `diffusion`, for others the one that belongs to the
+    model's scheduler, else `lcm`."""
+    gamma: Annotated[Gamma | None, IF_SET] = None
+    """Chain `tcd`: the share γ of a step that draws anew, 0 for none; null: 0.3."""
+    timesteps: Annotated[Timesteps | None, IF_SET] = None
+    """Chains `lcm` and `tcd`: the K timesteps of the steps, falling, as DMD2 has them; null: those
+    of the scheduler."""
     steps: Steps
     """Steps K of its chain."""
     guidance_scale: Guidance
@@ -73,7 +87,8 @@ class Generation(Settings):
     batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
     """Images made at once; it does not change them."""
     inference_steps: Steps | Annotated[tuple[Steps | None, ...], items(1)] | None = None
-    """Steps of the policy's chain; null takes the policy's. Of a list the first makes the images
+    """Steps of the policy's chain; null takes what all cells of the policy are trained with, or the
+    policy's where they differ. Of a list the first makes the images
     that tables and figures use; at the others the validation prompts are drawn too, for reward
     against inference time."""
 
@@ -96,6 +111,9 @@ class Resources(Settings):
     most. A job fails where torch cannot use as many; with 0 it takes what it finds."""
     memory_gib: Annotated[float, number(0.5, 100_000, "GiB")] = 4.0
     """Memory of a job."""
+    keep_states: bool = False
+    """Keep the state of finished trainings, about three times the size of their LoRA, so that they
+    go on where they ended once `iterations` is raised. The learning rate must be constant."""
     runtime_minutes: Annotated[Whole, number(1, 1_000_000, "minutes")] = 60
     """Time limit of a job."""
 
@@ -116,14 +134,17 @@ class Config(Settings):
     `training` holds every training setting but those without a default that was not given (`beta`).
     """
 
+    # Sections that change no result, so that nothing runs or is drawn again when they change.
+    PLUMBING: ClassVar = ("progress", "resources", "weights")
+
     name: Name
     """Name of the grid: everything it produces goes to `results/<name>/`."""
     world: Literal["shapes", "paper"] = "shapes"
     """`shapes`, the embedded world with its prompts and its gold judge, or `paper`, the published
     models and prompts."""
     policies: Annotated[dict[Name, PolicySettings], FILLED]
-    """The base models: `consistency` and `diffusion`, named after their modules in
-    `rocm_core/policies/`."""
+    """The base models: `consistency` and `diffusion`, which the methods with short names use, and
+    any others that a method names: `direct-flux-kl` is ROCM on `flux`."""
     resolution: Resolution | None = None
     """Width and height of all images, in training and in evaluation, whatever the policy; `make
     preflight` compares it with what the base models are made for. null: the size in each base
@@ -185,6 +206,9 @@ class Config(Settings):
     weights: Weights = Weights()
     """Where `snakemake weights` fetches from. Nothing here changes a result or makes a job run
     again."""
+    progress: ProgressSettings = ProgressSettings()
+    """What can be seen of a training while it runs. Nothing here changes a result or makes a job
+    run again."""
     partial: bool = False
     """Render tables and figures from the cells that exist and mark the gaps, instead of making the
     missing cells."""

@@ -76,6 +76,12 @@ Whole = Annotated[int, BeforeValidator(_to_integer)]
 Seed = Annotated[Whole, number(0, 2**32 - 1)]
 Steps = Annotated[Whole, number(1, 1000, "steps")]
 Resolution = Annotated[Whole, number(8, 16_384, "pixels")]
+# Left out where it is null: a setting of some models, without which those of others are as before.
+IF_SET = Field(exclude_if=lambda value: value is None)
+Gamma = Annotated[float, number(0, 1)]
+Timesteps = Annotated[
+    tuple[Annotated[Whole, number(0, 1_000_000)], ...], items(1, "a list of falling timesteps")
+]
 Guidance = Annotated[float, number(0, 1000)]
 Path = Annotated[str, text("a path")]
 Name = Annotated[

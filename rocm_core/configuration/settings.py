@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rocm_core.configuration.fields import (
     FILLED,
+    IF_SET,
+    Gamma,
     Guidance,
     Name,
     OrNull,
@@ -14,6 +16,7 @@ from rocm_core.configuration.fields import (
     Resolution,
     Seed,
     Steps,
+    Timesteps,
     Whole,
     items,
     number,
@@ -134,6 +137,19 @@ class Contest(Settings):
     """Cells without images or scores (partial)."""
 
 
+class ProgressSettings(Settings):
+    """What can be seen of a training while it runs; no result depends on it."""
+
+    seconds: Annotated[float, number(0, 86_400, "seconds")] = 5.0
+    """Seconds between two lines about a training, in its log and on the terminal, which are also
+    those between two updates of its live `history.csv`."""
+    preview: Annotated[Whole, number(0, 1000, "prompts")] = 8
+    """The first training prompts, of which each snapshot draws sample images; 0: none."""
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], items()] = ()
+    """Experiment trackers that follow each training, `tensorboard` and `wandb`, in an environment
+    with `rocm-core[trackers]`; offline, unless `WANDB_MODE` says otherwise."""
+
+
 class ModelSettings(Settings):
     """The model that `load_policy` loads: a chain over the networks in a local folder.
 
@@ -141,9 +157,9 @@ class ModelSettings(Settings):
     and the LCM paper count from zero: their ω is `guidance_scale - 1`.
     """
 
-    policy: str
+    policy: str = "consistency"
     """Its name in the configuration."""
-    chain: str
+    chain: str = "lcm"
     """Name of the chain."""
     model: str
     """Local folder of its weights."""
@@ -151,6 +167,10 @@ class ModelSettings(Settings):
     """Steps K of its chain."""
     guidance_scale: Guidance
     """Guidance scale."""
+    gamma: Annotated[Gamma | None, IF_SET] = None
+    """Share γ of a step that draws anew, for the chain `tcd`; null: its default."""
+    timesteps: Annotated[Timesteps | None, IF_SET] = None
+    """Timesteps of the chain; null: those of the model's scheduler."""
     model_lora: str | None = None
     """Folder of a LoRA that is merged into the model."""
     resolution: Resolution | None = None
@@ -176,13 +196,13 @@ class CellSettings(ModelSettings):
 
     reward: str
     """Name of the reward."""
-    scorer: str | None
+    scorer: str | None = None
     """Local weights of the reward."""
-    algorithm: str
+    algorithm: str = "direct"
     """Name of the update rule."""
-    divergence: str
+    divergence: str = "none"
     """Name of the divergence to the reference, or `none`."""
-    seed: Seed
+    seed: Seed = 0
     """Seed of the run."""
 
 
@@ -281,7 +301,10 @@ class TrainingSettings(CellSettings):
         ],
         items(1),
     ] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names, or endings of names, of the U-Net's modules that get a LoRA."""
+    """Names, or endings of names, of the network's modules that get a LoRA."""
+    init_lora: Annotated[Path | None, Field(exclude_if=lambda path: path is None)] = None
+    """A file `lora.safetensors` or a snapshot to start from, with the same rank, alpha and targets;
+    null starts from the base. The reference of the divergence is the base either way."""
     ema_decay: Annotated[float, number(0, 1, "per step")] | None = None
     """Decay of the exponential moving average of the LoRA that is saved; null keeps none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -293,4 +316,5 @@ class TrainingSettings(CellSettings):
     @property
     def weights(self) -> list[str]:
         """The local weights that are loaded."""
-        return [path for path in (self.model, self.model_lora, self.scorer) if path]
+        paths = (self.model, self.model_lora, self.scorer, self.init_lora)
+        return [path for path in paths if path]

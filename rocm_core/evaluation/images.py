@@ -81,7 +81,7 @@ def generate(
     device = pick_device()
     policy = load_policy(settings, device)
     if lora is not None:
-        load_lora(policy.network, lora, policy.denoiser.network_name)
+        load_lora(policy.network, lora, policy.denoiser.lora_name)
         merge_lora(policy.network)
     output.mkdir(parents=True, exist_ok=True)
     for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:

@@ -56,7 +56,7 @@ def evaluate_snapshots(
     for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
         if step:
             file = snapshots / f"step-{step}.safetensors"
-            load_lora(policy.network, file, policy.denoiser.network_name)
+            load_lora(policy.network, file, policy.denoiser.lora_name)
         folder = output / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
         for batch, images, trajectory in iterate_images(

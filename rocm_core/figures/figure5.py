@@ -10,7 +10,7 @@ from rocm_core.analysis import Results, Source, amount, metric_label, thinned
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward against training time"
-READS = ("histories", "manifests")
+READS = ("histories, also unfinished", "manifests")
 PLACE = 5
 
 _BARS = 6  # of a line
@@ -76,11 +76,17 @@ def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
 
 
 def _history(results: Results, source: Source) -> pd.DataFrame | None:
-    frame = results.history(source, ["step", "reward", "seconds"])
+    columns = ["step", "reward", "seconds", "reward_queries"]
+    frame = results.history(source, columns, unfinished=True)
     manifest = results.manifests.get(source.name)
-    if frame is None or manifest is None:
+    if frame is None or frame.empty or source.cell is None:
         return None
-    return frame.assign(seconds=frame["seconds"] * manifest.get("processes", 1))
+    settings = source.cell.settings
+    images = settings.batch_size * settings.accumulation_steps  # of a process, in an iteration
+    processes = frame["reward_queries"].iloc[0] / images
+    if manifest is not None:
+        processes = manifest.get("processes", 1)
+    return frame.assign(seconds=frame["seconds"] * processes)
 
 
 def _running(seeds: list[pd.DataFrame]) -> pd.DataFrame:

@@ -36,4 +36,4 @@ from rocm_core.grid.evaluation import (
 from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle
-from rocm_core.grid.snapshots import snapshot_steps
+from rocm_core.grid.snapshots import snapshot_steps, state_settings

@@ -27,9 +27,10 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
+from rocm_core.grid.models import denoiser_modules
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
-from rocm_core.grid.snapshots import snapshot_steps
+from rocm_core.grid.snapshots import snapshot_steps, state_settings
 from rocm_core.plugins import KINDS, facts, module_of, names
 from rocm_core.prompts import Prompt, prompt_files
 from rocm_core.provenance import (
@@ -142,6 +143,14 @@ class Artefacts:
     def trained(self, file: str = "lora.safetensors") -> list[Path]:
         """A file of every cell."""
         return self.finished(self.layout.cell(name).folder / file for name in self.cells)
+
+    def unfinished_histories(self) -> list[Path]:
+        """Of a partial run, the rows so far of every cell whose training has not finished."""
+        return self.finished(
+            self.layout.run(name).history
+            for name in self.cells
+            if self.config.partial and not self.layout.cell(name).history.exists()
+        )
 
     def choice(self, cell: str) -> list[Path]:
         """The file with what a search chose for a cell's settings; [] where nothing is searched."""
@@ -348,7 +357,7 @@ def shown_sections(config: Config, kind: str, name: str) -> dict[str, str]:
     """A digest of each section of a configuration that something rendered depends on, in the order
     of the file, which is that of the methods. `study` is one where votes are counted."""
     votes = kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]
-    hidden = ("resources", "weights", *([] if votes else ["study"]))
+    hidden = (*config.PLUMBING, *([] if votes else ["study"]))
     return {
         key: digest_of({key: json.dumps(value)})
         for key, value in sorted(config.to_dict().items())
@@ -376,12 +385,12 @@ def job_code(
     """Code fingerprint of a job: of its script in workflow/scripts/, of the plug-ins that its
     `settings` name, and of the scorers of its `metrics`.
 
-    Of the denoisers every one counts. A job uses only the one that model_index.json asks for, but
-    that file may be fetched after the fingerprint was taken, which must not change by that.
+    Of the denoisers the model's own counts, or every one where it is not known yet: what is fetched
+    after the fingerprint was taken must not change it.
     """
     modules = [module_of("rewards", metric, "metrics") for metric in metrics]
     if settings:
-        modules += [module_of("denoisers", name, "model") for name in names("denoisers")]
+        modules += denoiser_modules(settings.model)
         modules.append(module_of("chains", settings.chain, "chain"))
     if isinstance(settings, TrainingSettings):
         modules.append(module_of("algorithms", settings.algorithm, "algorithm"))
@@ -402,7 +411,7 @@ def train_version(settings: TrainingSettings, weights: str, processes: int) -> s
     weights: a digest of what the training loads. A state of another version is left alone.
     """
     parts = {
-        "settings": json.dumps(settings.to_dict(), sort_keys=True),
+        "settings": json.dumps(state_settings(settings), sort_keys=True),
         "code": job_code("train", settings),
         "weights": weights,
         "processes": str(processes),

@@ -4,10 +4,8 @@ A method is an update rule on a policy, with a divergence; some have names of th
 settings of a cell are layers of the configuration, merged and checked.
 """
 
-import contextlib
 import functools
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -20,8 +18,8 @@ from rocm_core.configuration import (
     validate,
 )
 from rocm_core.errors import UserError
+from rocm_core.grid.models import default_chain, scheduler_says
 from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
-from rocm_core.provenance import located
 from rocm_core.reading import show
 
 Layers = list[tuple[str, Mapping[str, Any]]]
@@ -44,12 +42,18 @@ METHODS = {
     "dpok": Method("dpok", "diffusion", "epsilon"),
     "d3po": Method("d3po", "diffusion", "kl"),
 }
-POLICIES = {"consistency": "lcm", "diffusion": "ddim"}  # and the chain that each has by default
+POLICIES = ("consistency", "diffusion")
 
 
 def chain_of(config: Config, policy: str) -> str:
-    """The name of the chain that a policy of the configuration has."""
-    return config.policies[policy].chain or POLICIES[policy]
+    """The name of the chain that a policy of the configuration has.
+
+    A diffusion model's scheduler says how it is sampled without noise, or by whom: not its chain.
+    """
+    settings = config.policies[policy]
+    if settings.chain or policy == "diffusion":
+        return settings.chain or "ddim"
+    return default_chain(settings.model) or "lcm"
 
 
 def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str, Method]:
@@ -274,11 +278,18 @@ def cell_settings(
             f" cells.{reward}/{key.removeprefix('methods.')} to null"
         )
     policy = config.policies[method.policy]
+    options = facts("chains", chain_of(config, method.policy), f"policies.{method.policy}.chain")
+    for name in ("gamma", "timesteps"):
+        if getattr(policy, name) is not None and name not in options["OPTIONS"]:
+            raise UserError(
+                f"policies.{method.policy}.{name} has no effect on the chain"
+                f" {chain_of(config, method.policy)}: remove it"
+            )
     merged = {name: value for _, layer in layers for name, value in layer.items()}
     _check_divergence(method, layers, merged, key, about["DIVERGENCES"])
     own = settings_class(method.algorithm, key)
     idle = dict.fromkeys(sorted(merged.keys() - own.model_fields), method.algorithm)
-    if "horizon" in merged and method.policy != "consistency":  # whose last step is deterministic
+    if "horizon" in merged and method.policy == "diffusion":  # whose last step draws
         idle["horizon"] = f"the {method.policy} policy"
     for name, what in idle.items():
         if stray := next((place for place, layer in _own(layers) if name in layer), None):
@@ -329,6 +340,8 @@ def cell_settings(
             "policy": method.policy,
             "chain": chain_of(config, method.policy),
             "model": policy.model,
+            "gamma": policy.gamma,
+            "timesteps": policy.timesteps,
             "model_lora": policy.lora,
             "resolution": config.resolution,
             "algorithm": method.algorithm,
@@ -401,17 +414,23 @@ def _check_noise(
 ) -> None:
     """What is over the steps that draw noise, a divergence or a policy gradient, needs such a step.
 
-    A chain of one step has none where its last is deterministic, which a model that is still to be
-    fetched may leave open: its job then refuses.
+    Some chains have none, and of one step none has where its last is deterministic. A model that is
+    still to be fetched may leave this open: its job then refuses.
     """
     chain = chain_of(config, method.policy)
-    if merged["inference_steps"] > 1 or not ends_without_noise(config, method.policy, chain):
-        return
     if method.divergence != "none":
         what = f"the divergence {method.divergence} is over"
     elif own.learns_from_noise and merged.get("horizon") != "released":
         what = f"{method.algorithm} learns from"
     else:
+        return
+    if merged["inference_steps"] > 1 and _never_draws(config, method.policy, chain):
+        raise UserError(
+            f"{key}: {what} the steps that draw noise, and the chain {chain} of"
+            f" policies.{method.policy} has none: name another chain there, such as flow, or a"
+            " gamma above 0"
+        )
+    if merged["inference_steps"] > 1 or not ends_without_noise(config, method.policy, chain):
         return
     place = next(
         (
@@ -470,13 +489,19 @@ def _check_gradient(config: Config, method: Method, merged: Mapping[str, Any], k
         )
 
 
+def _never_draws(config: Config, policy: str, chain: str) -> bool:
+    """Whether no step of a policy's chain is known to draw noise."""
+    about, own = facts("chains", chain, f"policies.{policy}.chain"), config.policies[policy]
+    key = about["DRAWS_WITH"]
+    if key in about["OPTIONS"]:
+        return getattr(own, key) == 0
+    return bool(key) and not scheduler_says(own.model, key)
+
+
 def ends_without_noise(config: Config, policy: str, chain: str) -> bool | None:
-    """Whether the last step of a policy's chain is deterministic; None: its model is to say so, and
-    is not there yet."""
+    """Whether the last step of a policy's chain is deterministic; None where it is not known."""
     says = facts("chains", chain, f"policies.{policy}.chain")["DETERMINISTIC_LAST"]
     if isinstance(says, bool):
         return says
-    file = located(config.policies[policy].model) / "scheduler/scheduler_config.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        return json.loads(file.read_text(encoding="utf-8")).get(says) is True
-    return None
+    value = scheduler_says(config.policies[policy].model, says)
+    return value if isinstance(value, bool) else None

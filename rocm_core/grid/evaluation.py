@@ -1,10 +1,11 @@
 """What is evaluated where: prompt sets and their sizes, numbers of inference steps, the models of a
 study."""
 
+import functools
 from collections.abc import Iterable, Sequence
 
 from rocm_core.configuration import Config, GenerationSettings
-from rocm_core.grid.cells import Cell, chain_of
+from rocm_core.grid.cells import Cell, chain_of, make_grid
 from rocm_core.prompts import prompt_count
 
 BEST = "rocm-best"  # in a study: the best ROCM cell of a reward and a seed
@@ -39,9 +40,30 @@ def snapshot_prompts(config: Config) -> int:
 
 
 def inference_steps(config: Config) -> tuple[int | None, ...]:
-    """The numbers of inference steps at which images are made, None for the policy's own."""
+    """The numbers of inference steps at which images are made, None for `own_steps`."""
     given = config.generation.inference_steps
     return given if isinstance(given, tuple) else (given,)
+
+
+@functools.cache
+def own_steps(config: Config, policy: str) -> int:
+    """The number of inference steps of a policy's images where the configuration names none: what
+    all of its cells are trained with, but those of sweeps; the policy's own where they differ."""
+    cells = (cell for cell in make_grid(config) if not (cell.swept or cell.trial))
+    trained = {c.settings.inference_steps for c in cells if c.settings.policy == policy}
+    return trained.pop() if len(trained) == 1 else config.policies[policy].steps
+
+
+def drawn_otherwise(config: Config) -> list[Cell]:
+    """The cells, but for sweeps, whose images are made at no number of steps that they are trained
+    with."""
+    return [
+        cell
+        for cell in make_grid(config)
+        if not (cell.swept or cell.trial)
+        and cell.settings.inference_steps
+        not in {n or own_steps(config, cell.settings.policy) for n in inference_steps(config)}
+    ]
 
 
 def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list[tuple[str, int]]:
@@ -51,7 +73,7 @@ def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list
     prompts at all of them. Of a swept cell, whose setting is in question, the main one only.
     """
     policy = source.settings.policy if isinstance(source, Cell) else source
-    own = config.policies[policy].steps
+    own = own_steps(config, policy)
     steps = list(dict.fromkeys(given or own for given in inference_steps(config)))
     if isinstance(source, Cell) and source.swept:
         return [("validation", steps[0])]
@@ -76,9 +98,11 @@ def generation_settings(
         policy=name,
         chain=chain_of(config, name),
         model=policy.model,
+        gamma=policy.gamma,
+        timesteps=policy.timesteps,
         model_lora=policy.lora,
         resolution=config.resolution,
-        inference_steps=steps or inference_steps(config)[0] or policy.steps,
+        inference_steps=steps or inference_steps(config)[0] or own_steps(config, name),
         guidance_scale=guidance,
         seed=config.generation.seed,
         batch_size=config.generation.batch_size,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rocm_core.configuration import Config, PromptSettings, StudySettings, type_config
-from rocm_core.errors import UserError
-from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid
-from rocm_core.grid.evaluation import contests, training_sets
+from rocm_core.errors import UserError, warn
+from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid, parse_method
+from rocm_core.grid.evaluation import contests, drawn_otherwise, training_sets
 from rocm_core.plugins import did_you_mean, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
 from rocm_core.provenance import located
@@ -81,9 +81,11 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 
 def _check(config: Config) -> None:
     """What the schema cannot say. Nothing is imported: names are resolved by their files."""
+    methods = [parse_method(name, f"methods.{name}", config.policies) for name in config.methods]
     for name in config.policies:
-        if name not in POLICIES:
-            raise UserError(f"policies.{name} is not a policy{did_you_mean(name, POLICIES)}")
+        if name not in (*POLICIES, *(method.policy for _, method in methods)):
+            hint = did_you_mean(name, POLICIES)
+            raise UserError(f"policies.{name} is not a policy that a method names{hint}")
         module_of("chains", chain_of(config, name), f"policies.{name}.chain")
     for name, weights in config.scorers.items():
         module_of("rewards", name, f"scorers.{name}")
@@ -106,6 +108,13 @@ def _check(config: Config) -> None:
         bases = [f"base-{policy}" for policy in config.policies]
         _check_study(config.study, config.prompts, cells, bases)
     check_sources(config.prompts, _SOURCES[config.world], training_sets(cells))
+    if others := drawn_otherwise(config):
+        steps = others[0].settings.inference_steps
+        warn(
+            f"{others[0].name}{f' and {len(others) - 1} more' if len(others) > 1 else ''} trains"
+            f" with {steps} inference steps, with which no images are made: name them in"
+            " generation.inference_steps"
+        )
 
 
 def _check_study(

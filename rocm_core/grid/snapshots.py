@@ -1,6 +1,11 @@
-"""Which steps of a training are kept, for the training itself and for all that looks at them."""
+"""Which steps of a training are kept, for the training itself and for all that looks at them; and
+what of its settings its state depends on."""
+
+from typing import Any
 
 from rocm_core.configuration import TrainingSettings
+from rocm_core.errors import UserError
+from rocm_core.plugins import facts
 
 
 def snapshot_steps(settings: TrainingSettings) -> list[int]:
@@ -9,3 +14,16 @@ def snapshot_steps(settings: TrainingSettings) -> list[int]:
         return []
     steps = range(settings.snapshot_every, settings.iterations, settings.snapshot_every)
     return [*steps, settings.iterations]
+
+
+def state_settings(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings on which a training's steps so far depend: all, but for the number of iterations
+    where neither the learning rate nor the reward looks at it. It may then be raised later."""
+    values = settings.to_dict()
+    try:
+        drifts = facts("rewards", settings.reward)["DRIFTS"]
+    except UserError:  # a function of the user's own
+        drifts = True
+    if settings.learning_rate_schedule == "constant" and not drifts:
+        del values["iterations"]
+    return values

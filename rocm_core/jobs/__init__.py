@@ -4,4 +4,12 @@ from rocm_core.jobs.environment import job_environment, whole_number
 from rocm_core.jobs.gpus import claim_gpus, require_gpus
 from rocm_core.jobs.outputs import keep, restore
 from rocm_core.jobs.private import private_folder
-from rocm_core.jobs.state import Lock, Owner, StateFolder, StopRequest, remove_finished
+from rocm_core.jobs.progress import Progress, duration
+from rocm_core.jobs.state import (
+    Lock,
+    Owner,
+    StateFolder,
+    StopRequest,
+    owner_of,
+    remove_finished,
+)

@@ -320,6 +320,20 @@ class StateFolder(Lock):
         return sorted(self.folder.glob("step-*.state"), reverse=True)
 
 
+def owner_of(folder: Path) -> tuple[Owner, bool] | None:
+    """Who owns a folder, or owned it last, and whether it still does: it is alive on this machine,
+    or has sent a heartbeat lately. None: nobody since it was left in order."""
+    holder = Lock(folder)._read()
+    if holder is None:
+        return None
+    owner, heartbeat = holder
+    lives = _lives(owner)
+    recently = time.time() - heartbeat < STALE_SECONDS
+    return owner | {"seconds": heartbeat - owner.get("since", heartbeat)}, (
+        recently if lives is None else lives
+    )
+
+
 def remove_finished(states: Path, cells: Path) -> None:
     """Remove the kept states of training runs whose results are in `cells`, except those in use.
 

@@ -127,7 +127,7 @@ def _call(
     kwargs: Mapping[str, Any],
 ) -> Any:
     """`function` of a part of each argument; lists, as `cat` takes them, hold arguments."""
-    given = [[*map(part, a)] if isinstance(a, list | tuple) else part(a) for a in args]
+    given = [type(a)(map(part, a)) if isinstance(a, list | tuple) else part(a) for a in args]
     return function(*given, **{key: part(value) for key, value in kwargs.items()})
 
 

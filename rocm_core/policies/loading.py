@@ -36,28 +36,40 @@ def load_policy(
     folder, lora = located(settings.model), settings.model_lora
     denoiser = denoiser_of(folder / INDEX)
     check_weights(folder)
-    schedule = Schedule(settings.model, _read(folder / SCHEDULER), lora is not None)
-    make = load("chains", settings.chain, "chain").make
-    try:
-        chain = make(schedule, settings.inference_steps)
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / SCHEDULER} does not make a chain ({error}): restore it"
-        ) from None
+    config, make = _read(folder / SCHEDULER), load("chains", settings.chain, "chain").make
     networks = load("denoisers", denoiser).load(
         folder, settings.guidance_scale, torch.device(device), dtype, lora and str(located(lora))
     )
     if settings.resolution is not None:
         networks.resolution = settings.resolution
+    steps = settings.inference_steps
+    schedule = Schedule(
+        settings.model,
+        config,
+        distilled=lora is not None,
+        gamma=settings.gamma,
+        timesteps=settings.timesteps,
+        tokens=networks.tokens,
+        sigmas=networks.sigmas(steps),
+    )
+    try:
+        chain = make(schedule, steps)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / SCHEDULER} does not make a chain ({error}): restore it"
+        ) from None
     require_finite(f"{folder} with {lora}" if lora else folder, networks.state_dict())
     return Policy(networks, chain)
 
 
 def own_resolution(model: str | Path) -> int | None:
     """Width and height that a pipeline folder's own configuration says; None where it does not."""
+    folder = Path(model)
+    network = "unet" if (folder / "unet").is_dir() else "transformer"
     try:
-        latents = _read(Path(model) / "unet/config.json")["sample_size"]
-        blocks = _read(Path(model) / "vae/config.json")["block_out_channels"]
+        latents = _read(folder / network / "config.json")["sample_size"]
+        decoder = _read(folder / "vae/config.json")
+        blocks = decoder.get("block_out_channels") or decoder["decoder_block_out_channels"]
     except (UserError, KeyError):
         return None
     return latents * 2 ** (len(blocks) - 1)

@@ -65,6 +65,11 @@ def lora_parameters(network: Network) -> dict[str, nn.Parameter]:
     }
 
 
+def lora_alpha(network: Network) -> float:
+    """The scale of the adapter, which counts alpha / rank."""
+    return network.peft_config[ADAPTER].lora_alpha
+
+
 @contextlib.contextmanager
 def reference(network: Network) -> Iterator[None]:
     """Inside, the network is the reference: its adapter is off. Without an adapter, no change."""

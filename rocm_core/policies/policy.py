@@ -1,8 +1,8 @@
 """A policy: a chain of Gaussian steps over latents, with a denoiser's predictions inside.
 
-x_K ~ N(0, I); x_{k-1} ~ N(mean_k(x_k), std_k² I) for the steps that draw noise, which come first;
-then the deterministic ones (for a consistency model the last). Noise is given, so that a rollout is
-a differentiable function of the adapter's parameters (reparameterisation).
+x_K ~ N(0, start² I); x_{k-1} ~ N(mean_k(x_k), std_k² I) for the steps that draw noise, which come
+first; then the deterministic ones (for a consistency model the last). Noise is given, so that a
+rollout is a differentiable function of the adapter's parameters (reparameterisation).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from rocm_core.policies._split_gradient import split_gradient
 from rocm_core.policies.chains.chain import Chain
 from rocm_core.policies.compensation import Pair, compensated, is_compensated
-from rocm_core.policies.denoisers.denoiser import HALF, Denoiser
+from rocm_core.policies.denoisers.denoiser import HALF, Denoiser, Embeddings
 from rocm_core.policies.lora import is_reference, reference as adapter_off
 from rocm_core.policies.noise import gaussian
 from rocm_core.policies.transition import Trajectory, Transition
@@ -100,8 +100,8 @@ class Policy(nn.Module):
 
         return checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings `(N, L, D)`; what exceeds the encoder's L tokens is cut off."""
+    def encode_prompts(self, prompts: Sequence[str]) -> Embeddings:
+        """Embeddings of N prompts; what exceeds an encoder's number of tokens is cut off."""
         return self.denoiser.encode(prompts)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -117,16 +117,18 @@ class Policy(nn.Module):
         return gaussian(seed, keys, shape, stream).to(self.stds, non_blocking=True)
 
     def mean(
-        self, index: int, state: Tensor, embeddings: Tensor, stop_input: bool = False
+        self, index: int, state: Tensor, embeddings: Embeddings, stop_input: bool = False
     ) -> Tensor:
         """Mean `(N, C, h, w)` of step `index` given its state; a deterministic step's result.
 
         index: 0 (from x_K) to K-1. state: `(N, C, h, w)`, at least float32, as is the mean.
-        embeddings: `(N, L, D)`. stop_input: no gradient passes through the network to the state.
+        embeddings: of N prompts, see `encode_prompts`. stop_input: no gradient passes through the
+        network to the state.
         """
         step = self.chain.steps[index]
-        seen = state.detach() if stop_input else state
-        output = self.denoiser.predict(seen, self.timesteps[index], embeddings)
+        given = state.detach() if stop_input else state
+        given = given if step.input == 1 else step.input * given
+        output = self.denoiser.predict(given, self.timesteps[index], embeddings)
         of_state, of_output = step.original
         original = of_state * state + of_output * output
         if step.divisor != 1:
@@ -139,7 +141,7 @@ class Policy(nn.Module):
         return mean if step.scale == 1 else step.scale * mean
 
     def means(
-        self, index: int, state: Tensor, embeddings: Tensor, both: bool, **options: bool
+        self, index: int, state: Tensor, embeddings: Embeddings, both: bool, **options: bool
     ) -> tuple[Tensor, ...]:
         """The mean of step `index`; both: and the reference's, in one pass of `compensation`.
         options: `mean`'s."""
@@ -151,7 +153,7 @@ class Policy(nn.Module):
 
     def rollout(
         self,
-        embeddings: Tensor,
+        embeddings: Embeddings,
         noise: Tensor,
         reference: Literal["full", "stop"] | None = None,
         compared: bool = False,
@@ -159,7 +161,7 @@ class Policy(nn.Module):
         stop_input: bool = False,
         compare_last: bool = False,
     ) -> Trajectory:
-        """Run the chain from `noise` (see `noise`) under `embeddings` `(N, L, D)`.
+        """Run the chain from `noise` (see `noise`) under the `embeddings` of N prompts.
 
         Gradients flow iff they are enabled. reference: also compute, at the same states, the means
         of the model without its adapter. "full": they carry gradient to the states, as equation 10
@@ -179,7 +181,8 @@ class Policy(nn.Module):
             return function(state)
 
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        state, transitions, last = noise[:, 0], [], None
+        start, last = self.chain.start, None
+        state, transitions = noise[:, 0] if start == 1 else start * noise[:, 0], []
         for index, step in enumerate(self.chain.steps):
             carries = enabled and (carried is None or index >= self.steps - carried)
             split = reference == "stop" and carries and bool(parameters)
@@ -229,7 +232,7 @@ class Policy(nn.Module):
         base = None if reference is None else signal * reference
         return Transition(self.chain.steps[-1].timestep, state, mean, level, mean, base)
 
-    def finish(self, state: Tensor, embeddings: Tensor) -> Tensor:
+    def finish(self, state: Tensor, embeddings: Embeddings) -> Tensor:
         """x_0 `(N, C, h, w)` from the state in which the deterministic last steps begin."""
         for index in range(len(self.stds), self.steps):
             self._count(state, False)
@@ -240,7 +243,7 @@ class Policy(nn.Module):
         self,
         index: int,
         past: Transition,
-        embeddings: Tensor,
+        embeddings: Embeddings,
         reference: bool = False,
         compared: bool = False,
     ) -> Transition:
@@ -265,7 +268,7 @@ class Policy(nn.Module):
         return policy
 
     def _reference_mean(
-        self, index: int, state: Tensor, embeddings: Tensor, **options: bool
+        self, index: int, state: Tensor, embeddings: Embeddings, **options: bool
     ) -> Tensor:
         with self.reference():
             return self.mean(index, state, embeddings, **options)

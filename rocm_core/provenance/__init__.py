@@ -5,6 +5,7 @@ from rocm_core.provenance.files import (
     LOCK,
     CellFiles,
     Layout,
+    RunFiles,
     SampleFiles,
     SnapshotFiles,
     atomic_write,

@@ -199,6 +199,21 @@ class CellFiles:
         return self.snapshots / f"step-{step}.safetensors"
 
 
+class RunFiles:
+    """What a training shows while it runs; no result is made from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.history = folder / "history.csv"
+        self.snapshots = folder / "snapshots"
+        self.previews = folder / "previews"
+        self.tensorboard = folder / "tensorboard"
+
+    def preview(self, step: int) -> Path:
+        """Sample images by the LoRA after a step."""
+        return self.previews / f"step-{step}.png"
+
+
 class SampleFiles:
     """The images of one source on one prompt set, and what is measured of them."""
 
@@ -254,6 +269,7 @@ class Layout:
         self.root = Path(root)
         self.study = StudyFiles(self.root / "study")
         self.cells, self.states = self.root / "cells", self.root / ".state"
+        self.runs = self.root / "runs"
         self.preflight = self.root / "preflight"
         self.accepted = self.root / "accepted.json"
         self.origin = self.root / "configuration.json"
@@ -266,6 +282,10 @@ class Layout:
     def cell(self, cell: str) -> CellFiles:
         """The results of a cell's training."""
         return CellFiles(self.cells / cell)
+
+    def run(self, cell: str) -> RunFiles:
+        """What a cell's training shows while it runs."""
+        return RunFiles(self.runs / cell)
 
     def samples(self, source: str, prompt_set: str, steps: int | str) -> SampleFiles:
         """The images of a source, a cell or `base-<policy>`, at a number of inference steps."""

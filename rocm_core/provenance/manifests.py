@@ -166,6 +166,8 @@ def _read_outputs(manifest: Path, size: int, mtime_ns: int) -> dict[str, str]:
 @functools.cache
 def git_commit() -> str | None:
     """The checkout's commit, with "+dirty" where tracked files differ from it; None without git."""
+    if not (ROOT / ".git").exists():  # an installed package, maybe below somebody else's checkout
+        return None
     return _git("describe", "--always", "--abbrev=40", "--dirty=+dirty", "--exclude=*") or None
 
 

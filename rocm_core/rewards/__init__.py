@@ -11,3 +11,4 @@ leaves open. A module ``rewards/<name>.py`` with a function
 """
 
 from rocm_core.rewards.loading import Reward, load_reward
+from rocm_core.rewards.own import FunctionReward, Score, check_first_scores

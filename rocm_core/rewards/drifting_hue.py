@@ -12,6 +12,7 @@ from torch import Tensor
 from rocm_core.rewards._weightless import Weightless, hue
 
 DIFFERENTIABLE = True
+DRIFTS = True
 
 TURN = -120.0  # degrees, from red (0°) over magenta to blue
 

@@ -44,11 +44,11 @@ class Reward(Protocol):
 
 def load_reward(
     name: str,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     device: "str | torch.device" = "cpu",
     dtype: "torch.dtype | None" = None,
 ) -> Reward:
-    """The scorer ``name`` with the weights in the folder ``weights`` (None: it needs none).
+    """The scorer ``name`` with the weights in the folder or file ``weights`` (None: it needs none).
 
     ``dtype`` is the precision of its network, float32 by default. Its name is
     its module's, and whether it is differentiable is what its module declares. A scorer that does

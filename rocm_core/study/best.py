@@ -1,6 +1,6 @@
 """The best of several models, as a study compares it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def best(contest: Contest, validation: Sequence[Prompt], shown: Sequence[Prompt]
     }
 
 
-def describe(name: str, choice: dict[str, Any]) -> str:
+def describe(name: str, choice: Mapping[str, Any]) -> str:
     """A choice as a sentence."""
     merits = ", ".join(f"{cell} {merit:.4g}" for cell, merit in choice["merits"].items())
     text = (

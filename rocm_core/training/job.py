@@ -5,17 +5,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from rocm_core.configuration import TrainingSettings
+from rocm_core.algorithms import load_settings
+from rocm_core.configuration import ProgressSettings, TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.grid import searched, settle, snapshot_steps
-from rocm_core.jobs import Owner, StateFolder, StopRequest, whole_number
+from rocm_core.jobs import Owner, Progress, StateFolder, StopRequest, whole_number
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import (
     atomic_write,
@@ -24,7 +24,8 @@ from rocm_core.provenance import (
     write_csv,
     write_manifest,
 )
-from rocm_core.training.trainer import Trainer
+from rocm_core.rewards import FunctionReward, Score
+from rocm_core.training.trainer import Row, Trainer
 
 SAVE_SECONDS = 30.0
 MOST_THREADS = 4096
@@ -33,28 +34,48 @@ INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
 
 def train(
     settings: TrainingSettings,
-    prompts: Sequence[Prompt],
-    output: Path,
-    state: Path,
-    fingerprint: str,
+    prompts: Sequence[Prompt | str],
+    output: str | Path,
+    state: str | Path | None = None,
+    fingerprint: str = "",
     stop_after: int | None = None,
     keep_state: bool = False,
     chosen: Mapping[str, Any] | None = None,
     inputs: Iterable[Path] = (),
+    *,
+    reward: Score | None = None,
+    on_step: Callable[[Row], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Train one cell: lora.safetensors, snapshots/, history.csv and manifest.json in `output`.
 
-    state: folder of the unfinished run; goes on from what is there. It is removed after success
-    unless `keep_state`: then the same call writes the same results again, without training.
-    chosen: values of the settings that were searched. fingerprint: of the code. inputs: the files
-    of the prompts and of what was chosen. On SIGTERM, SIGUSR1, an approaching time limit or after
-    `stop_after` iterations of this call it saves and raises SystemExit(3). Raises `UserError` for a
-    reward, divergence or gradient that is not finite, or while another process owns `state`;
-    `output` and the last state stay as they were.
+    settings: of an algorithm; a plain `TrainingSettings` leaves the algorithm its own defaults.
+    prompts: texts, or prompts with ids. state: folder of the unfinished run, by default
+    `<output>.state`; goes on from what is there. It is removed after success unless `keep_state`:
+    then the same call writes the same results again, without training. fingerprint: names the code;
+    a run does not go on under another one. chosen: values of the settings that were searched.
+    inputs: the files of the prompts and of what was chosen.
+
+    reward: a function that gives scores (N,), the higher the better, of images (N, 3, H, W) in
+    [0, 1] and their prompts, in place of the scorer that `settings.reward` names. on_step: is
+    called with each new row of the history, in the first process. progress: what to show meanwhile;
+    by default a line and the history so far every few seconds, and sample images by each snapshot,
+    in the folder `<output>.run`.
+
+    On SIGTERM, SIGUSR1, an approaching time limit or after `stop_after` iterations of this call it
+    saves and raises SystemExit(3). Raises `UserError` for a reward, divergence or gradient that is
+    not finite, or while another process owns `state`; `output` and the last state stay as they
+    were.
     """
     from accelerate import Accelerator
 
+    output = Path(output)
+    state = Path(state or f"{output}.state")
+    if type(settings) is TrainingSettings:
+        settings = load_settings(settings.to_dict())
+    prompts = [Prompt(str(i), p, "own") if isinstance(p, str) else p for i, p in enumerate(prompts)]
     specified, settings = settings, settle(settings, chosen or {})
+    progress = progress or Progress(ProgressSettings(), Path(f"{output}.run"))
     if not prompts:
         raise UserError("there are no prompts to train on")
     hashes = hash_inputs(inputs)
@@ -80,7 +101,8 @@ def train(
         if main:
             stack.enter_context(folder)
         accelerator.wait_for_everyone()
-        trainer = Trainer(settings, prompts, fingerprint, accelerator)
+        own = FunctionReward(reward, settings.reward) if reward else None
+        trainer = Trainer(settings, prompts, fingerprint, accelerator, own)
         snapshots = {
             step: state / "snapshots" / f"step-{step}.safetensors"
             for step in snapshot_steps(settings)
@@ -96,12 +118,17 @@ def train(
         if main:
             folder.note(step=trainer.step)
             print(f"going on after step {trainer.step} of {settings.iterations}", file=sys.stderr)
+            run = folder.attempts()[0]["token"]
+            progress.begin(settings, trainer.history, run, state / "snapshots")
+            stack.callback(progress.close)
         first, saved_at = trainer.step + 1, time.monotonic()
-        steps = range(first, settings.iterations + 1)
-        bar = tqdm(steps, initial=trainer.step, total=settings.iterations, disable=None)
-        for step in bar:
+        for step in range(first, settings.iterations + 1):
             row = trainer.iterate(step)
-            bar.set_postfix(reward=f"{row['reward']:.4g}", refresh=False)
+            if main:
+                with folder.held():
+                    progress.step(row)
+            if main and on_step:
+                on_step(row)
             done = step == settings.iterations
             wish = torch.tensor(float(bool(stop) or step - first + 1 == stop_after))
             leave = not done and bool(accelerator.reduce(wish.to(accelerator.device)))
@@ -113,12 +140,17 @@ def train(
             if main and (done or leave or due):
                 folder.save(step, trainer.state_dict())
                 saved_at = time.monotonic()
+            if main and step in snapshots and not leave and progress.settings.preview:
+                images = trainer.preview(progress.settings.preview)
+                with folder.held():
+                    progress.preview(step, images)
             if leave:
                 accelerator.wait_for_everyone()  # who leaves early takes the others with it
                 raise SystemExit(INTERRUPTED)
         if main:
             attempts = folder.attempts()
             with folder.held():
+                progress.close(finished=True)
                 for step, path in snapshots.items():
                     _require_snapshot(path, trainer.snapshots[step], state)
                 files = list(snapshots.values())

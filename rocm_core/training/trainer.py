@@ -23,20 +23,24 @@ from rocm_core.algorithms import (
 )
 from rocm_core.configuration import BetaTarget, TrainingSettings
 from rocm_core.errors import UserError
+from rocm_core.grid import state_settings
 from rocm_core.jobs import private_folder
 from rocm_core.policies import (
     ActivationCheckpointing,
     add_adapter,
     compile_network,
     integer,
+    load_lora,
     load_policy,
+    lora_alpha,
     lora_parameters,
     permutation,
     save_lora,
+    uncompiled,
 )
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import digest_of
-from rocm_core.rewards import load_reward
+from rocm_core.provenance import digest_of, located
+from rocm_core.rewards import Reward, check_first_scores, load_reward
 from rocm_core.training.controller import BetaController
 from rocm_core.training.memory import plan_checkpointing
 from rocm_core.training.optimiser import AdapterOptimiser
@@ -48,6 +52,7 @@ class Trainer:
     """`iterate` does one iteration of the algorithm; `state_dict` holds all that a resume needs.
 
     fingerprint: of the code; a state is taken back only by a run of the same settings and code.
+    reward: in place of the scorer that `settings.reward` names.
     """
 
     def __init__(
@@ -56,10 +61,11 @@ class Trainer:
         prompts: Sequence[Prompt],
         fingerprint: str,
         accelerator: Any,
+        reward: Reward | None = None,
     ) -> None:
         self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
         self.identity = {
-            **settings.to_dict(),
+            **state_settings(settings),
             "fingerprint": fingerprint,
             # What they say, not the name of their set.
             "prompts": digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)}),
@@ -70,19 +76,28 @@ class Trainer:
         low = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
         self.precision = torch.bfloat16 if low else torch.float32
         self.policy = load_policy(settings, self.device, self.precision)
+        if settings.divergence != "none" or settings.learns_from_noise:
+            divergence = settings.divergence != "none"
+            what = f"the divergence {settings.divergence}" if divergence else settings.algorithm
+            self.policy.chain.require_density(what)
         if settings.divergence != "none" and not len(self.policy.stds):
             raise UserError(
                 f"the divergence {settings.divergence} is over the steps that draw noise, and this"
                 " chain has none: raise inference_steps"
             )
-        self.embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts]).cpu()
+        embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts])
+        self.embeddings = {name: part.cpu() for name, part in embeddings.items()}
         self.policy.denoiser.forget_text()
         scorer = Path(settings.scorer) if settings.scorer else None
-        self.reward = load_reward(settings.reward, scorer, self.device)
+        self.reward = reward or load_reward(settings.reward, scorer, self.device)
+        if reward or "." in settings.reward:  # the user's own
+            check_first_scores(self.reward)
         network, targets = self.policy.network, settings.lora_targets
         assert isinstance(settings.lora_rank, int)  # and not a search
         add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(network)
+        if settings.init_lora:
+            self._start_from(located(settings.init_lora))
         if isinstance(settings, BackpropagationSettings) and settings.compile:
             # torch would run what it finds in a folder whose name anybody can guess.
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("rocm-inductor")))
@@ -101,6 +116,19 @@ class Trainer:
         self.average: dict[str, torch.Tensor] | None = None
         if settings.ema_decay is not None:
             self.average = {name: value.detach().clone() for name, value in self.lora.items()}
+
+    def _start_from(self, path: Path) -> None:
+        """Give the adapter the values of a LoRA of its kind."""
+        network, settings = self.policy.network, self.settings
+        load_lora(network, path, self.policy.denoiser.network_name)
+        shapes = {name: value.shape for name, value in self.lora.items()}
+        self.lora = lora_parameters(network)
+        alike = shapes == {name: value.shape for name, value in self.lora.items()}
+        if not alike or lora_alpha(network) != settings.lora_alpha:
+            raise UserError(
+                f"init_lora: {path} has another rank, alpha or other layers than lora_rank,"
+                " lora_alpha and lora_targets say: set them to its own"
+            )
 
     @property
     def beta(self) -> float:
@@ -173,7 +201,10 @@ class Trainer:
                 epoch, place = divmod(turn, len(self.prompts))
                 indices.append(_order(self.settings.seed, epoch, len(self.prompts))[place])
             noise = self.policy.noise(self.settings.seed, [str(p) for p in positions], "training")
-            embeddings = self.embeddings[indices].to(self.device, non_blocking=True)
+            embeddings = {
+                name: part[indices].to(self.device, non_blocking=True)
+                for name, part in self.embeddings.items()
+            }
             batches.append(Batch([self.prompts[i].text for i in indices], embeddings, noise))
             all_indices += indices
         return all_indices, batches
@@ -224,6 +255,31 @@ class Trainer:
         return dict(zip(columns, averaged, strict=True))
 
     @torch.no_grad()
+    def preview(self, count: int) -> Any:
+        """Images `(n, H, W, 3)` of 8 bits, in NumPy, as the adapter that `export` writes now draws
+        the first `count` prompts."""
+        size, nfe, images = self.settings.batch_size, self.policy.nfe, []
+        current = {name: value.detach().clone() for name, value in self.lora.items()}
+        self._set_lora(self.average or current)
+        shown = self.prompts[:count]
+        for start in range(0, len(shown), size):  # no more memory than training
+            part = slice(start, min(start + size, len(shown)))
+            embeddings = {name: e[part].to(self.device) for name, e in self.embeddings.items()}
+            keys = [prompt.id for prompt in shown[part]]
+            noise = self.policy.noise(self.settings.seed, keys, "previews")
+            with uncompiled(self.policy.network):
+                latents = self.policy.rollout(embeddings, noise).latents
+            images.append((self.policy.decode(latents) * 255).round().to("cpu", torch.uint8))
+        self._set_lora(current)
+        self.policy.nfe = nfe
+        return torch.cat(images).permute(0, 2, 3, 1).numpy()
+
+    @torch.no_grad()
+    def _set_lora(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self.lora[name].copy_(value)
+
+    @torch.no_grad()
     def squared_distance_floor(self) -> float | None:
         """What rounding leaves in d² per latent dimension: of the difference of means at the last
         batch's states, the part that is not there in float32. None in float32, and where no
@@ -234,8 +290,9 @@ class Trainer:
         steps = self.policy.rollout(batch.embeddings, batch.noise, "full").transitions
         self.policy.nfe = nfe
         exact, errors = self.policy.widened(), []
+        embeddings = {name: part.float() for name, part in batch.embeddings.items()}
         for index, step in enumerate(steps):
-            now = exact.reevaluate(index, step, batch.embeddings.float(), reference=True)
+            now = exact.reevaluate(index, step, embeddings, reference=True)
             errors.append(((step.change - now.change) / step.std).square().mean())
         return float(torch.stack(errors).mean()) if errors else None
 
@@ -265,7 +322,7 @@ class Trainer:
             known = state["identity"]
             other = [key for key, value in self.identity.items() if known.get(key) != value]
             if not other:
-                self._go_on(state)
+                self._go_on(state, file)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(
@@ -275,20 +332,23 @@ class Trainer:
         if other:
             raise UserError(f"{file} was made with other {', '.join(other)}: remove it")
 
-    def _go_on(self, state: dict[str, Any]) -> None:
+    def _go_on(self, state: dict[str, Any], file: object) -> None:
         """Take a state back; raises what comes up where it is not a whole one of this run."""
         for place, value in _numbers(state, "state"):
             if not torch.as_tensor(value).isfinite().all():
                 raise ValueError(f"{place} is not finite")
+        if state["counts"][0] > self.settings.iterations:
+            raise UserError(
+                f"{file} is of step {state['counts'][0]}, beyond iterations,"
+                f" {self.settings.iterations}: remove its folder to train from the start"
+            )
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"it holds {', '.join(state)}")
         self.step, self.seconds, self.reward_queries = state["counts"]
         if [row["step"] for row in state["history"]] != [*range(1, self.step + 1)]:
             raise ValueError(f"its history is not that of {self.step} steps")
         _require_like("lora", state["lora"], self.lora)
-        with torch.no_grad():
-            for name, value in state["lora"].items():
-                self.lora[name].copy_(value)
+        self._set_lora(state["lora"])
         self.optimiser.load_state_dict(state["adam"])
         self.algorithm.load_state_dict(state["algorithm"])
         if self.average is not None:
@@ -304,7 +364,7 @@ class Trainer:
 
     def export(self, path: Path) -> None:
         """Write the adapter, or its moving average where `ema_decay` is set."""
-        network, name = self.policy.network, self.policy.denoiser.network_name
+        network, name = self.policy.network, self.policy.denoiser.lora_name
         save_lora(path, network, self.average, name)
 
 

@@ -3,6 +3,7 @@
 from rocm_core.weights.catalogue import (
     check_all,
     check_weights,
+    class_of,
     describe,
     digest_of_all,
     files_of,

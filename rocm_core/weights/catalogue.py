@@ -28,6 +28,7 @@ from rocm_core.provenance import (
 )
 from rocm_core.reading import parse_yaml
 
+_TABLE = Path(__file__).with_name("table.yaml")
 FOLDER = "weights"
 _CHECKED = ".checked.json"  # {path: size, time and sha256 of the file when it was last verified}
 _FETCH = "fetch it with `snakemake weights`"
@@ -56,9 +57,9 @@ class WeightsFile:
 
 @functools.cache
 def table() -> dict[str, WeightsFile]:
-    """All files that resources/weights.yaml names, by their local path."""
+    """All files that rocm_core/weights/table.yaml names, by their local path."""
     files = {}
-    for entry in parse_yaml((ROOT / "resources/weights.yaml").read_text(encoding="utf-8")):
+    for entry in parse_yaml(_TABLE.read_text(encoding="utf-8")):
         for name, known in entry["files"].items():
             path = f"{FOLDER}/{entry['folder']}/{name}"
             files[path] = WeightsFile(
@@ -75,6 +76,20 @@ def table() -> dict[str, WeightsFile]:
                 entry.get("benchmark", False),
             )
     return files
+
+
+@functools.cache
+def _classes() -> dict[str, dict[str, str]]:
+    """{folder: {file: class}} of the table's models whose classes of diffusers it states."""
+    entries = parse_yaml(_TABLE.read_text(encoding="utf-8"))
+    return {f"{FOLDER}/{e['folder']}": e["classes"] for e in entries if "classes" in e}
+
+
+def class_of(folder: str | Path, file: str) -> str | None:
+    """The class of diffusers that a file of a model's folder names, where the table states it."""
+    if Path(folder).parts[:1] != (FOLDER,):
+        return None
+    return _classes().get(Path(folder).as_posix(), {}).get(file)
 
 
 def files_of(*paths: str | Path | None) -> list[str]:

@@ -26,7 +26,7 @@ from rocm_core.weights.downloads import Remote, download, is_hub, tag_of
 QUIET_SECONDS = 5.0  # that others are waited for before anything is said
 
 _PARTIAL = ".partial"
-_TABLE = "resources/weights.yaml"
+_TABLE = "rocm_core/weights/table.yaml"
 _SMALL = 100_000_000  # bytes; the most that a file may have whose size the table does not estimate
 _GIT = 40  # hexadecimal digits of git's hash, where those of sha256 are 64
 

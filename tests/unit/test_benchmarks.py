@@ -10,6 +10,7 @@ from benchmarks import models
 from benchmarks.compare import SIZES, SWITCHES
 from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.plain import PlainLoop
+from rocm_core.policies import HIDDEN
 from rocm_core.rewards import load_reward
 
 CPU = torch.device("cpu")
@@ -117,7 +118,7 @@ def test_models_of_true_size_are_written_in_layouts_that_load(tmp_path, monkeypa
     for name in ("consistency", "diffusion"):
         policy = tiny.load_policy(name, paths[name], 2, 7.5)
         embeddings = policy.encode_prompts(["a large red circle"])
-        assert embeddings.shape == (1, 77, 768)
+        assert embeddings[HIDDEN].shape == (1, 77, 768)
         with torch.no_grad():
             latents = policy.rollout(embeddings, policy.noise(0, ["a"], "test")).latents
             images = policy.decode(latents)

@@ -8,6 +8,8 @@ import torch
 
 from rocm_core.errors import UserError
 from rocm_core.grid import job_code
+from rocm_core.grid.models import default_chain, denoiser_modules
+from rocm_core.plugins import names
 from rocm_core.policies import load_policy
 from rocm_core.policies.chains import Chain, Step, prediction
 from rocm_core.provenance import forget_code
@@ -55,6 +57,14 @@ def test_images_are_made_again_when_their_chain_is_edited(model, chain):
     assert job_code("generate", hers) != before[1]
 
 
+def test_a_model_is_followed_by_its_own_denoiser_before_it_is_fetched_and_after(model):
+    room = "rocm_core.policies.denoisers"
+    assert denoiser_modules(model) == [f"{room}.stable_diffusion"]
+    assert denoiser_modules("weights/FLUX.1-schnell") == [f"{room}.flux"]
+    assert default_chain("weights/Sana_Sprint_1.6B_1024px") == "scm"
+    assert len(denoiser_modules("models/absent")) == len(names("denoisers")) > 5
+
+
 def test_a_deterministic_step_must_not_come_before_one_that_draws():
     steps = [Step(i, (0.0, 1.0), 0.0, 1.0, 0.0, std) for i, std in enumerate((0.5, 0.0, 0.5))]
     with pytest.raises(UserError, match=r"must come last, .* are \[0.5, 0.0, 0.5\]"):
@@ -73,8 +83,9 @@ def test_what_is_predicted_gives_back_image_and_noise(kind):
 
 
 def test_a_pipeline_without_a_denoiser_is_refused(model, tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(UserError, match="no denoiser is for the pipeline 'FluxPipeline', only for"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AuraFlowPipeline"}))
+    said = "no denoiser is for the pipeline 'AuraFlowPipeline', only for"
+    with pytest.raises(UserError, match=said):
         load_policy(tiny.generation_settings(model=str(tmp_path)))
     with pytest.raises(UserError, match="chain: there is no rocm_core/policies/chains/lcn.py"):
         load_policy(tiny.generation_settings(model=model, chain="lcn"))

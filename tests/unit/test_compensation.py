@@ -206,7 +206,7 @@ def test_the_distance_of_a_trained_adapter_is_that_of_float32(trained, monkeypat
 
 
 def gradient_of_distance(policy, noise, reference):
-    embeddings = policy.encode_prompts(PROMPTS * 2).detach()
+    embeddings = policy.encode_prompts(PROMPTS * 2)
     loss = policy.rollout(embeddings, noise, reference).squared_distances("mean").sum()
     values = torch.autograd.grad(loss, list(lora_parameters(policy.network).values()))
     return torch.cat([value.flatten() for value in values])

@@ -132,6 +132,13 @@ BROKEN = {
     "unknown method": ("rocm-js:", "rokm-js:", "methods.rokm-js did you mean rocm-js"),
     "name of a method": ("rocm-js:", "ROCM JS:", "methods has the key 'ROCM JS' lower-case"),
     "unknown policy": ("  consistency:", "  konsistency:", "policies.konsistency consistency"),
+    "option of another chain": ("steps: 4", "steps: 4, gamma: 0", "consistency.gamma lcm remove"),
+    "option beyond": ("steps: 4", "steps: 4, chain: tcd, gamma: 2", "policies.consistency.gamma 1"),
+    "no density": (
+        "steps: 4",
+        "steps: 4, chain: tcd, gamma: 0",
+        "rocm-kl divergence chain tcd none",
+    ),
     "unknown cell": ("hpsv2/rocm-kl:", "hpsv2/rocm-kk:", "cells.hpsv2/rocm-kk hpsv2/rocm-kl"),
     "unknown setting": ("setting: beta", "setting: betta", "sweeps[0].setting did you mean beta"),
     "swept value": ("[0.01, 0.2]", "[0.01, 2e-1]", "sweeps[0].values '2e-1' write 2.0e-1"),

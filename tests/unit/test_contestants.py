@@ -356,7 +356,10 @@ def test_a_last_step_that_draws_noise_is_no_last_step(grid_cells, method, settin
     grid_cells({method: settings}, policies=policies)  # to be fetched yet
     file = tmp_path / "scheduler/scheduler_config.json"
     file.parent.mkdir()
-    for content, refused in (('{"set_alpha_to_one": true}', False), ("{}", True)):
+    for content, refused in (
+        ('{"set_alpha_to_one": true}', False),
+        ('{"set_alpha_to_one": false}', True),
+    ):
         file.write_text(content)
         make_grid.cache_clear()
         if refused:

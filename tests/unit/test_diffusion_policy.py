@@ -9,7 +9,7 @@ import torch
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import MODES, add_adapter, lora_parameters, save_lora
+from rocm_core.policies import HIDDEN, MODES, add_adapter, lora_parameters, save_lora
 from rocm_core.policies.chains import Schedule, ddim
 
 PROMPTS = ["a red cat", "two dogs", "x"]
@@ -41,8 +41,9 @@ def guided(policy, scale, state, timestep, embeddings):
     def unet(condition):
         return policy.network(state, timestep, encoder_hidden_states=condition).sample
 
-    empty = policy.encode_prompts([""]).expand_as(embeddings)
-    return (1 - scale) * unet(empty) + scale * unet(embeddings)
+    hidden = embeddings[HIDDEN]
+    empty = policy.encode_prompts([""])[HIDDEN].expand_as(hidden)
+    return (1 - scale) * unet(empty) + scale * unet(hidden)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,8 @@ def test_an_image_does_not_depend_on_its_batch(model):
     embeddings = policy.encode_prompts(PROMPTS)
     with torch.no_grad():
         for i in range(3):
-            alone = policy.rollout(embeddings[i : i + 1], noise[i : i + 1])
+            own = {name: part[i : i + 1] for name, part in embeddings.items()}
+            alone = policy.rollout(own, noise[i : i + 1])
             assert torch.allclose(alone.latents, together.latents[i : i + 1], atol=1e-10)
 
 

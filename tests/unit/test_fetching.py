@@ -129,7 +129,7 @@ def test_another_file_than_the_pinned_one_is_refused(hub: FakeHub):
     path = "weights/HPSv2/HPS_v2.1_compressed.pt"
     hub.put("xswu/HPSv2", table()[path].revision, "HPS_v2.1_compressed.pt", b"other" * 1000)
     message = refusal(fetch, path, hub.url)
-    assert path in message and "is not c57a38fb4a2f… of resources/weights.yaml" in message
+    assert path in message and "is not c57a38fb4a2f… of rocm_core/weights/table.yaml" in message
     assert not Path(path).exists() and not Path("weights.lock").exists()
 
 
@@ -319,7 +319,7 @@ def test_files_put_there_by_hand_are_used_once_recorded():
     assert f"{LARGE} is not the file of weights.lock" in refusal(record, [LARGE])
     Path("weights/HPSv2").mkdir()
     Path("weights/HPSv2/HPS_v2.1_compressed.pt").write_text("other")
-    assert "is not the file of resources/weights.yaml" in refusal(record, ["weights/HPSv2"])
+    assert "is not the file of rocm_core/weights/table.yaml" in refusal(record, ["weights/HPSv2"])
 
 
 def test_recorded_weights_are_hashed_again_only_when_touched(monkeypatch):

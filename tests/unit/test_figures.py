@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -23,7 +24,7 @@ from rocm_core.figures import _fonts, _images, _style
 from rocm_core.grid import make_grid, offered
 from rocm_core.plugins import facts, names
 from rocm_core.prompts import Prompt, write_prompts
-from rocm_core.provenance import module_closure
+from rocm_core.provenance import Layout, module_closure
 
 FIGURES = names("figures")
 EFFECTS = {
@@ -262,6 +263,25 @@ def test_figure_5_counts_the_hours_of_every_gpu_and_keeps_the_papers_letters(tmp
     assert drawing.figure.axes[0].get_xlabel() == "GPU hours"
     (line,) = [x for x in drawing.figure.axes[0].get_lines() if len(x.get_xdata()) == 40]
     assert line.get_xdata()[-1] == pytest.approx(4)
+
+
+def test_figure_5_also_draws_unfinished_trainings_of_a_partial_run(tmp_path):
+    """As far as they have come, in seconds of all of their processes."""
+    config = make_config(partial=True, training={"iterations": 40, "batch_size": 4})
+    write_results(tmp_path, config)
+    cell = tmp_path / "cells/hpsv2/rocm-kl/seed-0"
+    run = Layout(tmp_path).run("hpsv2/rocm-kl/seed-0").history
+    run.parent.mkdir(parents=True)
+    rows = (cell / "history.csv").read_text().splitlines(keepends=True)
+    run.write_text("".join(rows[:13]))
+    shutil.rmtree(cell)
+    data = draw("figure5", config, tmp_path).data
+    curve = data[(data["reward"] == "hpsv2") & (data["method"] == "rocm-kl")]
+    whole = data[(data["reward"] == "hpsv2") & (data["method"] == "rocm-js")]
+    assert curve["iteration"].max() == 12 and whole["iteration"].max() == 40
+    # Of 8 reward queries per iteration a process with a batch of 4 has made half.
+    seconds = whole[whole["iteration"] == 12]["seconds"].item()
+    assert curve["seconds"].max() == pytest.approx(2 * seconds)
 
 
 def test_figure_6_shows_every_stage_and_the_snapshot_that_the_judge_likes_best(tmp_path):

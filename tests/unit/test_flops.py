@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.models import UNET, VAE
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.grid.budget import BACKWARD, DECODE, FORWARD, SCORE, SIDES
-from rocm_core.policies import Policy, add_adapter
+from rocm_core.policies import HIDDEN, Policy, add_adapter
 from rocm_core.policies.chains import Schedule, lcm
 from rocm_core.policies.denoisers.stable_diffusion import StableDiffusion
 from rocm_core.rewards.hpsv2 import HPSv2, preprocessing
@@ -32,7 +32,7 @@ def policy():
     noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     schedule = Schedule("sd15", {"_class_name": "LCMScheduler", **noise})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StableDiffusion, "encode", lambda *_: torch.empty(1, 77, 768))
+        patch.setattr(StableDiffusion, "encode", lambda *_: {HIDDEN: torch.empty(1, 77, 768)})
         denoiser = StableDiffusion(unet, vae, None, None, 7.5, torch.device("meta"), torch.float32)
     denoiser.autocast = contextlib.nullcontext  # there is none for tensors without storage
     policy = Policy(denoiser, lcm.make(schedule, STEPS))
@@ -51,7 +51,8 @@ def reward():
 
 
 def tera(policy, reward, **settings):
-    batch = Batch(["a cat"], torch.empty(1, 77, 768, device="meta"), policy.noise(0, ["a"], "test"))
+    text = {HIDDEN: torch.empty(1, 77, 768, device="meta")}
+    batch = Batch(["a cat"], text, policy.noise(0, ["a"], "test"))
     algorithm = load_algorithm(tiny.settings(**settings))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss, _ = algorithm.loss(policy, reward, batch)
@@ -79,5 +80,5 @@ def test_a_forward_pass_takes_what_reproducing_says_of_its_resolution(
     monkeypatch.setattr(policy.denoiser, "latent_shape", (4, resolution // 8, resolution // 8))
     state = policy.noise(0, ["a"], "test")[:, 0]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        policy.mean(0, state, torch.empty(1, 77, 768, device="meta"))
+        policy.mean(0, state, {HIDDEN: torch.empty(1, 77, 768, device="meta")})
     assert counter.get_total_flops() / 1e12 == pytest.approx(expected, rel=0.01)

@@ -145,7 +145,8 @@ def test_an_image_is_the_same_in_every_batch_and_order(model, lora, tmp_path, ba
         noise = policy.noise(1000, [p.id for p in PROMPTS], "generation")
         embeddings = policy.encode_prompts([p.text for p in PROMPTS])
         together = policy.rollout(embeddings, noise).latents
-        alone = [policy.rollout(embeddings[i, None], noise[i, None]).latents for i in range(7)]
+        own = [{name: part[i, None] for name, part in embeddings.items()} for i in range(7)]
+        alone = [policy.rollout(own[i], noise[i, None]).latents for i in range(7)]
         difference = policy.decode(together) - policy.decode(torch.cat(alone))
     assert difference.abs().max() <= 1e-5
 

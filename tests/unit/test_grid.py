@@ -10,7 +10,7 @@ import pytest
 import tiny
 import yaml
 
-from rocm_core import grid
+from rocm_core import errors, grid
 from rocm_core.algorithms import load_settings
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
@@ -515,3 +515,29 @@ def test_one_step_is_enough_for_what_needs_no_noise():
     sweep = {"methods": ["rocm-none"], "setting": "inference_steps", "values": [1, 2]}
     assert len(cells_of(sweeps=[sweep])) == 8
     assert len(cells_of(generation={"inference_steps": [None, 1]})) == 4
+
+
+def drawn_steps(config):
+    artefacts = grid.Artefacts(config)
+    return {name: artefacts.generation(name).inference_steps for name in artefacts.sources}
+
+
+def test_images_are_made_with_the_steps_that_all_cells_are_trained_with(capsys):
+    trained = {"learning_rate": 1e-3, "iterations": 10, "inference_steps": 2}
+    assert set(drawn_steps(make_config(training=trained)).values()) == {2}  # the base's, too
+    swept = {"methods": ["rocm-kl"], "setting": "inference_steps", "values": [3]}
+    assert set(drawn_steps(make_config(sweeps=[swept])).values()) == {4}
+    named = make_config(training=trained, generation={"inference_steps": [4, 2]})
+    assert set(drawn_steps(named).values()) == {4}
+    assert capsys.readouterr().err == ""
+
+
+def test_cells_whose_steps_no_image_is_made_with_are_named(capsys):
+    errors.warn.cache_clear()
+    methods = {"rocm-none": {"inference_steps": 2}, "rocm-kl": {"beta": 0.05}}
+    assert set(drawn_steps(make_config(methods=methods)).values()) == {4}
+    said = capsys.readouterr().err
+    assert "warning: hpsv2/rocm-none/seed-0 and 1 more trains with 2 inference steps" in said
+    assert "generation.inference_steps" in said
+    make_config(methods=methods, generation={"inference_steps": [None, 2]})
+    assert capsys.readouterr().err == ""

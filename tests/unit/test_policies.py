@@ -11,6 +11,7 @@ import torch
 from rocm_core.configuration import ModelSettings
 from rocm_core.errors import UserError
 from rocm_core.policies import (
+    HIDDEN,
     MODES,
     add_adapter,
     load_policy,
@@ -220,7 +221,7 @@ def test_chains_run_in_double_precision_and_not_below_single(model):
         policy = load(model, dtype=dtype)
         noise, embeddings = policy.noise(0, ["a"], "test"), policy.encode_prompts(PROMPTS[:1])
         trajectory = policy.rollout(embeddings, noise, reference="full")
-        assert embeddings.dtype == dtype
+        assert embeddings[HIDDEN].dtype == dtype
         assert trajectory.latents.dtype == trajectory.transitions[0].mean.dtype == expected
         assert policy.decode(trajectory.latents).dtype == expected
 
@@ -228,7 +229,7 @@ def test_chains_run_in_double_precision_and_not_below_single(model):
 def test_long_prompts_are_cut_and_short_ones_padded(model):
     policy = load(model)
     long = "abcdefghijklmnopqrstuvwxyz"
-    embeddings = policy.encode_prompts([long, long[:20], "a"])
+    embeddings = policy.encode_prompts([long, long[:20], "a"])[HIDDEN]
     assert embeddings.shape == (3, 12, 8)
     assert torch.equal(embeddings[0, :10], embeddings[1, :10])
 

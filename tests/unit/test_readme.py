@@ -10,19 +10,54 @@ import tiny
 ROOT = Path(__file__).parents[2]
 
 
+def examples(page):
+    """The Python examples of a page, in order."""
+    return re.findall("```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_the_example_runs_and_the_base_has_no_distance_to_itself(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (code,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names: dict = {}
-    exec(code, names)
+    exec(examples("README.md")[1], names)
     assert names["images"].shape == (1, 3, 32, 32)
     assert names["reward"].shape == (1,) and names["reward"].isfinite().all()
     assert names["kl"].shape == (1, 3) and not names["kl"].any()
 
 
-def test_a_reward_of_ones_own_is_trained_on_without_snakemake(tmp_path, monkeypatch):
-    tiny.write_package(tmp_path, "my_rewards", "rocm_core/rewards/redness.py")
-    monkeypatch.syspath_prepend(tmp_path)  # where a script would lie
+def test_a_lora_in_a_plain_pipeline_draws_what_the_policy_draws(tmp_path, monkeypatch):
+    """In one step, which has no noise but the first: the snippet itself takes four."""
+    import torch
+
+    from rocm_core import ModelSettings, load_policy
+    from rocm_core.policies import add_adapter, save_lora
+
+    model = "resources/shapes/consistency"
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    monkeypatch.chdir(tmp_path)
+    settings = ModelSettings(model=model, inference_steps=1, guidance_scale=3.0)
+    policy = load_policy(settings)
+    add_adapter(policy.network, 4, 8.0, ["to_q", "to_out.0", "conv1"], 0)
+    tiny.perturb(policy.network, 0.1)
+    code = examples("README.md")[0]
+    (path,) = re.findall('load_lora_weights\\("(.*)"\\)', code)
+    save_lora(tmp_path / path, policy.network)
+    names: dict = {}
+    exec(code, names)
+    assert names["image"].size == (32, 32)
+    noise = policy.noise(0, ["a"], "samples")
+    given = {"num_inference_steps": 1, "guidance_scale": 3.0, "output_type": "pt"}
+    theirs = names["pipe"](names["prompt"], latents=noise[:, 0], **given).images
+    with torch.no_grad():
+        rollout = policy.rollout(policy.encode_prompts([names["prompt"]]), noise)
+        ours = policy.decode(rollout.latents)
+        with policy.reference():
+            base = policy.decode(
+                policy.rollout(policy.encode_prompts([names["prompt"]]), noise).latents
+            )
+    assert (ours - theirs).abs().max() < 1e-5 < (ours - base).abs().max()
+
+
+def test_training_as_documented_takes_a_function_as_its_reward(tmp_path, monkeypatch, capsys):
     (tmp_path / "resources").symlink_to(ROOT / "resources")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs/adding.md").read_text(encoding="utf-8")
@@ -30,6 +65,31 @@ def test_a_reward_of_ones_own_is_trained_on_without_snakemake(tmp_path, monkeypa
     exec(code, {})
     assert (tmp_path / "trained/lora.safetensors").stat().st_size > 0
     assert not (tmp_path / "trained.state").exists()
+    with open(tmp_path / "trained/history.csv", newline="") as file:
+        rewards = [float(row["reward"]) for row in csv.DictReader(file)]
+    assert len(rewards) == 10
+    assert [float(line) for line in capsys.readouterr().out.split()] == rewards
+
+
+def test_a_reward_of_ones_own_package_is_trained_on_by_its_name(tmp_path, monkeypatch):
+    tiny.write_package(tmp_path, "my_rewards", "rocm_core/rewards/redness.py")
+    monkeypatch.syspath_prepend(tmp_path)  # where a script would lie
+    monkeypatch.chdir(ROOT)
+    from rocm_core import TrainingSettings, train
+
+    settings = TrainingSettings(
+        reward="my_rewards.redness",
+        model="resources/shapes/consistency",
+        inference_steps=4,
+        guidance_scale=3.0,
+        divergence="kl",
+        beta=0.0005,
+        learning_rate=1e-3,
+        batch_size=4,
+        iterations=10,
+    )
+    caption = "a large red circle left of a small blue ring on a plain gray background"
+    train(settings, [caption], tmp_path / "trained")
     with open(tmp_path / "trained/history.csv", newline="") as file:
         rewards = [float(row["reward"]) for row in csv.DictReader(file)]
     assert len(rewards) == 10 and rewards[-1] > 2 * rewards[0]

@@ -36,6 +36,7 @@ REASONS = {
         "Config": "values; the params of every rendering hold them",
         "Contest": "values; the params of the job hold them",
         "GenerationSettings": "values; the params of the job hold them",
+        "ProgressSettings": "values of what is shown of a training",
         "PromptSettings": "values; the params of the job hold them",
         "Search": "values; the params of the job hold them",
         "StudySettings": "values; the params of the job hold them",
@@ -68,6 +69,7 @@ REASONS = {
     },
     "rocm_core.jobs": {
         "Owner": "a type",
+        "Progress": "shows what a training has computed",
         "keep": "links finished files, which `stands` then has to recognise",
         "restore": "as keep",
         "StateFolder": "keeps the state of a training; what is in it is the trainer's",
@@ -76,6 +78,7 @@ REASONS = {
         "whole_number": "the threads or the memory of this machine, which no params hold either",
     },
     "rocm_core.weights": {
+        "class_of": "which denoiser and chain a model has: the job's settings and code hold them",
         "check_weights": "refuses files that differ from their sha256",
         "fetch": "fetches weights, whose content is in the params of the jobs that use them",
         "files_of": "which files of weights to check",

@@ -431,3 +431,45 @@ def test_a_full_disk_costs_no_state_that_was_saved(run, reward, model, tmp_path,
     ballast.unlink()
     train(settings, tiny.PROMPTS, *parts)
     assert lora(parts[0]) == lora(whole) and len(calls) == 1 + 4 + 4
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_goes_on_for_more_iterations_as_if_given_at_first(run, monkeypatch, finished):
+    from rocm_core.rewards import load_reward
+
+    monkeypatch.setattr(rocm_core.training.trainer, "load_reward", load_reward)
+    changes = {"reward": "hinge_redness", "snapshot_every": 2, "divergence": "kl", "beta": 0.01}
+    whole = run("whole", iterations=5, **changes)
+    stop = None if finished else 2
+    assert (run("parts", stop, keep_state=True, iterations=3, **changes) is None) != finished
+    parts = run("parts", keep_state=True, iterations=5, **changes)
+    assert lora(parts) == lora(whole)
+    names = ["step-2.safetensors", "step-4.safetensors", "step-5.safetensors"]
+    assert sorted(path.name for path in (parts / "snapshots").iterdir()) == names
+    assert len(history(parts)) == 5
+    with pytest.raises(UserError, match=r"is of step 5, beyond iterations, 4: remove its folder"):
+        run("parts", iterations=4, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"learning_rate_schedule": "linear", "reward": "hinge_redness"}, {"reward": "drifting_hue"}],
+)
+def test_a_training_that_depends_on_its_length_is_another_one_when_that_changes(changes):
+    from rocm_core.grid import state_settings
+
+    shorter, longer = (tiny.settings(iterations=n, **changes) for n in (3, 5))
+    assert state_settings(shorter) != state_settings(longer)
+
+
+def test_a_training_starts_from_a_lora(run, tmp_path):
+    first = run("first", iterations=3)
+    again = run("again", iterations=1, learning_rate=0.0, init_lora=str(first / "lora.safetensors"))
+    assert lora(again) == lora(first)
+    further = run("further", iterations=2, init_lora=str(first / "lora.safetensors"))
+    assert lora(further) not in (lora(first), lora(run("whole", iterations=2)))
+    manifest = json.loads((further / "manifest.json").read_text())
+    assert str(first / "lora.safetensors") in manifest["weights"]
+    assert "init_lora" not in json.loads((first / "manifest.json").read_text())["settings"]
+    with pytest.raises(UserError, match="init_lora: .* has another rank, alpha or other layers"):
+        run("other", lora_rank=4, init_lora=str(first / "lora.safetensors"))

@@ -9,6 +9,9 @@ import pytest
 import yaml
 from checkout import Checkout, PlannedCheckout, Planner, count_jobs
 
+from rocm_core.grid import job_code, load_config, make_grid
+from rocm_core.provenance import write_manifest
+
 OWN = """\
 name: own
 policies:
@@ -106,3 +109,60 @@ def source_files(checkout: Checkout) -> dict[Path, int]:
     """The files of a checkout with their times, but what Python keeps there if it may."""
     files = (path for path in checkout.path.rglob("*") if "__pycache__" not in path.parts)
     return {path: path.stat().st_mtime_ns for path in files}
+
+
+# What `snakedeploy deploy-workflow` writes, but for the place of the clone.
+DEPLOYED = """\
+from snakemake.utils import min_version
+
+min_version("6.10.0")
+
+configfile: "config/config.yml"
+
+module rocm:
+    snakefile:
+        "{source}/workflow/Snakefile"
+    config:
+        config
+
+use rule * from rocm
+"""
+
+
+def test_it_is_deployed_as_the_catalogue_does(
+    pristine: Checkout, plan: Callable[..., str], planner: Planner, tmp_path: Path
+) -> None:
+    """Its configuration is copied, its rules are those of a clone."""
+    shutil.copytree(pristine.path / "config", tmp_path / "config")
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/Snakefile").write_text(DEPLOYED.format(source=pristine.path))
+    done = planner(tmp_path, ["-n", "all"])
+    assert done.returncode == 0, done.stderr
+    assert count_jobs(done.stdout + done.stderr) == count_jobs(plan(config="config/demo.yaml"))
+
+
+def test_results_that_come_without_snakemakes_records_are_checked(
+    complete: PlannedCheckout, planner: Planner, tmp_path: Path
+) -> None:
+    """Snakemake alone would say of them that there is nothing to be done."""
+    for name in ("results", "lists"):
+        shutil.copytree(complete.path / name, tmp_path / name)
+    text = (complete.path / "config/matrix.yaml").read_text()
+    (tmp_path / "matrix.yaml").write_text(text)
+    manifest = tmp_path / "results/matrix/cells/hpsv2/rocm-js/seed-0/manifest.json"
+    config = load_config(tmp_path / "matrix.yaml")
+    (cell,) = (c for c in make_grid(config) if c.name == "hpsv2/rocm-js/seed-0")
+    command = ["-n", "all", "-s", f"{complete.path}/Snakefile", "--configfile", "matrix.yaml"]
+
+    def plan(code: str, settings: dict) -> str:
+        write_manifest(manifest, settings=settings, code=code)
+        done = planner(tmp_path, command)
+        said = done.stdout + done.stderr
+        return said if done.returncode else f"planned {count_jobs(said)} {said}"
+
+    code, settings = job_code("train", cell.settings), cell.settings.to_dict()
+    fresh = plan(code, settings)
+    assert fresh.startswith("planned {}") and "--touch all` takes it in" in fresh
+    for stale in (plan("of an edited divergence", settings), plan(code, settings | {"beta": 0.4})):
+        assert "results/matrix came without Snakemake's records of it" in stale
+        assert f"{manifest.relative_to(tmp_path)} were made by other code or settings" in stale

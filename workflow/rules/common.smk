@@ -10,6 +10,7 @@ sys.path.insert(0, os.path.abspath(f"{workflow.current_basedir}/../.."))
 if not os.path.isdir(f"{sys.path[0]}/rocm_core"):
     sys.exit(f"error: {workflow.current_basedir} is not a folder: name the Snakefile of a clone")
 
+from rocm_core.commands.verify import require_fresh
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
 from rocm_core.grid import shown_sections, snapshot_prompts, train_version
@@ -33,6 +34,7 @@ try:
     require_same_origin(FILES.layout, CONFIG_FILES, SECTIONS)
     ACCEPTED = Accepted(FILES.layout)
     FILES.check_code()
+    workflow.is_main_process and require_fresh(FILES)
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -41,10 +43,9 @@ LAYOUT, CELLS = FILES.layout, FILES.cells
 CELL, SNAPSHOTS = LAYOUT.cell("{cell}"), LAYOUT.snapshots("{cell}")
 SAMPLES = LAYOUT.samples("{source}", "{set}", "{steps}")
 MAIN_SAMPLES = LAYOUT.samples("{source}", "validation", "{steps}")
-ENVIRONMENT = "../../envs/rocm.yaml"
+ENVIRONMENT, WEIGHTS = "../../envs/rocm.yaml", needed(CONFIG)
 THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 MEMORY_MB, RUNTIME = int(CONFIG.resources.memory_gib * 1024), CONFIG.resources.runtime_minutes
-WEIGHTS = needed(CONFIG)
 # By the environment: where a file came from is no reason to fetch it again.
 os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
 samples, trained, finished = FILES.samples, FILES.trained, FILES.finished
@@ -93,6 +94,6 @@ def to_json(value):
 def shown(*, study=False):
     """The configuration that a rendering depends on, in the order of the file, which is that of
     the methods. A function, because `params` would take a template's braces for wildcards."""
-    hidden = {"resources", "weights"} | (set() if study else {"study"})
+    hidden = {*CONFIG.PLUMBING} | (set() if study else {"study"})
     text = json.dumps({k: v for k, v in CONFIG.to_dict().items() if k not in hidden})
     return lambda w: text

@@ -11,6 +11,7 @@ READS = {
     "scores on every set": samples("scores.csv", every_step=False),
     "readouts": main_scores("readouts.csv"),
     "histories": trained("history.csv"),
+    "histories, also unfinished": trained("history.csv") + FILES.unfinished_histories(),
     "manifests": trained("manifest.json"),
     "snapshots": snapshot_scores(),
     "prompts": shown_prompts(),

@@ -46,19 +46,27 @@ rule train_cell:
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
         choice=lambda w, input: f"--choice {input.choice}" if input.get("choice") else "",
         folder=subpath(output.lora, parent=True),
+        # Compared no more than `now`: what is shown of a training is no reason to run it again.
+        progress=lambda w, output: to_json(CONFIG.progress),
+        project=lambda w, output: CONFIG.name,
+        run=lambda w, output: LAYOUT.run(w.cell).folder,
+        # One process inherits Snakemake's stderr as its third file; torch's launcher would close it.
+        terminal=lambda w, output: "--terminal 3" if PROCESSES == 1 else "",
     message:
         "Training {wildcards.cell}"
     shell:
-        "mkdir -p {params.state}; printf '%s\\n' --settings {params.settings:q} > {params.state}/args;"
+        "mkdir -p {params.state}; printf '%s\\n' --settings {params.settings:q}"
+        " --progress {params.progress:q} > {params.state}/args;"
         " exec python -m rocm_core.commands.launch --gpus {params.gpus} {params.processes}"
         ' "$SCRIPTS/train.py" @{params.state}/args'
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
-        " {params.choice} --fingerprint {params.now} > {log} 2>&1"
+        " {params.choice} --fingerprint {params.now} --run {params.run} --name {wildcards.cell}"
+        " --project {params.project} {params.terminal} 3>&2 > {log} 2>&1"
 
 
 onsuccess:
-    remove_finished(LAYOUT.states, LAYOUT.cells)
+    CONFIG.resources.keep_states or remove_finished(LAYOUT.states, LAYOUT.cells)
 
 
 onerror:
-    remove_finished(LAYOUT.states, LAYOUT.cells)
+    CONFIG.resources.keep_states or remove_finished(LAYOUT.states, LAYOUT.cells)

@@ -9,7 +9,7 @@ from rocm_core.weights import fetch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", help="a path of resources/weights.yaml, below weights/")
+    parser.add_argument("file", help="a path of rocm_core/weights/table.yaml, below weights/")
     for name, meaning in (("ENDPOINT", "of the hub"), ("MIRROR", "a folder laid out as weights/")):
         variable = f"WEIGHTS_{name}"
         parser.add_argument(

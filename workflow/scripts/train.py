@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 from rocm_core.algorithms import load_settings
+from rocm_core.configuration import ProgressSettings
 from rocm_core.errors import run
+from rocm_core.jobs import Progress
 from rocm_core.prompts import read_prompts
 from rocm_core.training import train
 
@@ -20,7 +22,13 @@ def main() -> None:
     parser.add_argument("--choice", type=Path, help="what a search chose for the settings, JSON")
     parser.add_argument("--stop-after", type=int, help="save and stop after this many steps")
     parser.add_argument("--keep-state", action="store_true", help="also after success")
+    parser.add_argument("--progress", type=json.loads, default={}, help="ProgressSettings, JSON")
+    parser.add_argument("--run", type=Path, help="folder of what is seen of the running training")
+    parser.add_argument("--name", default="", help="of the training, as people read it")
+    parser.add_argument("--project", default="rocm", help="of the training, among trackers'")
+    parser.add_argument("--terminal", type=int, help="file descriptor for progress beside stderr")
     args = parser.parse_args()
+    shown = ProgressSettings.from_dict(args.progress)
     chosen = json.loads(args.choice.read_text(encoding="utf-8"))["chosen"] if args.choice else {}
     train(
         load_settings(args.settings),
@@ -32,6 +40,13 @@ def main() -> None:
         args.keep_state,
         chosen,
         [args.prompts, *filter(None, [args.choice])],
+        progress=Progress(
+            shown,
+            args.run or args.output.with_name(f"{args.output.name}.run"),
+            args.name,
+            args.project,
+            args.terminal,
+        ),
     )
 
 

@@ -1,13 +1,14 @@
 """A K-step Gaussian chain in numbers.
 
-Step k takes the state x_k and the network's output u to
+Step k takes the state x_k and the network's output u at `input` · x_k to
 
     x̂0      = original · (x_k, u) / divisor, clipped to ±clip
     mean_k  = scale · (state x_k + signal x̂0 + output u)
     x_{k-1} ~ N(mean_k, std² I)
 
-and is deterministic where std is 0. A module `chains/<name>.py` with a function
-`make(schedule, steps) -> Chain` is a chain; a configuration names it as `policies.<name>.chain`.
+and is deterministic where std is 0. The first state is x_K ~ N(0, start² I). A module
+`chains/<name>.py` with a function `make(schedule, steps) -> Chain` is a chain; a configuration
+names it as `policies.<name>.chain`.
 """
 
 import math
@@ -24,11 +25,18 @@ class Schedule:
 
     model: the folder, for error messages. distilled: a LoRA was merged into the network, so that
     the configuration is that of the model before, and the class of its scheduler may be replaced.
+    gamma, timesteps: what the configuration sets of a chain with these options, None where it does
+    not. tokens: of an image in a transformer, by which some models shift their noise. sigmas: the
+    noise levels at which the model's pipeline asks for K steps, None where the scheduler has them.
     """
 
     model: str
     config: Mapping[str, Any]
     distilled: bool = False
+    gamma: float | None = None
+    timesteps: tuple[int, ...] | None = None
+    tokens: int | None = None
+    sigmas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Step:
     divisor: float = 1.0
     clip: float | None = None
     noise: float | None = None  # how far ε̂ moves with u; None: not known
+    input: float = 1.0
 
     def noise_std(self, signal: float, std: float) -> float | None:
         """How far ε̂ moves the next state by one `std`, if that state is N(signal mean_k, std² I).
@@ -61,22 +70,34 @@ class Step:
 class Chain:
     """Steps from x_K on; those that draw noise come first.
 
-    last_step: (signal, std) of the noise level at which a deterministic last step starts; None
-    where the chain does not define one. Raises `UserError` for a deterministic step before one that
-    draws.
+    start: standard deviation of x_K. last_step: (signal, std) of the noise level at which a
+    deterministic last step starts; None where the chain does not define one. Raises `UserError` for
+    a deterministic step before one that draws.
     """
 
     steps: tuple[Step, ...]
     last_step: tuple[float, float] | None = None
+    start: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = [x for s in self.steps for x in (*s.original, s.state, s.signal, s.output, s.std)]
+        parts = [(*s.original, s.state, s.signal, s.output, s.std, s.input) for s in self.steps]
+        numbers = [self.start, *(x for part in parts for x in part)]
         if not all(map(math.isfinite, numbers)):
             raise UserError("a chain's numbers must be finite: check the model's scheduler_config")
         if any(step.std for step in self.steps[len(self.stds) :]):
             raise UserError(
                 "a chain's deterministic steps must come last, because a step without noise has no"
                 f" density, but the standard deviations are {[step.std for step in self.steps]}"
+            )
+
+    def require_density(self, what: str) -> None:
+        """Raise `UserError` if a step before the last draws no noise, of which `what` needs the
+        density."""
+        if len(self.stds) < len(self.steps) - 1:
+            raise UserError(
+                f"{what} is over the steps that draw noise, and of this chain others than the last"
+                " draw none: give the policy a chain that draws, such as flow for a rectified flow,"
+                " or tcd with a gamma above 0"
             )
 
     @property
@@ -113,3 +134,21 @@ def prediction(
     if kind == "sample":
         return (0.0, 1.0), (1 / std, -signal / std)
     raise UserError(f"prediction_type must be epsilon, v_prediction or sample, not {kind!r}")
+
+
+def timesteps_of(schedule: Schedule, steps: int) -> dict[str, Any]:
+    """What to ask a scheduler of diffusers for: K steps, or the timesteps of the configuration.
+
+    Raises `UserError` where there are others than K of those, and where they are not timesteps.
+    """
+    given, most = schedule.timesteps, schedule.config.get("num_train_timesteps", 1000)
+    if given is None:
+        return {"num_inference_steps": steps}
+    if [*given] != sorted(given, reverse=True) or given[0] >= most:
+        raise UserError(f"timesteps must fall, from below {most}, unlike {list(given)}")
+    if len(given) != steps:
+        raise UserError(
+            f"timesteps are {len(given)}, {list(given)}, but inference_steps is {steps}: make them"
+            " equally many"
+        )
+    return {"timesteps": list(given)}

@@ -9,8 +9,10 @@ scheduler on its own noise schedule.
 import math
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction
+from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction, timesteps_of
 
+SCHEDULERS = ("LCMScheduler",)
+OPTIONS = ("timesteps",)
 DETERMINISTIC_LAST = True
 
 
@@ -27,7 +29,7 @@ def make(schedule: Schedule, steps: int) -> Chain:
             "thresholding, or a LoRA that makes it one"
         )
     try:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(**timesteps_of(schedule, steps))
     except ValueError:
         raise UserError(
             f"inference_steps must be 1 … {config.original_inference_steps} for {schedule.model},"

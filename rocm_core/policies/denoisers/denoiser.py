@@ -6,7 +6,7 @@ denoiser; which one a model gets is read from its model_index.json.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,22 +16,29 @@ from rocm_core.errors import UserError
 
 HALF = (torch.bfloat16, torch.float16)
 Block = Callable[..., Any]  # calls a block of a network with what it is given
+# What a network is told of N prompts, by name: (N, …) each. Always among it is `HIDDEN`, the states
+# (N, L, D) of their L tokens.
+Embeddings = Mapping[str, Tensor]
+HIDDEN = "hidden_states"
 
 
 class Denoiser(nn.Module, ABC):
     """Frozen networks in evaluation mode; only an adapter added to `network` can be trained.
 
-    network_name: the network's folder, and the prefix of its layers in a file of LoRA weights.
+    network_name: the network's folder. lora_prefix: what the names of its layers begin with in a
+    file of LoRA weights, for the loader of its pipeline; None: its folder.
     passes: evaluations of the network per image and prediction, 2 for classifier-free guidance.
     dtype: of the networks; latents and predictions are never below float32. Where it is lower, the
     network is also called with the pairs of `compensation`, by torch's functions and nothing else.
     """
 
     network_name: ClassVar[str]
+    lora_prefix: ClassVar[str | None] = None
     network: nn.Module
     passes: int
     latent_shape: tuple[int, int, int]  # (C, h, w), at first of the size that the model is made for
     pixels_per_latent: int | None = None  # along each side; None: images have one size only
+    patch: int = 1  # latents along each side that the network reads at once
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -46,23 +53,37 @@ class Denoiser(nn.Module, ABC):
     @resolution.setter
     def resolution(self, pixels: int) -> None:
         scale = self.pixels_per_latent
-        if scale is None or pixels % scale:
-            allowed = "left out" if scale is None else f"a multiple of {scale}"
+        if scale is None or pixels % (scale * self.patch):
+            allowed = "left out" if scale is None else f"a multiple of {scale * self.patch}"
             raise UserError(f"resolution must be {allowed} for this model, not {pixels}")
         self.latent_shape = self.latent_shape[0], pixels // scale, pixels // scale
 
+    @property
+    def lora_name(self) -> str:
+        """What the names of the network's layers begin with in a file of LoRA weights."""
+        return self.lora_prefix or self.network_name
+
+    @property
+    def tokens(self) -> int | None:
+        """The number of an image's tokens, where the model's noise depends on it; else None."""
+        return None
+
+    def sigmas(self, steps: int) -> tuple[float, ...] | None:
+        """The noise levels at which its pipeline asks a scheduler for K steps; None: for K."""
+        return None
+
     @abstractmethod
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings `(N, L, D)`, without gradient; too long a prompt is cut off."""
+    def encode(self, prompts: Sequence[str]) -> Embeddings:
+        """The prompts' embeddings, without gradient; too long a prompt is cut off."""
 
     @abstractmethod
     def forget_text(self) -> None:
         """Free what only `encode` needs."""
 
     @abstractmethod
-    def predict(self, state: Tensor, timestep: Tensor, embeddings: Tensor) -> Tensor:
+    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
         """The network's guided output `(N, C, h, w)` for the state `(N, C, h, w)` at `timestep`,
-        (), under `embeddings` `(N, L, D)`, in the precision of the state."""
+        (), under the prompts' embeddings, in the precision of the state."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

@@ -5,28 +5,23 @@ a second pass. Without, it is classifier-free, and as in diffusers' pipelines a 
 leaves it out.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rocm_core.errors import UserError
-from rocm_core.policies.denoisers.denoiser import Block, Denoiser
-from rocm_core.policies.lora import ADAPTER, adapted_layers, lora_parameters, read_lora
-from rocm_core.weights import (
-    check_weights,
-    mismatches,
-    require_float_files,
-    require_matching_keys,
-)
+from rocm_core.policies.denoisers.denoiser import HIDDEN, Block, Denoiser, Embeddings
+from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
 
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
-PARTS = ("unet", "vae", "text_encoder", "tokenizer")
-# Never a pickle; and what does not fit is reported, to be refused in our words.
-_STRICT = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+PARTS = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+}
 
 
 def load(
@@ -43,100 +38,14 @@ def load(
 
 def read_parts(folder: Path, lora: str | None) -> dict[str, Any]:
     """`PARTS` as `StableDiffusion` takes them, for `load` and for classes that derive from it."""
-    import diffusers
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    if missing := [part for part in PARTS if not (folder / part).is_dir()]:
-        raise UserError(f"{folder} is not a complete pipeline: {', '.join(missing)} missing")
-    classes = {
-        "unet": diffusers.UNet2DConditionModel,
-        "vae": diffusers.AutoencoderKL,
-        "text_encoder": transformers.CLIPTextModel,
-        "tokenizer": transformers.CLIPTokenizer,
-    }
-    parts: dict[str, Any] = {}
-    for part in PARTS:
-        options = {} if part == "tokenizer" else _STRICT
-        try:
-            parts[part] = classes[part].from_pretrained(
-                str(folder / part), local_files_only=True, **options
-            )
-        except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(f"{folder / part} cannot be loaded ({reason}): restore it") from error
-        if options:
-            parts[part], report = parts[part]
-            kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-            require_matching_keys(folder / part, *(report[kind] for kind in kinds))
-            require_float_files(folder / part)
+    parts = load_parts(folder, PARTS)
     if lora is not None:
-        _merge(parts["unet"], Path(lora))
+        merge_into_unet(parts["unet"], Path(lora))
     return parts
 
 
-def _merge(unet: Any, folder: Path) -> None:
-    """Fold the LoRA in a folder into the U-Net; raises `UserError` unless all of it fits.
-
-    diffusers merges what it can and logs the rest: layers that it does not know, alphas that it
-    cannot assign, a half of a pair, the magnitudes of DoRA.
-    """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
-    from diffusers.utils import convert_unet_state_dict_to_peft
-
-    check_weights(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise UserError(f"{folder} must hold one .safetensors file, not {len(files)}: correct it")
-    try:
-        content, settings = read_lora(files[0])
-        if others := [key for key in content if "dora_scale" in key]:
-            raise ValueError(f"{others[0]} is of a DoRA")
-        tensors, alphas = Loader.lora_state_dict(content, unet_config=unet.config)
-        if others := [key for key in tensors if not key.startswith("unet.")]:
-            raise ValueError(f"{others[0]} is not of the U-Net")
-        tensors = {k.removeprefix("unet."): value for k, value in tensors.items()}
-        tensors = convert_unet_state_dict_to_peft(tensors)
-        unet.load_lora_adapter(
-            {f"unet.{key}": value for key, value in tensors.items()},
-            prefix="unet",
-            network_alphas=alphas,
-            metadata=settings or None,
-            adapter_name=ADAPTER,
-        )
-        require_matching_keys(files[0], *mismatches(tensors, lora_parameters(unet)))
-        layers = adapted_layers(unet)
-        if alphas and sorted(alphas.values()) != sorted(x.lora_alpha[ADAPTER] for x in layers):
-            raise ValueError("not each layer has an alpha, or not one that diffusers can assign")
-        if not all(0 < layer.scaling[ADAPTER] < math.inf for layer in layers):
-            raise ValueError("the scale alpha/rank of a layer is not a positive number")
-        if missing := _without_adapter(unet, settings):
-            raise ValueError(f"{missing[0]} is missing, which its metadata names")
-        unet.fuse_lora()
-        unet.unload_lora()
-    except UserError as error:
-        raise UserError(f"{folder} is not a LoRA of this U-Net: {error}") from None
-    except Exception as error:  # of a dozen kinds, as above
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(f"{folder} is not a LoRA of this U-Net ({reason}): restore it") from error
-
-
-def _without_adapter(unet: Any, settings: Mapping[str, Any]) -> list[str]:
-    """The layers that a LoRA's metadata names, by the ends of their names, and that have none."""
-    targets = settings.get("unet.target_modules")
-    narrowed = ("exclude_modules", "layers_to_transform", "target_parameters")
-    if not isinstance(targets, list) or any(settings.get(f"unet.{key}") for key in narrowed):
-        return []
-    return [
-        name
-        for name, layer in unet.named_modules()
-        if f".{name}".endswith(tuple(f".{target}" for target in targets))
-        and layer not in adapted_layers(unet)
-    ]
-
-
 class StableDiffusion(Denoiser):
-    """`network` is the U-Net, `(N, L, D)` embeddings are the text encoder's last hidden states."""
+    """`network` is the U-Net, embeddings are the text encoder's last hidden states."""
 
     network_name = "unet"
     network: Any
@@ -164,11 +73,11 @@ class StableDiffusion(Denoiser):
         if width := config.time_cond_proj_dim:
             embedding = guidance_embedding(guidance_scale, width).to(device, dtype)
         self.register_buffer("guidance", embedding, persistent=False)
-        self.register_buffer("unconditional", self.encode([""]), persistent=False)
+        self.register_buffer("unconditional", self.encode([""])[HIDDEN], persistent=False)
         self.passes = 2 if guidance_scale > 1 and not width else 1
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Embeddings:
         """Last hidden states `(N, L, D)` of the text encoder, in batches of 64 prompts."""
         if self.text_encoder is None:
             raise ValueError("the text encoder was dropped")
@@ -180,24 +89,24 @@ class StableDiffusion(Denoiser):
                 texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
             )
             chunks.append(self.text_encoder(tokens.input_ids.to(self.device))[0])
-        return torch.cat(chunks)
+        return {HIDDEN: torch.cat(chunks)}
 
     def forget_text(self) -> None:
         """Drop the text encoder."""
         self.text_encoder = None
 
-    def predict(self, state: Tensor, timestep: Tensor, embeddings: Tensor) -> Tensor:
+    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
         """The U-Net's output; with classifier-free guidance, without + ω (conditional - without)
         from one batch of both."""
-        states = state.to(self.dtype)
+        states, hidden = state.to(self.dtype), embeddings[HIDDEN]
         if self.passes == 2:
             states = torch.cat([states, states])
-            embeddings = torch.cat([self.unconditional.expand_as(embeddings), embeddings])
+            hidden = torch.cat([self.unconditional.expand_as(hidden), hidden])
         with self.autocast():
             output = self.network(
                 states,
                 timestep,
-                encoder_hidden_states=embeddings,
+                encoder_hidden_states=hidden,
                 timestep_cond=self.guidance,
                 return_dict=False,
             )[0].to(state.dtype)

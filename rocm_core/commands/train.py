@@ -1,0 +1,43 @@
+"""Train one cell of a configuration, without Snakemake.
+
+`rocm-core train --configfile config/demo.yaml --cell hpsv2/rocm-kl/seed-0 --output trained`; the
+same call resumes a run that was interrupted.
+"""
+
+import argparse
+from pathlib import Path
+
+from rocm_core.errors import UserError, run
+from rocm_core.grid import load_config, make_grid
+from rocm_core.jobs import Progress
+from rocm_core.plugins import did_you_mean
+from rocm_core.prompts import make_prompts
+
+
+def main() -> None:
+    """Train it."""
+    parser = argparse.ArgumentParser(description="Train one cell of a configuration.")
+    parser.add_argument("--configfile", required=True)
+    parser.add_argument("--cell", required=True, help="as `rocm-core cells` lists it")
+    parser.add_argument("--output", type=Path, required=True, help="folder of what it leaves")
+    args = parser.parse_args()
+    config = load_config(args.configfile)
+    cells = {cell.name: cell for cell in make_grid(config)}
+    if args.cell not in cells:
+        hint = did_you_mean(args.cell, cells)
+        raise UserError(f"--cell: {args.cell!r} is not a cell of {args.configfile}{hint}")
+    from rocm_core import __version__
+    from rocm_core.training import train
+
+    settings = cells[args.cell].settings
+    train(
+        settings,
+        make_prompts(config.prompts[settings.prompts]),
+        args.output,
+        fingerprint=__version__,
+        progress=Progress(config.progress, Path(f"{args.output}.run"), args.cell, config.name),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,154 @@
+"""Denoisers whose prompts are encoded by their diffusers pipeline's own function.
+
+Which of a pipeline's functions can be called with gradients, is called; what its `__call__` does in
+the loop is in `evaluate` of each denoiser.
+"""
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from rocm_core.errors import UserError
+from rocm_core.policies.denoisers.denoiser import HALF, Block, Denoiser, Embeddings
+from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
+
+_AT_ONCE = 16  # prompts encoded together: text encoders can have billions of weights
+
+
+class FromPipeline(Denoiser):
+    """The networks of a diffusers pipeline.
+
+    kind: its class. parts: their classes, by folder. guided: a guidance scale above 1 takes a
+    second pass, without the prompt.
+    """
+
+    kind: ClassVar[str]
+    parts: ClassVar[Mapping[str, str]]
+    network_name = "transformer"
+    network: Any
+    guided: bool = True
+
+    def __init__(
+        self, pipeline: Any, guidance_scale: float, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__(device, dtype)
+        self.pipeline, self.guidance_scale = pipeline, guidance_scale
+        self.network, self.vae = getattr(pipeline, self.network_name), pipeline.vae
+        encoders = (getattr(pipeline, name, None) for name in self._encoders)
+        self.encoders = nn.ModuleList(encoder for encoder in encoders if encoder is not None)
+        self.requires_grad_(False).eval().to(device, dtype)
+        self.passes = 2 if self.guided and guidance_scale > 1 else 1
+        config = self.network.config
+        self.pixels_per_latent = pipeline.vae_scale_factor
+        self.patch, self.latent_shape = getattr(config, "patch_size", 1), self.shape()
+        for name, value in (self.unconditional() if self.passes == 2 else {}).items():
+            self.register_buffer(f"without_{name}", value, persistent=False)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        guidance_scale: float,
+        device: torch.device,
+        dtype: torch.dtype,
+        lora: str | None,
+        **options: Any,
+    ) -> Self:
+        """What `load` of each module does; `options` are further ones of the pipeline's class.
+
+        Raises `UserError` for a part that is missing or cannot be read, and for a LoRA where none
+        can be merged.
+        """
+        import diffusers
+
+        if lora is not None and cls.network_name != "unet":
+            raise UserError(f"lora: none can be merged into the {cls.kind} {folder}: leave it out")
+        parts = cls.load_parts(folder)
+        if lora is not None:
+            merge_into_unet(parts[cls.network_name], Path(lora))
+        pipeline = getattr(diffusers, cls.kind)(**parts, scheduler=None, **options)
+        return cls(pipeline, guidance_scale, device, dtype)
+
+    @classmethod
+    def load_parts(cls, folder: Path) -> dict[str, Any]:
+        """The pipeline's parts, by folder."""
+        return load_parts(folder, cls.parts)
+
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the latents that the model is made for."""
+        config = self.network.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    @property
+    def _encoders(self) -> list[str]:
+        return [part for part in self.parts if part.startswith("text_encoder")]
+
+    @abstractmethod
+    def encode_some(self, prompts: list[str]) -> Embeddings:
+        """The embeddings of a few prompts, by the pipeline's own function."""
+
+    def unconditional(self) -> Embeddings:
+        """The embeddings of no prompt, for guidance in two passes."""
+        return self.encode([""])
+
+    @abstractmethod
+    def evaluate(self, states: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
+        """The network's output for states of its precision at `timestep`, ()."""
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Embeddings:
+        """The prompts' embeddings, without gradient; too long a prompt is cut off."""
+        if not len(self.encoders):
+            raise ValueError("the text encoders were dropped")
+        starts = range(0, len(prompts), _AT_ONCE)
+        parts = [self.encode_some([*prompts[start : start + _AT_ONCE]]) for start in starts]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def forget_text(self) -> None:
+        """Drop the text encoders."""
+        self.encoders = nn.ModuleList()
+        for name in self._encoders:
+            setattr(self.pipeline, name, None)
+
+    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
+        """The network's output; with classifier-free guidance, without + ω (conditional - without)
+        from one batch of both."""
+        states = state.to(self.dtype)
+        if self.passes == 2:
+            states = torch.cat([states, states])
+            embeddings = {
+                name: torch.cat([getattr(self, f"without_{name}").expand_as(part), part])
+                for name, part in embeddings.items()
+            }
+        with self.autocast():
+            output = self.evaluate(states, timestep, embeddings).to(state.dtype)
+        if self.passes == 1:
+            return output
+        without, conditional = output.chunk(2)
+        return without + self.guidance_scale * (conditional - without)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `(N, 3, H, W)` in [0, 1] of the autoencoder's decoder."""
+        # An autoencoder that is kept in float32 would compute in half precision under autocast.
+        with self.autocast() if self.vae.dtype in HALF else contextlib.nullcontext():
+            unscaled = self.unscale(latents).to(self.vae.dtype)
+            images = self.vae.decode(unscaled, return_dict=False)[0]
+        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """What the autoencoder decodes, of what the network works on."""
+        config = self.vae.config
+        return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
+
+    def checkpoint_blocks(self, call: Block | None) -> None:
+        """Use diffusers' own gradient checkpointing of network and autoencoder, through `call`."""
+        for network in (self.network, self.vae):
+            if call is None:
+                network.disable_gradient_checkpointing()
+            else:
+                network.enable_gradient_checkpointing(call)

@@ -1,0 +1,313 @@
+"""Every denoiser and chain against diffusers' own pipeline, on tiny models in published layouts."""
+
+import itertools
+from pathlib import Path
+
+import few_step
+import pytest
+import tiny
+import torch
+from few_step import EACH, TWINS
+
+from rocm_core.policies import add_adapter, lora_parameters, save_lora
+
+PROMPTS = ["a red cat", "two dogs"]
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+STEPS = (1, 2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a twin, by its name, written when it is first asked for."""
+    root, known = tmp_path_factory.mktemp("models"), {}
+
+    def folder(name: str) -> Path:
+        if name not in known:
+            known[name] = few_step.write(root / name.replace(" ", "-"), name)
+        return known[name]
+
+    return folder
+
+
+def adapted(name, folder, steps=4, dtype=torch.float32):
+    """With an adapter that has moved, of alpha three times its rank."""
+    policy = few_step.load(name, folder, steps, dtype)
+    add_adapter(policy.network, 2, 6.0, TARGETS, seed=0)
+    tiny.perturb(policy.network, 0.1)
+    return policy
+
+
+@torch.no_grad()
+def images(policy, noise):
+    return policy.decode(policy.rollout(policy.encode_prompts(PROMPTS), noise).latents)
+
+
+def cases():
+    """Few steps of each twin in the plain tier, the others with the faults."""
+    for name, steps in itertools.product(TWINS, STEPS):
+        if "timesteps" in TWINS[name].options and steps != 4:
+            continue
+        plain = steps == 4 or (name in EACH and steps == 1)
+        yield pytest.param(name, steps, marks=[] if plain else pytest.mark.faults)
+
+
+@pytest.mark.parametrize(("name", "steps"), cases())
+def test_images_equal_the_pipelines(written, monkeypatch, name, steps):
+    policy = few_step.load(name, written(name), steps)
+    assert policy.steps == steps
+    noise = torch.cat(
+        [
+            policy.noise(0, ["a", "b"], "test"),
+            torch.zeros(2, steps - 1 - len(policy.stds), *policy.denoiser.latent_shape),
+        ],
+        1,
+    )
+    ours = images(policy, noise)
+    made = few_step.pipeline(name, written(name))
+    theirs = few_step.their_images(name, made, PROMPTS, noise, monkeypatch)
+    assert ours.shape == theirs.shape == (2, 3, TWINS[name].pixels, TWINS[name].pixels)
+    assert theirs.std() > 0.03 and (ours - theirs).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_an_exported_lora_gives_the_same_images_in_the_pipeline(
+    written, monkeypatch, tmp_path, name
+):
+    policy = adapted(name, written(name))
+    noise = policy.noise(0, ["a", "b"], "test")
+    path = tmp_path / "lora.safetensors"
+    save_lora(path, policy.network, name=policy.denoiser.lora_name)
+    ours = images(policy, noise)
+    made = few_step.pipeline(name, written(name))
+    base = few_step.their_images(name, made, PROMPTS, noise, monkeypatch)
+    if name == "PixArt-LCM":
+        load_with_peft(made.transformer, path)
+    else:
+        made.load_lora_weights(str(path))
+    theirs = few_step.their_images(name, made, PROMPTS, noise, monkeypatch)
+    assert (ours - theirs).abs().max() <= 1e-5 < (theirs - base).abs().max()
+
+
+def load_with_peft(network, path):
+    """As docs/reproducing.md shows it."""
+    import json
+
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["lora_adapter_metadata"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    config = {key.removeprefix("base_model.model."): value for key, value in said.items()}
+    inject_adapter_in_model(LoraConfig(**config), network)
+    assert not set_peft_model_state_dict(network, tensors).unexpected_keys
+
+
+def value(policy, embeddings, noise, beta=0.1):
+    """R - β·D, with a smooth reward of the latents."""
+    trajectory = policy.rollout(embeddings, noise, "full")
+    return trajectory.latents.square().mean() - beta * trajectory.squared_distances("mean").sum()
+
+
+def stay_double(monkeypatch):
+    """Some of diffusers' norms and attentions compute in float32, whatever they are given."""
+    to, single = torch.Tensor.to, torch.Tensor.float
+
+    def kept(tensor, *args, **kwargs):
+        if tensor.dtype == torch.float64 and args[:1] == (torch.float32,):
+            return tensor
+        return to(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", kept)
+    monkeypatch.setattr(
+        torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else single(t)
+    )
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_gradient_equals_central_differences(written, monkeypatch, name):
+    policy = adapted(name, written(name), 2, torch.float64)
+    policy.network.double()
+    stay_double(monkeypatch)
+    parameters = [*lora_parameters(policy.network).values()]
+    embeddings, noise = policy.encode_prompts(PROMPTS), policy.noise(0, ["a", "b"], "test")
+    gradients = torch.autograd.grad(value(policy, embeddings, noise), parameters)
+    generator = torch.Generator().manual_seed(0)
+    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
+    ahead, behind = 0.0, 0.0
+    with torch.no_grad():
+        for sign in (1, -2, 1):
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += sign * 1e-5 * direction
+            if sign == 1 and not ahead:
+                ahead = value(policy, embeddings, noise)
+            elif sign == -2:
+                behind = value(policy, embeddings, noise)
+    assert abs(slope) > 1e-4
+    torch.testing.assert_close((ahead - behind) / 2e-5, slope, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_checkpointing_changes_no_gradient(written, name):
+    policy = adapted(name, written(name), 2)
+    parameters = [*lora_parameters(policy.network).values()]
+    embeddings, noise = policy.encode_prompts(PROMPTS), policy.noise(0, ["a", "b"], "test")
+    found = []
+    for mode in ("none", "step", "block"):
+        policy.activation_checkpointing = mode
+        trajectory = policy.rollout(embeddings, noise, "stop")
+        loss = policy.decode(trajectory.latents).square().mean()
+        loss = loss + trajectory.squared_distances("mean").sum()
+        found.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+    for other in found[1:]:
+        for mine, plain in zip(other, found[0], strict=True):
+            assert (mine is None) == (plain is None)
+            assert plain is None or torch.equal(mine, plain)
+    assert sum(float(g.abs().sum()) for g in found[0] if g is not None) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", EACH)
+def test_an_adapter_starts_at_the_reference_with_a_finite_gradient(written, name, dtype):
+    policy = few_step.load(name, written(name), 2, dtype)
+    add_adapter(policy.network, 2, 6.0, TARGETS, seed=0)
+    embeddings, noise = policy.encode_prompts(PROMPTS), policy.noise(0, ["a", "b"], "test")
+    trajectory = policy.rollout(embeddings, noise, "full")
+    assert not trajectory.squared_distances().any()
+    (policy.decode(trajectory.latents).mean() + trajectory.squared_distances().sum()).backward()
+    gradients = [p.grad for p in lora_parameters(policy.network).values() if p.grad is not None]
+    assert all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
+    if policy.compensates:
+        wide = policy.widened()
+        assert (wide.network.dtype, policy.network.dtype) == (torch.float32, dtype)
+        text = {name: part.float() for name, part in embeddings.items()}
+        exact = wide.reevaluate(0, trajectory.transitions[0], text, reference=True)
+        assert not exact.squared_distance().any()
+    drawn = trajectory.transitions[0]
+    normal = torch.distributions.Normal(drawn.mean, drawn.std)
+    expected = normal.log_prob(drawn.next_state).flatten(1).sum(1)
+    torch.testing.assert_close(drawn.log_prob(), expected, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", EACH)
+def test_distances_in_half_precision_are_those_of_single(written, name):
+    """Policy and reference in one pass, as `compensation` says, also for transformers."""
+    policy = adapted(name, written(name), 2, torch.bfloat16)
+    embeddings, noise = policy.encode_prompts(PROMPTS), policy.noise(0, ["a", "b"], "test")
+    step = policy.rollout(embeddings, noise, "full").transitions[0]
+    text = {name: part.float() for name, part in embeddings.items()}
+    exact = policy.widened().reevaluate(0, step, text, reference=True)
+    assert (exact.squared_distance() > 0).all()
+    torch.testing.assert_close(step.squared_distance(), exact.squared_distance(), rtol=0.2, atol=0)
+
+
+def test_stable_diffusion_3_does_without_t5_where_its_index_says_so(tmp_path, monkeypatch):
+    import json
+    import shutil
+
+    name = "SD3.5-turbo"
+    folder = few_step.write(tmp_path / "model", name)
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(folder / part)
+    index = json.loads((folder / "model_index.json").read_text())
+    absent = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index | absent))
+    policy = few_step.load(name, folder, 2)
+    noise = policy.noise(0, ["a", "b"], "test")
+    made = few_step.pipeline(name, folder)
+    assert made.text_encoder_3 is None
+    theirs = few_step.their_images(name, made, PROMPTS, noise, monkeypatch)
+    assert (images(policy, noise) - theirs).abs().max() <= 1e-5
+
+
+METHODS = {
+    "direct": {"algorithm": "direct", "divergence": "js", "beta": 0.1},
+    "ppo": {"algorithm": "ppo"},
+    "dpok": {"algorithm": "dpok", "divergence": "kl", "beta": 0.1},
+    "d3po": {"algorithm": "d3po", "divergence": "kl", "beta": 0.1, "images_per_prompt": 2},
+}
+
+
+def pairings():
+    """Each denoiser and each algorithm once in the plain tier, all pairs with the faults."""
+    plain = {(name, [*METHODS][i % len(METHODS)]) for i, name in enumerate(EACH)}
+    for pair in itertools.product(EACH, METHODS):
+        yield pytest.param(*pair, marks=[] if pair in plain else pytest.mark.faults)
+
+
+@pytest.mark.parametrize(("name", "method"), pairings())
+def test_every_algorithm_trains_every_denoiser_and_resumes_exactly(
+    written, monkeypatch, name, method
+):
+    from accelerate import Accelerator
+
+    from rocm_core.training import Trainer, trainer
+
+    monkeypatch.setattr(trainer, "load_reward", lambda *_: tiny.Brightness())
+    model = few_step.settings(name, written(name), 2)
+    settings = tiny.settings(**METHODS[method] | model, lora_targets=TARGETS)
+
+    def start():
+        return Trainer(settings, tiny.PROMPTS, "code", Accelerator(cpu=True))
+
+    whole, stopped, resumed = start(), start(), start()
+    before = {key: value.detach().clone() for key, value in whole.lora.items()}
+    whole.iterate(1)
+    row = whole.iterate(2)
+    stopped.iterate(1)
+    resumed.load_state_dict(stopped.state_dict())
+    taken = {"seconds": 0, "peak_memory_gib": 0}
+    assert resumed.iterate(2) | taken == row | taken
+    assert all(torch.equal(value, resumed.lora[key]) for key, value in whole.lora.items())
+    assert any(not torch.equal(value, before[key]) for key, value in whole.lora.items())
+
+
+def test_a_chain_without_noise_is_refused_where_a_density_is_needed(written, monkeypatch):
+    from accelerate import Accelerator
+
+    from rocm_core.errors import UserError
+    from rocm_core.training import Trainer, trainer
+
+    monkeypatch.setattr(trainer, "load_reward", lambda *_: tiny.Brightness())
+    without = {"SD3 without noise": {}, "SD with TCD": {"gamma": 0.0}}
+    for (name, changes), method in itertools.product(without.items(), ("direct", "ppo")):
+        model = few_step.settings(name, written(name), 4) | changes
+        settings = tiny.settings(**METHODS[method] | model, lora_targets=TARGETS)
+        said = "the divergence js" if method == "direct" else "ppo"
+        with pytest.raises(UserError, match=f"{said} is over the steps that draw noise, and of"):
+            Trainer(settings, tiny.PROMPTS, "code", Accelerator(cpu=True))
+    model = few_step.settings("SD3 without noise", written("SD3 without noise"), 4)
+    plain = Trainer(
+        tiny.settings(**model, lora_targets=TARGETS), tiny.PROMPTS, "code", Accelerator(cpu=True)
+    )
+    assert plain.iterate(1)["gradient_norm"] > 0
+
+
+def test_a_lora_is_merged_into_a_unet_alone(written, tmp_path):
+    """LCM-LoRA makes SDXL consistent; a transformer's pipelines are fetched as few-step models."""
+    from rocm_core.configuration import ModelSettings
+    from rocm_core.errors import UserError
+    from rocm_core.policies import load_policy
+
+    name = "SDXL with guidance"
+    policy = adapted(name, written(name))
+    save_lora(tmp_path / "pytorch_lora_weights.safetensors", policy.network)
+    merged = few_step.settings(name, written(name), model_lora=str(tmp_path))
+    noise = policy.noise(0, ["a", "b"], "test")
+    ours = images(load_policy(ModelSettings(**merged)), noise)
+    assert (ours - images(policy, noise)).abs().max() <= 1e-4
+    refused = few_step.settings("SD3.5-turbo", written("SD3.5-turbo"), model_lora=str(tmp_path))
+    with pytest.raises(UserError, match="lora: none can be merged into the StableDiffusion3"):
+        load_policy(ModelSettings(**refused))
+
+
+def test_resolutions_are_multiples_of_what_a_network_reads_at_once(written):
+    from rocm_core.errors import UserError
+    from rocm_core.policies import own_resolution
+
+    policy = few_step.load("FLUX.1-schnell", written("FLUX.1-schnell"))
+    with pytest.raises(UserError, match="resolution must be a multiple of 4 for this model, not 6"):
+        policy.denoiser.resolution = 6
+    assert [own_resolution(written(name)) for name in EACH] == [8, 8, 32, 8, None, 8]

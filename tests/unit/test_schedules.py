@@ -1,0 +1,256 @@
+"""Chains against diffusers' schedulers: mean and standard deviation of each step, in float64."""
+
+import math
+
+import diffusers
+import pytest
+import torch
+
+from rocm_core.errors import UserError
+from rocm_core.grid.models import default_chain
+from rocm_core.plugins import facts, load, names
+from rocm_core.policies.chains import Schedule
+
+STEPS = (1, 2, 4, 8)
+STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+KINDS = ("epsilon", "v_prediction", "sample")
+
+
+def schedule(kind: str, **config):
+    given = {k: config.pop(k) for k in ("gamma", "timesteps", "tokens", "sigmas") if k in config}
+    scheduler = getattr(diffusers, kind)(**config)
+    return scheduler, Schedule("the model", {**scheduler.config, "_class_name": kind}, **given)
+
+
+def mean_of(step, state, output):
+    """The mean of a step as the module says it, in double precision."""
+    original = (step.original[0] * state + step.original[1] * output) / step.divisor
+    return step.scale * (step.state * state + step.signal * original + step.output * output)
+
+
+def drawn(monkeypatch, value: float):
+    """Have a scheduler draw `value` wherever it draws noise."""
+    for name in ("tcd", "scm", "flow_match_lcm", "flow_match_euler_discrete"):
+        module = getattr(diffusers.schedulers, f"scheduling_{name}")
+        monkeypatch.setattr(
+            module, "randn_tensor", lambda shape, **_: torch.full(shape, value).double()
+        )
+    ancestral = diffusers.schedulers.scheduling_euler_ancestral_discrete
+    monkeypatch.setattr(
+        ancestral, "randn_tensor", lambda shape, **_: torch.full(shape, value).double()
+    )
+
+
+def their_step(monkeypatch, scheduler, time, state, output, **options):
+    """Mean and standard deviation of the scheduler's own step, from two draws."""
+    results = []
+    for value in (0.0, 1.0):
+        drawn(monkeypatch, value)
+        index = scheduler._step_index
+        results.append(scheduler.step(output, time, state, **options, return_dict=False)[0])
+        scheduler._step_index = index if value == 0 else index + 1
+    return results[0], results[1] - results[0]
+
+
+def check(monkeypatch, chain, scheduler, times, expected, tolerance=2e-6, **options):
+    """Every step against numbers written out here, and against the scheduler's own."""
+    generator = torch.Generator().manual_seed(0)
+    scheduler._step_index = 0
+    scheduler.is_scale_input_called = True
+    for step, time, (mean, std) in zip(chain.steps, times, expected, strict=True):
+        state, output = torch.randn(2, 16, generator=generator, dtype=torch.float64)
+        state = state * chain.start
+        ours = mean_of(step, state, output)
+        torch.testing.assert_close(ours, mean(state, output), rtol=tolerance, atol=tolerance)
+        assert step.std == pytest.approx(std, rel=tolerance, abs=1e-9)
+        theirs, spread = their_step(monkeypatch, scheduler, time, state, output, **options)
+        torch.testing.assert_close(ours, theirs.double(), rtol=1e-5, atol=1e-5)
+        assert float(spread.double().mean()) == pytest.approx(step.std, abs=1e-5)
+
+
+def alphas(count=1000, start=0.00085, end=0.012):
+    roots = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64)
+    return torch.cumprod(1 - roots**2, 0)
+
+
+def both(kind, alpha, state, output):
+    """x̂0 and ε̂ at noise level `alpha`."""
+    a, b = math.sqrt(alpha), math.sqrt(1 - alpha)
+    if kind == "epsilon":
+        return (state - b * output) / a, output
+    if kind == "sample":
+        return output, (state - a * output) / b
+    return a * state - b * output, a * output + b * state
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gamma", [None, 1.0])
+def test_tcds_steps_are_the_schedulers(monkeypatch, steps, kind, gamma):
+    scheduler, given = schedule("TCDScheduler", prediction_type=kind, gamma=gamma)
+    chain = load("chains", "tcd").make(given, steps)
+    share, known = 0.3 if gamma is None else gamma, alphas()
+    times = [999 - 20 * int(i * 50 / steps) for i in range(steps)]
+    expected = []
+    for index, (now, after) in enumerate(zip(times, [*times[1:], 0], strict=True)):
+        mid = known[int((1 - share) * after)].item()
+        ratio = 1.0 if index == steps - 1 else known[after].item() / mid
+
+        def mean(state, output, now=now, mid=mid, ratio=ratio):
+            image, noise = both(kind, known[now].item(), state, output)
+            return math.sqrt(ratio) * (math.sqrt(mid) * image + math.sqrt(1 - mid) * noise)
+
+        expected.append((mean, math.sqrt(1 - ratio)))
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == times == [step.timestep for step in chain.steps]
+    # The first step divides by the smallest signal, which magnifies the scheduler's rounding.
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected, 1e-4, eta=share)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "leading"])
+def test_ancestral_steps_are_the_schedulers(monkeypatch, steps, kind, spacing):
+    scheduler, given = schedule(
+        "EulerAncestralDiscreteScheduler",
+        **STABLE_DIFFUSION,
+        prediction_type=kind,
+        timestep_spacing=spacing,
+        steps_offset=int(spacing == "leading"),
+    )
+    chain = load("chains", "ancestral").make(given, steps)
+    scheduler.set_timesteps(steps)
+    sigmas = scheduler.sigmas.double().tolist()
+    expected = []
+    for now, after in zip(sigmas, sigmas[1:], strict=False):
+        up = math.sqrt(after**2 * (now**2 - after**2) / now**2)
+
+        def mean(state, output, now=now, after=after, up=up):
+            down = math.sqrt(after**2 - up**2)
+            image = state - now * output
+            if kind == "v_prediction":
+                image = state / (now**2 + 1) - now / math.sqrt(now**2 + 1) * output
+            return image + down * (state - image) / now
+
+        expected.append((mean, up))
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected)
+    state, index = torch.ones(3), 0
+    for step, time in zip(chain.steps, scheduler.timesteps, strict=True):
+        scheduler._step_index = index
+        scaled = scheduler.scale_model_input(state, time)
+        assert torch.allclose(step.input * state, scaled) and step.timestep == time
+        index += 1
+    assert chain.start == pytest.approx(float(scheduler.init_noise_sigma))
+
+
+FLOWS = {
+    "schnell": {"shift": 1.0, "sigmas": "flux"},
+    "turbo": {"shift": 3.0},
+    "dev": {"shift": 3.0, "use_dynamic_shifting": True, "sigmas": "flux", "tokens": 1024},
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"])
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_steps_are_the_schedulers(monkeypatch, steps, kind, name):
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    config = dict(FLOWS[name])
+    asked = {}
+    if config.get("sigmas"):
+        config["sigmas"] = asked["sigmas"] = tuple(1 - i / steps for i in range(steps))
+    if config.get("use_dynamic_shifting"):
+        asked["mu"] = calculate_shift(1024)
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        config["stochastic_sampling"] = True
+    scheduler, given = schedule(kind, **config)
+    scheduler.set_timesteps(steps, **asked)
+    sigmas = scheduler.sigmas.double().tolist()
+    expected = [
+        (lambda x, u, now=now, after=after: (1 - after) * (x - now * u), after)
+        for now, after in zip(sigmas, sigmas[1:], strict=False)
+    ]
+    for chain in ("flow", *(["euler"] if "stochastic_sampling" in config else [])):
+        made = load("chains", chain).make(given, steps)
+        assert [step.timestep for step in made.steps] == scheduler.timesteps.tolist()
+        check(monkeypatch, made, scheduler, scheduler.timesteps, expected)
+    assert len(made.stds) == steps - 1
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_a_flow_without_noise_is_the_schedulers_and_has_no_density(monkeypatch, steps):
+    scheduler, given = schedule("FlowMatchEulerDiscreteScheduler", shift=3.0)
+    chain = load("chains", "euler").make(given, steps)
+    scheduler.set_timesteps(steps)
+    sigmas = scheduler.sigmas.double().tolist()
+    expected = [
+        (lambda x, u, gap=after - now: x + gap * u, 0.0)
+        for now, after in zip(sigmas, sigmas[1:], strict=False)
+    ]
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected)
+    if steps > 1:
+        with pytest.raises(UserError, match="the divergence kl is over the steps that draw noise"):
+            chain.require_density("the divergence kl")
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_scms_steps_are_the_schedulers(monkeypatch, steps):
+    """The network's output is turned into TrigFlow's as SANA-Sprint's pipeline does it."""
+    scheduler, given = schedule("SCMScheduler", sigma_data=0.5)
+    chain = load("chains", "scm").make(given, steps)
+    scheduler.set_timesteps(steps, **({} if steps == 2 else {"intermediate_timesteps": None}))
+    angles, generator = scheduler.timesteps, torch.Generator().manual_seed(0)
+    scheduler._step_index = 0
+    assert chain.start == 0.5
+    for step, angle in zip(chain.steps, angles, strict=False):
+        state, output = torch.randn(2, 16, generator=generator, dtype=torch.float64)
+        time = torch.sin(angle.double()) / (torch.cos(angle.double()) + torch.sin(angle.double()))
+        norm = (time**2 + (1 - time) ** 2).sqrt()
+        given_state = state / 0.5 * norm
+        assert step.timestep == pytest.approx(float(time), abs=1e-6)
+        torch.testing.assert_close(step.input * state, given_state, rtol=1e-6, atol=1e-6)
+        velocity = ((1 - 2 * time) * given_state + (1 - 2 * time + 2 * time**2) * output) / norm
+        theirs, spread = their_step(monkeypatch, scheduler, angle, state, velocity * 0.5)
+        ours = mean_of(step, state, output)
+        last = step is chain.steps[-1]
+        torch.testing.assert_close(ours * (0.5 if last else 1), theirs, rtol=1e-5, atol=1e-5)
+        assert float(spread.mean()) == pytest.approx(step.std, abs=1e-5)
+    assert len(chain.stds) == steps - 1
+
+
+def test_lcm_takes_the_timesteps_that_are_given():
+    _, given = schedule("LCMScheduler", timesteps=(999, 749, 499, 249))
+    chain = load("chains", "lcm").make(given, 4)
+    assert [step.timestep for step in chain.steps] == [999, 749, 499, 249]
+    with pytest.raises(UserError, match="timesteps are 4, .* but inference_steps is 8"):
+        load("chains", "lcm").make(given, 8)
+    for wrong in ((249, 499), (1000, 499)):
+        _, given = schedule("LCMScheduler", timesteps=wrong)
+        with pytest.raises(UserError, match="timesteps must fall, from below 1000, unlike"):
+            load("chains", "lcm").make(given, 2)
+
+
+def test_tcd_at_gamma_zero_has_no_density():
+    _, given = schedule("TCDScheduler", gamma=0.0)
+    chain = load("chains", "tcd").make(given, 4)
+    assert chain.stds == []
+    with pytest.raises(UserError, match="ppo is over the steps that draw noise"):
+        chain.require_density("ppo")
+
+
+@pytest.mark.parametrize("chain", ["tcd", "scm", "flow", "euler"])
+def test_a_model_of_another_kind_is_refused(chain):
+    _, given = schedule("DDIMScheduler")
+    with pytest.raises(UserError, match="the model (is not|was not)"):
+        load("chains", chain).make(given, 4)
+
+
+def test_a_schedulers_default_chain_is_the_one_that_names_it(tmp_path):
+    named = {s: c for c in names("chains") for s in facts("chains", c)["SCHEDULERS"]}
+    assert all(hasattr(diffusers, scheduler) for scheduler in named)
+    for scheduler, chain in named.items():
+        folder = tmp_path / scheduler
+        getattr(diffusers, scheduler)().save_pretrained(folder / "scheduler")
+        assert default_chain(str(folder)) == chain
+    assert default_chain(str(tmp_path / "absent")) is None
