@@ -67,7 +67,7 @@ def training_work(config: Config, settings: TrainingSettings, *, rounds: bool = 
     guided = 1 + (policy != "consistency" and settings.guidance_scale > 1)
     compared = settings.divergence != "none"
     of_last = compared * getattr(settings, "last_step_divergence", False)
-    if not settings.learns_from_noise:
+    if settings.backpropagates and not settings.learns_from_noise:
         reference = compared * drawn + of_last
         carried, redrawn = _carried(settings, last), getattr(settings, "low_variance", None)
         # The first state is noise, which needs no gradient.

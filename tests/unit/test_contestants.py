@@ -199,7 +199,8 @@ def test_rebel_is_a_plain_loop_over_the_papers_objective(reduction, tmp_path):
             terms = []
             for k, past in enumerate(trajectory.transitions):
                 one = slice(image, image + 1)
-                mean = policy.mean(k, past.state[one], given.embeddings[one])
+                own = {name: part[one] for name, part in given.embeddings.items()}
+                mean = policy.mean(k, past.state[one], own)
                 now = Normal(mean, past.std).log_prob(past.next_state[one])
                 was = Normal(past.mean[one], past.std).log_prob(past.next_state[one])
                 terms.append((now - was).sum() if reduction == "sum" else (now - was).mean())
@@ -309,10 +310,13 @@ def grid_cells():
     for key in ("cells", "sweeps", "study"):
         del values[key]
 
-    def cells(methods, **changes):
-        rest = {"rewards": ["hpsv2"], "seeds": [0], "methods": methods}
-        return make_grid(parse_config(values | rest | changes))
+    def values_of(methods, **changes):
+        return values | {"rewards": ["hpsv2"], "seeds": [0], "methods": methods} | changes
 
+    def cells(methods, **changes):
+        return make_grid(parse_config(values_of(methods, **changes)))
+
+    cells.values = values_of
     return cells
 
 
@@ -536,6 +540,41 @@ def test_the_images_that_are_scored_are_counted():
         given = toy.batch(policy, 4, torch.Generator().manual_seed(0))
         learner.update(policy, Counted(), [given], toy.Gradients(policy))
         assert sum(scored) == 4 * learner.scorings, name
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("rocm-kl", {"beta": 0.1, "last_step_divergence": True}),
+        ("rocm-none", {"truncate": "last", "low_variance": 3}),
+        ("rocm-none", {"truncate": 2, "stop_input": True}),
+        ("grpo-consistency-kl", {"beta": 0.1, "inner_epochs": 2}),
+        ("grpo-consistency-kl", {"beta": 0.1, "last_step_divergence": True}),
+        ("hybrid-consistency", {"inner_epochs": 2}),
+        ("rebel-consistency", {"inner_epochs": 2}),
+        ("rebel-consistency", {}),
+    ],
+)
+def test_a_plan_counts_the_passes_and_the_images_that_there_are(
+    grid_cells, method, changes, tmp_path
+):
+    from rocm_core.grid import parse_config, training_work
+
+    settings = changes | ({} if "rocm" in method else {"images_per_prompt": 2})
+    (cell,) = grid_cells({method: settings})
+    config = parse_config(grid_cells.values({method: settings}))
+    policy = load(tmp_path, "consistency", steps=4)
+    given = Batch(TEXTS, policy.encode_prompts(TEXTS), policy.noise(0, list("abcd"), "test"))
+    scored = []
+
+    class Counted(tiny.Brightness):
+        def score(self, images, prompts):
+            scored.append(len(images) * (1 + images.requires_grad))
+            return super().score(images, prompts)
+
+    load_algorithm(cell.settings).update(policy, Counted(), [given], toy.Gradients(policy))
+    work = training_work(config, cell.settings, rounds=False)
+    assert policy.nfe == 4 * work.forward and sum(scored) == 4 * work.scored
 
 
 # The divergence of single steps, and of the last
