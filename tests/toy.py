@@ -33,15 +33,24 @@ class Numbers(nn.Module):
 class ToyPolicy(Policy):
     """x_{k-1} ~ N(gain_k x_k + shift_k, STD²), in double precision; 0.8 and 0 is the reference."""
 
-    def __init__(self, steps: int = 3) -> None:
+    def __init__(self, steps: int = 3, deterministic: bool = False) -> None:
+        """deterministic: the last step draws no noise."""
+        stds = [0.0 if deterministic and t == 1 else STD for t in range(steps, 0, -1)]
         timesteps = range(steps, 0, -1)
-        chain = Chain(tuple(Step(t, (0.0, 1.0), 0.0, 1.0, 0.0, STD) for t in timesteps))
+        chain = Chain(
+            tuple(
+                Step(t, (0.0, 1.0), 0.0, 1.0, 0.0, std)
+                for t, std in zip(timesteps, stds, strict=True)
+            ),
+            last_step=(0.6, 0.8) if deterministic else None,
+        )
         super().__init__(Numbers(steps), chain)
         self.is_reference = False
 
-    def mean(self, index, state, embeddings):
+    def mean(self, index, state, embeddings, stop_input=False):
         if self.is_reference:
             return GAIN * state
+        state = state.detach() if stop_input else state  # all of the mean is the network's
         return self.network.gain[index] * state + self.network.shift[index]
 
     def decode(self, latents):

@@ -30,12 +30,18 @@ CASES: dict[str, dict[str, Any]] = {
     "dpok": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.5}
     | {"value_learning_rate": 1e-5, "adam_epsilon": 3e-2},
     "d3po": {"divergence": "kl", "beta": 1.0, "ratio_clip": 1e3, "images_per_prompt": 2},
+    "grpo": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.5, "images_per_prompt": 8}
+    | {"inner_epochs": 2},  # a prompt's images are those of both processes and both batches
+    "hybrid": {"ratio_clip": 0.5, "images_per_prompt": 4, "inner_epochs": 2},
+    "rebel": {"eta": 0.5, "images_per_prompt": 2, "inner_epochs": 2, "prompt_buffer": 0},
+    "direct, truncated at random": {"algorithm": "direct", "truncate": [1, 3]},
+    "direct, low variance": {"algorithm": "direct", "truncate": "last", "low_variance": 2},
 }
 
 
 def run(algorithm: str, model: str, **changes: Any) -> dict[str, Any]:
     """Adapter, averaged gradients, rows and the algorithm's own state after four iterations."""
-    values = {"model": model, "algorithm": algorithm, **SHARED, **CASES[algorithm], **changes}
+    values = {"algorithm": algorithm, **SHARED, **CASES[algorithm], "model": model, **changes}
     trainer = Trainer(tiny.settings(**values), tiny.PROMPTS[:2], "f00d", Accelerator())
     gradients: list[torch.Tensor] = []
     average = trainer.optimiser.average_gradients

@@ -33,10 +33,15 @@ class PolicyGradientSettings(ReducedSettings):
     divide `accumulation_steps`."""
     inner_epochs: Annotated[Whole, number(1, 10_000, "epochs")] = 1
     """Policy gradients: how often an iteration learns from the same images."""
+
+
+class ClippedSettings(PolicyGradientSettings):
+    """Of a policy gradient that clips importance ratios."""
+
     ratio_clip: Annotated[float, number(0, 1e9)] = 1e-4
     """Policy gradients: importance ratios beyond 1 ± this have no gradient. D3PO: ratios to the
-    reference are kept within 1 ± this. null takes the algorithm's own, 1.0e-4 for PPO and DPOK and
-    0.1 for D3PO."""
+    reference are kept within 1 ± this. null takes the algorithm's own, 1.0e-4, but 0.1 for
+    D3PO."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class PolicyGradient(Algorithm):
 
     @abstractmethod
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss over images, and the share of ratios beyond the clip.
+        """Mean loss over images, and the share of ratios beyond the clip, 0 where none is clipped.
 
         `past` was sampled, `now` is as the policy would make it; advantages are `(N,)`.
         """
@@ -105,11 +110,15 @@ class PolicyGradient(Algorithm):
             return Sample(batch, transitions, scores)
 
     @property
+    def stale(self) -> bool:
+        """Whether transitions are learned from with other weights than those that drew them."""
+        return self.settings.updates_per_iteration * self.settings.inner_epochs > 1
+
+    @property
     def compares(self) -> bool:
-        """Whether means of different weights are compared: not where each transition is learned
-        from once, with the weights that drew it, and without a reference."""
-        stale = self.settings.updates_per_iteration * self.settings.inner_epochs > 1
-        return stale or self.divergence is not None
+        """Whether means of different weights are compared: those of `stale` transitions, and of a
+        reference."""
+        return self.stale or self.divergence is not None
 
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
@@ -124,33 +133,60 @@ class PolicyGradient(Algorithm):
     def _learn(
         self, policy: Policy, sample: Sample, advantages: Tensor, group: int, optimiser: Optimiser
     ) -> Statistics:
-        """Gather the gradient of one sample of a group, one transition at a time."""
+        """Gather the gradient of a sample, of `group` in an update, one transition at a time."""
         import torch
 
         steps, reduction = len(sample.transitions), self.settings.reduction
-        noise_stds = self.noise_stds(policy)
+        noise_stds, drawn = self.noise_stds(policy), len(policy.stds)
+        weights = dict(enumerate(self.step_weights(policy)))
+        compared = [*sample.transitions]
+        if self.compares_last and steps == drawn:  # which is not learned from, but regularised
+            state = compared[-1].next_state
+            compared.append(policy.last_step(state, state, None))
         losses, clipped, distances, divergences = [], [], [], []
-        for index, past in enumerate(sample.transitions):
+        for index, past in enumerate(compared):
             embeddings, reference = sample.batch.embeddings, self.divergence is not None
             now = reevaluate(policy, index, past, embeddings, reference, self.compares)
-            loss, beyond = self.loss(now, past, advantages[:, index])
+            loss = torch.zeros_like(sample.reward).sum()
+            if index < steps:
+                loss, beyond = self.loss(now, past, advantages[:, index])
+                clipped.append(beyond)
             if self.divergence is not None:
-                std = now.std if noise_stds is None else noise_stds[index]
-                divergence = self.divergence(now.squared_distance(reduction), std)
-                if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
-                    loss = loss + self.beta * divergence.mean()
-                divergences.append(divergence.detach())
                 distances.append(now.squared_distance("sum").detach())
-            optimiser.backward(loss / (group * steps))
+                if weight := weights.get(index, 1.0):
+                    std = now.std if noise_stds is None else noise_stds[index]
+                    divergence = weight * self.divergence(now.squared_distance(reduction), std)
+                    if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
+                        loss = loss + self.beta * divergence.mean()
+                    divergences.append(divergence.detach())
+            if loss.requires_grad:
+                optimiser.backward(loss / (group * steps))
             losses.append(loss.detach())
-            clipped.append(beyond)
+        diagnostics = {"clipped": torch.stack(clipped).mean()}
+        if self.compares_last:
+            diagnostics["squared_distance_1"] = distances[drawn].mean()
         return Statistics(
             sample.reward,
-            torch.stack(losses).mean(),
+            torch.stack(losses).sum() / steps,
             torch.stack(divergences).sum(0) if divergences else torch.zeros_like(sample.reward),
-            torch.stack(distances[: len(policy.stds)], 1) if distances else None,
-            {"clipped": torch.stack(clipped).mean()},
+            torch.stack(distances[:drawn], 1) if distances else None,
+            diagnostics,
         )
+
+
+def with_shared_start(batch: Batch) -> Batch:
+    """The batch with images 2i and 2i+1 from the same x_K."""
+    noise = batch.noise.clone()
+    noise[1::2, 0] = noise[::2, 0]
+    return replace(batch, noise=noise)
+
+
+def clipped_loss(ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """-mean min(ρ A, clip(ρ, 1 ± ε) A), a pessimistic bound (Schulman et al. 2017, equation 7), and
+    the share of ratios beyond the clip."""
+    kept = ratio.clamp(1 - clip, 1 + clip)
+    gain = (ratio * advantage).minimum(kept * advantage)
+    return -gain.mean(), beyond(ratio, clip)
 
 
 def beyond(ratio: Tensor, clip: float) -> Tensor:

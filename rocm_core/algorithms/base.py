@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from rocm_core.configuration import TrainingSettings, number, settings_class
+from rocm_core.configuration import OPTIONAL, TrainingSettings, items, number, settings_class
 from rocm_core.errors import UserError
 from rocm_core.plugins import load
 
@@ -25,6 +25,16 @@ class RegularisedSettings(TrainingSettings):
     """Of an algorithm that subtracts β times a divergence: a controller can adapt its β."""
 
     regularises: ClassVar[bool] = True
+    step_weights: Annotated[
+        Annotated[tuple[Annotated[float, number(0, 1e9)], ...], items(1, distinct=False)] | None,
+        OPTIONAL,
+    ] = None
+    """Weights of the divergences of the chain's steps, from the noise on, in place of 1 for each;
+    one for each step that draws noise, and one for the last with `last_step_divergence`."""
+    last_step_divergence: Annotated[bool, OPTIONAL] = False
+    """Regularise a consistency model's last step too. It draws no noise, so that its divergence
+    would be infinite; both images are put to the noise level at which the step starts, where RLCM's
+    release has its density, and compared there."""
 
 
 class BackpropagationSettings(TrainingSettings):
@@ -91,9 +101,11 @@ class Algorithm(ABC):
 
     divergence: of transitions of the policy and of the reference; None for `none`.
     reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
+    scorings: images that it has scored for each one of a batch.
     """
 
     reference: Literal["full", "stop"] | None = None
+    scorings: int = 1
 
     def __init__(self, settings: TrainingSettings) -> None:
         from rocm_core.divergences import load_divergence
@@ -117,6 +129,34 @@ class Algorithm(ABC):
             )
         return policy.noise_stds
 
+    def differentiated_steps(self, policy: Policy) -> int:
+        """The most steps whose activations it keeps at once, if it backpropagates: all K."""
+        return policy.steps
+
+    @property
+    def compares_last(self) -> bool:
+        """Whether the deterministic last step has a divergence."""
+        return self.divergence is not None and getattr(self.settings, "last_step_divergence", False)
+
+    def step_weights(self, policy: Policy) -> list[float]:
+        """Weights of the divergences of the steps that draw noise, and of the last if it has one.
+
+        Raises `UserError` where the chain has other steps than the settings are about.
+        """
+        if self.compares_last and policy.chain.last_step is None:
+            raise UserError(
+                "last_step_divergence is about a consistency model's last step, and this policy's"
+                " chain has none: set it to false"
+            )
+        steps = len(policy.stds) + self.compares_last
+        weights = getattr(self.settings, "step_weights", None) or [1.0] * steps
+        if len(weights) != steps:
+            raise UserError(
+                f"step_weights must be {steps} numbers, one for each step that is compared, not"
+                f" {len(weights)}"
+            )
+        return list(weights)
+
     @abstractmethod
     def update(
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
@@ -129,6 +169,14 @@ class Algorithm(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing by default
         """Take back what `state_dict` gave."""
+
+
+def require_differentiable(reward: Reward, algorithm: str) -> None:
+    """Raise `UserError` for a reward without a gradient."""
+    if not reward.differentiable:
+        raise UserError(
+            f"reward {reward.name} is not differentiable: algorithm {algorithm} needs one that is"
+        )
 
 
 def load_settings(values: Mapping[str, Any]) -> TrainingSettings:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from rocm_core.algorithms._policy_gradient import (
+    ClippedSettings,
     PolicyGradient,
-    PolicyGradientSettings,
     Sample,
     beyond,
+    with_shared_start,
 )
 from rocm_core.algorithms.base import Batch, Optimiser
 from rocm_core.configuration import number
@@ -33,7 +33,7 @@ PAIRED = True
 _TINY = 1e-30
 
 
-class Settings(PolicyGradientSettings):
+class Settings(ClippedSettings):
     """Those of every policy gradient, with a clip that suits ratios to the reference."""
 
     ratio_clip: Annotated[float, number(0, 1e9)] = 0.1
@@ -42,14 +42,14 @@ class Settings(PolicyGradientSettings):
 class D3PO(PolicyGradient):
     """Images 2i and 2i+1 of a batch are a pair. A tie costs ln 2 and teaches nothing."""
 
+    settings: Settings
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.weight, self.beta = self.beta, 0.0  # β is the loss's own; the KL is observed
 
     def sample(self, policy: Policy, reward: Reward, batch: Batch) -> Sample:
-        noise = batch.noise.clone()
-        noise[1::2, 0] = noise[::2, 0]
-        return super().sample(policy, reward, replace(batch, noise=noise))
+        return super().sample(policy, reward, with_shared_start(batch))
 
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rocm_core.algorithms._policy_gradient import (
+    ClippedSettings,
     PolicyGradient,
-    PolicyGradientSettings,
     Sample,
     beyond,
 )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rocm_core.policies import Policy, Transition
 
 
-class Settings(PolicyGradientSettings, RegularisedSettings):
+class Settings(ClippedSettings, RegularisedSettings):
     """What DPOK has beside the settings of every policy gradient."""
 
     value_learning_rate: Annotated[float, number(0, 1000)] = 1e-4

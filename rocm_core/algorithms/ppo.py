@@ -8,66 +8,30 @@ with rewards normalised per prompt (Black et al. 2023, section 4.2 and appendix;
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from rocm_core.algorithms._policy_gradient import (
-    PolicyGradient,
-    PolicyGradientSettings,
-    Sample,
-    beyond,
-)
-from rocm_core.algorithms.base import Batch, Optimiser, RegularisedSettings
-from rocm_core.configuration import Whole, number
+from rocm_core.algorithms._advantages import NormalisedAdvantages, NormalisedSettings
+from rocm_core.algorithms._policy_gradient import ClippedSettings, clipped_loss
+from rocm_core.algorithms.base import Batch, RegularisedSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rocm_core.policies import Policy, Trajectory, Transition
 
-_TINY = 1e-6
 
-
-class Settings(PolicyGradientSettings, RegularisedSettings):
+class Settings(NormalisedSettings, ClippedSettings, RegularisedSettings):
     """What PPO has beside the settings of every policy gradient."""
 
-    advantage_clip: Annotated[float, number(0, 1e9)] = 10.0
-    """PPO: largest absolute value of a normalised advantage."""
-    prompt_buffer: Annotated[Whole, number(0, 1_000_000, "rewards")] = 32
-    """PPO: a prompt's last rewards by which its next ones are normalised; 0 normalises by the
-    iteration's rewards."""
-    prompt_buffer_minimum: Annotated[Whole, number(1, 1_000_000, "rewards")] = 16
-    """PPO: with fewer rewards of a prompt than this, the iteration's rewards normalise."""
     horizon: Literal["stochastic", "released"] = "stochastic"
     """PPO: `stochastic` learns from the steps that draw noise. `released` also from a consistency
     model's last one, as if the noise that RLCM's release draws there had reached the image."""
 
 
-class PPO(PolicyGradient):
-    """The statistics of all prompts are part of its state."""
+class PPO(NormalisedAdvantages):
+    """Advantages are rewards normalised per prompt."""
 
     settings: Settings
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.statistics = PromptStatistics(settings.prompt_buffer, settings.prompt_buffer_minimum)
-
-    def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        own = [list(zip(s.batch.prompts, s.reward.tolist(), strict=True)) for s in samples]
-        everyone = optimiser.gather(own)
-        # In the order of the run, which does not depend on how it is split over processes.
-        parts = [part for i in range(len(own)) for part in everyone[i :: len(own)]]
-        self.statistics.add([pair for part in parts for pair in part])
-        limit = self.settings.advantage_clip
-        advantages = []
-        for sample, pairs in zip(samples, own, strict=True):
-            normalised = [self.statistics.normalise(prompt, reward) for prompt, reward in pairs]
-            advantage = sample.reward.new_tensor(normalised).clamp(-limit, limit)
-            advantages.append(advantage[:, None].expand(-1, len(sample.transitions)))
-        return advantages, {}
 
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
@@ -77,17 +41,7 @@ class PPO(PolicyGradient):
         return released_step(policy, trajectory, batch.noise) if released else []
 
     def loss(self, now: Transition, past: Transition, advantage: Tensor) -> tuple[Tensor, Tensor]:
-        clip, ratio = self.settings.ratio_clip, self.ratio(now, past)
-        kept = ratio.clamp(1 - clip, 1 + clip)
-        gain = (ratio * advantage).minimum(kept * advantage)
-        return -gain.mean(), beyond(ratio, clip)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rewards": {k: list(v) for k, v in self.statistics.rewards.items()}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for prompt, rewards in state["rewards"].items():
-            self.statistics.rewards[prompt].extend(rewards)
+        return clipped_loss(self.ratio(now, past), advantage, self.settings.ratio_clip)
 
 
 def released_step(policy: Policy, trajectory: Trajectory, noise: Tensor) -> list[Transition]:
@@ -108,36 +62,3 @@ def released_step(policy: Policy, trajectory: Trajectory, noise: Tensor) -> list
     next_state = mean + level * torch.randn(mean.shape).to(mean)
     timestep = policy.chain.steps[-1].timestep
     return [Transition(timestep, state, mean, level, next_state, None)]
-
-
-class PromptStatistics:
-    """Mean and spread of each prompt's last `size` rewards, and of the current iteration's.
-
-    A prompt with fewer than `minimum` rewards is normalised by the iteration's; so are all prompts
-    when `size` is 0.
-    """
-
-    def __init__(self, size: int, minimum: int) -> None:
-        self.minimum = minimum
-        self.rewards: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=size))
-        self.iteration = 0.0, 1.0
-
-    def add(self, rewards: Sequence[tuple[str, float]]) -> None:
-        """Take the (prompt, reward) pairs of one iteration, of all processes."""
-        self.iteration = _moments([reward for _, reward in rewards])
-        for prompt, reward in rewards:
-            self.rewards[prompt].append(reward)
-
-    def normalise(self, prompt: str, reward: float) -> float:
-        """(reward - mean) / standard deviation."""
-        known = self.rewards[prompt]
-        mean, spread = _moments(known) if len(known) >= self.minimum else self.iteration
-        return (reward - mean) / (spread + _TINY)
-
-
-def _moments(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, of the values and not of what they are drawn from."""
-    import numpy as np
-
-    array = np.array(values)
-    return float(array.mean()), float(array.std())

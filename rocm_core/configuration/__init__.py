@@ -4,7 +4,7 @@ Nothing here is computed with: jobs get what they need in `params`.
 """
 
 from rocm_core.configuration.config import Config
-from rocm_core.configuration.fields import Whole, items, number, text, validate
+from rocm_core.configuration.fields import OPTIONAL, Whole, items, number, text, validate
 from rocm_core.configuration.schema import (
     document,
     load_schema,

@@ -61,6 +61,9 @@ def having(**keys: str) -> Any:
     return Field(json_schema_extra=extend)
 
 
+# A setting that is newer than results that were made without it: at its default, null or false, it
+# is left out of a job's settings, so that those results stay valid.
+OPTIONAL = Field(exclude_if=lambda value: value is None or value is False)
 FILLED = Field(min_length=1)  # a mapping of at least one key
 
 

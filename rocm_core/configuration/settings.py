@@ -236,11 +236,13 @@ class TrainingSettings(CellSettings):
     backpropagates: through the reward and the whole trajectory, as `BackpropagationSettings` say.
     regularises: subtracts β times a divergence from what it maximises, as `RegularisedSettings` do.
     learns_from_noise: from the steps of the chain that draw noise, as policy gradients do.
+    least_images_per_prompt: in an iteration; more than one where images of a prompt are compared.
     """
 
     backpropagates: ClassVar[bool] = False
     regularises: ClassVar[bool] = False
     learns_from_noise: ClassVar[bool] = False
+    least_images_per_prompt: ClassVar[int] = 1
     prompts: Name = "train"
     """Prompt set to train on."""
     beta: Annotated[float, number(0, 1e9, "reward per nat")] | BetaTarget | Search

@@ -62,18 +62,44 @@ def training_work(config: Config, settings: TrainingSettings, *, rounds: bool = 
     """The passes for one image of a training (docs/method.md, "What they cost"). `rounds`: in
     bfloat16, where means that are compared come from one pass of policy and reference."""
     steps, policy = settings.inference_steps, settings.policy
-    drawn = steps - ends_without_noise(config, policy, chain_of(config, policy))
+    last = int(bool(ends_without_noise(config, policy, chain_of(config, policy))))
+    drawn = steps - last
     guided = 1 + (policy != "consistency" and settings.guidance_scale > 1)
     compared = settings.divergence != "none"
-    if settings.backpropagates:
-        reference = compared * drawn  # the first state is noise, which needs no gradient
-        backward = steps + max(0, reference - 1)
-        return Work(guided * (steps + reference), guided * backward, 2, 2)
+    of_last = compared * getattr(settings, "last_step_divergence", False)
+    if settings.backpropagates and not settings.learns_from_noise:
+        reference = compared * drawn + of_last
+        carried, redrawn = _carried(settings, last), getattr(settings, "low_variance", None)
+        # The first state is noise, which needs no gradient.
+        backward = carried + max(0, min(reference - 1, carried - last + of_last))
+        if redrawn:
+            steps, backward = steps + redrawn * last, redrawn * last
+        return Work(
+            guided * (steps + reference), guided * backward, 2 * (redrawn or 1), 2 * (redrawn or 1)
+        )
     epochs = getattr(settings, "inner_epochs", 1)
     stale = epochs * getattr(settings, "updates_per_iteration", 1) > 1
     paired = rounds and (compared or stale)
     sampled, learned = steps * (1 + paired), drawn * epochs * (1 + (compared or paired))
-    return Work(guided * (sampled + learned), guided * drawn * epochs, 1, 1)
+    if settings.algorithm == "rebel" and stale:
+        learned += drawn * epochs * (1 + rounds)  # for the residuals
+    learned += 2 * of_last * epochs
+    backward = (drawn + of_last) * epochs
+    through = epochs * settings.backpropagates  # the last step, decoder and reward
+    return Work(
+        guided * (sampled + learned + last * through),
+        guided * (backward + last * through),
+        1 + 2 * through,
+        1 + 2 * through,
+    )
+
+
+def _carried(settings: TrainingSettings, last: int) -> float:
+    """How many steps carry gradient, on average, where the last `last` draw no noise."""
+    truncate = getattr(settings, "truncate", None) or settings.inference_steps
+    if isinstance(truncate, tuple):
+        return sum(truncate) / 2
+    return last if truncate == "last" else truncate
 
 
 @dataclass(frozen=True)

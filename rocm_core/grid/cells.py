@@ -20,6 +20,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError
 from rocm_core.grid.models import default_chain, scheduler_says
 from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
+from rocm_core.reading import show
 
 Layers = list[tuple[str, Mapping[str, Any]]]
 
@@ -307,14 +308,26 @@ def cell_settings(
         raise UserError(f"{key}.beta: {method.algorithm} has no target: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
+    for name in ("step_weights", "last_step_divergence") if method.divergence == "none" else ():
+        if merged.pop(name, None):
+            if stray := next((place for place, layer in _own(layers) if name in layer), None):
+                raise UserError(f"{stray}.{name} has no effect without a divergence: remove it")
     for name in ("images_per_prompt", "batch_size") if about["PAIRED"] else ():
         if merged[name] % 2:
             raise UserError(
                 f"{key}.{name} must be even, as {method.algorithm} compares two images of one"
                 f" prompt in a batch, but it is {merged[name]}"
             )
+    if merged["images_per_prompt"] < own.least_images_per_prompt:
+        raise UserError(
+            f"{key}.images_per_prompt must be at least {own.least_images_per_prompt}, as"
+            f" {method.algorithm} compares the images of a prompt, but it is"
+            f" {merged['images_per_prompt']}"
+        )
     _check_counts(merged, key)
-    _check_noise(config, method, own, {"inference_steps": policy.steps} | merged, layers, key)
+    known = {"inference_steps": policy.steps} | merged
+    _check_noise(config, method, own, known, layers, key)
+    _check_gradient(config, method, known, key)
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
         raise UserError(f"{key}.prompts: validation evaluates what was trained: name another set")
@@ -433,6 +446,49 @@ def _check_noise(
     )
 
 
+def _check_gradient(config: Config, method: Method, merged: Mapping[str, Any], key: str) -> None:
+    """What backpropagates through the last steps alone needs them, and needs a gradient there."""
+    truncate, steps = merged.get("truncate"), merged["inference_steps"]
+    fewest, most = truncate if isinstance(truncate, list | tuple) else (truncate, truncate)
+    if isinstance(most, int) and (fewest > most or most > steps):
+        raise UserError(
+            f"{key}.truncate must be at most inference_steps, {steps}, the fewest steps first, but"
+            f" it is {show(truncate)}"
+        )
+    only_last = truncate == "last" or truncate == 1
+    if merged.get("low_variance") is not None and not only_last:
+        raise UserError(f"{key}.low_variance is about the last step: set truncate to last")
+    chain = chain_of(config, method.policy)
+    without = ends_without_noise(config, method.policy, chain)
+    needs = "hybrid" if method.algorithm == "hybrid" else "truncate: last"
+    if without is False and (method.algorithm == "hybrid" or truncate == "last"):
+        raise UserError(
+            f"{key}: {needs} is about a last step that draws no noise, and the chain {chain} has"
+            " none: "
+            + ("use grpo or direct" if method.algorithm == "hybrid" else "set truncate to 1")
+        )
+    regularises_last = bool(merged.get("last_step_divergence"))
+    if regularises_last and without is False:
+        raise UserError(
+            f"{key}.last_step_divergence is about a last step that draws no noise, and the chain"
+            f" {chain} has none: remove it"
+        )
+    weights = merged.get("step_weights")
+    wanted = steps - bool(without) + regularises_last
+    if weights is not None and without is not None and len(weights) != wanted:
+        raise UserError(
+            f"{key}.step_weights must be {wanted} numbers, one for each step that is compared, but"
+            f" it is {show(weights)}"
+        )
+    if not without or regularises_last:
+        return
+    if only_last and method.divergence != "none" and merged["beta"]:
+        raise UserError(
+            f"{key}.truncate: {truncate} leaves the divergence {method.divergence} no gradient, as"
+            " the last step draws no noise: raise truncate, or take divergence none"
+        )
+
+
 def _never_draws(config: Config, policy: str, chain: str) -> bool:
     """Whether no step of a policy's chain is known to draw noise."""
     about, own = facts("chains", chain, f"policies.{policy}.chain"), config.policies[policy]
@@ -442,9 +498,10 @@ def _never_draws(config: Config, policy: str, chain: str) -> bool:
     return bool(key) and not scheduler_says(own.model, key)
 
 
-def ends_without_noise(config: Config, policy: str, chain: str) -> bool:
-    """Whether the last step of a policy's chain is known to be deterministic."""
+def ends_without_noise(config: Config, policy: str, chain: str) -> bool | None:
+    """Whether the last step of a policy's chain is deterministic; None where it is not known."""
     says = facts("chains", chain, f"policies.{policy}.chain")["DETERMINISTIC_LAST"]
     if isinstance(says, bool):
         return says
-    return scheduler_says(config.policies[policy].model, says) is True
+    value = scheduler_says(config.policies[policy].model, says)
+    return value if isinstance(value, bool) else None

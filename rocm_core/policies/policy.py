@@ -116,14 +116,18 @@ class Policy(nn.Module):
         shape = (1 + len(self.stds), *self.denoiser.latent_shape)
         return gaussian(seed, keys, shape, stream).to(self.stds, non_blocking=True)
 
-    def mean(self, index: int, state: Tensor, embeddings: Embeddings) -> Tensor:
+    def mean(
+        self, index: int, state: Tensor, embeddings: Embeddings, stop_input: bool = False
+    ) -> Tensor:
         """Mean `(N, C, h, w)` of step `index` given its state; a deterministic step's result.
 
         index: 0 (from x_K) to K-1. state: `(N, C, h, w)`, at least float32, as is the mean.
-        embeddings: of N prompts, see `encode_prompts`.
+        embeddings: of N prompts, see `encode_prompts`. stop_input: no gradient passes through the
+        network to the state.
         """
         step = self.chain.steps[index]
-        given = state if step.input == 1 else step.input * state
+        given = state.detach() if stop_input else state
+        given = given if step.input == 1 else step.input * given
         output = self.denoiser.predict(given, self.timesteps[index], embeddings)
         of_state, of_output = step.original
         original = of_state * state + of_output * output
@@ -137,13 +141,14 @@ class Policy(nn.Module):
         return mean if step.scale == 1 else step.scale * mean
 
     def means(
-        self, index: int, state: Tensor, embeddings: Embeddings, both: bool
+        self, index: int, state: Tensor, embeddings: Embeddings, both: bool, **options: bool
     ) -> tuple[Tensor, ...]:
-        """The mean of step `index`; both: and the reference's, in one pass of `compensation`."""
+        """The mean of step `index`; both: and the reference's, in one pass of `compensation`.
+        options: `mean`'s."""
         if not both:
-            return (self.mean(index, state, embeddings),)
+            return (self.mean(index, state, embeddings, **options),)
         with compensated(self.network):
-            mean: Tensor | Pair = self.mean(index, state, embeddings)
+            mean: Tensor | Pair = self.mean(index, state, embeddings, **options)
         return (mean.total, mean.value) if isinstance(mean, Pair) else (mean, mean)
 
     def rollout(
@@ -152,15 +157,23 @@ class Policy(nn.Module):
         noise: Tensor,
         reference: Literal["full", "stop"] | None = None,
         compared: bool = False,
+        carried: int | None = None,
+        stop_input: bool = False,
+        compare_last: bool = False,
     ) -> Trajectory:
         """Run the chain from `noise` (see `noise`) under the `embeddings` of N prompts.
 
         Gradients flow iff they are enabled. reference: also compute, at the same states, the means
         of the model without its adapter. "full": they carry gradient to the states, as equation 10
         says; "stop": the states are constants in `mean` and `reference_mean`, not in the chain.
+        carried: how many of the last steps gradients flow through; all by default. stop_input:
+        not through a network to its state, see `mean`. compare_last: `reference` also for the last
+        step where it is deterministic and its chain has a `last_step`.
         compared: the means will be compared with what `reevaluate` makes of these transitions.
         """
         checkpointed = self.activation_checkpointing != "none"
+        enabled = torch.is_grad_enabled()
+        options: dict[str, Any] = {"stop_input": True} if stop_input else {}
 
         def keep(function: Callable[[Tensor], Any], state: Tensor) -> Any:
             if checkpointed and torch.is_grad_enabled():
@@ -168,29 +181,39 @@ class Policy(nn.Module):
             return function(state)
 
         parameters = [p for p in self.network.parameters() if p.requires_grad]
-        split = reference == "stop" and torch.is_grad_enabled() and bool(parameters)
-        start = self.chain.start
+        start, last = self.chain.start, None
         state, transitions = noise[:, 0] if start == 1 else start * noise[:, 0], []
         for index, step in enumerate(self.chain.steps):
+            carries = enabled and (carried is None or index >= self.steps - carried)
+            split = reference == "stop" and carries and bool(parameters)
             draws = index < len(self.stds)
-            both = self.compensates and (compared or (draws and reference is not None))
-            adapted = functools.partial(self.means, index, embeddings=embeddings, both=both)
-            unadapted = functools.partial(self._reference_mean, index, embeddings=embeddings)
+            compares = draws or (compare_last and index == self.steps - 1)
+            compares = compares and reference is not None
+            both = self.compensates and (compared or compares)
+            adapted = functools.partial(
+                self.means, index, embeddings=embeddings, both=both, **options
+            )
+            unadapted = functools.partial(
+                self._reference_mean, index, embeddings=embeddings, **options
+            )
 
-            self._count(state, both or (draws and reference is not None))
-            if not draws:
-                state, *_ = keep(adapted, state)
-                continue
-            if split:
+            self._count(state, both or compares)
+            if split and compares:
                 mean, regularised, *others = split_gradient(
                     adapted, state, parameters, checkpointed
                 )
             else:
-                mean, *others = keep(adapted, state)
+                with torch.set_grad_enabled(carries):
+                    mean, *others = keep(adapted, state)
                 regularised = mean
-            if reference is not None and not both:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and reference == "full"):
+            if compares and not both:
+                with torch.set_grad_enabled(carries and reference == "full"):
                     others = [keep(unadapted, state)]
+            if not draws:
+                if compares and self.chain.last_step is not None:
+                    last = self.last_step(state, regularised, others[0])
+                state = mean
+                continue
             std = self.stds[index]
             next_state = mean + std * noise[:, index + 1]
             reference_mean = others[0] if others else None
@@ -198,7 +221,23 @@ class Policy(nn.Module):
                 Transition(step.timestep, state, regularised, std, next_state, reference_mean)
             )
             state = next_state
-        return Trajectory(state, transitions)
+        return Trajectory(state, transitions, last)
+
+    def last_step(self, state: Tensor, latents: Tensor, reference: Tensor | None) -> Transition:
+        """The deterministic last step from `state` as a transition: x_0, of the policy and of the
+        reference, put back to the noise level at which the step starts, without a draw."""
+        assert self.chain.last_step is not None
+        signal, std = self.chain.last_step
+        mean, level = signal * latents, self.stds.new_tensor(std)
+        base = None if reference is None else signal * reference
+        return Transition(self.chain.steps[-1].timestep, state, mean, level, mean, base)
+
+    def finish(self, state: Tensor, embeddings: Embeddings) -> Tensor:
+        """x_0 `(N, C, h, w)` from the state in which the deterministic last steps begin."""
+        for index in range(len(self.stds), self.steps):
+            self._count(state, False)
+            state = self.mean(index, state, embeddings)
+        return state
 
     def reevaluate(
         self,
@@ -228,9 +267,11 @@ class Policy(nn.Module):
         policy.denoiser.dtype = torch.float32
         return policy
 
-    def _reference_mean(self, index: int, state: Tensor, embeddings: Embeddings) -> Tensor:
+    def _reference_mean(
+        self, index: int, state: Tensor, embeddings: Embeddings, **options: bool
+    ) -> Tensor:
         with self.reference():
-            return self.mean(index, state, embeddings)
+            return self.mean(index, state, embeddings, **options)
 
     def _count(self, state: Tensor, twice: bool) -> None:
         self.nfe += (1 + twice) * self.denoiser.passes * len(state)

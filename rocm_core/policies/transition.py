@@ -58,10 +58,12 @@ class Transition:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a rollout leaves: final latents x_0 `(N, C, h, w)` and the stochastic steps in order."""
+    """What a rollout leaves: final latents x_0 `(N, C, h, w)` and the stochastic steps in order;
+    last: `Policy.last_step`, if it was to be compared."""
 
     latents: torch.Tensor
     transitions: list[Transition]
+    last: Transition | None = None
 
     def squared_distances(self, reduction: Literal["sum", "mean"] = "sum") -> torch.Tensor:
         """d² of each stochastic step, `(N, K-1)`; needs a rollout with a reference."""

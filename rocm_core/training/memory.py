@@ -33,12 +33,14 @@ def plan_checkpointing(
     policy: Policy,
     reward: Reward,
     batch: Batch,
+    steps: int | None = None,
 ) -> ActivationCheckpointing:
     """What a training checkpoints, measured at its first batch; nothing where no gradient passes
-    through the whole rollout. reference: of its rollouts, see `Policy.rollout`."""
+    through a rollout. reference: of its rollouts, see `Policy.rollout`; steps: how many of the last
+    carry gradient, by default K."""
     if not isinstance(settings, BackpropagationSettings):
         return "none"
-    predict = functools.partial(predict_peak, policy, reward, batch, reference)
+    predict = functools.partial(predict_peak, policy, reward, batch, reference, steps=steps)
     modes = COMPILED_MODES if settings.compile else MODES
     return choose_checkpointing(settings.memory, policy.device, predict, modes)
 
@@ -85,12 +87,14 @@ def predict_peak(
     batch: Batch,
     reference: str | None,
     mode: ActivationCheckpointing,
+    steps: int | None = None,
 ) -> float:
     """Most bytes that a step takes at once, weights and AdamW included.
 
     Measured are one pass of the network, with and without its adapter or both at once, and one of
-    decoder and reward; a step takes K of the first. The first state is noise, so its reference
-    needs no backward pass. A compiled network is measured as it is uncompiled.
+    decoder and reward; a training step takes `steps` of the first, by default K. The first state is
+    noise, so its reference needs no backward pass. A compiled network is measured as it is
+    uncompiled.
     """
     noise, device = batch.noise, policy.device
     parameters = [p for p in policy.network.parameters() if p.requires_grad]
@@ -119,7 +123,8 @@ def predict_peak(
 
     policy.activation_checkpointing = "block" if mode == "block" else "none"
     kept, peak = cost(adapted, to_all, device)
-    graphs, drawn = kept * policy.steps, len(policy.stds)
+    steps = policy.steps if steps is None else steps
+    graphs, drawn = kept * steps, max(0, len(policy.stds) - (policy.steps - steps))
     reference_peak = 0.0
     if reference is not None and policy.compensates and drawn:
         first = functools.partial(adapted, noise[:, 0], both=True)

@@ -145,7 +145,12 @@ class Trainer:
         self.reward.progress = (step - 1) / self.settings.iterations
         if self.activation_checkpointing is None:
             self.activation_checkpointing = plan_checkpointing(
-                self.settings, self.algorithm.reference, self.policy, self.reward, batches[0]
+                self.settings,
+                self.algorithm.reference,
+                self.policy,
+                self.reward,
+                batches[0],
+                self.algorithm.differentiated_steps(self.policy),
             )
         self.policy.activation_checkpointing = self.activation_checkpointing
         seen = self.algorithm.update(self.policy, self.reward, batches, self.optimiser)
@@ -156,7 +161,7 @@ class Trainer:
         processes = self.accelerator.num_processes
         self.seconds += self._clock() - began
         images = len(indices) * processes
-        self.reward_queries += images
+        self.reward_queries += images * self.algorithm.scorings
         if self.controller:
             row["beta"] = self.beta
             self.algorithm.beta = self.controller.update(row["divergence"] or 0.0, images)

@@ -25,6 +25,9 @@ CHANGES = {
     "direct": {"divergence": "kl", "beta": {"target": 0.01, "start": 1.0}},
     "dpok": {"divergence": "kl", "beta": 0.01},
     "d3po": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.1, "images_per_prompt": 2},
+    "grpo": {"divergence": "kl", "beta": 0.1, "images_per_prompt": 2},
+    "hybrid": {"images_per_prompt": 2},
+    "rebel": {"images_per_prompt": 2, "inner_epochs": 2},
 }
 
 parallel = multiprocessing.get_context("fork")  # a child need not import torch again

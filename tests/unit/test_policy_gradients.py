@@ -18,7 +18,7 @@ from diffusers import LCMScheduler
 from torch.distributions import Normal, kl_divergence
 
 from rocm_core.algorithms import Batch, load_algorithm
-from rocm_core.algorithms.ppo import PromptStatistics
+from rocm_core.algorithms._advantages import PromptStatistics
 from rocm_core.errors import UserError
 from rocm_core.policies import Transition, add_adapter
 from rocm_core.training import AdapterOptimiser
@@ -438,6 +438,8 @@ ALGORITHMS = {
     },
     "dpok": {"divergence": "kl", "beta": 0.01, "ratio_clip": 0.2, "value_updates": 2},
     "d3po": {"divergence": "kl", "beta": 1.0, "ratio_clip": 1e6},
+    "grpo": {"ratio_clip": 0.2, "updates_per_iteration": 2},
+    "rebel": {"inner_epochs": 2, "updates_per_iteration": 2},
 }
 
 

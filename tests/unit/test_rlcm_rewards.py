@@ -19,6 +19,7 @@ from rocm_core.rewards import alignment, load_reward
 WEIGHTLESS = (
     "jpeg-compressibility",
     "jpeg-incompressibility",
+    "smooth-jpeg-compressibility",
     "shapes-alignment",
     "sparse-redness",
     "hinge-redness",

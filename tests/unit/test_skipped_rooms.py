@@ -20,6 +20,7 @@ REASONS = {
         "warn": "prints a sentence",
     },
     "rocm_core.reading": {
+        "show": "spells a value in a refusal",
         "parse_json": "values of a text, whose content is in the params of the job",
     },
     "rocm_core.plugins": {
@@ -37,11 +38,13 @@ REASONS = {
         "Contest": "values; the params of the job hold them",
         "GenerationSettings": "values; the params of the job hold them",
         "ProgressSettings": "values of what is shown of a training",
+        "OPTIONAL": "leaves a setting out of params where it has no effect, at its default",
         "PromptSettings": "values; the params of the job hold them",
         "Search": "values; the params of the job hold them",
         "StudySettings": "values; the params of the job hold them",
         "TrainingSettings": "values; the params of the job hold them",
         "Whole": "the type of a setting",
+        "items": "the length of a list of settings",
         "load_schema": "checks what a sweep may set",
         "number": "the bounds of a setting",
         "settings_class": "the settings that an algorithm's module defines, which is followed",

@@ -124,6 +124,12 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
         {"algorithm": "dpok", "divergence": "js_sampled", "beta": 0.1, "value_updates": 2},
         {"algorithm": "d3po", "divergence": "kl", "beta": 1.0, "ratio_clip": 0.1}
         | {"images_per_prompt": 2},
+        {"truncate": [1, 3], "stop_input": True},
+        {"truncate": "last", "low_variance": 2},
+        {"algorithm": "grpo", "divergence": "kl", "beta": 0.1, "images_per_prompt": 2},
+        {"algorithm": "hybrid", "images_per_prompt": 2, "inner_epochs": 2},
+        {"algorithm": "rebel", "images_per_prompt": 2, "inner_epochs": 2, "prompt_buffer": 4}
+        | {"prompt_buffer_minimum": 2},
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(run, changes):
