@@ -144,5 +144,5 @@ def test_trials_of_other_prompts_are_refused(tmp_path):
     base = write(tmp_path / "base.csv", aesthetic=[1.0] * len(IDS))
     other = tmp_path / "other.csv"
     other.write_text(base.read_text().replace("\np", "\nq"))
-    with pytest.raises(UserError, match="the scores of the trials are not of the same prompts"):
+    with pytest.raises(UserError, match="other.csv are not of the prompts that choose"):
         choose("hpsv2", [({"beta": 1.0}, base), ({"beta": 2.0}, other)], base)
