@@ -98,7 +98,7 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
 
     trials = [
         ({"beta": 0.1}, raised("hacks", IDS, hpsv2=9.0, gold=9.0)),
-        ({"beta": 1.0}, raised("best", chosen, hpsv2=5.0, aesthetic=0.5)),
+        ({"beta": 1.0}, raised("best", chosen, hpsv2=8.0, aesthetic=0.5)),
         ({"beta": 10.0}, raised("elsewhere", left, hpsv2=9.0, aesthetic=5.0)),  # where nobody looks
     ]
     choice = choose("hpsv2", trials, base)
