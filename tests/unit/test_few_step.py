@@ -227,12 +227,16 @@ METHODS = {
     "ppo": {"algorithm": "ppo"},
     "dpok": {"algorithm": "dpok", "divergence": "kl", "beta": 0.1},
     "d3po": {"algorithm": "d3po", "divergence": "kl", "beta": 0.1, "images_per_prompt": 2},
+    "grpo": {"algorithm": "grpo", "images_per_prompt": 2},
+    "hybrid": {"algorithm": "hybrid", "images_per_prompt": 2},
+    "rebel": {"algorithm": "rebel", "images_per_prompt": 2},
 }
 
 
 def pairings():
     """Each denoiser and each algorithm once in the plain tier, all pairs with the faults."""
-    plain = {(name, [*METHODS][i % len(METHODS)]) for i, name in enumerate(EACH)}
+    most = max(len(EACH), len(METHODS))
+    plain = {(EACH[i % len(EACH)], [*METHODS][i % len(METHODS)]) for i in range(most)}
     for pair in itertools.product(EACH, METHODS):
         yield pytest.param(*pair, marks=[] if pair in plain else pytest.mark.faults)
 
