@@ -107,8 +107,8 @@ def card(results: Results, source: Source, samples: Sequence[tuple[str, str]] = 
         ]
         or None,
     )
-    wanted = ("learning_rate", "batch_size", "accumulation_steps", "iterations", "lora_rank")
-    wanted += ("lora_alpha", "inference_steps", "guidance_scale", "resolution", "seed")
+    wanted = ["learning_rate", "batch_size", "accumulation_steps", "iterations", "lora_rank"]
+    wanted += ["lora_alpha", "inference_steps", "guidance_scale", "resolution", "seed"]
     text = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),

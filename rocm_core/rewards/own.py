@@ -16,8 +16,12 @@ class FunctionReward(Reward):
 
     differentiable = True  # which `check_first_scores` finds out
 
-    def __init__(self, score: Score, name: str) -> None:
-        self.score, self.name = score, name  # type: ignore[method-assign]
+    def __init__(self, function: Score, name: str) -> None:
+        self._function, self.name = function, name
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """What the function gives."""
+        return self._function(images, prompts)
 
 
 def check_first_scores(reward: Reward) -> None:

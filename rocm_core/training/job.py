@@ -73,7 +73,7 @@ def train(
     state = Path(state or f"{output}.state")
     if type(settings) is TrainingSettings:
         settings = load_settings(settings.to_dict())
-    prompts = [Prompt(str(i), p, "own") if isinstance(p, str) else p for i, p in enumerate(prompts)]
+    known = [Prompt(str(i), p, "own") if isinstance(p, str) else p for i, p in enumerate(prompts)]
     specified, settings = settings, settle(settings, chosen or {})
     progress = progress or Progress(ProgressSettings(), Path(f"{output}.run"))
     if not prompts:
@@ -102,7 +102,7 @@ def train(
             stack.enter_context(folder)
         accelerator.wait_for_everyone()
         own = FunctionReward(reward, settings.reward) if reward else None
-        trainer = Trainer(settings, prompts, fingerprint, accelerator, own)
+        trainer = Trainer(settings, known, fingerprint, accelerator, own)
         snapshots = {
             step: state / "snapshots" / f"step-{step}.safetensors"
             for step in snapshot_steps(settings)
