@@ -3,9 +3,11 @@
     python -m benchmarks.rounding
 
 trains an adapter in float32 for a few steps, scales it to several d² per latent dimension, and
-compares what bfloat16 makes of it, at the states of float32's own trajectories and along its own:
-by two passes, by one batched pass, by float32 for both means, and by the pass of
-`rocm_core.policies.compensation`. Steps of all four take turns in one process.
+compares what bfloat16 makes of it, by two passes, by one batched pass, by float32 for both means,
+and by the pass of `rocm_core.policies.compensation`: at the states of float32's trajectories, and
+for the last at those of its own, where float32 is asked as well. Each visits other states than the
+other, of which a few decide the mean: many images are needed to compare the two trajectories.
+Steps of all four take turns in one process.
 Writes benchmarks/results/rounding-cpu.json.
 """
 
@@ -42,7 +44,7 @@ from rocm_core.training import LiveBytes
 
 LEVELS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # of d² per latent dimension
 STEPS = 4
-IMAGES = 16  # over which distances are averaged
+IMAGES, MANY = 16, 256  # over which distances are averaged: at the same states, and at others
 BATCH_SIZES = {"shapes": 4, "wide": 1}
 BEFORE = "two passes"
 WIDE = {  # a larger U-Net with random weights
@@ -144,14 +146,26 @@ def squared_distance(
     policy: Policy, batch: Batch, visited: Sequence[Transition] | None = None
 ) -> float:
     """Mean over steps and images, per latent dimension: of states that were visited, or its own."""
-    trajectory = policy.rollout(batch.embeddings, batch.noise, "full")
-    steps = trajectory.transitions
-    if visited is not None:
+    if visited is None:
+        steps = policy.rollout(batch.embeddings, batch.noise, "full").transitions
+    else:
         steps = [
             policy.reevaluate(index, step, batch.embeddings, reference=True)
             for index, step in enumerate(visited)
         ]
     return torch.stack([step.squared_distance("mean") for step in steps]).mean().item()
+
+
+@torch.no_grad()
+def own_states(exact: Policy, half: Policy, batches: dict[Policy, Batch]) -> dict[str, float]:
+    """What both report along their own trajectories, and float32 at the states of the other's."""
+    batch = batches[half]
+    visited = half.rollout(batch.embeddings, batch.noise, "full").transitions
+    return {
+        "compensated": float(torch.stack([s.squared_distance("mean") for s in visited]).mean()),
+        "float32 there": squared_distance(exact, batches[exact], visited),
+        "float32": squared_distance(exact, batches[exact]),
+    }
 
 
 def train(policy: Policy, batch: Batch) -> dict[str, Tensor]:
@@ -168,7 +182,7 @@ def train(policy: Policy, batch: Batch) -> dict[str, Tensor]:
 
 def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
     exact, half = load(size, torch.float32), load(size, torch.bfloat16)
-    prompts = ["a red circle", "two green triangles"] * IMAGES
+    prompts = ["a red circle", "two green triangles"] * MANY
 
     def batches_of(count: int) -> dict[Policy, Batch]:
         noise = exact.noise(0, [str(i) for i in range(count)], "rounding")
@@ -198,6 +212,7 @@ def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
                 results[name] = function(policy, batches[policy])
         return results
 
+    most = batches_of(MANY)
     reported = {}
     for level in LEVELS:
         strength = 1.0 if level else 0.0
@@ -212,7 +227,7 @@ def measure(size: str, batch_size: int, repeats: int) -> dict[str, Any]:
             "same_states": each(
                 lambda policy, _, v=visited: squared_distance(policy, many[policy], v)
             ),
-            "own_states": each(lambda policy, _: squared_distance(policy, many[policy])),
+            "own_states": own_states(exact, half, most),
         }
     costs = {}
     for reference in ("full", "stop"):

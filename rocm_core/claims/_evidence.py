@@ -131,6 +131,8 @@ class Evidence:
             raise Undecidable("nothing to choose from")
         means = [self.scores(reward, candidate, by).mean() for candidate in candidates]
         table = pd.concat(means, axis=1, join="inner").sort_index()
+        if len(table) < 2:
+            raise Undecidable("fewer than two prompts in common")
         halves = table.iloc[::2], table.iloc[1::2]
         best = [candidates[int(half.to_numpy().mean(0).argmax())] for half in halves]
         scored = [

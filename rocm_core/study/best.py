@@ -15,8 +15,9 @@ def best(contest: Contest, validation: Sequence[Prompt], shown: Sequence[Prompt]
     `merits`, the `metrics`, the number of `prompts`; `ties`, the cells that are as good; `missing`.
 
     Held-out scorers choose on the first half of the validation prompts, as for a search, without
-    those that raters are shown. Of equals the first by its name is taken. Raises
-    `UserError` where there is nothing to choose from or by.
+    those that raters are shown; these are whole trainings, so what they learned has no say. Of
+    equals the first by its name is taken. Raises `UserError` where there is nothing to choose from
+    or by.
     """
     if not contest.scores:
         raise UserError(
@@ -28,13 +29,13 @@ def best(contest: Contest, validation: Sequence[Prompt], shown: Sequence[Prompt]
     of_id = {prompt.id: prompt for prompt in validation}
     prompts = [name for name in kept if normalise(of_id[name].text) not in texts]
     scores = [Path(path) for path in contest.scores.values()]
-    merits, metrics = rank(contest.reward, scores, Path(contest.base), prompts)
-    of_cell = dict(zip(contest.scores, merits, strict=True))
+    ranking = rank(contest.reward, scores, Path(contest.base), prompts)
+    of_cell = dict(zip(contest.scores, ranking.merits, strict=True))
     model = max(sorted(of_cell), key=lambda name: of_cell[name])
     return {
         "model": model,
         "merits": of_cell,
-        "metrics": metrics,
+        "metrics": ranking.metrics,
         "prompts": len(prompts),
         "ties": [name for name in of_cell if name != model and of_cell[name] == of_cell[model]],
         "missing": list(contest.missing),

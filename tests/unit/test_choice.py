@@ -97,9 +97,9 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
         return write(tmp_path / f"{name}.csv", **scores)
 
     trials = [
-        ({"beta": 0.1}, raised("hacks", IDS, hpsv2=9.0, gold=9.0)),  # neither has a say
-        ({"beta": 1.0}, raised("best", chosen, aesthetic=0.5)),
-        ({"beta": 10.0}, raised("elsewhere", left, aesthetic=5.0)),  # where nobody looks
+        ({"beta": 0.1}, raised("hacks", IDS, hpsv2=9.0, gold=9.0)),
+        ({"beta": 1.0}, raised("best", chosen, hpsv2=8.0, aesthetic=0.5)),
+        ({"beta": 10.0}, raised("elsewhere", left, hpsv2=9.0, aesthetic=5.0)),  # where nobody looks
     ]
     choice = choose("hpsv2", trials, base)
     assert choice["chosen"] == {"beta": 1.0} and choice["edge"] == []
@@ -109,3 +109,40 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
     assert choose("hpsv2", trials[:2], base)["edge"] == ["beta"]
     with pytest.raises(UserError, match="nothing but hpsv2 scores a search: add another metric"):
         choose("hpsv2", trials, write(tmp_path / "alone.csv", hpsv2=spread))
+
+
+def test_held_out_scorers_choose_among_what_has_learned_nearly_as_much_as_the_most(tmp_path):
+    """What stays where it is loses nothing."""
+
+    def trained(name, gain, merit):
+        scores = {"hpsv2": [gain] * len(IDS), "aesthetic": [merit] * len(IDS)}
+        return write(tmp_path / f"{name}.csv", **scores)
+
+    base = trained("base", 0.0, 0.0)
+    trials = [
+        ({"beta": 100.0}, trained("frozen", 0.0, 0.0)),
+        ({"beta": 10.0}, trained("slow", 0.71, -0.1)),
+        ({"beta": 1.0}, trained("held", 0.73, -0.2)),
+        ({"beta": 0.1}, trained("hacked", 0.9, -0.6)),
+    ]
+    choice = choose("hpsv2", trials, base)
+    assert choice["chosen"] == {"beta": 1.0}
+    assert [trial["learned"] for trial in choice["trials"]] == [False, False, True, True]
+    assert [trial["gain"] for trial in choice["trials"]] == pytest.approx([0.0, 0.71, 0.73, 0.9])
+
+    worse = [({"beta": float(n)}, trained(f"worse-{n}", -n, -n)) for n in (1, 2)]
+    assert choose("hpsv2", worse, base)["chosen"] == {"beta": 1.0}  # nothing has learned anything
+    alone = [
+        (values, write(path.with_suffix(".alone.csv"), aesthetic=[merit] * len(IDS)))
+        for (values, path), merit in zip(trials, (0.0, -0.1, 0.1, -0.6), strict=True)
+    ]
+    unmeasured = write(tmp_path / "unmeasured.csv", aesthetic=[0.0] * len(IDS))
+    assert choose("hpsv2", alone, unmeasured)["chosen"] == {"beta": 1.0}
+
+
+def test_trials_of_other_prompts_are_refused(tmp_path):
+    base = write(tmp_path / "base.csv", aesthetic=[1.0] * len(IDS))
+    other = tmp_path / "other.csv"
+    other.write_text(base.read_text().replace("\np", "\nq"))
+    with pytest.raises(UserError, match="other.csv are not of the prompts that choose"):
+        choose("hpsv2", [({"beta": 1.0}, base), ({"beta": 2.0}, other)], base)
