@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from benchmarks.compare import RESULTS, ROOT, describe
 from rocm_core.analysis import choose, paired_difference
@@ -50,7 +49,10 @@ class Judge:
             for name, path in config.scorer_paths().items()
         }
         texts = [prompt.text for prompt in prompts]
-        self.embeddings: Tensor = load_policy(settings, "cpu").encode_prompts(texts).detach()
+        self.embeddings = {
+            name: part.detach()
+            for name, part in load_policy(settings, "cpu").encode_prompts(texts).items()
+        }
 
     @torch.no_grad()
     def write(self, policy: Policy, path: Path, every: int) -> None:
@@ -62,7 +64,8 @@ class Judge:
             part = slice(start, start + self.batch_size, every)
             ids, texts = zip(*((p.id, p.text) for p in self.prompts[part]), strict=True)
             noise = policy.noise(self.seed, ids, "generation")
-            trajectory = policy.rollout(self.embeddings[part], noise, "full")
+            embeddings = {name: values[part] for name, values in self.embeddings.items()}
+            trajectory = policy.rollout(embeddings, noise, "full")
             images = (policy.decode(trajectory.latents) * 255).round() / 255
             columns = {name: one.measure(images, texts) for name, one in self.scorers.items()}
             for metric, values in columns.items():

@@ -1,4 +1,4 @@
-"""Published and predicted numbers that results are held to: resources/anchors.yaml."""
+"""Published and predicted numbers that results are held to: anchors.yaml beside this module."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,9 @@ import numpy as np
 
 from rocm_core.configuration import Settings, items
 from rocm_core.errors import UserError
-from rocm_core.plugins import ROOT
 from rocm_core.reading import read_yaml
 
-ANCHORS = ROOT / "resources/anchors.yaml"
+ANCHORS = Path(__file__).with_suffix(".yaml")
 Range = Annotated[tuple[float, float], items(distinct=False)]
 
 

@@ -66,9 +66,9 @@ def _require(results: Results, anchors: Anchors) -> None:
     grid = results.layout.rendered("figure", "figure2")[1]
     missing = [*map(results.root.joinpath, results.gaps), *([] if grid.exists() else [grid])]
     if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        more = f" and {len(missing) - 1} more are" if missing[1:] else " is"
         raise UserError(
-            f"{missing[0]}{more} is missing: run `snakemake all --cores 4` with this --configfile"
+            f"{missing[0]}{more} missing: run `snakemake all --cores 4` with this --configfile"
             " first"
         )
 

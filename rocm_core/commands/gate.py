@@ -26,7 +26,9 @@ def main() -> int:
     """Print the checks and the verdict; returns 1 where one fails."""
     parser = argparse.ArgumentParser(description="Decide by a pilot whether to start the grid.")
     parser.add_argument("--configfile", required=True)
-    parser.add_argument("--anchors", default=str(ANCHORS), help="default: resources/anchors.yaml")
+    parser.add_argument(
+        "--anchors", default=str(ANCHORS), help="default: rocm_core/analysis/anchors.yaml"
+    )
     args = parser.parse_args()
     config = load_config(args.configfile)
     made = gate(config, args.anchors)

@@ -159,7 +159,7 @@ def _text(scores: list[float]) -> str:
 
 
 def out_of_scale(metric: str, scores: list[float]) -> Iterator[str]:
-    """A sentence if scores are not where those of single images lie by resources/anchors.yaml; a
+    """A sentence if scores are not where those of single images lie by `read_anchors`; a
     scorer without its logit scale, normalisation or resize is further off."""
     anchor = read_anchors().scores.get(metric)
     if anchor and any(abs(score - anchor.centre) > anchor.image for score in scores):

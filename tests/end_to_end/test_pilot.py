@@ -30,7 +30,7 @@ def test_the_gate_reads_what_the_workflow_leaves(tmp_path: Path) -> None:
     with contextlib.chdir(checkout.path):
         write_pilot()
         early = checkout.python(*gate)
-        assert early.returncode == 2 and "is missing: run `snakemake all" in early.stderr
+        assert early.returncode == 2 and "missing: run `snakemake all" in early.stderr
         done = checkout.snakemake(
             "all", "--cores", os.environ.get("CORES", "2"), "--configfile", CONFIG
         )
