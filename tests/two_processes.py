@@ -31,7 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     | {"value_learning_rate": 1e-5, "adam_epsilon": 3e-2},
     "d3po": {"divergence": "kl", "beta": 1.0, "ratio_clip": 1e3, "images_per_prompt": 2},
     "grpo": {"divergence": "kl", "beta": 0.1, "ratio_clip": 0.5, "images_per_prompt": 8}
-    | {"inner_epochs": 2},  # a prompt's images are those of both processes and both batches
+    # A prompt's images are those of both processes and both batches.
+    | {"inner_epochs": 2, "adam_epsilon": 3e-2},
     "hybrid": {"ratio_clip": 0.5, "images_per_prompt": 4, "inner_epochs": 2},
     "rebel": {"eta": 0.5, "images_per_prompt": 2, "inner_epochs": 2, "prompt_buffer": 0},
     "direct, truncated at random": {"algorithm": "direct", "truncate": [1, 3]},

@@ -418,7 +418,7 @@ def _check_noise(
     still to be fetched may leave this open: its job then refuses.
     """
     chain = chain_of(config, method.policy)
-    if method.divergence != "none":
+    if method.divergence != "none" and not merged.get("last_step_divergence"):
         what = f"the divergence {method.divergence} is over"
     elif own.learns_from_noise and merged.get("horizon") != "released":
         what = f"{method.algorithm} learns from"

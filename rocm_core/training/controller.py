@@ -25,13 +25,13 @@ class BetaController:
         self.settings, self.beta = settings, settings.start
         self.sum, self.weight = 0.0, 0.0
 
-    def require_reachable(self, divergence: Divergence, steps: int) -> None:
+    def require_reachable(self, divergence: Divergence, steps: float) -> None:
         """Refuse a target that a divergence, summed over `steps` steps, never reaches."""
         most = SATURATED * divergence.bound * steps
         if self.settings.target > most:
             raise UserError(
                 f"beta.target is {self.settings.target:g}, but divergence {divergence.name} over"
-                f" {steps} steps has saturated at {most:.3g}: lower the target"
+                f" {steps:g} steps has saturated at {most:.3g}: lower the target"
             )
 
     def update(self, divergence: float, images: int) -> float:

@@ -80,7 +80,8 @@ class Trainer:
             divergence = settings.divergence != "none"
             what = f"the divergence {settings.divergence}" if divergence else settings.algorithm
             self.policy.chain.require_density(what)
-        if settings.divergence != "none" and not len(self.policy.stds):
+        of_last = getattr(settings, "last_step_divergence", False)
+        if settings.divergence != "none" and not len(self.policy.stds) and not of_last:
             raise UserError(
                 f"the divergence {settings.divergence} is over the steps that draw noise, and this"
                 " chain has none: raise inference_steps"
@@ -111,7 +112,8 @@ class Trainer:
         self.controller = BetaController(given) if isinstance(given, BetaTarget) else None
         self.algorithm = load_algorithm(settings.model_copy(update={"beta": self.beta}))
         if self.controller and self.algorithm.divergence:
-            self.controller.require_reachable(self.algorithm.divergence, len(self.policy.stds))
+            steps = sum(self.algorithm.step_weights(self.policy))
+            self.controller.require_reachable(self.algorithm.divergence, steps)
         self.optimiser = AdapterOptimiser(list(self.lora.values()), settings, accelerator)
         self.average: dict[str, torch.Tensor] | None = None
         if settings.ema_decay is not None:
