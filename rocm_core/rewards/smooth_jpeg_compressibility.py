@@ -72,7 +72,8 @@ def _bits(planes: Tensor, table: int, group: int) -> Tensor:
     scaled = scaled.flatten(3)[..., _zigzag().to(planes.device)]
     mean, rest = scaled[..., :1], scaled[..., 1:]
     steps = torch.diff(mean, dim=2, prepend=torch.zeros_like(mean[:, :, :1]))
-    smooth = sum(torch.log2(1 + (2 * q) ** 4).sum((1, 2, 3)) / 2 for q in (steps, rest))
+    both = torch.cat([steps, rest], 3)
+    smooth = torch.log2(1 + (2 * both) ** 4).sum((1, 2, 3)) / 2
     with torch.no_grad():
         rounded = mean.round()
         steps = torch.diff(rounded, dim=2, prepend=torch.zeros_like(rounded[:, :, :1]))
