@@ -1,5 +1,4 @@
-# The reproduction of "ROCM: RLHF on consistency models":
-#   prompts -> train -> generate -> score -> render, for every cell of the grid in a configuration.
+# "ROCM: RLHF on consistency models", reproduced: prompts -> train -> evaluate -> render, per cell.
 #
 #   snakemake -n                              what the demo would do
 #   snakemake --cores all                     do it
