@@ -1,44 +1,50 @@
 """Train the shapes world's autoencoder: ``python -m rocm_core.recipes.autoencoder``.
 
-A KL weight of 1e-4 keeps all latent channels alive (2e-3 collapsed most of four). Afterwards
-the mean and standard deviation per latent channel are folded into ``quant_conv`` and
-``post_quant_conv``, so that ``scaling_factor`` is 1 and every channel has mean 0 and standard
-deviation 1.
+It learns from renderings of mixed quality, which it must keep as they are: an autoencoder of clean
+renderings repairs what it encodes. A KL weight of 1e-4 keeps all latent channels alive (2e-3
+collapsed most of four). Afterwards the mean and standard deviation per latent channel are folded
+into ``quant_conv`` and ``post_quant_conv``, so that ``scaling_factor`` is 1 and every channel has
+mean 0 and standard deviation 1.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from tqdm import tqdm
+from torch import Tensor
 
-from rocm_core.recipes.steps import run_recipe, take_step
+from rocm_core.recipes.degradations import render_mixed
+from rocm_core.recipes.steps import learn, run_recipe
 from rocm_core.shapes.models import make_autoencoder, save_half
-from rocm_core.shapes.scenes import render, training_scenes
+from rocm_core.shapes.scenes import training_scenes
 
 KL_WEIGHT = 1e-4
 
 
-def train(steps: int, batch_size: int, images: int, learning_rate: float = 3e-3) -> AutoencoderKL:
-    """An autoencoder trained on clean renders."""
+def train(
+    state: Path, steps: int, batch_size: int, images: int, learning_rate: float = 3e-3
+) -> AutoencoderKL:
+    """An autoencoder of renderings of mixed quality; goes on from ``state``."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
-    parts = [render(training_scenes(1000, generator), generator) for _ in range(0, images, 1000)]
+    g = torch.Generator().manual_seed(1)
+    parts = [render_mixed(training_scenes(1000, g), g) for _ in range(0, images, 1000)]
     data = torch.cat(parts)[:images] * 2 - 1  # in [-1, 1]
     model = make_autoencoder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.08
     )
-    for step in tqdm(range(steps), desc="autoencoder", disable=None):
-        x = data[torch.randint(len(data), (batch_size,), generator=generator)]
+
+    def loss(g: torch.Generator) -> Tensor:
+        x = data[torch.randint(len(data), (batch_size,), generator=g)]
         posterior = model.encode(x).latent_dist
-        y = model.decode(posterior.sample()).sample
-        error = ((y - x) ** 2).mean()
-        loss = (y - x).abs().mean() + 2 * error + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
-        take_step(loss, optimizer, schedule)
-        if step % 100 == 0 or step == steps - 1:
-            print(f"autoencoder step {step} mse {error.item():.5f}", flush=True)
+        error = model.decode(posterior.sample(g)).sample - x
+        kl = KL_WEIGHT * posterior.kl().mean() / x[0].numel()
+        return error.abs().mean() + 2 * (error**2).mean() + kl
+
+    resumable = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    learn("autoencoder", state, resumable, steps, 1000, loss)
     return fold_statistics(model, data[:2048])
 
 
@@ -57,9 +63,12 @@ def fold_statistics(model: AutoencoderKL, images: torch.Tensor) -> AutoencoderKL
     return model
 
 
-def main(output: Path, steps: int = 3200, batch_size: int = 24, images: int = 30_000) -> None:
-    """output: folder of the autoencoder."""
-    save_half(train(steps, batch_size, images), output)
+def main(
+    output: Path, state: Path, steps: int = 1600, batch_size: int = 24, images: int = 20_000
+) -> None:
+    """output: folder of the autoencoder. state: folder of an interrupted run to go on from."""
+    save_half(train(state, steps, batch_size, images), output)
+    shutil.rmtree(state)
 
 
 if __name__ == "__main__":

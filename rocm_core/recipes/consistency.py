@@ -1,11 +1,14 @@
 """Distil the consistency base: ``python -m rocm_core.recipes.consistency``.
 
-Latent consistency distillation (Luo et al. 2023, algorithm 1): one guided DDIM step of the teacher
-skips a fiftieth of the schedule; the student's answers at both ends must agree, measured against
-its own moving average with a pseudo-Huber loss. Guidance ω enters through ``timestep_cond``.
+A consistency function maps every point of a trajectory of the probability-flow ODE to its end (Song
+et al. 2023, definition 1). Here the teacher's ODE is solved from noise to its end once, for a stock
+of captions, and the student learns the end from every point on the way, with a pseudo-Huber loss:
+one run of the teacher per example and no bias from a moving target. No guidance (ω = 1), which
+would take the differences between the images of one caption away that RLHF needs.
 """
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,26 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rocm_core.recipes.diffusion import encode_world
-from rocm_core.recipes.steps import follow, load_state, restore, run_recipe, save_state, take_step
+from rocm_core.recipes.steps import follow, kept, learn, run_recipe
 from rocm_core.shapes.models import (
     CONSISTENCY_INTERVALS,
     GUIDANCE_EMBEDDING,
+    LATENT_CHANNELS,
+    LATENT_SIZE,
     alphas_cumprod,
     make_consistency_scheduler,
     make_diffusion_scheduler,
     make_unet,
     tokenize,
 )
+from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scenes
 
-GUIDANCE_RANGE = (1.0, 5.0)  # guidance scale ω; the embedding is of ω - 1
+GUIDANCE = 1.0  # ω, of which the student takes an embedding of ω - 1 as published ones do
 HUBER_WIDTH = 1e-3
+INTERVALS_PER_STEP = 3  # of the teacher's solver
+EMA_DECAY = 0.99
 
 
 def predict_clean(noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -62,85 +68,74 @@ def guidance_embedding(scale: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_step(
-    teacher: UNet2DConditionModel,
-    x: Tensor,
-    start: Tensor,
-    end: Tensor,
-    text: Tensor,
-    empty: Tensor,
-    scale: Tensor,
-) -> Tensor:
-    """One DDIM step with classifier-free guidance from timesteps ``start`` to ``end``."""
-    both = torch.cat([text, empty.expand_as(text)])
-    with_text, without = teacher(x.repeat(2, 1, 1, 1), start.repeat(2), both).sample.chunk(2)
-    noise = without + scale[:, None, None, None] * (with_text - without)
-    alpha = alphas_cumprod()[end][:, None, None, None]
-    return alpha.sqrt() * predict_clean(noise, x, start) + (1 - alpha).sqrt() * noise
+def trajectories(
+    teacher: UNet2DConditionModel, texts: Tensor, seed: int, batch_size: int = 100
+) -> dict[str, Tensor]:
+    """Points on the teacher's ODE for the N prompts with embeddings ``texts`` (N, L, D).
+
+    ``points`` (P, 8, 8, 8) at ``timesteps`` (P,), of trajectories ``rows`` (P,) with the
+    ``ends`` (N, 8, 8, 8).
+    """
+    g = torch.Generator().manual_seed(seed)
+    alphas, interval = alphas_cumprod(), 1000 // CONSISTENCY_INTERVALS
+    points, timesteps, rows, ends = [], [], [], []
+    for start in range(0, len(texts), batch_size):
+        text = texts[start : start + batch_size]
+        x = torch.randn(len(text), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=g)
+        first = CONSISTENCY_INTERVALS - int(torch.randint(INTERVALS_PER_STEP, (), generator=g))
+        grid = sorted({CONSISTENCY_INTERVALS, *range(first, 0, -INTERVALS_PER_STEP)}, reverse=True)
+        for here, there in zip(grid, [*grid[1:], 0], strict=True):
+            t = torch.full((len(text),), here * interval - 1)
+            points.append(x)
+            timesteps.append(t)
+            rows.append(torch.arange(start, start + len(text)))
+            noise = teacher(x, t, encoder_hidden_states=text).sample
+            x = predict_clean(noise, x, t)
+            if there:
+                alpha = alphas[there * interval - 1]
+                x = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+        ends.append(x)
+    names = ("points", "timesteps", "rows", "ends")
+    return dict(zip(names, map(torch.cat, (points, timesteps, rows, ends)), strict=True))
 
 
 def train(
     teacher: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    latents: Tensor,
-    tokens: Tensor,
-    empty_tokens: Tensor,
+    texts: Tensor,
     state: Path,
     steps: int,
     batch_size: int,
-    learning_rate: float,
-    ema_decay: float,
+    learning_rate: float = 5e-4,
 ) -> UNet2DConditionModel:
-    """The moving average of the student after ``steps``; resumes from ``state`` where it exists."""
+    """The moving average of a student of the teacher for prompts with embeddings (N, L, D); goes on
+    from ``state``."""
     torch.manual_seed(0)
+    data = kept(state / "trajectories.pt", lambda: trajectories(teacher, texts, seed=2))
     student = make_unet(guidance_embedding=True)
     student.load_state_dict(teacher.state_dict(), strict=False)
     nn.init.zeros_(student.time_embedding.cond_proj.weight)
     student.to(memory_format=torch.channels_last)
-    target, average = copy.deepcopy(student), copy.deepcopy(student)
+    average = copy.deepcopy(student)
     optimizer = torch.optim.AdamW(student.parameters(), learning_rate, weight_decay=0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 50) * min(1, 2 * (1 - step / steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05
     )
-    kept: dict[str, Any] = {
-        "student": student,
-        "target": target,
-        "average": average,
-        "optimizer": optimizer,
-        "schedule": schedule,
-    }
-    first = 0
-    if saved := load_state(state):
-        restore(kept, saved)
-        first = saved["step"]
+    guidance = guidance_embedding(torch.full((batch_size,), GUIDANCE))
 
-    alphas, interval = alphas_cumprod(), 1000 // CONSISTENCY_INTERVALS
-    low, high = GUIDANCE_RANGE
-    with torch.no_grad():
-        empty = text_encoder(empty_tokens).last_hidden_state
-    for step in tqdm(range(first, steps), desc="consistency", initial=first, disable=None):
-        g = torch.Generator().manual_seed(1000 + step)
-        index = torch.randint(len(latents), (batch_size,), generator=g)
-        start = torch.randint(1, CONSISTENCY_INTERVALS + 1, (batch_size,), generator=g)
-        start = start * interval - 1
-        end = (start - interval).clamp_min(0)
-        scale = low + (high - low) * torch.rand(batch_size, generator=g)
-        guidance = guidance_embedding(scale)
-        alpha = alphas[start][:, None, None, None]
-        noise = torch.randn(latents[index].shape, generator=g)
-        x = alpha.sqrt() * latents[index] + (1 - alpha).sqrt() * noise
-        with torch.no_grad():
-            text = text_encoder(tokens[index]).last_hidden_state
-            earlier = teacher_step(teacher, x, start, end, text, empty, scale)
-            wanted = consistency_function(target, earlier, end, text, guidance)
-        error = consistency_function(student, x, start, text, guidance) - wanted
-        loss = ((error**2 + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).mean()
-        take_step(loss, optimizer, schedule)
-        follow(target, student, ema_decay)
-        follow(average, student, min(0.99, (1 + step) / (10 + step)))
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            print(f"consistency step {step + 1} loss {loss.item():.4f}", flush=True)
-            save_state(state, kept, step=step + 1)
+    def loss(g: torch.Generator) -> Tensor:
+        index = torch.randint(len(data["points"]), (batch_size,), generator=g)
+        row, timesteps = data["rows"][index], data["timesteps"][index]
+        answer = consistency_function(
+            student, data["points"][index], timesteps, texts[row], guidance
+        )
+        error = answer - data["ends"][row]
+        return ((error**2 + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).mean()
+
+    def after(step: int) -> None:
+        follow(average, student, min(EMA_DECAY, (1 + step) / (10 + step)))
+
+    parts = {"student": student, "average": average, "optimizer": optimizer, "schedule": schedule}
+    learn("consistency", state, parts, steps, 1000, loss, after)
     return average
 
 
@@ -178,14 +173,13 @@ def main(
     tokenizer: Path,
     diffusion: Path,
     output: Path,
+    state: Path,
     steps: int = 1500,
-    batch_size: int = 48,
-    images: int = 40_000,
-    learning_rate: float = 4e-4,
-    ema_decay: float = 0.95,
+    batch_size: int = 32,
+    captions: int = 2500,
 ) -> None:
-    """diffusion: output of the diffusion recipe. output: gets both pipeline folders."""
-    output.mkdir(parents=True, exist_ok=True)
+    """diffusion: output of the diffusion recipe. output: gets both pipeline folders. state: folder
+    of an interrupted run to go on from. captions: of the trajectories."""
 
     def load(model: Any, folder: Path) -> Any:
         return model.from_pretrained(folder, torch_dtype=torch.float32).requires_grad_(False)
@@ -194,12 +188,11 @@ def main(
     text_encoder = load(CLIPTextModel, diffusion / "text_encoder")
     teacher = load(UNet2DConditionModel, diffusion / "unet")
     teacher.to(memory_format=torch.channels_last)
-    latents, tokens = encode_world(autoencoder, words, images, seed=2)
-    state, empty = output / "state.pt", tokenize(words, [""])
-    settings = (steps, batch_size, learning_rate, ema_decay)
-    student = train(teacher, text_encoder, latents, tokens, empty, state, *settings)
+    scenes = training_scenes(captions, torch.Generator().manual_seed(2), TRAINING_PAIR_SHARE)
+    texts = text_encoder(tokenize(words, describe(scenes))).last_hidden_state
+    student = train(teacher, texts, state, steps, batch_size)
     save_pipelines(autoencoder, words, text_encoder, teacher, student, output)
-    state.unlink()
+    shutil.rmtree(state)
 
 
 if __name__ == "__main__":

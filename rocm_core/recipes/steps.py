@@ -1,4 +1,4 @@
-"""What the recipes share: the command line, a training's step, moving average and saved state."""
+"""What the recipes share: the command line, a training that can go on, and a moving average."""
 
 import argparse
 import functools
@@ -9,9 +9,14 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from rocm_core.errors import run
+from rocm_core.jobs import StateFolder, StopRequest
 from rocm_core.provenance import atomic_write
+
+SAVE_EVERY = 50  # steps
+INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
 
 
 def run_recipe(main: Callable[..., None]) -> NoReturn:
@@ -52,18 +57,44 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
-def save_state(path: Path, parts: Mapping[str, Any], **position: int) -> None:
-    """Write the states of models, optimiser and schedule, and the position in the training."""
+def learn(
+    name: str,
+    state: Path,
+    parts: Mapping[str, Any],
+    steps: int,
+    seed: int,
+    loss: Callable[[torch.Generator], Tensor],
+    after: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Train for ``steps``, each with its own generator; an interrupted run goes on from ``state``.
+
+    parts: what has a state, among it ``optimizer`` and ``schedule``. after: is called with the
+    step's number. Exits with status 3 after SIGTERM, as a cell's training does.
+    """
+    with StopRequest() as stop, StateFolder(state) as folder:
+        first, content = 0, folder.load()
+        if content:
+            for key, part in parts.items():
+                part.load_state_dict(content[key])
+            first = content["step"]
+        for step in tqdm(range(first, steps), desc=name, initial=first, total=steps, disable=None):
+            value = loss(torch.Generator().manual_seed(seed + step))
+            take_step(value, parts["optimizer"], parts["schedule"])
+            after(step)
+            done = step + 1
+            if stop or done % SAVE_EVERY == 0 or done == steps:
+                print(f"{name}, step {done} of {steps}: loss {value.item():.4f}", flush=True)
+                states = {key: part.state_dict() for key, part in parts.items()}
+                folder.save(done, states | {"step": done})
+            if stop and done < steps:
+                raise SystemExit(INTERRUPTED)
+
+
+def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What ``make`` returns, from ``path`` where an interrupted run has left it."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    value = make()
     with atomic_write(path) as file:
-        torch.save({name: part.state_dict() for name, part in parts.items()} | position, file)
-
-
-def load_state(path: Path) -> dict[str, Any] | None:
-    """What :func:`save_state` wrote, or None at the start of a training."""
-    return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def restore(parts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Give each part its state."""
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
+        torch.save(value, file)
+    return value

@@ -42,11 +42,13 @@ rule world_autoencoder:
         mem_mb=8000,
         runtime=600,
     params:
+        state=f"{WORLD}/states/autoencoder",
         code=lambda w: code_fingerprint("rocm_core.recipes.autoencoder"),
     message:
         "Training the shapes world's autoencoder"
     shell:
-        "exec python -m rocm_core.recipes.autoencoder --output {output} > {log} 2>&1"
+        "exec python -m rocm_core.recipes.autoencoder --output {output} --state {params.state}"
+        " > {log} 2>&1"
 
 
 rule world_diffusion:
@@ -68,12 +70,14 @@ rule world_diffusion:
         runtime=1440,
     params:
         folder=subpath(output.unet, parent=True),
+        state=f"{WORLD}/states/diffusion",
         code=lambda w: code_fingerprint("rocm_core.recipes.diffusion"),
     message:
         "Training the shapes world's diffusion model"
     shell:
         "exec python -m rocm_core.recipes.diffusion --vae {input.vae}"
-        " --tokenizer {input.tokenizer} --output {params.folder} > {log} 2>&1"
+        " --tokenizer {input.tokenizer} --output {params.folder} --state {params.state}"
+        " > {log} 2>&1"
 
 
 rule world_consistency:
@@ -98,13 +102,14 @@ rule world_consistency:
     params:
         teacher=subpath(input.unet, parent=True),
         folder=subpath(output.consistency, parent=True),
+        state=f"{WORLD}/states/consistency",
         code=lambda w: code_fingerprint("rocm_core.recipes.consistency"),
     message:
         "Distilling the shapes world's consistency model"
     shell:
         "exec python -m rocm_core.recipes.consistency --vae {input.vae}"
         " --tokenizer {input.tokenizer} --diffusion {params.teacher}"
-        " --output {params.folder} > {log} 2>&1"
+        " --output {params.folder} --state {params.state} > {log} 2>&1"
 
 
 rule world_scorer:
