@@ -27,7 +27,8 @@ from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scen
 
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
-EMA_DECAY = 0.997
+EMA_DECAY = 0.9985
+WARMUP_STEPS = 100
 
 
 @torch.no_grad()
@@ -77,9 +78,12 @@ def train(
     steps: int,
     batch_size: int,
     images: int,
-    learning_rate: float = 8e-4,
+    learning_rate: float = 6e-4,
 ) -> Denoiser:
-    """The moving average of a denoiser after a one-cycle schedule; goes on from ``state``."""
+    """The moving average of a denoiser after ``steps``; goes on from ``state``.
+
+    Apart from a warm-up the learning rate is constant, so more steps can be added afterwards.
+    """
     torch.manual_seed(0)
     data = kept(state / "latents.pt", lambda: encode_world(vae, tokenizer, images, seed=1))
     latents, tokens, empty = data["latents"], data["tokens"], tokenize(tokenizer, [""])
@@ -88,8 +92,8 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)
     )
 
     def loss(g: torch.Generator) -> Tensor:
@@ -110,7 +114,7 @@ def main(
     tokenizer: Path,
     output: Path,
     state: Path,
-    steps: int = 5000,
+    steps: int = 4000,
     batch_size: int = 32,
     images: int = 30_000,
 ) -> None:
