@@ -1,79 +1,113 @@
 """Measure the shapes world's base models: ``python -m rocm_core.recipes.evaluate``.
 
-Writes ``quality.json`` (gold scores for held-out captions), ``samples.png`` (one row of renderings
-and one row per number of steps) and the folder's ``MANIFEST.json``.
+Adds the scorers to the folder and writes ``quality.json`` (gold scores for held-out captions, and
+how far the images of one caption differ), ``scorers.json`` (what each scorer is worth, twice
+trained), ``samples.png`` (a row for each kind of images), ``seeds.png`` (four images of each of
+some captions) and the folder's ``MANIFEST.json``.
 """
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from torch import Tensor
 from torchvision.utils import save_image
 
 from rocm_core.provenance import files_in, sha256_file, write_json
+from rocm_core.recipes.degradations import render_mixed
 from rocm_core.recipes.steps import run_recipe
 from rocm_core.shapes.judge import PASS, judge
 from rocm_core.shapes.models import make_diffusion_scheduler
 from rocm_core.shapes.scenes import SIZE, parse, render, sample_captions
 
+GUIDANCE = 1.0
 CONSISTENCY_STEPS = (1, 2, 4, 8)
 DIFFUSION_STEPS = (5, 20)
+SPREAD_STEPS = {"consistency": 4, "diffusion": 5}
+SPREAD_CAPTIONS, SPREAD_SEEDS = 100, 4
 SEED = 1234
 
+Generate = Callable[..., Tensor]
 
-def verdicts(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
-    """Mean gold score, its standard error, and the share of images that pass."""
-    scores = judge(images, captions)
+
+def verdicts(images: Tensor, captions: list[str]) -> dict[str, float]:
+    """Mean gold score, its standard error, and the shares of images that pass."""
+    scores, pair = judge(images, captions), parse(captions).pair
+    passes = (scores >= PASS).float()
     return {
         "mean": round(scores.mean().item(), 4),
         "standard_error": round((scores.std() / len(scores) ** 0.5).item(), 4),
-        "passing": round((scores >= PASS).float().mean().item(), 4),
+        "passing": round(passes.mean().item(), 4),
+        "passing_singles": round(passes[~pair].mean().item(), 4),
+        "passing_pairs": round(passes[pair].mean().item(), 4),
         "images": len(scores),
     }
 
 
-@torch.no_grad()
-def samples(
-    world: Path, captions: list[str], consistency_guidance: float, diffusion_guidance: float
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, images in [0, 1]) of the renders, their reconstructions and both base models."""
-    images = render(parse(captions), SEED)
-    yield "renders", images
-    vae = AutoencoderKL.from_pretrained(world / "consistency" / "vae", torch_dtype=torch.float32)
-    latents = vae.encode(images * 2 - 1).latent_dist.mean
-    yield "autoencoder", (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-
-    def generate(pipeline, steps: int, guidance: float, **options) -> torch.Tensor:
-        pipeline.set_progress_bar_config(disable=True)
-        generator = torch.Generator().manual_seed(SEED)
-        parts = [
-            pipeline(
-                captions[i : i + 128],
-                height=SIZE,
-                width=SIZE,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=generator,
-                output_type="pt",
-                **options,
-            ).images
-            for i in range(0, len(captions), 128)
-        ]
-        return torch.cat(parts)
-
+def generators(world: Path) -> dict[str, Generate]:
+    """For each base: (captions, steps, seed) to images in [0, 1], by diffusers' own pipelines."""
     diffusion = StableDiffusionPipeline.from_pretrained(
         world / "diffusion", torch_dtype=torch.float32, scheduler=make_diffusion_scheduler()
     )
-    for steps, guidance in zip(DIFFUSION_STEPS, (1.0, diffusion_guidance), strict=True):
-        name = f"diffusion, {steps} steps, guidance {guidance:g}"
-        yield name, generate(diffusion, steps, guidance, eta=1.0)
     consistency = LatentConsistencyModelPipeline.from_pretrained(
         world / "consistency", torch_dtype=torch.float32
     )
-    for steps in CONSISTENCY_STEPS:
-        name = f"consistency, {steps} steps, guidance {consistency_guidance:g}"
-        yield name, generate(consistency, steps, consistency_guidance)
+
+    def generator(pipeline: Any, **options: Any) -> Generate:
+        pipeline.set_progress_bar_config(disable=True)
+
+        def generate(captions: list[str], steps: int, seed: int = SEED) -> Tensor:
+            g = torch.Generator().manual_seed(seed)
+            parts = [
+                pipeline(
+                    captions[i : i + 128],
+                    height=SIZE,
+                    width=SIZE,
+                    num_inference_steps=steps,
+                    guidance_scale=GUIDANCE,
+                    generator=g,
+                    output_type="pt",
+                    **options,
+                ).images
+                for i in range(0, len(captions), 128)
+            ]
+            return torch.cat(parts)
+
+        return generate
+
+    return {"diffusion": generator(diffusion, eta=1.0), "consistency": generator(consistency)}
+
+
+@torch.no_grad()
+def samples(
+    world: Path, captions: list[str], bases: dict[str, Generate]
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, images in [0, 1]) of renderings, what the autoencoder makes of them, and the bases."""
+    scenes = parse(captions)
+    perfect = render(scenes, SEED)
+    mixed = render_mixed(scenes, torch.Generator().manual_seed(SEED))
+    vae = AutoencoderKL.from_pretrained(world / "consistency" / "vae", torch_dtype=torch.float32)
+    for name, images in (("renderings", perfect), ("renderings of mixed quality", mixed)):
+        yield name, images
+        latents = vae.encode(images * 2 - 1).latent_dist.mean
+        yield f"autoencoder on {name}", (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    for name, counts in (("diffusion", DIFFUSION_STEPS), ("consistency", CONSISTENCY_STEPS)):
+        for steps in counts:
+            yield f"{name}, {steps} steps", bases[name](captions, steps)
+
+
+def spread(generate: Generate, captions: list[str], steps: int) -> tuple[float, Tensor]:
+    """Standard deviation of gold between images of one caption, and the images (N, S, 3, 32, 32).
+
+    captions: N, of single objects: most pairs fail whatever the quality of the image.
+    """
+    images = torch.stack([generate(captions, steps, seed) for seed in range(SPREAD_SEEDS)], 1)
+    scores = judge(images.flatten(0, 1), parse(captions).repeat(SPREAD_SEEDS))
+    return scores.view(-1, SPREAD_SEEDS).std(1).mean().item(), images
 
 
 def write_listing(folder: Path) -> None:
@@ -86,20 +120,37 @@ def write_listing(folder: Path) -> None:
 
 def main(
     world: Path,
+    scorers: tuple[str, ...] = (),
+    again: tuple[str, ...] = (),
     captions: int = 512,
-    consistency_guidance: float = 3.0,
-    diffusion_guidance: float = 3.0,
 ) -> None:
-    """world: holds both pipeline folders."""
+    """world: holds both pipeline folders. scorers: folders to copy there. again: folders of the
+    same ones, trained with other seeds."""
     texts = sample_captions(captions, seed=SEED, unseen=True)
-    quality, rows = {}, []
-    for name, images in samples(world, texts, consistency_guidance, diffusion_guidance):
+    singles = [text for text in texts if not parse(text).pair][:SPREAD_CAPTIONS]
+    bases, quality, rows = generators(world), {}, []
+    for name, images in samples(world, texts, bases):
         quality[name] = verdicts(images, texts)
         print(f"{name}: {quality[name]}", flush=True)
         rows.append(images[:16])
+    seeds = []
+    for name, steps in SPREAD_STEPS.items():
+        deviation, images = spread(bases[name], singles, steps)
+        quality[f"{name}, {steps} steps"]["deviation_between_seeds"] = round(deviation, 4)
+        print(f"{name}: deviation between seeds {deviation:.3f}", flush=True)
+        seeds.append(images[:16].flatten(0, 1))
     write_json(world / "quality.json", quality)
-    grid = torch.cat(rows).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    save_image(grid, world / "samples.png", nrow=16, padding=2, pad_value=1.0)
+    for file, images in (("samples", rows), ("seeds", seeds)):
+        grid = torch.cat(images).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        save_image(grid, world / f"{file}.png", nrow=16, padding=2, pad_value=1.0)
+    for scorer in map(Path, scorers):
+        shutil.copytree(scorer, world / "scorers" / scorer.name, dirs_exist_ok=True)
+    if scorers:
+        metrics: dict[str, list[Any]] = {}
+        for scorer in map(Path, (*scorers, *again)):
+            text = (scorer / "metrics.json").read_text(encoding="utf-8")
+            metrics.setdefault(scorer.name, []).append(json.loads(text))
+        write_json(world / "scorers.json", metrics)
     write_listing(world)
 
 

@@ -1,21 +1,22 @@
 """Train the shapes world's six scorers: ``python -m rocm_core.recipes.scorers``.
 
-Each repeats its published model's training at a tiny size, on renderings, images, noise and a seed
-of its own: contrastive learning on captioned renderings (``clipscore``, ``blipscore``), and from
-there, for ``hpsv2``, ``pickscore``, ``imagereward`` and ``aesthetic`` (which sees no prompt),
-Bradley–Terry learning of noisy choices between two images, made by the gold judge. Nothing is done
-to make them more or less robust: they are as imperfect as small networks trained on few noisy
-choices, and ``metrics.json`` in each folder records their accuracy.
+Each repeats its published model's training at a tiny size, on renderings, choices and a seed of its
+own: contrastive learning on captioned renderings (``clipscore``, ``blipscore``), and from there,
+for ``hpsv2``, ``pickscore``, ``imagereward`` and ``aesthetic`` (which sees no prompt),
+Bradley–Terry learning of the gold judge's noisy choices between two images of a caption: at first
+images of the bases, then, in a fixed number of rounds, images of policies that ROCM and RLCM train
+on the scorer as it is, as the field collects preferences on its own models. Nothing else is done to
+make them more or less robust. ``metrics.json`` in each folder records what they are worth.
 """
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import LatentConsistencyModelPipeline
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
@@ -23,7 +24,13 @@ from transformers import CLIPTokenizer
 from rocm_core.errors import UserError
 from rocm_core.provenance import write_json
 from rocm_core.recipes.architectures import make_clip, make_scorer, save_scorer
-from rocm_core.recipes.steps import run_recipe, take_step
+from rocm_core.recipes.choices import (
+    Candidates,
+    base_candidates,
+    candidates_along,
+    training_settings,
+)
+from rocm_core.recipes.steps import kept, run_recipe, take_step
 from rocm_core.rewards import (
     Reward,
     aesthetic,
@@ -34,16 +41,7 @@ from rocm_core.rewards import (
     load_reward,
 )
 from rocm_core.rewards.frozen import FrozenReward
-from rocm_core.shapes.judge import judge
-from rocm_core.shapes.scenes import (
-    Scenes,
-    describe,
-    draw_scenes,
-    parse,
-    render,
-    sample_captions,
-    training_scenes,
-)
+from rocm_core.shapes.scenes import describe, render, sample_captions, training_scenes
 
 
 @dataclass(frozen=True)
@@ -51,86 +49,52 @@ class Recipe:
     """How one scorer learns.
 
     A simulated rater prefers an image with odds exp(gold difference / ``temperature``) : 1, and
-    chooses at random in a share ``slips`` of all cases.
+    chooses at random in a share ``slips`` of all cases. ``round_steps`` follow each round.
     """
 
     seed: int
     contrast_steps: int
     choice_steps: int = 0
-    captions: int = 700
+    round_steps: int = 0
     temperature: float = 0.1
     slips: float = 0.1
 
 
+CHOICES = {"choice_steps": 160, "round_steps": 100}
 RECIPES = {
     "clipscore": Recipe(seed=101, contrast_steps=320),
     "blipscore": Recipe(seed=102, contrast_steps=320),
-    "hpsv2": Recipe(seed=103, contrast_steps=210, choice_steps=250),
-    "pickscore": Recipe(seed=104, contrast_steps=210, choice_steps=250, temperature=0.15),
-    "imagereward": Recipe(seed=105, contrast_steps=210, choice_steps=250, slips=0.15),
-    "aesthetic": Recipe(seed=106, contrast_steps=140, choice_steps=210),
+    "hpsv2": Recipe(seed=103, contrast_steps=210, **CHOICES),
+    "pickscore": Recipe(seed=104, contrast_steps=210, temperature=0.15, **CHOICES),
+    "imagereward": Recipe(seed=105, contrast_steps=210, slips=0.15, **CHOICES),
+    "aesthetic": Recipe(seed=106, contrast_steps=140, **CHOICES),
 }
-EVALUATION_SEED, EVALUATION_CAPTIONS = 100, 250
-RENDERINGS = 16_384  # of the contrastive stage
-BATCH, PAIRS = 128, 64
-GENERATED = 3  # of a caption's candidates are the base's images
+RENDERINGS = 16_384  # of the contrastive stage, nearly all of different captions
+BATCH = 128
+ROWS, PER_ROW = 24, 4  # captions, and images of each, in a batch of choices
 DIFFERENT = 0.05  # gold difference from which a pair counts in the accuracy
 
-
-@dataclass(frozen=True)
-class Candidates:
-    """Images (N, C, 3, 32, 32) of N captions with their gold scores (N, C)."""
-
-    captions: list[str]
-    images: Tensor
-    gold: Tensor
-
-
-def make_candidates(
-    base: Callable[..., Any], count: int, seed: int, *, unseen: bool = False
-) -> Candidates:
-    """For each caption: three images of the base, at step counts and guidance scales drawn for each
-    batch, a rendering, a rendering with one attribute wrong, and one with noise or blur."""
-    g = torch.Generator().manual_seed(seed)
-    captions = sample_captions(count, seed, unseen=unseen)
-    rounds: list[list[Tensor]] = [[] for _ in range(GENERATED)]
-    for start in tqdm(range(0, count, 50), desc="candidates", disable=None):
-        for outputs in rounds:
-            steps, guidance = torch.rand(2, generator=g).tolist()
-            output = base(
-                captions[start : start + 50],
-                num_inference_steps=2 ** int(4 * steps),
-                guidance_scale=1 + 3 * guidance,
-                generator=g,
-                output_type="pt",
-            )
-            outputs.append(output.images)
-    scenes = parse(captions)
-    rendered = [render(scenes, g), render(change_one(scenes, g), g), degrade(render(scenes, g), g)]
-    images = torch.stack([torch.cat(outputs) for outputs in rounds] + rendered, 1)
-    verdicts = judge(images.flatten(0, 1), scenes.repeat(images.shape[1]))
-    return Candidates(captions, images, verdicts.view(count, -1))
-
-
-def change_one(scenes: Scenes, g: torch.Generator) -> Scenes:
-    """The scenes with one attribute of each drawn anew."""
-    names = ("shape", "color", "size", "relation", "place", "background")
-    others = draw_scenes(len(scenes), g)
-    chosen = torch.randint(len(names), (len(scenes),), generator=g)
-    changed = {}
-    for i, name in enumerate(names):
-        old = getattr(scenes, name)
-        here = (chosen == i).view(-1, *[1] * (old.ndim - 1))
-        changed[name] = torch.where(here, getattr(others, name), old)
-    return replace(scenes, **changed)
-
-
-def degrade(images: Tensor, g: torch.Generator) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1], half of them with noise, the others blurred."""
-    strength, coin = torch.rand(2, len(images), 1, 1, 1, generator=g)
-    noisy = images + 0.4 * strength * torch.randn(images.shape, generator=g)
-    blurred = nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
-    return torch.where(coin < 0.5, noisy, blurred).clamp(0, 1)
+ROUNDS = 2
+ROUND_CAPTIONS = 40  # whose images are chosen between
+STAGES = 3  # of each training at which they are made
+PROMPTS = 512  # that the policies are trained on
+# The trainings' own settings beside those of `training_settings`.
+ON_POLICY: dict[str, dict[str, Any]] = {
+    "direct": {"batch_size": 8, "iterations": 48, "learning_rate": 1e-4},
+    "ppo": {
+        "batch_size": 16,
+        "images_per_prompt": 4,
+        "iterations": 30,
+        "learning_rate": 1e-3,
+        "prompt_buffer_minimum": 4,
+        "ratio_clip": 1e-2,
+        "reduction": "mean",
+    },
+}
+# The training whose gain of gold is recorded, with a β in units of the scorer's deviation.
+SHORT = ON_POLICY["direct"] | {"iterations": 32, "divergence": "kl"}
+SHORT_BETA = 0.01
+EVALUATION_SEED, EVALUATION_CAPTIONS = 100, 200
 
 
 def contrast(reward: FrozenReward, steps: int, seed: int) -> None:
@@ -162,34 +126,55 @@ def contrast(reward: FrozenReward, steps: int, seed: int) -> None:
         take_step(loss, optimizer, schedule)
 
 
-def choose(reward: FrozenReward, data: Candidates, recipe: Recipe) -> None:
-    """Bradley–Terry: the score difference is the log odds of a noisy choice between two images."""
-    g = torch.Generator().manual_seed(recipe.seed + 1)
+def choices_of(gold: Tensor, recipe: Recipe, g: torch.Generator) -> Tensor:
+    """A rater's choices (N, C, C) between images with gold scores (N, C): 1 where the first is
+    preferred, 0 where the second is; each pair is seen once."""
+    odds = (gold[:, :, None] - gold[:, None]) / recipe.temperature
+    chosen = torch.rand(odds.shape, generator=g) < odds.sigmoid()
+    slips = torch.rand(odds.shape, generator=g) < recipe.slips
+    chosen = torch.where(slips, torch.rand(odds.shape, generator=g) < 0.5, chosen)
+    above = chosen.float().triu(1)
+    return above + (1 - above.mT).tril(-1)
+
+
+def choose(
+    reward: FrozenReward, rounds: Sequence[Candidates], steps: int, recipe: Recipe, seed: int
+) -> None:
+    """Bradley–Terry: the score difference is the log odds of a noisy choice between two images.
+
+    Batches are from the first candidates and from any of the others in turn.
+    """
+    choices = [
+        choices_of(data.gold, recipe, torch.Generator().manual_seed(recipe.seed + place))
+        for place, data in enumerate(rounds)
+    ]
+    g = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(reward.parameters(), lr=4e-4, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 4e-4, recipe.choice_steps, pct_start=0.1
-    )
-    for _ in tqdm(range(recipe.choice_steps), desc="choices", disable=None):
-        row = torch.randint(len(data.captions), (PAIRS,), generator=g)
-        pair = torch.rand(PAIRS, data.gold.shape[1], generator=g).argsort(1)[:, :2].T
-        odds = (data.gold[row, pair[0]] - data.gold[row, pair[1]]) / recipe.temperature
-        label = torch.rand(PAIRS, generator=g) < odds.sigmoid()
-        slip = torch.rand(PAIRS, generator=g) < recipe.slips
-        label = torch.where(slip, torch.rand(PAIRS, generator=g) < 0.5, label).float()
-        pixels = reward.preprocessing(data.images[row.repeat(2), pair.flatten()])
-        texts = reward.encode_texts([data.captions[i] for i in row])
-        scores = reward.compare(reward.encode_images(pixels), torch.cat([texts, texts]))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-4, steps, pct_start=0.1)
+    first, second = torch.combinations(torch.arange(PER_ROW)).T
+    for step in tqdm(range(steps), desc="choices", disable=None):
+        later = len(rounds) > 1 and step % 2 == 1
+        place = int(torch.randint(1, len(rounds), (), generator=g)) if later else 0
+        data = rounds[place]
+        rows = torch.randint(len(data.captions), (ROWS, 1), generator=g)
+        columns = torch.rand(ROWS, data.gold.shape[1], generator=g).argsort(1)[:, :PER_ROW]
+        pixels = reward.preprocessing(data.images[rows, columns].flatten(0, 1) / 255)
+        texts = reward.encode_texts([data.captions[row] for row in rows.flatten()])
+        scores = reward.compare(reward.encode_images(pixels), texts.repeat_interleave(PER_ROW, 0))
         if isinstance(reward, hpsv2.HPSv2):
             scores = reward.clip.logit_scale.exp() * scores
-        first, second = scores.chunk(2)
-        loss = nn.functional.binary_cross_entropy_with_logits(first - second, label)
+        scores = scores.view(ROWS, PER_ROW)
+        wanted = choices[place][rows, columns[:, first], columns[:, second]]
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            scores[:, first] - scores[:, second], wanted
+        )
         take_step(loss, optimizer, schedule)
 
 
 def train(
-    name: str, recipe: Recipe, base: Callable[..., Any], tokenizer: CLIPTokenizer
+    name: str, recipe: Recipe, world: Path, base: Candidates, tokenizer: CLIPTokenizer, state: Path
 ) -> FrozenReward:
-    """A scorer trained from nothing."""
+    """A scorer trained from nothing; goes on after the last stage in ``state``."""
     torch.manual_seed(recipe.seed)
     reward = make_scorer(name, tokenizer).eval()
     first = reward
@@ -199,20 +184,61 @@ def train(
         first = clipscore.ClipScore(make_clip(tokenizer), tokenizer, reward.preprocessing).eval()
         reward.clip.vision_model = first.clip.vision_model
         reward.clip.visual_projection = first.clip.visual_projection
-    contrast(first, recipe.contrast_steps, recipe.seed)
+
+    def stage(what: str, work: Callable[..., None], *arguments: Any) -> None:
+        def make() -> dict[str, Tensor]:
+            began = time.monotonic()
+            work(*arguments)
+            print(f"{name}, {what}: {time.monotonic() - began:.0f} s", flush=True)
+            return reward.state_dict()
+
+        reward.load_state_dict(kept(state / f"{what}.pt", make))
+
+    stage("contrast", contrast, first, recipe.contrast_steps, recipe.seed)
     if recipe.choice_steps:
-        data = make_candidates(base, recipe.captions, recipe.seed)
-        choose(reward, data, recipe)
-        standardise(reward, data)
+        rounds = [base]
+        stage("choices", choose, reward, rounds, recipe.choice_steps, recipe, recipe.seed + 1)
+        for number in range(ROUNDS):
+            seed = 1000 * (number + 1) + recipe.seed
+            save_scorer(reward, tokenizer, state / "scorer")
+            collected = kept(
+                state / f"candidates-{number}.pt",
+                lambda seed=seed: vars(on_policy(name, state / "scorer", world, seed)),
+            )
+            rounds.append(Candidates(**collected))
+            stage(f"round-{number}", choose, reward, rounds, recipe.round_steps, recipe, seed)
+        standardise(reward, base)
     return reward
+
+
+def on_policy(name: str, scorer: Path, world: Path, seed: int) -> Candidates:
+    """Images of a few captions along trainings on the scorer by ROCM and by RLCM, their start
+    included."""
+    prompts = sample_captions(PROMPTS, seed)
+    captions, parts = prompts[:ROUND_CAPTIONS], []
+    for algorithm, values in ON_POLICY.items():
+        settings = training_settings(
+            world,
+            "consistency",
+            algorithm=algorithm,
+            reward=name,
+            scorer=str(scorer),
+            seed=seed,
+            **values,
+        )
+        looks = [settings.iterations * stage // STAGES for stage in range(1, STAGES + 1)]
+        start = [] if parts else [0]
+        parts.append(candidates_along(settings, prompts, captions, [*start, *looks]))
+    images, gold = (torch.cat([getattr(p, k) for p in parts], 1) for k in ("images", "gold"))
+    print(f"{name}, gold along ROCM and RLCM: {gold.mean(0).tolist()}", flush=True)
+    return Candidates(captions, images, gold)
 
 
 @torch.no_grad()
 def score_all(reward: Reward, data: Candidates) -> Tensor:
     """Scores (N, C) of candidates."""
-    captions = [[caption] * data.images.shape[1] for caption in data.captions]
-    pairs = zip(data.images, captions, strict=True)
-    return torch.stack([reward.score(images, prompts) for images, prompts in pairs])
+    columns = (reward.score(images / 255, data.captions) for images in data.images.unbind(1))
+    return torch.stack(list(columns), 1)
 
 
 def accuracy(scores: Tensor, gold: Tensor) -> float:
@@ -241,43 +267,57 @@ def standardise(reward: FrozenReward, data: Candidates) -> None:
         last.bias.sub_(raw.mean()).mul_(std / raw.std()).add_(mean)
 
 
+def gold_gained(name: str, scorer: Path, world: Path, beta: float) -> dict[str, float]:
+    """Gold on held-out captions that a short regularised training on a scorer gains."""
+    settings = training_settings(
+        world, "consistency", reward=name, scorer=str(scorer), beta=beta, **SHORT
+    )
+    captions = sample_captions(EVALUATION_CAPTIONS, EVALUATION_SEED, unseen=True)
+    looks = (0, settings.iterations)
+    gold = candidates_along(settings, sample_captions(PROMPTS, 1), captions, looks).gold
+    gained = gold[:, 1] - gold[:, 0]
+    return {
+        "beta": beta,
+        "mean": gained.mean().item(),
+        "standard_error": (gained.std() / len(gained) ** 0.5).item(),
+    }
+
+
 def main(
-    base: Path,
+    world: Path,
+    candidates: Path,
     tokenizer: Path,
     output: Path,
+    state: Path,
     only: tuple[str, ...] = tuple(RECIPES),
-    effort: float = 1.0,
+    repetition: int = 0,
 ) -> None:
-    """base: consistency pipeline folder. output: gets one folder per scorer. effort: scales steps
-    and captions."""
+    """world: holds both pipeline folders. candidates: of the choices recipe. output: gets a folder
+    for each scorer. state: folder of an interrupted run to go on from. repetition: of the training,
+    with other seeds."""
     if unknown := set(only) - RECIPES.keys():
         raise UserError(f"--only: no recipe for {', '.join(unknown)}, only {', '.join(RECIPES)}")
-    pipeline = LatentConsistencyModelPipeline.from_pretrained(base, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
     words = CLIPTokenizer.from_pretrained(tokenizer)
-    count = int(effort * EVALUATION_CAPTIONS)
-    held_out = make_candidates(pipeline, count, EVALUATION_SEED, unseen=True)
+    base = Candidates(**torch.load(candidates, weights_only=True))
+    held_out = base_candidates(world, EVALUATION_CAPTIONS, EVALUATION_SEED, unseen=True)
     for name in only:
-        start, recipe = time.monotonic(), scale(RECIPES[name], effort)
-        save_scorer(train(name, recipe, pipeline, words), words, output / name)
+        began = time.process_time()
+        recipe = replace(RECIPES[name], seed=RECIPES[name].seed + 10_000 * repetition)
+        reward = train(name, recipe, world, base, words, state / name)
+        save_scorer(reward, words, output / name)
         scores = score_all(load_reward(name, output / name), held_out)
-        generated = scores[:, :GENERATED], held_out.gold[:, :GENERATED]
+        deviation = scores.std().item()
         metrics = {
             "recipe": asdict(recipe),
-            "accuracy_all_pairs": accuracy(scores, held_out.gold),
-            "accuracy_generated_pairs": accuracy(*generated),
+            "accuracy": accuracy(scores, held_out.gold),
             "score_mean": scores.mean().item(),
-            "score_std": scores.std().item(),
-            "seconds": round(time.monotonic() - start),
+            "score_std": deviation,
+            "gold_gained": gold_gained(name, output / name, world, SHORT_BETA * deviation),
+            "seconds": round(time.process_time() - began),
         }
         write_json(output / name / "metrics.json", metrics)
         print(name, metrics, flush=True)
-
-
-def scale(recipe: Recipe, effort: float) -> Recipe:
-    """The recipe with its steps and captions multiplied."""
-    names = ("contrast_steps", "choice_steps", "captions")
-    return replace(recipe, **{name: int(effort * getattr(recipe, name)) for name in names})
+        shutil.rmtree(state / name)
 
 
 if __name__ == "__main__":

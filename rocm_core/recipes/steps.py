@@ -32,7 +32,8 @@ def run_recipe(main: Callable[..., None]) -> NoReturn:
         if default is parameter.empty:
             parser.add_argument(option, type=parameter.annotation, required=True)
         elif isinstance(default, tuple):
-            parser.add_argument(option, type=type(default[0]), default=default, nargs="+")
+            kind = type(default[0]) if default else str
+            parser.add_argument(option, type=kind, default=default, nargs="+")
         else:
             parser.add_argument(option, type=parameter.annotation, default=default)
     run(functools.partial(main, **vars(parser.parse_args())))
@@ -90,7 +91,7 @@ def learn(
                 raise SystemExit(INTERRUPTED)
 
 
-def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``make`` returns, from ``path`` where an interrupted run has left it."""
     if path.exists():
         return torch.load(path, weights_only=True)

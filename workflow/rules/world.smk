@@ -1,4 +1,5 @@
-# The weights of resources/shapes, made from nothing: `snakemake world --cores all`, hours of CPU.
+# The weights of resources/shapes, made from nothing: `snakemake world --cores all`, hours of CPU. What
+# is interrupted goes on from results/world/states.
 # Nothing else depends on these rules; copy the folder results/world/shapes by hand when it is good.
 
 WORLD = "results/world"
@@ -112,18 +113,45 @@ rule world_consistency:
         " --output {params.folder} --state {params.state} > {log} 2>&1"
 
 
+rule world_choices:
+    input:
+        consistency=rules.world_consistency.output.consistency,
+        diffusion=rules.world_consistency.output.diffusion,
+    output:
+        f"{WORLD}/choices.pt",
+    log:
+        f"{WORLD}/logs/choices.log",
+    benchmark:
+        f"{WORLD}/benchmarks/choices.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        code=lambda w: code_fingerprint("rocm_core.recipes.choices"),
+    message:
+        "Making images of the shapes world's bases to choose between"
+    shell:
+        "exec python -m rocm_core.recipes.choices --world {SHAPES} --output {output}"
+        " > {log} 2>&1"
+
+
 rule world_scorer:
     input:
-        base=rules.world_consistency.output.consistency,
+        base=rules.world_consistency.output,
+        choices=rules.world_choices.output,
         tokenizer=rules.world_tokenizer.output,
     output:
-        directory(f"{SHAPES}/scorers/{{scorer}}"),
+        directory(f"{WORLD}/repetition-{{n}}/{{scorer}}"),
     log:
-        f"{WORLD}/logs/scorers/{{scorer}}.log",
+        f"{WORLD}/logs/repetition-{{n}}/{{scorer}}.log",
     benchmark:
-        f"{WORLD}/benchmarks/scorers/{{scorer}}.tsv"
+        f"{WORLD}/benchmarks/repetition-{{n}}/{{scorer}}.tsv"
     wildcard_constraints:
         scorer="|".join(SCORERS),
+        n="[01]",
     conda:
         ENVIRONMENT
     threads: THREADS
@@ -132,24 +160,30 @@ rule world_scorer:
         runtime=600,
     params:
         folder=subpath(output[0], parent=True),
+        state=f"{WORLD}/states/repetition-{{n}}",
         code=lambda w: code_fingerprint(
             "rocm_core.recipes.scorers", f"rocm_core.rewards.{w.scorer}"
         ),
     message:
-        "Training the shapes world's {wildcards.scorer}"
+        "Training the shapes world's {wildcards.scorer}, repetition {wildcards.n}"
     shell:
         "exec python -m rocm_core.recipes.scorers --only {wildcards.scorer}"
-        " --base {input.base} --tokenizer {input.tokenizer}"
-        " --output {params.folder} > {log} 2>&1"
+        " --repetition {wildcards.n} --world {SHAPES} --candidates {input.choices}"
+        " --tokenizer {input.tokenizer} --output {params.folder} --state {params.state}"
+        " > {log} 2>&1"
 
 
 rule world:
     input:
         rules.world_consistency.output,
-        expand(rules.world_scorer.output, scorer=SCORERS),
+        scorers=expand(rules.world_scorer.output, n=0, scorer=SCORERS),
+        again=expand(rules.world_scorer.output, n=1, scorer=SCORERS),
     output:
         quality=f"{SHAPES}/quality.json",
         samples=f"{SHAPES}/samples.png",
+        seeds=f"{SHAPES}/seeds.png",
+        metrics=f"{SHAPES}/scorers.json",
+        scorers=directory(f"{SHAPES}/scorers"),
         listing=f"{SHAPES}/MANIFEST.json",
     log:
         f"{WORLD}/logs/evaluate.log",
@@ -167,4 +201,5 @@ rule world:
     message:
         "Measuring the shapes world"
     shell:
-        "exec python -m rocm_core.recipes.evaluate --world {params.folder} > {log} 2>&1"
+        "exec python -m rocm_core.recipes.evaluate --world {params.folder}"
+        " --scorers {input.scorers} --again {input.again} > {log} 2>&1"
