@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from rocm_core.recipes.degradations import render_mixed
-from rocm_core.recipes.steps import learn, run_recipe
+from rocm_core.recipes.steps import learn, low_precision, run_recipe
 from rocm_core.shapes.models import make_autoencoder, save_half
 from rocm_core.shapes.scenes import training_scenes
 
@@ -38,8 +38,9 @@ def train(
 
     def loss(g: torch.Generator) -> Tensor:
         x = data[torch.randint(len(data), (batch_size,), generator=g)]
-        posterior = model.encode(x).latent_dist
-        error = model.decode(posterior.sample(g)).sample - x
+        with low_precision():
+            posterior = model.encode(x).latent_dist
+            error = model.decode(posterior.sample(g)).sample.float() - x
         kl = KL_WEIGHT * posterior.kl().mean() / x[0].numel()
         return error.abs().mean() + 2 * (error**2).mean() + kl
 
@@ -64,7 +65,7 @@ def fold_statistics(model: AutoencoderKL, images: torch.Tensor) -> AutoencoderKL
 
 
 def main(
-    output: Path, state: Path, steps: int = 1600, batch_size: int = 24, images: int = 20_000
+    output: Path, state: Path, steps: int = 6000, batch_size: int = 16, images: int = 30_000
 ) -> None:
     """output: folder of the autoencoder. state: folder of an interrupted run to go on from."""
     save_half(train(state, steps, batch_size, images), output)

@@ -58,6 +58,13 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
+def low_precision() -> torch.autocast:
+    """Inside, networks compute in bfloat16 where the processor does: that is almost twice as fast
+    for convolutions of few channels."""
+    able = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast("cpu", torch.bfloat16, enabled=able)
+
+
 def learn(
     name: str,
     state: Path,

@@ -1,66 +1,62 @@
-"""The recipe of the shapes world's scorers, at a few steps on images that stand in for a base's."""
-
-from dataclasses import fields
-from types import SimpleNamespace
+"""The learning of the shapes world's scorers, at a few steps on renderings that stand in for the
+bases' images."""
 
 import pytest
 import torch
 
 from rocm_core.recipes import scorers
-from rocm_core.recipes.scorers import GENERATED, accuracy, change_one, make_candidates
+from rocm_core.recipes.choices import judged
+from rocm_core.recipes.degradations import degrade
+from rocm_core.recipes.scorers import accuracy, choices_of
 from rocm_core.rewards import load_reward
-from rocm_core.shapes.judge import judge
-from rocm_core.shapes.scenes import draw_scenes, held_out, parse, render
+from rocm_core.shapes.scenes import parse, render, sample_captions
 from rocm_core.shapes.tokenizer import make_tokenizer
 
 
-def base(captions, *, num_inference_steps, guidance_scale, generator, output_type):
-    assert num_inference_steps in (1, 2, 4, 8) and 1 <= guidance_scale <= 4
-    return SimpleNamespace(images=render(parse(captions), generator))
+def candidates(seed):
+    """Two perfect and two degraded renderings of each of six captions."""
+    g = torch.Generator().manual_seed(seed)
+    captions = sample_captions(6, seed)
+    columns = [render(parse(captions), g) for _ in range(4)]
+    columns = [*columns[:2], *(degrade(images, g) for images in columns[2:])]
+    return judged(captions, [(images * 255).round().to(torch.uint8) for images in columns])
 
 
 @pytest.mark.parametrize("name", scorers.RECIPES)
 def test_a_trained_scorer_is_read_back_and_training_repeats(name, tmp_path, monkeypatch):
     monkeypatch.setattr(scorers, "RENDERINGS", 200)
     monkeypatch.setattr(scorers, "BATCH", 8)
-    monkeypatch.setattr(scorers, "PAIRS", 4)
-    tokenizer = make_tokenizer()
-    recipe = scorers.scale(scorers.RECIPES[name], 0.01)
-    scenes = draw_scenes(5, torch.Generator().manual_seed(0))
-    images, captions = render(scenes, 0), scorers.describe(scenes)
-    for attempt in ("first", "second"):
-        trained = scorers.train(name, recipe, base, tokenizer)
+    monkeypatch.setattr(scorers, "ROWS", 4)
+    monkeypatch.setattr(scorers, "on_policy", lambda name, scorer, world, seed: candidates(seed))
+    tokenizer, base = make_tokenizer(), candidates(0)
+    steps = {key: 11 for key in ("contrast_steps", "choice_steps", "round_steps")}
+    recipe = scorers.RECIPES[name]
+    recipe = scorers.replace(recipe, **{k: v for k, v in steps.items() if getattr(recipe, k)})
+    for attempt, state in (("first", "a"), ("second", "b"), ("resumed", "b")):
+        state = tmp_path / "state" / state
+        trained = scorers.train(name, recipe, tmp_path, base, tokenizer, state)
         scorers.save_scorer(trained, tokenizer, tmp_path / attempt)
     loaded = load_reward(name, tmp_path / "first")
     assert loaded.name == name and sum(p.numel() for p in loaded.parameters()) < 450_000
+    images, captions = base.images[:, 0] / 255, base.captions
     with torch.no_grad():
         expected, scores = trained.score(images, captions), loaded.score(images, captions)
     torch.testing.assert_close(scores, expected, atol=0.01, rtol=0.01)
     for file in (tmp_path / "first").rglob("*.*"):
-        other = tmp_path / "second" / file.relative_to(tmp_path / "first")
-        assert file.is_dir() or file.read_bytes() == other.read_bytes()
+        for attempt in ("second", "resumed"):
+            other = tmp_path / attempt / file.relative_to(tmp_path / "first")
+            assert file.is_dir() or file.read_bytes() == other.read_bytes()
 
 
-def test_candidates_are_judged_by_their_own_caption():
-    candidates = make_candidates(base, 6, seed=3, unseen=True)
-    assert all(held_out(caption) for caption in candidates.captions)
-    assert candidates.images.shape == (6, GENERATED + 3, 3, 32, 32)
-    for i in range(6):
-        verdict = judge(candidates.images[i], [candidates.captions[i]] * (GENERATED + 3))
-        torch.testing.assert_close(candidates.gold[i], verdict, atol=1e-4, rtol=0)
-    assert candidates.gold[:, : GENERATED + 1].min() > 0.9 > candidates.gold.min()
-
-
-def test_change_one_changes_one_attribute_at_most():
-    scenes = draw_scenes(100, torch.Generator().manual_seed(0))
-    changed = change_one(scenes, torch.Generator().manual_seed(1))
-    differs = torch.stack(
-        [
-            (getattr(scenes, f.name) != getattr(changed, f.name)).view(100, -1).any(1)
-            for f in fields(scenes)
-        ]
-    )
-    assert differs.sum(0).max() == 1 and differs.any(1).sum() == 6
+def test_a_rater_prefers_what_is_clearly_better_and_contradicts_itself_never():
+    gold = torch.tensor([[0.1, 0.9, 0.12]]).expand(4000, -1)
+    recipe = scorers.Recipe(seed=0, contrast_steps=1, temperature=0.1, slips=0.2)
+    chosen = choices_of(gold, recipe, torch.Generator().manual_seed(0))
+    above = torch.ones(3, 3).triu(1).bool()
+    torch.testing.assert_close(chosen[:, above], 1 - chosen.mT[:, above])
+    assert chosen[:, 1, 0].mean() == pytest.approx(0.8 + 0.1, abs=0.02)
+    assert chosen[:, 2, 0].mean() == pytest.approx(0.8 * 0.55 + 0.1, abs=0.03)
+    assert set(chosen.unique().tolist()) == {0, 1}
 
 
 def test_accuracy_counts_clear_pairs_only():
