@@ -18,7 +18,7 @@ from rocm_core.shapes.scenes import SIZE, Scenes, render
 PERFECT_SHARE = 0.25
 CONTRAST = (0.6, 1.0)  # factor of the distance to the image's mean
 BLUR = (0.0, 1.0)  # standard deviation in pixels
-NOISE = (0.0, 0.04)  # standard deviation of brightness
+NOISE = (0.0, 0.04)  # standard deviation, of each colour
 NOISE_GRID = 8  # values per side, four pixels apart
 CAST = (-0.05, 0.05)  # added to each of red, green and blue
 
