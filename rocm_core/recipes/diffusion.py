@@ -114,7 +114,7 @@ def main(
     tokenizer: Path,
     output: Path,
     state: Path,
-    steps: int = 4000,
+    steps: int = 16_000,
     batch_size: int = 32,
     images: int = 30_000,
 ) -> None:
