@@ -140,8 +140,8 @@ def main(
         print(f"{name}: deviation between seeds {deviation:.3f}", flush=True)
         seeds.append(images[:16].flatten(0, 1))
     write_json(world / "quality.json", quality)
-    for file, images in (("samples", rows), ("seeds", seeds)):
-        grid = torch.cat(images).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for file, parts in (("samples", rows), ("seeds", seeds)):
+        grid = torch.cat(parts).repeat_interleave(2, 2).repeat_interleave(2, 3)
         save_image(grid, world / f"{file}.png", nrow=16, padding=2, pad_value=1.0)
     for scorer in map(Path, scorers):
         shutil.copytree(scorer, world / "scorers" / scorer.name, dirs_exist_ok=True)

@@ -9,6 +9,7 @@ on the scorer as it is, as the field collects preferences on its own models. Not
 make them more or less robust. ``metrics.json`` in each folder records what they are worth.
 """
 
+import functools
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -201,21 +202,19 @@ def train(
         for number in range(ROUNDS):
             seed = 1000 * (number + 1) + recipe.seed
             save_scorer(reward, tokenizer, state / "scorer")
-            collected = kept(
-                state / f"candidates-{number}.pt",
-                lambda seed=seed: vars(on_policy(name, state / "scorer", world, seed)),
-            )
-            rounds.append(Candidates(**collected))
+            collect = functools.partial(on_policy, name, state / "scorer", world, seed)
+            rounds.append(Candidates(**kept(state / f"candidates-{number}.pt", collect)))
             stage(f"round-{number}", choose, reward, rounds, recipe.round_steps, recipe, seed)
         standardise(reward, base)
     return reward
 
 
-def on_policy(name: str, scorer: Path, world: Path, seed: int) -> Candidates:
-    """Images of a few captions along trainings on the scorer by ROCM and by RLCM, their start
-    included."""
+def on_policy(name: str, scorer: Path, world: Path, seed: int) -> dict[str, Any]:
+    """Candidates, as a dictionary, of a few captions along trainings on the scorer by ROCM and by
+    RLCM, their start included."""
     prompts = sample_captions(PROMPTS, seed)
-    captions, parts = prompts[:ROUND_CAPTIONS], []
+    captions = prompts[:ROUND_CAPTIONS]
+    parts: list[Candidates] = []
     for algorithm, values in ON_POLICY.items():
         settings = training_settings(
             world,
@@ -231,7 +230,7 @@ def on_policy(name: str, scorer: Path, world: Path, seed: int) -> Candidates:
         parts.append(candidates_along(settings, prompts, captions, [*start, *looks]))
     images, gold = (torch.cat([getattr(p, k) for p in parts], 1) for k in ("images", "gold"))
     print(f"{name}, gold along ROCM and RLCM: {gold.mean(0).tolist()}", flush=True)
-    return Candidates(captions, images, gold)
+    return {"captions": captions, "images": images, "gold": gold}
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def test_a_trained_scorer_is_read_back_and_training_repeats(name, tmp_path, monk
     monkeypatch.setattr(scorers, "RENDERINGS", 200)
     monkeypatch.setattr(scorers, "BATCH", 8)
     monkeypatch.setattr(scorers, "ROWS", 4)
-    monkeypatch.setattr(scorers, "on_policy", lambda name, scorer, world, seed: candidates(seed))
+    monkeypatch.setattr(scorers, "on_policy", lambda *given: vars(candidates(given[3])))
     tokenizer, base = make_tokenizer(), candidates(0)
     steps = {key: 11 for key in ("contrast_steps", "choice_steps", "round_steps")}
     recipe = scorers.RECIPES[name]
