@@ -174,9 +174,9 @@ def main(
     diffusion: Path,
     output: Path,
     state: Path,
-    steps: int = 1500,
+    steps: int = 800,
     batch_size: int = 32,
-    captions: int = 2500,
+    captions: int = 1000,
 ) -> None:
     """diffusion: output of the diffusion recipe. output: gets both pipeline folders. state: folder
     of an interrupted run to go on from. captions: of the trajectories."""
