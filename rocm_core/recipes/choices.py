@@ -87,18 +87,19 @@ def training_settings(world: Path, policy: str, **values: Any) -> TrainingSettin
 
 
 @torch.no_grad()
-def encode(policy: Policy, captions: Sequence[str]) -> Tensor:
-    """Text embeddings (N, L, D)."""
-    return policy.encode_prompts(captions)
+def encode(policy: Policy, captions: Sequence[str]) -> dict[str, Tensor]:
+    """The captions' embeddings, as policies take them, without a gradient."""
+    return dict(policy.encode_prompts(captions))
 
 
 @torch.no_grad()
-def sample(policy: Policy, embeddings: Tensor, stream: str) -> Tensor:
-    """Images (N, 3, 32, 32) in 8 bits for embeddings (N, L, D), from noise of the stream's own."""
-    images = []
-    for rows in torch.arange(len(embeddings)).split(50):
+def sample(policy: Policy, embeddings: Mapping[str, Tensor], stream: str) -> Tensor:
+    """Images (N, 3, 32, 32) in 8 bits for N captions, from noise of the stream's own."""
+    images, count = [], len(next(iter(embeddings.values())))
+    for rows in torch.arange(count).split(50):
         noise = policy.noise(0, [f"{stream}/{row}" for row in rows.tolist()], "generation")
-        latents = policy.rollout(embeddings[rows], noise).latents
+        some = {name: values[rows] for name, values in embeddings.items()}
+        latents = policy.rollout(some, noise).latents
         images.append((policy.decode(latents) * 255).round().to(torch.uint8))
     return torch.cat(images)
 
