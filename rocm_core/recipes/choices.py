@@ -4,7 +4,7 @@ There are several of every caption, of both bases, each with its gold score; oth
 made by a policy in training. What a rater says about two of them is for :mod:`.scorers`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
