@@ -130,11 +130,12 @@ rule world_choices:
         mem_mb=8000,
         runtime=60,
     params:
+        world=subpath(input.consistency, parent=True),
         code=lambda w: code_fingerprint("rocm_core.recipes.choices"),
     message:
         "Making images of the shapes world's bases to choose between"
     shell:
-        "exec python -m rocm_core.recipes.choices --world {SHAPES} --output {output}"
+        "exec python -m rocm_core.recipes.choices --world {params.world} --output {output}"
         " > {log} 2>&1"
 
 
@@ -142,7 +143,7 @@ rule world_scorer:
     input:
         base=rules.world_consistency.output,
         choices=rules.world_choices.output,
-        tokenizer=rules.world_tokenizer.output,
+        tokenizer=rules.world_tokenizer.output[0],
     output:
         directory(f"{WORLD}/repetition-{{n}}/{{scorer}}"),
     log:
@@ -159,6 +160,7 @@ rule world_scorer:
         mem_mb=8000,
         runtime=600,
     params:
+        world=subpath(input.tokenizer, parent=True),
         folder=subpath(output[0], parent=True),
         state=f"{WORLD}/states/repetition-{{n}}",
         code=lambda w: code_fingerprint(
@@ -168,7 +170,7 @@ rule world_scorer:
         "Training the shapes world's {wildcards.scorer}, repetition {wildcards.n}"
     shell:
         "exec python -m rocm_core.recipes.scorers --only {wildcards.scorer}"
-        " --repetition {wildcards.n} --world {SHAPES} --candidates {input.choices}"
+        " --repetition {wildcards.n} --world {params.world} --candidates {input.choices}"
         " --tokenizer {input.tokenizer} --output {params.folder} --state {params.state}"
         " > {log} 2>&1"
 
