@@ -36,8 +36,8 @@ def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentat
     named = re.findall(r"\w+", listed)
     # `snakemake world` makes the embedded world, which needs no cluster.
     assert set(named) == {name for name in wanted if not name.startswith("world")}
-    assert len(named) == 6
-    assert "each of the six GPU rules" in (ROOT / "docs/cluster.md").read_text()
+    assert len(named) == 4
+    assert "each of the four GPU rules" in (ROOT / "docs/cluster.md").read_text()
 
 
 def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: Path) -> None:
@@ -55,6 +55,6 @@ def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: 
         (script,) = re.findall(r"\$SCRIPTS/(\w+)\.py", command)
         (gpus,) = re.findall(r"commands\.launch --gpus (\d+) ", command) or ["none"]
         asked.setdefault(script, set()).add(gpus)
-    named = ("generate", "score", "measure", "evaluate_snapshots", "score_published")
+    named = ("evaluate", "evaluate_snapshots", "score_published")
     expected = {"train": {"2"}} | {name: {"1"} for name in named}
     assert {script: gpus for script, gpus in asked.items() if gpus != {"none"}} == expected
