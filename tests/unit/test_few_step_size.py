@@ -1,5 +1,5 @@
 """A step of the few-step models does no hidden passes: their operations at true size and fewer
-layers, or at full depth with the faults, counted without any weights."""
+layers, or at full depth with the slow tests, counted without any weights."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SHALLOW = {
     "SD3.5-large": {"num_layers": 2},
     "FLUX.1": {"num_layers": 1, "num_single_layers": 2},
 }
-FULL = [pytest.param(name, {}, marks=pytest.mark.faults) for name in true_size.MODELS]
+FULL = [pytest.param(name, {}, marks=pytest.mark.slow) for name in true_size.MODELS]
 
 
 @pytest.mark.parametrize(("name", "network"), [*SHALLOW.items(), *FULL])

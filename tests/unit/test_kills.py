@@ -18,7 +18,7 @@ import rocm_core.training.job
 from rocm_core.plugins import names
 from rocm_core.training import train
 
-FEW_KILLS, KILLS = 3, int(os.environ.get("ROCM_KILLS", "20"))
+FEW_KILLS, KILLS = 3, int(os.environ.get("ROCM_KILLS", "10"))
 
 # What an algorithm needs beside the defaults of `tiny.settings`.
 CHANGES = {
