@@ -1,8 +1,8 @@
 """What regularisation does at the paper's settings: `python -m benchmarks.regularisation`.
 
 Trains the cells of benchmarks/regularisation.yaml in the embedded world: without a divergence, and
-for each one the trials of its search from several seeds, the β that they choose, and a controller
-of β. Models are judged on the validation prompts, with the noise that the workflow gives them. The
+for each one the trials of its search (KL's from several seeds), the β that they choose, and a
+controller of β. Models are judged on the validation prompts, with the noise that the workflow gives them. The
 search is the workflow's; a trial is the beginning of the longer training, which goes on from it.
 What is in --folder is kept, so that a run can be stopped and started again.
 Writes benchmarks/results/regularisation-cpu.json.
@@ -166,7 +166,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "results/regularisation/benchmark")
     parser.add_argument("--output", type=Path, default=RESULTS / "regularisation-cpu.json")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the searches")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first method's search"
+    )
     parser.add_argument(
         "--search",
         nargs="+",
@@ -185,7 +187,8 @@ def main() -> None:
 
     measure("rocm-none/seed-0", trainings.cell("rocm-none"))
     for method, scale in SCALES.items():
-        for seed in args.seeds if method in args.search else []:
+        seeds = args.seeds if method == args.search[0] else args.seeds[:1]
+        for seed in seeds if method in args.search else []:
             choice = record["searches"][f"{method}/seed-{seed}"] = search(trainings, method, seed)
             print(method, seed, choice, flush=True)
         settings = trainings.cell(method)
