@@ -2,9 +2,9 @@
 
 Trains the cells of benchmarks/regularisation.yaml in the embedded world: without a divergence, and
 for each one the trials of its search (KL's from several seeds), the β that they choose, and a
-controller of β. Models are judged on the validation prompts, with the noise that the workflow gives them. The
-search is the workflow's; a trial is the beginning of the longer training, which goes on from it.
-What is in --folder is kept, so that a run can be stopped and started again.
+controller of β. Models are judged on the validation prompts, with the noise that the workflow
+gives them. The search is the workflow's; a trial is the beginning of the longer training, which
+goes on from it. What is in --folder is kept, so that a run can be stopped and started again.
 Writes benchmarks/results/regularisation-cpu.json.
 """
 
