@@ -26,6 +26,7 @@ def scaled_down() -> dict:
     for policy in config["policies"].values():
         policy["steps"] = 3
     config |= {"rewards": ["aesthetic"], "cells": {}}
+    config["resources"] |= {"gpus": 0, "threads": 1}
     config["training"] |= {"iterations": 12, "learning_rate": 0.02, "batch_size": 4}
     config["methods"]["rocm-kl"]["beta"] = 0.01
     for method in ("rlcm", "ddpo"):
