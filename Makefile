@@ -7,7 +7,8 @@
 # make cells        list the cells of the grid
 # make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run
 # make watch        how far a run is: what runs, what is left, hours so far and to come
-# make card         a model card of every finished LoRA; make publish: its folder, ready for `hf upload`
+# make card         a model card of every finished LoRA
+# make publish      a folder per finished LoRA with its card, ready for `hf upload`
 # make crate        a Workflow Run RO-Crate of what is finished
 # make docs         the pages of docs/ as a site, every link checked
 # make verify       check every artefact against the configuration

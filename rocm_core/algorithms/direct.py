@@ -153,10 +153,11 @@ class Direct(Algorithm):
         noise_stds = self.noise_stds(policy)
         if noise_stds is not None:
             stds = noise_stds[: len(stds)]
-        weights = stds.new_tensor(self.step_weights(policy))
-        used = weights > 0  # an infinite D must not turn into 0·∞; neither where β = 0 observes
+        weights = self.step_weights(policy)
+        # An infinite D must not turn into 0·∞; neither where β = 0 observes.
+        used = [step for step, weight in enumerate(weights) if weight > 0]
         divergence = self.divergence((distances / dimensions)[:, used], stds[used])
-        divergence = (weights[used] * divergence).sum(1)
+        divergence = (stds.new_tensor(weights)[used] * divergence).sum(1)
         if self.beta:
             loss = loss + self.beta * divergence.mean()
         return loss, Statistics(

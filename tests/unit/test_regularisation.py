@@ -21,7 +21,8 @@ def test_most_is_learned_at_no_more_than_half_the_distance():
     none, kl = (trainings.cell(f"rocm-{name}").model_copy(update=FASTER) for name in ("none", "kl"))
     prompts = make_prompts(trainings.config.prompts["validation"], trainings.prompts)[:32]
     texts = [prompt.text for prompt in prompts]
-    embeddings = load_policy(none, "cpu").encode_prompts(texts).detach()
+    with torch.no_grad():
+        embeddings = load_policy(none, "cpu").encode_prompts(texts)
 
     @torch.no_grad()
     def look(trainer):
