@@ -33,9 +33,9 @@ def _work(root: Path, stage: str, name: str) -> float:
     if stage == "train":
         with open(root / "cells" / name / "history.csv", newline="") as rows:
             return float([row["seconds"] for row in csv.DictReader(rows)][-1])
-    manifests = {"generate": "manifest.json", "score": "scores.manifest.json"}
-    if stage in manifests:
-        return _manifest(root / "samples" / name / manifests[stage])
+    if stage == "evaluate":
+        manifests = ("manifest.json", "scores.manifest.json", "readouts.manifest.json")
+        return sum(_manifest(root / "samples" / name / manifest) for manifest in manifests)
     if stage == "snapshots":
         return _manifest(root / "samples" / name / "snapshots/manifest.json")
     return 0.0
