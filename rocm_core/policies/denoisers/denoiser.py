@@ -89,9 +89,17 @@ class Denoiser(nn.Module, ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""
 
-    @abstractmethod
     def checkpoint_blocks(self, call: Block | None) -> None:
-        """Run each block of the network and of the decoder through `call`; None: as they are."""
+        """Run each block of the network and of the decoder through `call`; None: as they are.
+
+        This is diffusers' own gradient checkpointing.
+        """
+        networks: tuple[Any, ...] = (self.network, self.vae)
+        for network in networks:
+            if call is None:
+                network.disable_gradient_checkpointing()
+            else:
+                network.enable_gradient_checkpointing(call)
 
     def autocast(self) -> torch.autocast:
         """Autocast to the networks' dtype where that is below float32: adapters stay float32."""

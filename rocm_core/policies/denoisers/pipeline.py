@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rocm_core.errors import UserError
-from rocm_core.policies.denoisers.denoiser import HALF, Block, Denoiser, Embeddings
+from rocm_core.policies.denoisers.denoiser import HALF, Denoiser, Embeddings
 from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
 
 _AT_ONCE = 16  # prompts encoded together: text encoders can have billions of weights
@@ -144,11 +144,3 @@ class FromPipeline(Denoiser):
         """What the autoencoder decodes, of what the network works on."""
         config = self.vae.config
         return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
-
-    def checkpoint_blocks(self, call: Block | None) -> None:
-        """Use diffusers' own gradient checkpointing of network and autoencoder, through `call`."""
-        for network in (self.network, self.vae):
-            if call is None:
-                network.disable_gradient_checkpointing()
-            else:
-                network.enable_gradient_checkpointing(call)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rocm_core.policies.denoisers.denoiser import HIDDEN, Block, Denoiser, Embeddings
+from rocm_core.policies.denoisers.denoiser import HIDDEN, Denoiser, Embeddings
 from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
 
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
@@ -122,14 +122,6 @@ class StableDiffusion(Denoiser):
         with self.autocast():
             images = self.vae.decode(latents.to(self.dtype), return_dict=False)[0]
         return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
-
-    def checkpoint_blocks(self, call: Block | None) -> None:
-        """Use diffusers' own gradient checkpointing of U-Net and autoencoder, through `call`."""
-        for network in (self.network, self.vae):
-            if call is None:
-                network.disable_gradient_checkpointing()
-            else:
-                network.enable_gradient_checkpointing(call)
 
 
 def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
