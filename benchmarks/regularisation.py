@@ -1,15 +1,14 @@
 """What regularisation does at the paper's settings: `python -m benchmarks.regularisation`.
 
 Trains the cells of benchmarks/regularisation.yaml in the embedded world: without a divergence, and
-for each one the trials of its search (KL's from several seeds), the β that they choose, and a
-controller of β. Models are judged on the validation prompts, with the noise that the workflow
+for each one the trials of its search from several seeds, the β that they choose, and a controller
+of β. Models are judged on the validation prompts, with the noise that the workflow
 gives them. The search is the workflow's; a trial is the beginning of the longer training, which
 goes on from it. What is in --folder is kept, so that a run can be stopped and started again.
 Writes benchmarks/results/regularisation-cpu.json.
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -166,15 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "results/regularisation/benchmark")
     parser.add_argument("--output", type=Path, default=RESULTS / "regularisation-cpu.json")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first method's search"
-    )
-    parser.add_argument(
-        "--search",
-        nargs="+",
-        default=[*SCALES],
-        help="the others take, of their values, the nearest to KL's β over their scale",
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each search")
     args = parser.parse_args()
     torch.set_num_threads(1)
     trainings = Trainings(load_config(CONFIG), args.folder)
@@ -187,15 +178,11 @@ def main() -> None:
 
     measure("rocm-none/seed-0", trainings.cell("rocm-none"))
     for method, scale in SCALES.items():
-        seeds = args.seeds if method == args.search[0] else args.seeds[:1]
-        for seed in seeds if method in args.search else []:
+        for seed in args.seeds:
             choice = record["searches"][f"{method}/seed-{seed}"] = search(trainings, method, seed)
             print(method, seed, choice, flush=True)
         settings = trainings.cell(method)
-        first = method if method in args.search else "rocm-kl"
-        found = record["searches"][f"{first}/seed-{args.seeds[0]}"]["chosen"]["beta"]
-        wanted = found * SCALES[first] / scale
-        beta = min(settings.beta.search, key=lambda value: abs(math.log(value / wanted)))
+        beta = record["searches"][f"{method}/seed-{args.seeds[0]}"]["chosen"]["beta"]
         measure(f"{method}-{beta:g}/seed-0", settings.model_copy(update={"beta": beta}))
         target = BetaTarget(target=TARGET * scale, start=START / scale)
         measure(f"{method}-target/seed-0", settings.model_copy(update={"beta": target}))

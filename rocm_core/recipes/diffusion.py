@@ -29,6 +29,7 @@ CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
 EMA_DECAY = 0.9985
 WARMUP_STEPS = 100
+COOLDOWN = 0.2  # share of the steps
 
 
 @torch.no_grad()
@@ -82,7 +83,7 @@ def train(
 ) -> Denoiser:
     """The moving average of a denoiser after ``steps``; goes on from ``state``.
 
-    Apart from a warm-up the learning rate is constant, so more steps can be added afterwards.
+    The learning rate is constant between a warm-up and a linear decay to 0 (Hu et al. 2024).
     """
     torch.manual_seed(0)
     data = kept(state / "latents.pt", lambda: encode_world(vae, tokenizer, images, seed=1))
@@ -93,7 +94,8 @@ def train(
         model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)
+        optimizer,
+        lambda step: min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (COOLDOWN * steps)),
     )
 
     def loss(g: torch.Generator) -> Tensor:
