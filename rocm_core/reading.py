@@ -15,7 +15,8 @@ import yaml
 from rocm_core.errors import UserError
 
 _DEEPEST = 20
-_MOST_REPEATED = 100_000  # values that aliases stand for
+_MOST_REPEATED = 100_000  # values that aliases stand for; a long text counts as several
+_LONG = 100  # characters
 _TAG = "tag:yaml.org,2002:"
 _DECIMAL = {
     "int": r"[-+]?(0|[1-9]\d*)",
@@ -65,10 +66,10 @@ def parse_yaml(text: str, key: str = "") -> Any:
 
 
 def parse_json(text: str, place: str) -> Any:
-    """The value of a JSON text; raises `UserError` with its `place` for what is not JSON, for a key
-    given twice and for a number that is not finite."""
+    """The value of a JSON text, with NaN and Infinity as Python writes them; raises `UserError`
+    with its `place` for what is not JSON and for a key given twice."""
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_not_finite)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid JSON: {error}") from None
 
@@ -82,14 +83,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _not_finite(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
-
-
 def _check(root: yaml.Node, path: tuple[Any, ...]) -> None:
     seen, repeated = set(), 0
     for where, node in _nodes(root, path):
-        repeated += id(node) in seen
+        if id(node) in seen:
+            is_text = isinstance(node, yaml.ScalarNode)
+            repeated += 1 + is_text * len(node.value) // _LONG
         seen.add(id(node))
         if repeated > _MOST_REPEATED:
             raise UserError(

@@ -336,8 +336,8 @@ def _csv(path: str, column: str | None) -> Iterator[tuple[str, str]]:
         index = header.index(_choose(header, column, path))
         for row in rows:
             place = f"{path}:{rows.line_num}"
-            blank += not row
-            if not row:
+            if all(map(is_blank, row)):  # as spreadsheets leave them below a table
+                blank += 1
                 continue
             if len(row) != len(header):
                 raise UserError(f"{place}: {len(row)} fields, but the header names {len(header)}")

@@ -1,6 +1,7 @@
 """Prompt sets: read strictly, sampled by seed, and never validated on what was trained on."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
         ("k.csv", "prompt,b\na cat\n", "k.csv:2: 1 fields, but the header names 2"),
         ("l.csv", 'prompt,b\na,1\n"a cat,2\n', "l.csv:3: not valid CSV: unexpected end of data"),
         ("m.tsv", "prompt\tb\na cat\t1\t2\n", "m.tsv:2: 3 fields, but the header names 2"),
-        ("n.tsv", "prompt\n \n", "n.tsv:2: the prompt is empty"),
+        ("n.tsv", "prompt\n \n", "n.tsv holds no prompts"),
+        ("n.csv", "prompt,b\n,1\n", "n.csv:2: the prompt is empty"),
         ("o.csv", "prompt\n", "holds no prompts"),
         ("p.jsonl", '{"a": "b"}\n', "p.jsonl:1 has no column text or prompt or caption, but a"),
         ("q.jsonl", '{"prompt": "a"}\n{"prompt": \n', "q.jsonl:2: not valid JSON"),
@@ -94,6 +96,7 @@ def test_files_that_are_no_prompt_lists_are_refused(tmp_path):
         ("s.jsonl", '{"prompt": "a", "id": "../a"}\n', "s.jsonl:1: the id must be text"),
         ("t.jsonl", '{"prompt": "a", "id": 7}\n{"prompt": "b", "id": "7"}\n', "'7' is given twice"),
         ("u.jsonl", '{"prompt": 7}\n', "u.jsonl:1: a prompt must be text, not 7"),
+        ("v.jsonl", '{"prompt": NaN}\n', "v.jsonl:1: a prompt must be text, not nan"),
     ]:
         (tmp_path / name).write_text(text)
         assert said in refusal(make_prompts, PromptSettings(source=str(tmp_path / name)))
@@ -103,7 +106,7 @@ def lists(texts: list[str]) -> dict[str, str]:
     """Texts in the layout of each published list, and of a user's own."""
     quoted = ('"' + text.replace('"', '""') + '"' for text in texts)
     styles = {"anime": texts[:2], "photo": texts[2:]}
-    fields = {"gen_image_path": "", "metadata": {}}
+    fields = {"gen_image_path": "", "metadata": {}, "score": math.nan}
     return {
         ".txt": "\r\n".join(texts) + "\n\n",
         "spo.json": json.dumps([{"caption": text, "trainset_idx": 1} for text in texts]),
@@ -179,7 +182,8 @@ def test_ids_are_text_whatever_they_look_like(identity, tmp_path):
     [
         ("a.txt", "a cat\r\n\r\n \xa0\u200b\na dog\n\n"),
         ("b.jsonl", '{"prompt": "a cat"}\n\n\t\n{"prompt": "a dog"}\n'),
-        ("c.csv", "prompt,n\na cat,1\n\n\na dog,2\n\n"),
+        ("c.csv", "prompt,n\na cat,1\n,\n\na dog,2\n\n"),
+        ("c2.csv", "prompt\na cat\n\n \na dog\n"),
         ("d.tsv", "prompt\tn\na cat\t1\n\n\na dog\t2\n"),
     ],
 )
