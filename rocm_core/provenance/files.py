@@ -12,6 +12,7 @@ import io
 import json
 import os
 import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -158,7 +159,7 @@ def write_csv(path: str | Path, columns: Iterable[str], rows: Iterable[Iterable[
     """Write a table atomically; None and NaN are an empty field.
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front, as OWASP advises
-    against CSV injection.
+    against CSV injection; some trim a field first, and take a sign of full width for a plain one.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
@@ -174,7 +175,8 @@ def _field(value: Any) -> Any:
     try:
         float(value)  # a number is one, whatever its sign
     except ValueError:
-        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t") else value
+        first = unicodedata.normalize("NFKC", value.strip()[:1])
+        return f"'{value}" if first in ("=", "+", "-", "@") or value[:1] == "\t" else value
     return value
 
 

@@ -163,7 +163,9 @@ def test_a_latex_file_says_first_what_it_needs(wide, tmp_path):
         assert rest.startswith(r"\begin{table*}")
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1 cat", "-2+3", "@SUM(A1)", "\t=1"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1 cat", "-2+3", "@SUM(A1)", "\t=1", "\n=1", " =1", "＝1", "＠SUM(A1)"]
+)
 def test_no_text_is_a_formula_in_a_spreadsheet_and_numbers_stay_numbers(text, tmp_path):
     numbers = [-0.3, "-0.3", "+1e-4", -5, "-inf", None, float("nan"), True, "a-b", "x\r1"]
     columns = [text, *map(str, range(len(numbers) - 1))]
