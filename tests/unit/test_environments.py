@@ -1,6 +1,8 @@
 """Every package that is installed has its hash, and every action of the public CI its commit."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -49,12 +51,30 @@ def test_conda_installs_what_make_installs(environment: str, lock: str) -> None:
 
 
 def test_nothing_is_installed_without_a_hash() -> None:
-    for path in [ROOT / "Makefile", ROOT / ".ci/run", *ENVS.glob("*.sh")]:
+    for path in [
+        *(ROOT / name for name in ("Makefile", "Dockerfile", ".ci/run")),
+        *ENVS.glob("*.sh"),
+    ]:
         for line in path.read_text().splitlines():
             if "pip install" in line:
-                assert "--require-hashes" in line or line.endswith("--no-build-isolation -e ."), (
-                    line
-                )
+                assert "--require-hashes" in line or re.search(
+                    "--no-deps --no-build-isolation (-e|--editable) .$", line
+                ), line
+
+
+def test_known_vulnerabilities_of_all_that_is_pinned_are_looked_up_every_week() -> None:
+    workflows = [yaml.safe_load(w.read_text()) for w in (ROOT / ".github/workflows").glob("*.yml")]
+    # YAML reads `on` as true. Minute, hour and day of the month, month, day of the week.
+    times = {w["name"]: w[True].get("schedule", []) for w in workflows}
+    (weekly,) = [w for w in workflows if times[w["name"]]]
+    assert re.fullmatch(r"\d+ \d+ \* \* \d", times[weekly["name"]][0]["cron"])
+    (job,) = weekly["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make audit"]
+    asked = ["make", "--dry-run", "--always-make", "audit"]
+    recipe = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (files,) = re.findall("for file in (.*?); do", recipe)
+    # PyTorch's own build has the vulnerabilities of the version that torch.txt names.
+    assert {Path(file).name for file in files.split()} == {*LOCKS} - {"torch-cpu.txt"}
 
 
 def test_actions_are_pinned_by_commit() -> None:
