@@ -196,5 +196,6 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} cannot be loaded as a LoRA ({reason}): restore it") from None
     # kohya's trainer writes an integer alpha as an integer tensor.
     require_floats(path, {k: v for k, v in tensors.items() if not k.endswith(".alpha")})
-    require_finite(path, tensors)
+    # As they are used: of 64 bits some numbers are too large for 32.
+    require_finite(path, {key: value.float() for key, value in tensors.items()})
     return tensors, settings

@@ -81,7 +81,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         parts = [(*s.original, s.state, s.signal, s.output, s.std, s.input) for s in self.steps]
-        numbers = [self.start, *(x for part in parts for x in part)]
+        numbers = [self.start, *(x for part in parts for x in part), *(self.noise_stds or ())]
         if not all(map(math.isfinite, numbers)):
             raise UserError("a chain's numbers must be finite: check the model's scheduler_config")
         if any(step.std for step in self.steps[len(self.stds) :]):
