@@ -112,7 +112,8 @@ def files_in(folder: Path) -> list[str]:
 
 
 def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Every file below a folder, through links to other folders, but not back to one it is in.
+    """Every file below a folder, through links to other folders, but not back to one it is in; of a
+    folder above it, the files that lie in it.
 
     above: the real paths of the folders that led here. `Path.rglob` and `os.walk` either pass links
     by or follow them in circles.
@@ -125,6 +126,8 @@ def walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             target = entry.resolve()
             if not any(real.is_relative_to(target) for real in above):
                 yield from walk(entry, above)
+            elif target not in above:
+                yield from filter(Path.is_file, sorted(entry.iterdir()))
 
 
 @contextlib.contextmanager

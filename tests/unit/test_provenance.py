@@ -314,6 +314,7 @@ def test_links_that_lead_back_are_not_followed_in_circles(tmp_path):
     folder.mkdir(parents=True)
     other.mkdir()
     (folder / "w.bin").write_bytes(b"12")
+    (folder.parent / "u.bin").write_bytes(b"56")
     (other / "v.bin").write_bytes(b"34")
     (folder / "up").symlink_to("..")
     (folder / "self").symlink_to(".")
@@ -321,8 +322,8 @@ def test_links_that_lead_back_are_not_followed_in_circles(tmp_path):
     (folder / "gone").symlink_to("nowhere")
     (folder / "other").symlink_to(other)
     (other / "back").symlink_to(folder)
-    assert files_in(folder) == ["other/v.bin", "w.bin"]
-    assert files_in(tmp_path / "a") == ["b/other/v.bin", "b/w.bin"]
+    assert files_in(folder) == ["other/v.bin", "up/u.bin", "w.bin"]
+    assert files_in(tmp_path / "a") == ["b/other/v.bin", "b/w.bin", "u.bin"]
 
 
 def test_a_fingerprint_holds_the_files_behind_links_beside_a_module(project, tmp_path):
