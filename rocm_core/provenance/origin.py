@@ -12,7 +12,7 @@ def require_same_origin(layout: Layout, files: Sequence[str], sections: Mapping[
 
     files: the configuration's. sections: {section: digest}, of which `partial` does not count: it
     renders the same results. An edit of the same file is no other configuration, nor is a copy that
-    says the same.
+    says the same, or one with another file over it.
     """
     if not layout.origin.exists():
         return
@@ -22,7 +22,8 @@ def require_same_origin(layout: Layout, files: Sequence[str], sections: Mapping[
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{layout.origin} cannot be read ({error}): restore or remove it") from None
     differing = [k for k in sections if k != "partial" and known.get(k) != sections[k]]
-    if differing and not {*files} & {*others}:
+    now, then = {*files}, {*others}
+    if differing and not (now & then and (now <= then or now >= then)):
         own = ", ".join(files) or "this configuration"
         raise UserError(
             f"{layout.root} holds the results of {', '.join(others)}, from which {own}, of the same"

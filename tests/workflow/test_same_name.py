@@ -1,5 +1,6 @@
 """A configuration of a name that another one's results have is refused before anything runs."""
 
+import json
 import shutil
 
 import pytest
@@ -45,6 +46,22 @@ def test_an_edit_of_the_file_and_overrides_are_not_another_configuration(
     with open(finished.path / "config/overlay.yaml", "w") as file:
         file.write("snapshots: {prompts: 3}\n")
     assert finished.jobs("config/overlay.yaml")["evaluate_snapshots"] == 6
+
+
+def test_another_file_over_the_same_one_is_another_configuration(
+    finished: PlannedCheckout,
+) -> None:
+    for name, beta in (("one", 0.3), ("two", 0.4)):
+        cells = f"cells: {{aesthetic/rocm-js: {{beta: {beta}}}}}\n"
+        (finished.path / f"config/{name}.yaml").write_text(cells)
+    assert finished.jobs("config/one.yaml")["train_cell"] == 1
+    record = json.loads((finished.path / RECORD).read_text())
+    record["files"].append("config/two.yaml")
+    (finished.path / RECORD).write_text(json.dumps(record))
+    assert finished.jobs("config/two.yaml")["train_cell"] == 1
+    done = finished.snakemake("-n", "--configfile", "config/matrix.yaml", "config/one.yaml")
+    assert done.returncode != 0
+    assert "holds the results of config/matrix.yaml, config/two.yaml, from which" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"files": 1}'])
