@@ -74,9 +74,18 @@ def _merged(old: Any, new: Any) -> Any:
 
 def parse_config(values: Mapping[str, Any]) -> Config:
     """The configuration in a mapping, such as Snakemake's; raises `UserError` naming the key."""
-    config = type_config(values)
+    config = type_config(_joined(values))
     _check(config)
     return config
+
+
+def _joined(value: Any) -> Any:
+    """A value whose texts have no pairs of surrogates, as YAML reads JSON's "\\ud83d\\udc69"."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    if isinstance(value, Mapping):
+        return {_joined(key): _joined(below) for key, below in value.items()}
+    return [*map(_joined, value)] if isinstance(value, list) else value
 
 
 def _check(config: Config) -> None:

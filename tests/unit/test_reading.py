@@ -1,5 +1,7 @@
 """YAML and JSON that people write: what may not be what was meant is refused in one sentence."""
 
+import json
+
 import pytest
 import yaml
 
@@ -125,6 +127,18 @@ def test_the_command_line_is_read_as_the_file_is(argument):
     values = read_yaml(DEMO)
     values["prompts"]["validation"] = {"source": ["a", "b"]}
     assert GIVEN[argument](given_config(values, [str(DEMO)], [argument]))
+
+
+def test_a_configuration_in_json_has_the_texts_that_it_says(tmp_path):
+    texts, path = ["a family: 👩\u200d👩", "𝒳", "猫"], tmp_path / "c.yaml"
+    values = read_yaml(DEMO)
+    values["prompts"]["validation"] = {"source": texts}
+    path.write_text(json.dumps(values))
+    for config in (load_config(path), given_config(read_yaml(path), [str(path)], [])):
+        assert config.prompts["validation"].source == tuple(texts)
+    path.write_text(json.dumps(values).replace(r"\udc69", ""))
+    with pytest.raises(UserError, match=r"source\[0\] must be one line of text"):
+        load_config(path)
 
 
 REFUSED = {
