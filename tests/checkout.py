@@ -1,7 +1,6 @@
 """A copy of this checkout, and `snakemake` in it as a user would type it."""
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Checkout:
-    """A working copy of the project. `packages`: a folder of the user's own, on her Python path."""
+    """A working copy of the project. `packages`: a folder of the user's own, on her Python path;
+    `executable`: the Python that runs all of it."""
 
     path: Path
     packages: Path | None = field(default=None, kw_only=True)
+    executable: str = field(default=sys.executable, kw_only=True)
 
     def environment(self, *first: Path) -> dict[str, str]:
         """That of a user, whose Python path holds `first` and her packages."""
@@ -33,7 +34,7 @@ class Checkout:
         self, *arguments: str, interpreter: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *interpreter, "-m", "snakemake", *arguments],
+            [self.executable, *interpreter, "-m", "snakemake", *arguments],
             cwd=self.path,
             env=self.environment(),
             capture_output=True,
@@ -107,13 +108,23 @@ class Checkout:
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`python` with this checkout's library."""
         return subprocess.run(
-            [sys.executable, *arguments],
+            [self.executable, *arguments],
             cwd=self.path,
             env=self.environment(self.path),
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def at(self, path: Path) -> Self:
+        """The same user elsewhere."""
+        return replace(self, path=path)
+
+    def copied(self, to: Path) -> Self:
+        """A copy of it, to be edited."""
+        shutil.copytree(self.path, to, symlinks=True)
+        time.sleep(0.01)  # an edit is later than everything copied
+        return self.at(to)
 
     def sources(self) -> list[Path]:
         """Everything but results and Snakemake's own records."""
@@ -132,56 +143,7 @@ def count_jobs(plan: str, targets: Sequence[str] = ()) -> dict[str, int]:
     return {name: n for name, n in counts.items() if name not in ("all", *targets)}
 
 
-class Planner:
-    """A running `forking_snakemake`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.stdout, self.stderr = folder / "stdout", folder / "stderr"
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/forking_snakemake.py")],
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """What `snakemake` with these arguments would say and return in a folder."""
-        assert self.process.stdin and self.process.stdout
-        paths = {"stdout": str(self.stdout), "stderr": str(self.stderr)}
-        job = {"arguments": arguments, "folder": str(folder)} | paths
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        status = int(self.process.stdout.readline())
-        said = self.stdout.read_text(), self.stderr.read_text()
-        return subprocess.CompletedProcess(["snakemake", *arguments], status, *said)
-
-    def stop(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
-@dataclass(frozen=True)
-class PlannedCheckout(Checkout):
-    """A checkout whose dry-runs a `Planner` makes, in half of the time."""
-
-    planner: Planner
-
-    def snakemake(
-        self, *arguments: str, interpreter: Sequence[str] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        assert not interpreter
-        return self.planner(self.path, arguments)
-
-    def copied(self, to: Path) -> Self:
-        """A copy of it, to be edited."""
-        shutil.copytree(self.path, to, symlinks=True)
-        time.sleep(0.01)  # an edit is later than everything copied
-        return type(self)(to, self.planner)
-
-
-def copy_checkout(to: Path) -> Checkout:
+def copy_checkout(to: Path, executable: str = sys.executable) -> Checkout:
     """The tracked files and those that would be, as a fresh clone has them."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -194,4 +156,4 @@ def copy_checkout(to: Path) -> Checkout:
         if (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
-    return Checkout(to)
+    return Checkout(to, executable=executable)

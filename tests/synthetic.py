@@ -1,5 +1,7 @@
 """A results directory with planted effects, as the workflow would leave it."""
 
+import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from rocm_core.prompts import Prompt, write_prompts
 LEVELS = {"gold": 0.6, "hpsv2": 0.27, "hpsv2_0": 0.28, "aesthetic": 5.2, "clipscore": 0.24}
 SPREADS = {"gold": 0.15, "hpsv2": 0.02, "hpsv2_0": 0.02, "aesthetic": 0.4, "clipscore": 0.03}
 Effects = dict[tuple[str, str], dict[str, float]]
+Row = tuple[Any, ...]  # of a table: prompt, metric, value, and of snapshots the step first
 
 
 def make_config(**changes: Any) -> Config:
@@ -91,14 +94,12 @@ def write_results(
         for metric in config.metrics
     }
 
-    def scores(effect: dict[str, float], share: float, n: int) -> pd.DataFrame:
-        frames = []
+    def scores(effect: dict[str, float], share: float, n: int) -> list[Row]:
+        rows = []
         for metric in config.metrics:
             noise = share * SPREADS[metric] * 0.3 * generator.standard_normal(n)
-            value = level[metric][:n] + share * effect.get(metric, 0.0) + noise
-            ids = [p.id for p in prompts[:n]]
-            frames.append(pd.DataFrame({"prompt_id": ids, "metric": metric, "value": value}))
-        return pd.concat(frames)
+            rows += _rows(metric, level[metric][:n] + share * effect.get(metric, 0.0) + noise)
+        return rows
 
     def write_samples(source: Any, name: str, effect: dict[str, float], shade: int) -> None:
         for prompt_set, steps in sample_sets(config, evaluation_sets(config, cells), source):
@@ -106,12 +107,15 @@ def write_results(
             n = min(count, config.prompts[prompt_set].count or count)
             share = (1.0 if prompt_set == "validation" else 0.5) if effect or shade else 0.0
             _write_images(folder, prompts, (shade, 120, 60), size)
-            scores(effect, share, n).to_csv(folder / "scores.csv", index=False)
+            _write_csv(folder / "scores.csv", "prompt_id,metric,value", scores(effect, share, n))
             if prompt_set == "validation":
                 detail = level.get("gold", np.zeros(count))[:n]
                 risen = effect.get("high_frequency", 0.0) * np.linspace(0.9, 1.1, n)
                 energy = 0.1 + 0.02 * detail + risen
-                _readouts(prompts[:n], energy).to_csv(folder / "readouts.csv", index=False)
+                readouts = {"high_frequency": energy, "pixel_diversity": np.full(n, 0.2)}
+                readouts["clip_diversity"] = np.full(n, 0.3)
+                rows = [row for metric, values in readouts.items() for row in _rows(metric, values)]
+                _write_csv(folder / "readouts.csv", "prompt_id,metric,value", rows)
             manifest = {"seconds_per_image": 0.01 * steps}
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -124,23 +128,18 @@ def write_results(
         write_samples(cell, cell.name, effect, 1 + 30 * number % 250)
         _write_training(root / "cells" / cell.name, cell, effect.get("slope", 0.001))
 
-        frames = []
+        rows: list[Row] = []
         iterations, n = cell.settings.iterations, config.snapshots.prompts
         for step in [0, *snapshot_steps(cell.settings)]:
-            frame = scores(effect, step / iterations, n)
-            distance = pd.DataFrame(
-                {
-                    "prompt_id": [p.id for p in prompts[:n]],
-                    "metric": "squared_distance",
-                    "value": effect.get("squared_distance", 8.0) * step / iterations,
-                }
-            )
-            frames.append(pd.concat([frame, distance]).assign(step=step))
+            distance = effect.get("squared_distance", 8.0) * step / iterations
+            measured = scores(effect, step / iterations, n)
+            measured += _rows("squared_distance", np.full(n, distance))
+            rows += [(step, *row) for row in measured]
             folder = root / "samples" / cell.name / "snapshots" / f"step-{step}"
             _write_images(folder, prompts[:n], (2 * step, 120, 60), size)
         path = root / "samples" / cell.name / "snapshots" / "scores.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pd.concat(frames)[["step", "prompt_id", "metric", "value"]].to_csv(path, index=False)
+        _write_csv(path, "step,prompt_id,metric,value", rows)
     if config.study:
         write_votes(root, config.study.comparisons)
 
@@ -160,23 +159,27 @@ def write_votes(root: Path, comparisons: Any) -> None:
     (folder / "votes.jsonl").touch()
 
 
-def _readouts(prompts: list[Prompt], energy: np.ndarray) -> pd.DataFrame:
-    ids = [p.id for p in prompts]
-    frames = [
-        pd.DataFrame({"prompt_id": ids, "metric": metric, "value": value})
-        for metric, value in (
-            ("high_frequency", energy),
-            ("pixel_diversity", 0.2),
-            ("clip_diversity", 0.3),
-        )
-    ]
-    return pd.concat(frames)
+def _rows(metric: str, values: np.ndarray) -> list[Row]:
+    return [(f"p{i:04d}", metric, value) for i, value in enumerate(values.tolist())]
+
+
+def _write_csv(path: Path, header: str, rows: list[Row]) -> None:
+    """As pandas would, which takes seconds for the hundreds of tables of a wide grid."""
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+@functools.cache
+def _png(colour: tuple[int, ...], size: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(file, "PNG")
+    return file.getvalue()
 
 
 def _write_images(folder: Path, prompts: list[Prompt], colour: tuple[int, ...], size: int) -> None:
     folder.mkdir(parents=True)
     for prompt in prompts[:12]:
-        Image.new("RGB", (size, size), colour).save(folder / f"{prompt.id}.png")
+        (folder / f"{prompt.id}.png").write_bytes(_png(colour, size))
 
 
 def _write_training(folder: Path, cell: Any, slope: float) -> None:

@@ -4,6 +4,7 @@ Their tokenizers are the published ones: CLIP's vocabulary comes with OpenCLIP, 
 bert-base-uncased with a package of the development environment.
 """
 
+import functools
 import gzip
 import hashlib
 import importlib.util
@@ -87,6 +88,7 @@ def randomise(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+@functools.cache
 def photograph(size: int, seed: int = 0) -> Image.Image:
     """Like a photograph as far as resizing goes: amplitudes fall with frequency, some edges are
     sharp, some pixels black or white."""

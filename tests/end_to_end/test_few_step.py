@@ -46,8 +46,10 @@ def tiny_config(checkout: Checkout) -> dict:
 
 
 @pytest.mark.faults
-def test_few_step_models_go_from_their_folders_to_the_tables(tmp_path: Path) -> None:
-    checkout = copy_checkout(tmp_path)
+def test_few_step_models_go_from_their_folders_to_the_tables(
+    tmp_path: Path, executable: str
+) -> None:
+    checkout = copy_checkout(tmp_path, executable)
     config = tiny_config(checkout)
     (checkout.path / "config/tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     asked = ("tables", "--cores", "2", "--show-failed-logs", "--configfile", "config/tiny.yaml")

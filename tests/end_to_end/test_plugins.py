@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def extended(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     """A finished run with one new file of each kind in the checkout."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("extended"))
+    checkout = copy_checkout(tmp_path_factory.mktemp("extended"), executable)
     for file in DOCUMENTED.values():
         assert not (checkout.path / file).exists()
         (checkout.path / file).write_text(tiny.documented(file))
@@ -152,8 +153,9 @@ CONFIG = "config/ideas.yaml"
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A run whose plug-ins lie in packages of the user's own, trained and scored."""
+def outside(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
+    """A run whose plug-ins lie in packages of the user's own, trained and scored by processes of
+    their own, as no other test here has them; what tests ask of it is forked."""
     ideas = tmp_path_factory.mktemp("ideas")
     for kind in ("rewards", "divergences", "algorithms", "chains"):
         file = ideas / f"my_{kind}" / Path(DOCUMENTED[kind]).name
@@ -169,7 +171,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     text = (copy := copy_checkout(tmp_path_factory.mktemp("checkout"))).path / "docs/adding.md"
     section = text.read_text().split("## In a package of your own")[1]
     shown = yaml.safe_load(re.findall("```yaml\n(.*?)```", section, re.DOTALL)[0])
-    return finish(Checkout(copy.path, packages=ideas), small("ideas", **shown), "score")
+    done = finish(Checkout(copy.path, packages=ideas), small("ideas", **shown), "score")
+    return replace(done, executable=executable)
 
 
 def edited(outside: Checkout, folder: Path, file: str, old: str, new: str) -> dict[str, int]:
@@ -177,7 +180,7 @@ def edited(outside: Checkout, folder: Path, file: str, old: str, new: str) -> di
     packages = folder / "ideas"
     shutil.copytree(outside.packages, packages)
     Checkout(packages).edit(file, old, new)
-    checkout = Checkout(outside.path, packages=packages)
+    checkout = replace(outside, packages=packages)
     return checkout.jobs(config=CONFIG, targets=["score"])
 
 
@@ -223,7 +226,7 @@ def test_an_error_in_the_users_file_is_one_sentence(outside: Checkout, tmp_path:
     packages = tmp_path / "ideas"
     shutil.copytree(outside.packages, packages)
     (packages / "my_rewards/colours.py").write_text("def red(images)\n    return 0\n")
-    planned = Checkout(outside.path, packages=packages).snakemake("-n", "--configfile", CONFIG)
+    planned = replace(outside, packages=packages).snakemake("-n", "--configfile", CONFIG)
     assert planned.returncode != 0
     last = planned.stderr.strip().splitlines()[-1]
     assert last.endswith("my_rewards/colours.py:1 is not valid Python: expected ':'"), (

@@ -1,4 +1,7 @@
-"""The whole workflow, nothing replaced: a demo small enough for a test, from prompts to report."""
+"""The whole workflow: a demo small enough for a test, from prompts to report.
+
+Nothing of it is replaced; its jobs are forked, which saves them the import of others' libraries.
+"""
 
 import csv
 import html
@@ -7,7 +10,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -25,9 +27,9 @@ PROMPTS, JUDGED, STEPS, ITERATIONS = 8, 4, 4, 4
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    checkout = copy_checkout(tmp_path_factory.mktemp("checkout"), executable)
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
     del config["cells"]
@@ -46,8 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 @pytest.fixture
 def copy(run: Checkout, tmp_path: Path) -> Checkout:
     """The finished run, to be damaged."""
-    shutil.copytree(run.path, tmp_path / "checkout", symlinks=True)
-    return Checkout(tmp_path / "checkout")
+    return run.copied(tmp_path / "checkout")
 
 
 def results(checkout: Checkout) -> Path:
@@ -65,13 +66,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def verify(checkout: Checkout) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rocm_core.commands.verify", "--configfile", CONFIG],
-        cwd=checkout.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return checkout.python("-m", "rocm_core.commands.verify", "--configfile", CONFIG)
 
 
 def test_every_artefact_is_there_and_as_configured(run: Checkout) -> None:

@@ -29,6 +29,7 @@ def check(site: Site, undisturbed: Undisturbed, resumed: bool = True) -> None:
         assert starts == [0]
 
 
+@pytest.mark.faults
 def test_a_cancelled_job_is_submitted_again_and_goes_on(
     site: Site, undisturbed: Undisturbed
 ) -> None:

@@ -42,12 +42,13 @@ def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentat
 
 def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: Path) -> None:
     """However Slurm is asked for it: by `gres`, for instance, as slurm/config.yaml shows."""
-    config = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    config = yaml.safe_load((ROOT / "config/pilot.yaml").read_text())
     config["resources"]["gpus"] = 2
-    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    config["published"] = ["hpsv2", "hpsv2_0"]
+    (tmp_path / "pilot.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     planned = Checkout(ROOT).snakemake(
         *("-n", "-p", "all", "--set-resources", "train_cell:gpu=0", "evaluate_images:gpu=0"),
-        *("--configfile", str(tmp_path / "paper.yaml")),
+        *("--configfile", str(tmp_path / "pilot.yaml")),
     )
     assert planned.returncode == 0, planned.stderr
     asked: dict[str, set[str]] = {}

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import shutil
@@ -98,10 +99,10 @@ def test_no_text_is_cut_off_or_overlaps_another(name, grid, having, wide, monkey
         draw_text(text, renderer)
 
     figure = draw(name, *(wide if grid == "wide" else having)).figure
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # lays the figure out
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # lays the figure out
     monkeypatch.setattr(Text, "draw", record)
-    canvas.draw()
+    figure.draw_without_rendering()
     assert len(boxes) > 5
     for text, box in boxes:
         assert figure.bbox.contains(box.x0, box.y0) and figure.bbox.contains(box.x1, box.y1), text
@@ -336,21 +337,34 @@ def test_divergences_are_drawn_with_their_true_values_and_slopes():
     assert np.allclose(hellinger["slope"], np.exp(-x / 8) / 8)
 
 
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory):
+    """Results of a grid that lack whatever there is of one method, made once."""
+
+    @functools.cache
+    def lacking(make, method):
+        root = tmp_path_factory.mktemp("lacking")
+        write_results(root, make(), EFFECTS)
+        for path in root.glob(f"*/*/{method}/seed-*/**/*"):
+            if path.is_file():
+                path.unlink()
+        return root
+
+    return lacking
+
+
 # The other two show what raters said, and the code itself.
 @pytest.mark.parametrize("name", [n for n in FIGURES if n not in ("figure3", "divergences")])
-def test_a_missing_cell_is_marked_when_partial_and_an_error_otherwise(name, tmp_path):
+def test_a_missing_cell_is_marked_when_partial_and_an_error_otherwise(name, lacking):
     make, method = make_config, "rocm-kl"
     if name not in offered("figures", make()):
         make, method = make_wide_config, "rlcm"
     if name == "figure4":
         method = "rocm-kl--beta-0.5"
-    write_results(tmp_path, make(), EFFECTS)
-    for path in tmp_path.glob(f"*/*/{method}/seed-*/**/*"):
-        if path.is_file():
-            path.unlink()
+    root = lacking(make, method)
     with pytest.raises(UserError, match=f"{method}/seed-0"):
-        draw(name, make(), tmp_path)
-    drawing = draw(name, make(partial=True), tmp_path)
+        draw(name, make(), root)
+    drawing = draw(name, make(partial=True), root)
     texts = [text.get_text() for text in drawing.figure.findobj(Text)]
     assert any("missing" in text for text in texts)
 

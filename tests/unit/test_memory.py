@@ -96,7 +96,7 @@ def test_the_predicted_peak_is_the_measured_one(model, reference, mode):
 @pytest.mark.parametrize("reference", ["full", "stop"])
 def test_a_step_stays_under_its_limit_however_long_the_chain(model, reference):
     modes = []
-    for steps in (1, 12):
+    for steps in (1, 6):
         policy = loaded(model, steps)
         batch = batch_for(policy)
         plain = load_algorithm(tiny.settings(divergence="kl", beta=0.1))

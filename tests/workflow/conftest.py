@@ -1,11 +1,11 @@
 """A checkout in which every result already exists, made without training anything."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, PlannedCheckout, Planner, copy_checkout
+from checkout import Checkout, copy_checkout
 
 MATRIX = """\
 name: matrix
@@ -39,22 +39,14 @@ def plan(pristine: Checkout) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planner]:
-    planner = Planner(tmp_path_factory.mktemp("planner"))
-    yield planner
-    planner.stop()
-
-
-@pytest.fixture(scope="session")
-def complete(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> PlannedCheckout:
+def complete(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     """A copy in which all outputs of config/matrix.yaml exist."""
-    copy = copy_checkout(tmp_path_factory.mktemp("complete"))
-    checkout = PlannedCheckout(copy.path, planner)
+    checkout = copy_checkout(tmp_path_factory.mktemp("complete"), executable)
     checkout.pretend("config/matrix.yaml", MATRIX)
     return checkout
 
 
 @pytest.fixture
-def finished(complete: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
+def finished(complete: Checkout, tmp_path: Path) -> Checkout:
     """The complete copy, to be edited."""
     return complete.copied(tmp_path / "checkout")

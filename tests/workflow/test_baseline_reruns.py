@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, PlannedCheckout, Planner, copy_checkout
+from checkout import Checkout, copy_checkout
 
 CONFIG = "config/compared.yaml"
 TEXT = """\
@@ -64,15 +64,14 @@ def verified(checkout: Checkout) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory, planner: Planner) -> PlannedCheckout:
-    copy = copy_checkout(tmp_path_factory.mktemp("compared"))
-    checkout = PlannedCheckout(copy.path, planner)
+def compared(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
+    checkout = copy_checkout(tmp_path_factory.mktemp("compared"), executable)
     checkout.pretend(CONFIG, TEXT)
     return checkout
 
 
 @pytest.fixture
-def finished(compared: PlannedCheckout, tmp_path: Path) -> PlannedCheckout:
+def finished(compared: Checkout, tmp_path: Path) -> Checkout:
     """The complete copy, to be edited."""
     return compared.copied(tmp_path / "checkout")
 

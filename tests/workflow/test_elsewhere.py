@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import yaml
-from checkout import Checkout, PlannedCheckout, Planner, count_jobs
+from checkout import Checkout, count_jobs
 
 from rocm_core.grid import job_code, load_config, make_grid
 from rocm_core.provenance import write_manifest
@@ -48,56 +47,33 @@ rule mine:
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "config"),
-    [
-        ([], "config/demo.yaml"),
-        (["--profile", "{source}/local"], "config/demo.yaml"),
-        (["--profile", "{source}/slurm"], "config/paper.yaml"),
-    ],
-    ids=["plain", "local", "slurm"],
-)
-def test_an_empty_folder_plans_what_the_checkout_does(
-    planner: Planner,
-    pristine: Checkout,
-    plan: Callable[..., str],
-    tmp_path: Path,
-    arguments: list[str],
-    config: str,
-) -> None:
-    named = [argument.format(source=pristine.path) for argument in arguments]
-    done = planner(tmp_path, ["-n", "all", "-s", f"{pristine.path}/Snakefile", *named])
-    assert done.returncode == 0, done.stderr
-    assert count_jobs(done.stdout + done.stderr) == count_jobs(plan(config=config))
-
-
 def test_results_move_away_from_the_checkout_and_nothing_runs_again(
-    complete: PlannedCheckout, planner: Planner, tmp_path: Path
+    complete: Checkout, tmp_path: Path
 ) -> None:
     """The weights stay; and where they are is part of no job."""
     for name in ("results", ".snakemake", "lists"):
         shutil.copytree(complete.path / name, tmp_path / name)
     shutil.copy(complete.path / "config/matrix.yaml", tmp_path)
     command = ["-n", "all", "-s", f"{complete.path}/Snakefile", "--configfile", "matrix.yaml"]
-    done = planner(tmp_path, command)
+    done = complete.at(tmp_path).snakemake(*command)
     assert done.returncode == 0, done.stderr
     assert count_jobs(done.stdout + done.stderr) == {}
 
 
-def test_it_is_a_module_of_another_workflow(
-    pristine: Checkout, planner: Planner, tmp_path: Path
-) -> None:
+def test_it_is_a_module_of_another_workflow(pristine: Checkout, tmp_path: Path) -> None:
     """With a job of its own and of ours, whose lists are here and there."""
     (tmp_path / "Snakefile").write_text(MODULE.format(source=pristine.path))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"rocm": yaml.safe_load(OWN)}))
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/own.txt").write_text("a cat\na dog\n")
     before = source_files(pristine)
-    done = planner(tmp_path, ["-n", "rocm_all"])
+    done = pristine.at(tmp_path).snakemake("-n", "rocm_all")
     assert done.returncode == 0, done.stderr
     jobs = count_jobs(done.stdout + done.stderr)
     assert jobs["rocm_train_cell"] == jobs["rocm_report"] == 1
-    done = planner(tmp_path, ["mine", "rocm_prompts", "--cores", "1", "--show-failed-logs"])
+    done = pristine.at(tmp_path).snakemake(
+        "mine", "rocm_prompts", "--cores", "1", "--show-failed-logs"
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mine.txt").read_text().split() == ["2"]
     made = (tmp_path / "results/own/prompts/validation.jsonl").read_text()
@@ -130,19 +106,19 @@ use rule * from rocm
 
 
 def test_it_is_deployed_as_the_catalogue_does(
-    pristine: Checkout, plan: Callable[..., str], planner: Planner, tmp_path: Path
+    pristine: Checkout, plan: Callable[..., str], tmp_path: Path
 ) -> None:
     """Its configuration is copied, its rules are those of a clone."""
     shutil.copytree(pristine.path / "config", tmp_path / "config")
     (tmp_path / "workflow").mkdir()
     (tmp_path / "workflow/Snakefile").write_text(DEPLOYED.format(source=pristine.path))
-    done = planner(tmp_path, ["-n", "all"])
+    done = pristine.at(tmp_path).snakemake("-n", "all")
     assert done.returncode == 0, done.stderr
     assert count_jobs(done.stdout + done.stderr) == count_jobs(plan(config="config/demo.yaml"))
 
 
 def test_results_that_come_without_snakemakes_records_are_checked(
-    complete: PlannedCheckout, planner: Planner, tmp_path: Path
+    complete: Checkout, tmp_path: Path
 ) -> None:
     """Snakemake alone would say of them that there is nothing to be done."""
     for name in ("results", "lists"):
@@ -156,7 +132,7 @@ def test_results_that_come_without_snakemakes_records_are_checked(
 
     def plan(code: str, settings: dict) -> str:
         write_manifest(manifest, settings=settings, code=code)
-        done = planner(tmp_path, command)
+        done = complete.at(tmp_path).snakemake(*command)
         said = done.stdout + done.stderr
         return said if done.returncode else f"planned {count_jobs(said)} {said}"
 

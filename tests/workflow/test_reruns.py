@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkout import Checkout, PlannedCheckout
+from checkout import Checkout
 
 JUDGED = dict.fromkeys(("table1", "readouts", "claims", "report"), 1)
 AFTER_SCORES = JUDGED | dict.fromkeys(("figure6", "training", "gold_vs_reward", "gold_vs_kl"), 1)
@@ -46,9 +46,7 @@ def test_touching_every_source_runs_nothing(finished: Checkout) -> None:
 
 
 @pytest.fixture(scope="module")
-def true_size(
-    complete: PlannedCheckout, tmp_path_factory: pytest.TempPathFactory
-) -> PlannedCheckout:
+def true_size(complete: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The complete copy with a LoRA and prompts larger than what Snakemake hashes by itself."""
     checkout = complete.copied(tmp_path_factory.mktemp("true_size") / "checkout")
     for name in (f"cells/{LORA}/lora.safetensors", f"cells/{LORA}/history.csv", PROMPTS):
@@ -59,7 +57,7 @@ def true_size(
     return checkout
 
 
-def test_touching_results_of_true_size_runs_nothing(true_size: PlannedCheckout) -> None:
+def test_touching_results_of_true_size_runs_nothing(true_size: Checkout) -> None:
     results = true_size.path / "results/matrix"
     for folder in ("figures", "samples", "cells", "prompts"):  # the inputs last
         for file in sorted((results / folder).rglob("*")):
@@ -69,11 +67,11 @@ def test_touching_results_of_true_size_runs_nothing(true_size: PlannedCheckout) 
 
 
 def test_a_plain_copy_of_results_of_true_size_runs_nothing(
-    true_size: PlannedCheckout, tmp_path: Path
+    true_size: Checkout, tmp_path: Path
 ) -> None:
     """As `cp -r` makes it, which keeps no time."""
     copy = shutil.copytree(true_size.path, tmp_path / "copy", copy_function=shutil.copy)
-    assert PlannedCheckout(copy, true_size.planner).jobs() == {}
+    assert true_size.at(copy).jobs() == {}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +82,7 @@ def test_a_plain_copy_of_results_of_true_size_runs_nothing(
     ],
 )
 def test_an_edited_result_of_true_size_is_used_again(
-    true_size: PlannedCheckout, tmp_path: Path, name: str, jobs: dict[str, int]
+    true_size: Checkout, tmp_path: Path, name: str, jobs: dict[str, int]
 ) -> None:
     checkout = true_size.copied(tmp_path / "checkout")
     with open(checkout.path / "results/matrix" / name, "ab") as file:
@@ -263,7 +261,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_the_command_plans_what_its_fork_plans(finished: PlannedCheckout, edit: str) -> None:
+def test_the_command_plans_what_its_fork_plans(finished: Checkout, edit: str) -> None:
     """The other tests ask forks of one process; this one types `snakemake`."""
     EDITS[edit](finished)
     assert Checkout(finished.path).jobs() == finished.jobs()

@@ -4,17 +4,17 @@ import json
 import shutil
 
 import pytest
-from checkout import PlannedCheckout
+from checkout import Checkout
 
 RECORD = "results/matrix/configuration.json"
 
 
-def copied(checkout: PlannedCheckout) -> str:
+def copied(checkout: Checkout) -> str:
     shutil.copy(checkout.path / "config/matrix.yaml", checkout.path / "config/mine.yaml")
     return "config/mine.yaml"
 
 
-def test_another_file_with_other_contents_is_refused(complete: PlannedCheckout, tmp_path) -> None:
+def test_another_file_with_other_contents_is_refused(complete: Checkout, tmp_path) -> None:
     checkout = complete.copied(tmp_path / "checkout")
     mine = copied(checkout)
     assert checkout.jobs(config=mine) == {}
@@ -36,7 +36,7 @@ def test_another_file_with_other_contents_is_refused(complete: PlannedCheckout, 
 
 
 def test_an_edit_of_the_file_and_overrides_are_not_another_configuration(
-    finished: PlannedCheckout,
+    finished: Checkout,
 ) -> None:
     finished.edit(
         "config/matrix.yaml", "aesthetic/rocm-js: {beta: 0.25}", "aesthetic/rocm-js: {beta: 0.3}"
@@ -65,7 +65,7 @@ def test_another_file_over_the_same_one_is_another_configuration(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"files": 1}'])
-def test_a_broken_record_is_named(finished: PlannedCheckout, text: str) -> None:
+def test_a_broken_record_is_named(finished: Checkout, text: str) -> None:
     (finished.path / RECORD).write_text(text)
     done = finished.snakemake("-n", "all", "--configfile", "config/matrix.yaml")
     assert done.returncode != 0 and f"{RECORD} cannot be read" in done.stderr

@@ -35,8 +35,8 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
-def test_weights_are_fetched_recorded_and_used(hub: FakeHub, tmp_path) -> None:
-    checkout: Checkout = copy_checkout(tmp_path)
+def test_weights_are_fetched_recorded_and_used(hub: FakeHub, tmp_path, executable: str) -> None:
+    checkout, fetching = copy_checkout(tmp_path, executable), Checkout(tmp_path)
     (tmp_path / "lists").mkdir()
     for name in ("train", "validation"):
         (tmp_path / f"lists/{name}.txt").write_text(f"a {name}\n")
@@ -46,13 +46,13 @@ def test_weights_are_fetched_recorded_and_used(hub: FakeHub, tmp_path) -> None:
 
     missing = hub.files.pop((MISSING.repo, MISSING.revision, MISSING.remote))
     run = ["weights", "--cores", "4", "--keep-going", "--configfile", "config/hub.yaml"]
-    failed = checkout.snakemake(*run)
+    failed = fetching.snakemake(*run)
     assert failed.returncode != 0
     assert f"error: {MISSING.repo} has no {MISSING.remote}" in failed.stderr
     assert checkout.jobs(config="config/hub.yaml", targets=["weights"]) == {"fetch_weights": 1}
 
     hub.put(MISSING.repo, MISSING.revision, MISSING.remote, missing)
-    assert checkout.snakemake(*run).returncode == 0
+    assert fetching.snakemake(*run).returncode == 0
     for path in NAMED:
         assert (tmp_path / path).read_bytes() == path.encode()
     assert checkout.jobs(config="config/hub.yaml", targets=["weights"]) == {}
