@@ -81,12 +81,13 @@ card publish: $(VENV)/main
 
 crate: $(VENV)/crate
 	crate=$$(python -m rocm_core.commands.crate --configfile $(CONFIG)) && \
-	  .venv-validator/bin/rocrate-validator validate --no-paging --profile-identifier workflow-run-crate $$crate
+	  .venv-validator/bin/rocrate-validator --no-interactive validate --no-paging \
+	  --profile-identifier workflow-run-crate --cache-path .venv-validator/contexts $$crate
 
 docs: .venv-docs/done
 	rm -rf .site && mkdir -p .site/source
 	git ls-files -z --cached --others --exclude-standard '*.md' docs config LICENSE CITATION.cff \
-	  'resources/*.yaml' resources/shapes/samples.png rocm_core/weights/table.yaml \
+	  '*.yaml' resources/shapes/samples.png \
 	  | xargs -0 cp --parents -t .site/source
 	.venv-docs/bin/mkdocs build --quiet
 

@@ -1,7 +1,7 @@
 """Where the demo's time went: `python -m benchmarks.demo results/demo`, from the files it left.
 
-A job's own work is what its manifest or history counts; the rest, from the start of the process, is
-imports and loading.
+A job's own work is what its manifest counts, `job_seconds`, from reading its models to writing its
+results; the rest is the start of its process: the interpreter and imports.
 """
 
 import argparse
@@ -31,18 +31,20 @@ def shares(root: Path) -> dict[str, dict[str, float]]:
 def _work(root: Path, stage: str, name: str) -> float:
     """Seconds that a job of this stage spent on what it is for."""
     if stage == "train":
-        with open(root / "cells" / name / "history.csv", newline="") as rows:
-            return float([row["seconds"] for row in csv.DictReader(rows)][-1])
+        return _manifest(root / "cells" / name / "manifest.json")
     if stage == "evaluate":
         manifests = ("manifest.json", "scores.manifest.json", "readouts.manifest.json")
         return sum(_manifest(root / "samples" / name / manifest) for manifest in manifests)
     if stage == "snapshots":
         return _manifest(root / "samples" / name / "snapshots/manifest.json")
+    if stage == "render":
+        places = (root / folder / f"{name}.manifest.json" for folder in ("", "tables", "figures"))
+        return sum(_manifest(place) for place in places if place.exists())
     return 0.0
 
 
 def _manifest(path: Path) -> float:
-    return json.loads(path.read_text())["seconds"]
+    return json.loads(path.read_text())["job_seconds"]
 
 
 def main() -> None:

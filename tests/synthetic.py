@@ -190,7 +190,7 @@ def _write_training(folder: Path, cell: Any, slope: float) -> None:
     apart = (0.0021 if cell.method.startswith("rocm") else 0.002) * cell.seed
     apart += 0.0002 * (cell.seed - 0.5) if cell.settings.policy == "diffusion" else 0.0
     columns: dict[str, Any] = {"step": step, "reward": 0.3 + slope * step + apart}
-    columns |= {"seconds": step * 0.125 * per_step, "reward_queries": 8 * step}
+    columns |= {"training_seconds": step * 0.125 * per_step, "reward_queries": 8 * step}
     columns |= {"nfe": 8 * per_step * step}
     for k in range(cell.settings.inference_steps, 1, -1):
         measured = cell.settings.divergence != "none"
@@ -203,7 +203,7 @@ def _write_training(folder: Path, cell: Any, slope: float) -> None:
         "commit": "abcdef0123456789",
         "packages": {"torch": "2.13.0"},
         "device": "cpu",
-        "seconds": 20.0,
+        "job_seconds": 20.0,
         "peak_memory_gib": 0.5,
         "attempts": 1,
         "beta": cell.settings.beta if isinstance(cell.settings.beta, float) else 0.07,

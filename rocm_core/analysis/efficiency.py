@@ -8,7 +8,7 @@ import pandas as pd
 
 from rocm_core.analysis.results import Results
 
-COSTS = ("seconds", "reward_queries", "nfe")
+COSTS = ("training_seconds", "reward_queries", "nfe")
 _WINDOWS = 20  # of the running mean in the shortest training
 
 

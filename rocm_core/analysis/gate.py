@@ -175,7 +175,7 @@ def _curve(results: Results, anchors: Anchors) -> Iterator[Check]:
 def _speed(results: Results, anchors: Anchors, source: Source) -> Check:
     """What a training's images take, as the arithmetic that a GPU does for them."""
     history = _history(results, source)
-    later = history[["seconds", "reward_queries"]].iloc[len(history) // _PART :]
+    later = history[["training_seconds", "reward_queries"]].iloc[len(history) // _PART :]
     seconds = float(np.divide(*(later.iloc[-1] - later.iloc[0])))
     rate = anchors.tflop[source.family] / seconds if seconds > 0 else float("inf")
     least, most = anchors.tflop_per_second

@@ -261,5 +261,5 @@ def _seconds(
         own = settings[row["reward"], row["method"]]
         work = training_work(config, own, rounds=False)
         images = own.iterations * images_per_iteration(own)
-        seconds.append(row["total_seconds"] / images / (work.forward + work.backward))
+        seconds.append(row["total_training_seconds"] / images / (work.forward + work.backward))
     return median(seconds)

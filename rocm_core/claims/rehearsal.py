@@ -241,7 +241,7 @@ class _Drawn(Results):
         work = training_work(self.config, settings, rounds=self.config.world == "paper")
         frame = pd.DataFrame({"step": steps, "reward_queries": images})
         frame["nfe"] = images * work.forward
-        frame["seconds"] = images * work.teraflop(self.config.resolution or 512)
+        frame["training_seconds"] = images * work.teraflop(self.config.resolution or 512)
         if "reward" in columns:
             effect = self.effect(source, source.reward)
             normal = self._normal("history", source.name)

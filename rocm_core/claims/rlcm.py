@@ -34,7 +34,10 @@ def _rewards(e: Evidence) -> list[str]:
 )
 def faster(e: Evidence) -> Iterator[Part]:
     for reward in _rewards(e):
-        for cost, name in (("seconds", "seconds"), ("reward_queries", "reward queries")):
+        for cost, name in (
+            ("training_seconds", "training seconds"),
+            ("reward_queries", "reward queries"),
+        ):
             yield part(
                 f"{metric_label(reward)}: {name} of DDPO / RLCM",
                 MORE,

@@ -179,7 +179,7 @@ def _train(cell: Cell, prompts: list[Prompt], folder: Path, say: Callable[[str],
     train(settings, prompts[:64], output, output / "state", "preflight")
     last = _rows(CellFiles(output).history)[-1]
     say(
-        f"{cell.name}: {STEPS} steps in {float(last['seconds']):.1f} s, at most"
+        f"{cell.name}: {STEPS} steps in {float(last['training_seconds']):.1f} s, at most"
         f" {float(last['peak_memory_gib']):.1f} GiB"
     )
 

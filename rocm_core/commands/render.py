@@ -1,5 +1,6 @@
 """Render one table, one figure, the claims or the report by name, and record what it is made of."""
 
+import time
 from pathlib import Path
 
 from rocm_core import claims, report
@@ -25,6 +26,7 @@ def render(
     found in `results_root`. fingerprint: of the code.
     Raises `UserError` for an unknown name and for results that are missing or broken.
     """
+    began = time.perf_counter()
     maker = {"claims": claims, "report": report}.get(kind) or load(f"{kind}s", name, kind)
     results = Results(config, results_root)
     stem = Path(output_stem)
@@ -36,5 +38,6 @@ def render(
         code=fingerprint,
         weights=results.files_read.keys() - inputs.keys(),
         inputs=inputs,
+        job_seconds=time.perf_counter() - began,
         outputs=[stem.with_name(f"{stem.name}.{suffix}") for suffix in Layout.SUFFIXES[kind]],
     )

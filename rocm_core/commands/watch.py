@@ -52,7 +52,7 @@ def look(files: Artefacts) -> list[Training]:
 def _look(files: Artefacts, cell: str, settings: TrainingSettings) -> Training:
     manifest = files.layout.cell(cell).manifest
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        spent = float(json.loads(manifest.read_text(encoding="utf-8"))["seconds"])
+        spent = float(json.loads(manifest.read_text(encoding="utf-8"))["job_seconds"])
         return Training(cell, settings, FINISHED, settings.iterations, spent)
     folders = [*(files.layout.states / cell).glob("*/")]
     if not folders:

@@ -109,6 +109,11 @@ class Resources(Settings):
     gpus: Annotated[Whole, number(0, 64, "GPUs")] = 0
     """GPUs of a training, with a process and a `batch_size` for each; images and scores use one at
     most. A job fails where torch cannot use as many; with 0 it takes what it finds."""
+    gres: (
+        Annotated[str, text("a kind of GPU such as gpu:a100", 100, r"^\w+(:[\w.-]+)?$")] | None
+    ) = None
+    """GPUs in the form that a site wants them asked for: null as `--gpus=2`, `gpu:a100` as
+    `--gres=gpu:a100:2`."""
     memory_gib: Annotated[float, number(0.5, 100_000, "GiB")] = 4.0
     """Memory of a job."""
     keep_states: bool = False
@@ -116,6 +121,10 @@ class Resources(Settings):
     go on where they ended once `iterations` is raised. The learning rate must be constant."""
     runtime_minutes: Annotated[Whole, number(1, 1_000_000, "minutes")] = 60
     """Time limit of a job."""
+
+    def request(self, gpus: int) -> dict[str, Any]:
+        """What a rule asks Snakemake for, to get a job so many GPUs."""
+        return {"gpu": 0, "gres": f"{self.gres}:{gpus}"} if self.gres and gpus else {"gpu": gpus}
 
 
 class Weights(Settings):

@@ -1,12 +1,16 @@
 """How far our scorers are from the published packages, over the same images."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from rocm_core.errors import UserError
 from rocm_core.provenance import CSV_OPTIONS, atomic_write
+
+if TYPE_CHECKING:  # else every job of this room would import it
+    import pandas as pd
 
 
 def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Path) -> None:
@@ -15,6 +19,8 @@ def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Pat
 
     Raises `UserError` for a file that cannot be read or scores an image that ours does not have.
     """
+    import pandas as pd
+
     pairs = pd.concat([_paired(*files) for files in zip(ours, published, strict=True)])
     rows = []
     for metric, scores in pairs.groupby("metric"):
@@ -35,6 +41,8 @@ def write_agreement(ours: Sequence[Path], published: Sequence[Path], output: Pat
 
 
 def _paired(ours: Path, published: Path) -> pd.DataFrame:
+    import pandas as pd
+
     keys = ["prompt_id", "metric"]
     try:
         first, second = (pd.read_csv(p, **CSV_OPTIONS) for p in (ours, published))

@@ -29,6 +29,6 @@ def kept(path: Path, **content: Any) -> bool:
 
 
 def write_job_manifest(path: Path, *, began: float, **content: Any) -> None:
-    """A manifest with the device and the seconds since `began` (of time.perf_counter)."""
+    """A manifest with the device and the job's seconds since `began` (of time.perf_counter)."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    write_manifest(path, device=device, seconds=time.perf_counter() - began, **content)
+    write_manifest(path, device=device, job_seconds=time.perf_counter() - began, **content)

@@ -21,7 +21,7 @@ NEEDS = ("algorithms",)
 READS = ("histories", "published curves")
 PLACE = 13
 _LABELS = {
-    "seconds": "training seconds",
+    "training_seconds": "training seconds",
     "reward_queries": "reward queries",
     "nfe": "NFE",
 }
@@ -37,7 +37,7 @@ _TASKS = {
 @style.styled
 def make(results: Results) -> style.Drawing:
     """One row per training reward on which several methods are compared: the same curves against
-    seconds, queries and NFE.
+    training seconds, queries and NFE.
 
     `data` has origin (ours, or published for those of `efficiency_overlay`), reward, method, step,
     the three costs, mean, deviation and seeds.

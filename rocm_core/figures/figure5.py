@@ -17,19 +17,19 @@ _BARS = 6  # of a line
 WINDOW = 20  # iterations: the paper's
 _PANELS = ("clipscore", "aesthetic", "pickscore", "hpsv2")  # the paper's A, B, C and D
 _UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-COLUMNS = ["reward", "method", "iteration", "seconds", "mean", "deviation", "seeds"]
+COLUMNS = ["reward", "method", "iteration", "training_seconds", "mean", "deviation", "seeds"]
 
 
 @style.styled
 def make(results: Results) -> style.Drawing:
     """One panel per training reward, in the paper's order, one line per method.
 
-    `data` has `COLUMNS`; seconds are summed over the processes of a training.
+    `data` has `COLUMNS`; training seconds are summed over the processes of a training.
     """
     order = sorted(results.rewards, key=lambda r: _PANELS.index(r) if r in _PANELS else 9)
     by_reward = {reward: _curves(results, reward) for reward in order}
     every = [curve for curves in by_reward.values() for curve in curves.values()]
-    longest = max((curve["seconds"].max() for curve in every), default=0.0)
+    longest = max((curve["training_seconds"].max() for curve in every), default=0.0)
     unit, seconds = next((u for u in _UNITS if longest >= 2 * u[1]), _UNITS[-1])
     on_gpu = any(manifest["device"] != "cpu" for manifest in results.manifests.values())
     device = "GPU" if on_gpu else "CPU"
@@ -39,14 +39,18 @@ def make(results: Results) -> style.Drawing:
         curves = by_reward[reward]
         for place, (method, curve) in enumerate(curves.items()):
             colour, marker = style.look(method)
-            x, mean = curve["seconds"] / seconds, curve["mean"]
+            x, mean = curve["training_seconds"] / seconds, curve["mean"]
             panel.plot(x, mean, color=colour, marker=marker, markevery=[-1])
             apart = max(1, len(curve) // _BARS)
             few = curve.iloc[apart * (place + 1) // (len(curves) + 1) :: apart]
             panel.errorbar(
-                few["seconds"] / seconds, few["mean"], yerr=few["deviation"], **bars, color=colour
+                few["training_seconds"] / seconds,
+                few["mean"],
+                yerr=few["deviation"],
+                **bars,
+                color=colour,
             )
-        style.cost_x(panel, [curve["seconds"] / seconds for curve in curves.values()])
+        style.cost_x(panel, [curve["training_seconds"] / seconds for curve in curves.values()])
         letter = f"{'ABCD'[_PANELS.index(reward)]}  " if reward in _PANELS else ""
         panel.set_title(letter + panel.get_title())
         panel.set(xlabel=f"{device} {unit}", ylabel=metric_label(reward))
@@ -76,7 +80,7 @@ def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
 
 
 def _history(results: Results, source: Source) -> pd.DataFrame | None:
-    columns = ["step", "reward", "seconds", "reward_queries"]
+    columns = ["step", "reward", "training_seconds", "reward_queries"]
     frame = results.history(source, columns, unfinished=True)
     manifest = results.manifests.get(source.name)
     if frame is None or frame.empty or source.cell is None:
@@ -86,7 +90,7 @@ def _history(results: Results, source: Source) -> pd.DataFrame | None:
     processes = frame["reward_queries"].iloc[0] / images
     if manifest is not None:
         processes = manifest.get("processes", 1)
-    return frame.assign(seconds=frame["seconds"] * processes)
+    return frame.assign(training_seconds=frame["training_seconds"] * processes)
 
 
 def _running(seeds: list[pd.DataFrame]) -> pd.DataFrame:
@@ -94,13 +98,15 @@ def _running(seeds: list[pd.DataFrame]) -> pd.DataFrame:
     length = min(map(len, seeds))
     rewards, seconds = (
         np.stack([seed[name].to_numpy()[:length] for seed in seeds])
-        for name in ("reward", "seconds")
+        for name in ("reward", "training_seconds")
     )
     mean, square = (
         pd.Series(values.mean(0)).rolling(WINDOW, min_periods=1).mean()
         for values in (rewards, rewards**2)
     )
-    frame = pd.DataFrame({"iteration": seeds[0]["step"][:length], "seconds": seconds.mean(0)})
+    frame = pd.DataFrame(
+        {"iteration": seeds[0]["step"][:length], "training_seconds": seconds.mean(0)}
+    )
     deviation = (square - mean**2).clip(lower=0) ** 0.5
     if len(seeds) == 1:
         deviation[0] = math.nan  # of one batch

@@ -44,7 +44,7 @@ def write_manifest(
     weights: Iterable[str | Path] = (),
     inputs: Mapping[Path, str] | None = None,
     device: str = "cpu",
-    seconds: float = 0.0,
+    job_seconds: float = 0.0,
     peak_memory_gib: float | None = None,
     attempts: int = 1,
     extra: Mapping[str, Any] | None = None,
@@ -53,8 +53,9 @@ def write_manifest(
 
     settings: the job's settings, seeds included. code: its code fingerprint. outputs: files below
     the manifest's folder. weights: folders or files that were loaded. inputs: the files of results
-    that it was made from, as `hash_inputs` has them. seconds: of work, summed over attempts. extra:
-    further top-level keys.
+    that it was made from, as `hash_inputs` has them. job_seconds: from start to
+    end of the job's work, loading included, summed over attempts and processes. extra: further
+    top-level keys.
     """
     folder = Path(path).parent.absolute()
     manifest = {
@@ -64,7 +65,7 @@ def write_manifest(
         "packages": package_versions(),
         "weights": {str(name): folder_digest(name) for name in weights},
         "device": device,
-        "seconds": round(seconds, 3),
+        "job_seconds": round(job_seconds, 3),
         "peak_memory_gib": peak_memory_gib,
         "attempts": attempts,
         **(extra or {}),

@@ -31,7 +31,7 @@ from rocm_core.provenance import atomic_write
 from rocm_core.report.terms import TERMS, anchor, explained
 
 _SHOWN = (
-    *("settings", "code", "commit", "device", "seconds", "attempts", "peak_memory_gib"),
+    *("settings", "code", "commit", "device", "job_seconds", "attempts", "peak_memory_gib"),
     *("beta", "reward_queries", "nfe"),
 )
 _TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}

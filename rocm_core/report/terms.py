@@ -28,6 +28,10 @@ TERMS = {
     "NFE": "Number of function evaluations: forward passes of the U-Net, one per image, during"
     " training.",
     "reward queries": "Images scored by the training reward.",
+    "training seconds": "Time of a training's iterations without loading, saving and waiting: on"
+    " the wall beside a GPU, on a CPU of the processor per thread.",
+    "job seconds": "Time from the start to the end of a job's attempts on the wall, loading and"
+    " saving included, times its processes.",
     "snapshot": "The model as it was at some step of its training.",
     "control": "The same training without a divergence, at several learning rates, stopped early:"
     " what a divergence has to beat.",

@@ -29,7 +29,7 @@ COLUMNS = [
     *(f"total_{cost}" for cost in COSTS),
     "seeds",
 ]
-_HEADER = ["Method", "Final reward", "Best reward", "Seconds", "Reward queries", "NFE"]
+_HEADER = ["Method", "Final reward", "Best reward", "Training seconds", "Reward queries", "NFE"]
 
 
 def make(results: Results) -> Table:

@@ -196,7 +196,7 @@ def _write_results(
         weights=settings.weights,
         inputs=inputs,
         device=torch.cuda.get_device_name(trainer.device) if on_gpu else "cpu",
-        seconds=processes * sum(attempt["seconds"] for attempt in attempts),
+        job_seconds=processes * sum(attempt["seconds"] for attempt in attempts),
         peak_memory_gib=last["peak_memory_gib"],
         attempts=len(attempts),
         extra={

@@ -103,7 +103,7 @@ class Trainer:
             # torch would run what it finds in a folder whose name anybody can guess.
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("rocm-inductor")))
             compile_network(network, self.device)
-        self.step, self.seconds, self.reward_queries = 0, 0.0, 0
+        self.step, self.training_seconds, self.reward_queries = 0, 0.0, 0
         # None: to be planned at the first batch
         self.activation_checkpointing: ActivationCheckpointing | None = None
         self.history: list[Row] = []
@@ -161,7 +161,7 @@ class Trainer:
                 value.lerp_(self.lora[name].detach(), 1 - self.settings.ema_decay)
         row = self._means(step, seen, indices)
         processes = self.accelerator.num_processes
-        self.seconds += self._clock() - began
+        self.training_seconds += self._clock() - began
         images = len(indices) * processes
         self.reward_queries += images * self.algorithm.scorings
         if self.controller:
@@ -169,7 +169,7 @@ class Trainer:
             self.algorithm.beta = self.controller.update(row["divergence"] or 0.0, images)
         row |= {
             "learning_rate": learning_rate,
-            "seconds": round(self.seconds, 3),
+            "training_seconds": round(self.training_seconds, 3),
             "reward_queries": self.reward_queries,
             "nfe": self.policy.nfe * processes,
             "peak_memory_gib": round(_peak_memory_gib(self.device), 3),
@@ -302,7 +302,7 @@ class Trainer:
         """Everything that an exact resume needs: tensors and plain values."""
         return {
             "identity": self.identity,
-            "counts": [self.step, self.seconds, self.reward_queries],
+            "counts": [self.step, self.training_seconds, self.reward_queries],
             "nfe": self.policy.nfe,
             "history": self.history,
             "controller": self.controller and self.controller.state_dict(),
@@ -346,9 +346,11 @@ class Trainer:
             )
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"it holds {', '.join(state)}")
-        self.step, self.seconds, self.reward_queries = state["counts"]
+        self.step, self.training_seconds, self.reward_queries = state["counts"]
         if [row["step"] for row in state["history"]] != [*range(1, self.step + 1)]:
             raise ValueError(f"its history is not that of {self.step} steps")
+        if any("training_seconds" not in row for row in state["history"]):
+            raise ValueError("its history is of an earlier version, without training_seconds")
         _require_like("lora", state["lora"], self.lora)
         self._set_lora(state["lora"])
         self.optimiser.load_state_dict(state["adam"])

@@ -88,4 +88,6 @@ def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> Non
     assert {path: path.stat().st_mtime_ns for path in others} == others
     again = grid.manifest()
     assert learned(grid.results / "cells" / CELL) == first
-    assert again["resumed_after"] == [0] and again["seconds"] != manifest["seconds"]  # trained
+    assert (
+        again["resumed_after"] == [0] and again["job_seconds"] != manifest["job_seconds"]
+    )  # trained

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from checkout import ROOT, Checkout
 
@@ -25,32 +26,30 @@ def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
     }
 
 
-def test_the_rules_that_want_a_gpu_are_those_that_the_profile_and_the_documentation_name() -> None:
-    rules = {}
-    for file in (ROOT / "workflow/rules").glob("*.smk"):
-        named = re.split(r"^ *rule (\w+):$", file.read_text(), flags=re.M)[1:]
-        rules |= dict(zip(named[::2], named[1::2], strict=True))
-    wanted = {name for name, body in rules.items() if re.search(r"^ +gpu=", body, re.M)}
-    profile = (ROOT / "slurm/config.yaml").read_text()
-    (listed,) = re.findall(r"the rules that want one \((.*?)\)", profile, re.S)
-    named = re.findall(r"\w+", listed)
-    # `snakemake world` makes the embedded world, which needs no cluster.
-    assert set(named) == {name for name in wanted if not name.startswith("world")}
-    assert len(named) == 4
-    assert "each of the four GPU rules" in (ROOT / "docs/cluster.md").read_text()
-
-
-def test_every_job_of_a_rule_that_wants_a_gpu_checks_that_it_is_there(tmp_path: Path) -> None:
-    """However Slurm is asked for it: by `gres`, for instance, as slurm/config.yaml shows."""
+@pytest.mark.parametrize("gres", [None, "gpu:a100"])
+def test_every_job_that_wants_a_gpu_asks_for_it_and_checks_that_it_is_there(
+    tmp_path: Path, gres: str | None
+) -> None:
+    """In the form that the site wants, which one key says."""
     config = yaml.safe_load((ROOT / "config/pilot.yaml").read_text())
-    config["resources"]["gpus"] = 2
+    config["resources"] |= {"gpus": 2, "gres": gres}
     config["published"] = ["hpsv2", "hpsv2_0"]
     (tmp_path / "pilot.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     planned = Checkout(ROOT).snakemake(
-        *("-n", "-p", "all", "--set-resources", "train_cell:gpu=0", "evaluate_images:gpu=0"),
-        *("--configfile", str(tmp_path / "pilot.yaml")),
+        *("-n", "-p", "all", "--configfile", str(tmp_path / "pilot.yaml"))
     )
     assert planned.returncode == 0, planned.stderr
+    requests = {
+        rule: re.findall(r"(?:gpu|gres)=[^,\s]+", resources)
+        for rule, resources in re.findall(
+            r"^rule (\w+):$.*?^    resources: (.*?)$", planned.stdout, re.M | re.S
+        )
+    }
+    form = (lambda n: ["gpu=0", f"gres={gres}:{n}"]) if gres else (lambda n: [f"gpu={n}"])
+    one = ("evaluate_images", "evaluate_snapshots", "score_published")
+    assert {rule: asked for rule, asked in requests.items() if asked} == {"train_cell": form(2)} | {
+        rule: form(1) for rule in one
+    }
     asked: dict[str, set[str]] = {}
     for command in re.findall(r"^Shell command: (.*\$SCRIPTS/.*)", planned.stdout, re.M):
         (script,) = re.findall(r"\$SCRIPTS/(\w+)\.py", command)

@@ -118,7 +118,9 @@ def learned(cell: Path) -> dict[str, bytes]:
     """What a training has learned: every LoRA, byte by byte, and its history but for the clock."""
     found = {str(path.relative_to(cell)): path.read_bytes() for path in cell.rglob("*.safetensors")}
     rows = [line.split(",") for line in (cell / "history.csv").read_text().splitlines()]
-    kept = [i for i, name in enumerate(rows[0]) if name not in ("seconds", "peak_memory_gib")]
+    kept = [
+        i for i, name in enumerate(rows[0]) if name not in ("training_seconds", "peak_memory_gib")
+    ]
     found["history.csv"] = "\n".join(",".join(row[i] for i in kept) for row in rows).encode()
     return found
 

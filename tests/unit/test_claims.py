@@ -1,6 +1,7 @@
 """The claims ledger finds what was planted in synthetic results, and says what it cannot decide."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -15,6 +16,8 @@ from rocm_core.claims._papers import STATED
 from rocm_core.claims._verdict import (
     CONFIRMED,
     DIFFERENT,
+    FACTOR,
+    HOLDS,
     LITTLE,
     MORE,
     NO_DIFFERENCE,
@@ -34,7 +37,7 @@ from rocm_core.claims._verdict import (
 from rocm_core.claims._write import record
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
-from rocm_core.plugins import names
+from rocm_core.plugins import ROOT, names
 
 
 def verdict_on(id, root, config):
@@ -528,3 +531,31 @@ def test_a_choice_never_judges_itself():
 
         gains.append(Noise(scores).chosen("r", list(scores), "m").to_numpy().mean())
     assert abs(np.mean(gains)) < 0.05  # chosen and judged on the same prompts it would be 0.2
+
+
+def as_part(told, verdict):
+    """A part as claims.json has it."""
+    label, expects = told["label"], told["expects"]
+    if "p" not in told:  # a check, or what is missing
+        checked = None if told["missing"] else told["outcome"] == HOLDS
+        known = verdict != NOT_TESTED
+        return Part(label, expects, None, "", told["missing"], checked, configured=known)
+
+    def estimate(name, scale=float):
+        ends = told[name] and {key: scale(value) for key, value in told[name].items()}
+        return ends and Estimate(**ends, n=told["prompts"])
+
+    difference = estimate("difference", math.log if told["unit"] == FACTOR else float)
+    others = estimate("effect"), estimate("win_rate")
+    comparison = Comparison(difference, *others, told["p"], told["seeds"])
+    return Part(label, expects, comparison, told["unit"])
+
+
+def test_the_published_verdicts_are_what_the_rules_make_of_their_parts():
+    ledger = json.loads((ROOT / "docs/results/shapes/claims.json").read_text())["claims"]
+    for claim, told in zip(CLAIMS, ledger, strict=True):
+        parts = [as_part(part, told["verdict"]) for part in told["parts"]]
+        again = decide(Claim(claim.id, "", "", "", claim.rule, lambda _, parts=parts: parts), None)
+        assert (told["id"], told["verdict"]) == (claim.id, again.verdict)
+        assert [part["outcome"] for part in told["parts"]] == [f.outcome for f in again.findings]
+    assert {told["verdict"] for told in ledger} == set(VERDICTS)

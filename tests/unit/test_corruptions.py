@@ -273,7 +273,7 @@ CORRUPTIONS = {
         f"{CELL}/manifest.json says reward_queries 16, where it was 8",
     ),
     "the cost of a training edited": (
-        state(f"{CELL}/manifest.json", "seconds", 1.5),
+        state(f"{CELL}/manifest.json", "job_seconds", 1.5),
         f"{CELL}/manifest.json",
     ),
     "the NFE of a training edited and sealed": (
@@ -363,7 +363,7 @@ CORRUPTIONS = {
         "report.manifest.json: made from another",
     ),
     "a cost edited and sealed": (
-        restate(f"{CELL}/manifest.json", "seconds", 1.5),
+        restate(f"{CELL}/manifest.json", "job_seconds", 1.5),
         "report.manifest.json: made from another",
     ),
 }

@@ -262,7 +262,7 @@ def test_every_algorithm_trains_every_denoiser_and_resumes_exactly(
     row = whole.iterate(2)
     stopped.iterate(1)
     resumed.load_state_dict(stopped.state_dict())
-    taken = {"seconds": 0, "peak_memory_gib": 0}
+    taken = {"training_seconds": 0, "peak_memory_gib": 0}
     assert resumed.iterate(2) | taken == row | taken
     assert all(torch.equal(value, resumed.lora[key]) for key, value in whole.lora.items())
     assert any(not torch.equal(value, before[key]) for key, value in whole.lora.items())

@@ -248,7 +248,7 @@ def test_figure_5_runs_over_twenty_iterations_of_all_seeds(wide):
         window = rewards[:, max(0, at - 20) : at]
         assert rlcm["mean"][at] == pytest.approx(window.mean())
         assert rlcm["deviation"][at] == pytest.approx(window.std())
-    assert rlcm["seconds"][40] == 20 and rlcm["seeds"][40] == 2
+    assert rlcm["training_seconds"][40] == 20 and rlcm["seeds"][40] == 2
 
 
 def test_figure_5_counts_the_hours_of_every_gpu_and_keeps_the_papers_letters(tmp_path):
@@ -258,7 +258,7 @@ def test_figure_5_counts_the_hours_of_every_gpu_and_keeps_the_papers_letters(tmp
         about = json.loads(path.read_text()) | {"processes": 720, "device": "NVIDIA A6000"}
         path.write_text(json.dumps(about))
     drawing = draw("figure5", config, tmp_path)
-    assert drawing.data["seconds"].max() == 20 * 720  # of each
+    assert drawing.data["training_seconds"].max() == 20 * 720  # of each
     titles = [panel.get_title() for panel in drawing.figure.axes]
     assert titles == ["B  Trained on Aesthetic", "D  Trained on HPSv2"]
     assert drawing.figure.axes[0].get_xlabel() == "GPU hours"
@@ -281,8 +281,8 @@ def test_figure_5_also_draws_unfinished_trainings_of_a_partial_run(tmp_path):
     whole = data[(data["reward"] == "hpsv2") & (data["method"] == "rocm-js")]
     assert curve["iteration"].max() == 12 and whole["iteration"].max() == 40
     # Of 8 reward queries per iteration a process with a batch of 4 has made half.
-    seconds = whole[whole["iteration"] == 12]["seconds"].item()
-    assert curve["seconds"].max() == pytest.approx(2 * seconds)
+    seconds = whole[whole["iteration"] == 12]["training_seconds"].item()
+    assert curve["training_seconds"].max() == pytest.approx(2 * seconds)
 
 
 def test_figure_6_shows_every_stage_and_the_snapshot_that_the_judge_likes_best(tmp_path):
@@ -388,7 +388,7 @@ def test_efficiency_shows_the_planted_gain_against_every_cost(wide):
     assert rlcm["deviation"] == pytest.approx(0.002 / 2**0.5) and rlcm["seeds"] == 2
     assert (rlcm["reward_queries"], ddpo["reward_queries"]) == (320, 320)
     assert (rlcm["nfe"], ddpo["nfe"]) == (8 * 4 * 40, 8 * 40 * 40)
-    assert ddpo["seconds"] == 10 * rlcm["seconds"] == 200
+    assert ddpo["training_seconds"] == 10 * rlcm["training_seconds"] == 200
     assert "rlcm--inference_steps-2" not in set(data["method"])
 
 

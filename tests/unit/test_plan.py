@@ -169,7 +169,7 @@ def test_passes_are_those_that_the_study_counted():
         images = settings.iterations * images_per_iteration(settings)
         assert images == row["total_reward_queries"]
         forward = training_work(config, settings, rounds=False).forward
-        assert images * forward == row["total_unet_passes"]
+        assert images * forward == row["total_nfe"]
 
 
 def test_a_budget_counts_every_cell_image_and_snapshot():

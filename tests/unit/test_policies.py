@@ -20,6 +20,7 @@ from rocm_core.policies import (
     save_lora,
 )
 from rocm_core.policies.denoisers.stable_diffusion import guidance_embedding
+from rocm_core.shapes.scenes import sample_captions
 
 PROMPTS = ["a red cat", "two dogs", "x"]
 
@@ -304,3 +305,23 @@ def test_images_have_the_resolution_that_is_asked_for(model):
     asked = ModelSettings(**settings, inference_steps=2, resolution=13)
     with pytest.raises(UserError, match="resolution must be a multiple of 2 for this model, not 1"):
         load_policy(asked)
+
+
+def test_words_that_the_embedded_world_lacks_are_named_once(capsys, monkeypatch):
+    def said(policy, *prompts):
+        policy.encode_prompts(prompts)
+        return capsys.readouterr().err
+
+    settings = ModelSettings(
+        model="resources/shapes/consistency", inference_steps=2, guidance_scale=3.0
+    )
+    policy = load_policy(settings)
+    assert said(policy, *sample_captions(200, seed=0), "a Red CIRCLE", "") == ""
+    warning = said(policy, "a dog above a red ring", "a ring, a zebra and a dog")
+    assert warning.count("warning") == 1 and "without dog, ring,, zebra" in warning
+    assert said(policy, "a dog", "a zebra and a red ring") == ""
+    many = said(policy, " ".join(f"word{n}" for n in range(25)))
+    assert "word19 and 5 more" in many and "word20" not in many
+    # A published vocabulary has pieces of words.
+    monkeypatch.setattr("rocm_core.policies.denoisers.stable_diffusion._OWN_WORDS", 100)
+    assert said(load_policy(settings), "a quokka") == ""

@@ -83,7 +83,7 @@ def test_what_is_shown_changes_no_number_and_previews_are_drawn_by_the_snapshots
     for name in ("lora", "snapshots/step-4", "snapshots/step-6"):
         plain, shown = (tmp_path / run / f"{name}.safetensors" for run in ("plain", "shown"))
         assert plain.read_bytes() == shown.read_bytes()
-    timed = {"seconds", "peak_memory_gib"}
+    timed = {"training_seconds", "peak_memory_gib"}
     plain, shown = (rows(tmp_path / run / "history.csv") for run in ("plain", "shown"))
     for ours, theirs in zip(plain, shown, strict=True):
         assert {k: v for k, v in ours.items() if k not in timed} == {
@@ -189,7 +189,7 @@ def test_watch_says_what_runs_how_far_and_what_is_left(tmp_path):
     config = load_config("config/demo.yaml", {"rewards": ["hpsv2"]})
     files = Artefacts(config, tmp_path)
     layout = files.layout
-    write_json(layout.cell("hpsv2/rocm-none/seed-0").manifest, {"seconds": 720.0})
+    write_json(layout.cell("hpsv2/rocm-none/seed-0").manifest, {"job_seconds": 720.0})
     for method, step in (("rocm-kl", 40), ("rocm-js", 10)):
         history = layout.run(f"hpsv2/{method}/seed-0").history
         steps = [{"step": n, "reward": 0.27123, "squared_distance": 11.2} for n in (1, step)]

@@ -384,7 +384,7 @@ def test_a_manifest_says_what_made_the_files_and_from_what(tmp_path, monkeypatch
         code="c0de",
         outputs=["cell/snapshots/step-1.bin", tmp_path / "cell" / "lora.bin"],
         weights=["base"],
-        seconds=1.23456,
+        job_seconds=1.23456,
         attempts=2,
         extra={"reward_queries": 80},
     )
@@ -394,7 +394,11 @@ def test_a_manifest_says_what_made_the_files_and_from_what(tmp_path, monkeypatch
     assert manifest["outputs"] == {
         name: sha256_file(f"cell/{name}") for name in ("lora.bin", "snapshots/step-1.bin")
     }
-    assert (manifest["seconds"], manifest["attempts"], manifest["reward_queries"]) == (1.235, 2, 80)
+    assert (manifest["job_seconds"], manifest["attempts"], manifest["reward_queries"]) == (
+        1.235,
+        2,
+        80,
+    )
     assert manifest["packages"] == package_versions() and "python" in manifest["packages"]
     assert {"commit", "device", "peak_memory_gib"} <= manifest.keys()
 
@@ -430,5 +434,5 @@ def test_an_input_that_is_a_manifest_stays_the_same_when_it_is_accepted(tmp_path
     assert digest == content["digest"] == sealed(content)["digest"]
     write_json(path, content | {"accepted": [{"code": "f00d"}]})
     assert hash_inputs([path])[path] == digest
-    write_json(path, content | {"seconds": 9.0})
+    write_json(path, content | {"job_seconds": 9.0})
     assert hash_inputs([path])[path] != digest

@@ -2,12 +2,14 @@
 
 import csv
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import tiny
 
 ROOT = Path(__file__).parents[2]
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
 def examples(page):
@@ -102,3 +104,24 @@ def test_a_bare_make_lists_every_command():
         shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         listed = re.findall(r"^make ([\w-]+) ", shown, re.M)
         assert sorted(listed) == sorted(targets.replace("\\", " ").split())
+
+
+def test_every_link_leads_to_a_file_that_the_site_has():
+    """As `make docs` copies them; the anchors in them are mkdocs' to check."""
+    (command,) = re.findall(r"git ls-files -z (.*?)\|", (ROOT / "Makefile").read_text(), re.S)
+    words = shlex.split(command.replace("\\\n", ""))
+    listed = subprocess.run(["git", "ls-files", *words], cwd=ROOT, capture_output=True, text=True)
+    files = {ROOT / name for name in listed.stdout.splitlines()}
+    pages = [file for file in files if file.suffix == ".md"]
+    links = [
+        (page.relative_to(ROOT), target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)\s#]+)", CODE.sub("", page.read_text(encoding="utf-8")))
+        if "://" not in target
+    ]
+    assert len(pages) > 20 and len(links) > 100
+    assert not [
+        (str(page), target)
+        for page, target in links
+        if (ROOT / page.parent / target).resolve() not in files
+    ]

@@ -181,13 +181,18 @@ def test_an_id_is_text_whatever_it_looks_like(tmp_path):
 @pytest.mark.parametrize("value", ["abc", "1_000", "True", "0x1F", "--1"])
 def test_a_number_that_is_none_is_refused_by_its_column(value, tmp_path):
     write_results(tmp_path, make_config())
-    for place, column in (("history.csv", "seconds"), ("validation/**/scores.csv", "value")):
+    for place, column in (
+        ("history.csv", "training_seconds"),
+        ("validation/**/scores.csv", "value"),
+    ):
         path = min(tmp_path.glob(f"*/hpsv2/rocm-kl/seed-0/**/{place}"))
         frame = pd.read_csv(path, dtype=str)
         frame.loc[1:, column] = value
         frame.to_csv(path, index=False)
     results = Results(make_config(), tmp_path)
-    with pytest.raises(UserError, match="history.csv holds a seconds that is not finite or not a"):
+    with pytest.raises(
+        UserError, match="history.csv holds a training_seconds that is not finite or not a"
+    ):
         _ = results.histories
     with pytest.raises(UserError, match="scores.csv holds a value that is not finite or not a"):
         _ = results.final

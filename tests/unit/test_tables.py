@@ -246,7 +246,7 @@ def test_costs_say_when_each_method_reached_the_best_of_the_slowest(wide):
     of_reward = data[data["reward"] == "hpsv2"].set_index("method")
     # ddpo is the slowest algorithm: windows of two steps end at 0.3 + 0.0005 · 39.5, seeds differ
     # by 0.002. ROCM without a divergence is slower, but ROCM is as fast as with KL.
-    assert of_reward.loc["rocm-none", ["reward_queries", "seconds"]].isna().all()
+    assert of_reward.loc["rocm-none", ["reward_queries", "training_seconds"]].isna().all()
     (shown,) = (row for row in table.blocks[0].rows if row[0].text == "ROCM, no divergence")
     assert [cell.text for cell in shown[3:]] == ["–"] * 3
     assert of_reward["goal"].unique() == pytest.approx(0.3 + 0.0005 * 39.5 + 0.001)
@@ -255,7 +255,7 @@ def test_costs_say_when_each_method_reached_the_best_of_the_slowest(wide):
     assert of_reward.loc["rlcm", "reward_queries"] == 11 * 8
     assert of_reward.loc["rocm-kl", "reward_queries"] == 3 * 8
     assert of_reward.loc["rlcm", "nfe"] == 11 * 8 * 4
-    assert of_reward.loc["rlcm", "seconds"] == 11 * 0.5
+    assert of_reward.loc["rlcm", "training_seconds"] == 11 * 0.5
     assert of_reward.loc["rlcm", "deviation"] == pytest.approx(0.002 / 2**0.5)
 
 

@@ -75,7 +75,7 @@ def test_a_run_leaves_its_results_and_no_state(run, tmp_path):
     assert list(rows[0]) == [
         *("step", "reward", "loss", "divergence", "squared_distance"),
         *("squared_distance_3", "squared_distance_2", "gradient_norm", "learning_rate"),
-        *("seconds", "reward_queries", "nfe", "peak_memory_gib"),
+        *("training_seconds", "reward_queries", "nfe", "peak_memory_gib"),
     ]
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [int(row["reward_queries"]) for row in rows] == [2, 4, 6, 8, 10, 12]
@@ -143,16 +143,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run, changes):
         assert (parts / "snapshots" / name).read_bytes() == (
             whole / "snapshots" / name
         ).read_bytes()
-    timed = ("seconds", "peak_memory_gib")
+    timed = ("training_seconds", "peak_memory_gib")
     for ours, theirs in zip(history(parts), history(whole), strict=True):
         assert {k: v for k, v in ours.items() if k not in timed} == {
             k: v for k, v in theirs.items() if k not in timed
         }
-    seconds = [float(row["seconds"]) for row in history(parts)]
+    seconds = [float(row["training_seconds"]) for row in history(parts)]
     assert seconds == sorted(seconds)
     manifest = json.loads((parts / "manifest.json").read_text())
     assert manifest["attempts"] == 3 and manifest["resumed_after"] == [0, 1, 4]
-    assert manifest["seconds"] >= seconds[-1]
+    assert manifest["job_seconds"] >= seconds[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -277,6 +277,9 @@ NOT_STATES = {
     "a layer more": lambda state: state["lora"].update(other=torch.zeros(2)),
     "another shape": lambda state: state["lora"].update({min(state["lora"]): torch.zeros(1, 1)}),
     "no history": lambda state: state["history"].clear(),
+    "of an earlier version": lambda s: s["history"][0].update(
+        seconds=s["history"][0].pop("training_seconds")
+    ),
     "another step": lambda state: state.update(counts=[5, 1.0, 9]),
     "a key less": lambda state: state.pop("nfe"),
     "no identity": lambda state: state.pop("identity"),

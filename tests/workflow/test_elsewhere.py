@@ -2,6 +2,7 @@
 the source is found beside it, and nothing is written there."""
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def source_files(checkout: Checkout) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-# What `snakedeploy deploy-workflow` writes, but for the place of the clone.
+# What snakedeploy 0.17.1 writes, but for the place of the clone.
 DEPLOYED = """\
 from snakemake.utils import min_version
 
@@ -144,3 +145,23 @@ def test_results_that_come_without_snakemakes_records_are_checked(
     for stale in (plan("of an edited divergence", settings), plan(code, settings | {"beta": 0.4})):
         assert "results/matrix came without Snakemake's records of it" in stale
         assert f"{manifest.relative_to(tmp_path)} were made by other code or settings" in stale
+
+
+@pytest.mark.parametrize("after_run", [[], ["all", "--cores", "1", "--report-after-run"]])
+def test_snakemake_reports_on_a_finished_run(
+    complete: PlannedCheckout, tmp_path: Path, after_run: list[str]
+) -> None:
+    """With our report, the claims, every table and figure, and the runtime of their jobs."""
+    report = tmp_path / "report.zip"
+    command = [*after_run, "--report", str(report), "--configfile", "config/matrix.yaml"]
+    done = complete.snakemake(*command)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(report) as archive:
+        pages = [name for name in archive.namelist() if name.endswith("report.html")]
+        assert len(pages) == 2  # Snakemake's, and ours as one of the results
+        shown = archive.read(min(pages, key=len)).decode()
+    results = complete.path / "results/matrix"
+    drawn = [*results.glob("tables/*.md"), *results.glob("figures/*.png")]
+    assert len(drawn) > 5
+    for file in [results / "report.html", results / "claims.md", *drawn]:
+        assert str(file.relative_to(complete.path)) in shown

@@ -22,7 +22,7 @@ rule score_published:
         "../../envs/judges.yaml"
     threads: THREADS
     resources:
-        gpu=GPUS,
+        **CONFIG.resources.request(GPUS),
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:

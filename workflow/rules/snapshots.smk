@@ -21,7 +21,7 @@ rule evaluate_snapshots:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
+        **CONFIG.resources.request(GPUS),
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:

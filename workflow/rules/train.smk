@@ -24,7 +24,7 @@ rule train_cell:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=CONFIG.resources.gpus,
+        **CONFIG.resources.request(CONFIG.resources.gpus),
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rocm_core.errors import warn
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Denoiser, Embeddings
 from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
 
@@ -22,6 +23,9 @@ PARTS = {
     "text_encoder": "CLIPTextModel",
     "tokenizer": "CLIPTokenizer",
 }
+# Tokens: in a vocabulary of fewer every word that the model was trained on is one token, as in the
+# embedded world's. CLIP's has 49,408, and there a word of several is nothing special.
+_OWN_WORDS = 5000
 
 
 def load(
@@ -65,6 +69,7 @@ class StableDiffusion(Denoiser):
         super().__init__(device, dtype)
         self.network, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer = tokenizer
+        self._words: dict[str, bool] = {}  # of the prompts so far, and whether each is one token
         self.guidance_scale = guidance_scale
         self.requires_grad_(False).eval().to(device, dtype)
         config, embedding = unet.config, None
@@ -78,9 +83,11 @@ class StableDiffusion(Denoiser):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Embeddings:
-        """Last hidden states `(N, L, D)` of the text encoder, in batches of 64 prompts."""
+        """Last hidden states `(N, L, D)` of the text encoder, in batches of 64 prompts; warns of
+        words that the embedded world's captions do not have."""
         if self.text_encoder is None:
             raise ValueError("the text encoder was dropped")
+        self._warn_of_unknown_words(prompts)
         length = self.tokenizer.model_max_length
         chunks = []
         for start in range(0, len(prompts), 64):
@@ -90,6 +97,19 @@ class StableDiffusion(Denoiser):
             )
             chunks.append(self.text_encoder(tokens.input_ids.to(self.device))[0])
         return {HIDDEN: torch.cat(chunks)}
+
+    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
+        if len(self.tokenizer) > _OWN_WORDS:
+            return
+        words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
+        new = {w: len(self.tokenizer.tokenize(w)) == 1 for w in words if w not in self._words}
+        self._words |= new
+        if unknown := [word for word, known in new.items() if not known]:
+            more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+            warn(
+                f"the model was trained on captions without {', '.join(unknown[:20])}{more}: it"
+                " cannot draw that"
+            )
 
     def forget_text(self) -> None:
         """Drop the text encoder."""
