@@ -11,7 +11,15 @@ import pandas as pd
 from PIL import Image
 
 from rocm_core.configuration import Config
-from rocm_core.grid import evaluation_sets, make_grid, parse_config, sample_sets, snapshot_steps
+from rocm_core.grid import (
+    evaluation_sets,
+    lora_scales,
+    make_grid,
+    parse_config,
+    sample_sets,
+    scaled_sets,
+    snapshot_steps,
+)
 from rocm_core.prompts import Prompt, write_prompts
 
 LEVELS = {"gold": 0.6, "hpsv2": 0.27, "hpsv2_0": 0.28, "aesthetic": 5.2, "clipscore": 0.24}
@@ -72,7 +80,7 @@ def make_wide_config(**changes: Any) -> Config:
             "pairs": 20,
         },
         "seeds": [0, 1],
-        "generation": {"inference_steps": [None, 1, 2]},
+        "generation": {"inference_steps": [None, 1, 2], "lora_scale": [1.0, 0.0, 0.5]},
     }
     return make_config(**(values | changes))
 
@@ -102,10 +110,13 @@ def write_results(
         return rows
 
     def write_samples(source: Any, name: str, effect: dict[str, float], shade: int) -> None:
-        for prompt_set, steps in sample_sets(config, evaluation_sets(config, cells), source):
+        drawn = [(*one, 1.0) for one in sample_sets(config, evaluation_sets(config, cells), source)]
+        scales = zip(scaled_sets(config, source), lora_scales(config)[1:], strict=False)
+        for prompt_set, steps, scale in [*drawn, *((*one, scale) for one, scale in scales)]:
             folder = root / "samples" / name / prompt_set / f"steps-{steps}"
             n = min(count, config.prompts[prompt_set].count or count)
             share = (1.0 if prompt_set == "validation" else 0.5) if effect or shade else 0.0
+            share *= scale
             _write_images(folder, prompts, (shade, 120, 60), size)
             _write_csv(folder / "scores.csv", "prompt_id,metric,value", scores(effect, share, n))
             if prompt_set == "validation":
@@ -116,7 +127,7 @@ def write_results(
                 readouts["clip_diversity"] = np.full(n, 0.3)
                 rows = [row for metric, values in readouts.items() for row in _rows(metric, values)]
                 _write_csv(folder / "readouts.csv", "prompt_id,metric,value", rows)
-            manifest = {"seconds_per_image": 0.01 * steps}
+            manifest = {"seconds_per_image": 0.01 * int(str(steps).partition("--")[0])}
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
     cells = make_grid(config)

@@ -47,11 +47,12 @@ class ClippedSettings(PolicyGradientSettings):
 @dataclass(frozen=True)
 class Sample:
     """A batch with what the policy made of it: T transitions with the means of the policy that
-    drew them, and rewards `(N,)`. Nothing carries gradient."""
+    drew them, rewards `(N,)` and what the gate said `(N,)`. Nothing carries gradient."""
 
     batch: Batch
     transitions: Sequence[Transition]
     reward: Tensor
+    gates: Tensor | None = None
 
 
 class PolicyGradient(Algorithm):
@@ -106,8 +107,9 @@ class PolicyGradient(Algorithm):
                     f"{self.settings.algorithm} learns from the steps that draw noise, and this "
                     "chain has none: raise inference_steps"
                 )
-            scores = reward.score(policy.decode(trajectory.latents), batch.prompts)
-            return Sample(batch, transitions, scores)
+            images = policy.decode(trajectory.latents)
+            scores = reward.score(images, batch.prompts)
+            return Sample(batch, transitions, scores, self.gates(images, batch.prompts, scores))
 
     @property
     def stale(self) -> bool:
@@ -157,12 +159,14 @@ class PolicyGradient(Algorithm):
                     std = now.std if noise_stds is None else noise_stds[index]
                     divergence = weight * self.divergence(now.squared_distance(reduction), std)
                     if self.beta:  # 0 observes: an infinite D must not turn into 0·∞
-                        loss = loss + self.beta * divergence.mean()
+                        loss = loss + self.regularisation(divergence, sample.gates)
                     divergences.append(divergence.detach())
             if loss.requires_grad:
                 optimiser.backward(loss / (group * steps))
             losses.append(loss.detach())
         diagnostics = {"clipped": torch.stack(clipped).mean()}
+        if sample.gates is not None:
+            diagnostics["gated"] = sample.gates.mean()
         if self.compares_last:
             diagnostics["squared_distance_1"] = distances[drawn].mean()
         return Statistics(

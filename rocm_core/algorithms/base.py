@@ -6,11 +6,20 @@ The modules of algorithms are imported for their settings alone, too, so torch w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from rocm_core.configuration import OPTIONAL, TrainingSettings, items, number, settings_class
+from pydantic import Field
+
+from rocm_core.configuration import (
+    OPTIONAL,
+    Scorers,
+    TrainingSettings,
+    items,
+    number,
+    settings_class,
+)
 from rocm_core.errors import UserError
 from rocm_core.plugins import load
 
@@ -35,6 +44,16 @@ class RegularisedSettings(TrainingSettings):
     """Regularise a consistency model's last step too. It draws no noise, so that its divergence
     would be infinite; both images are put to the noise level at which the step starts, where RLCM's
     release has its density, and compared there."""
+
+    gate_by: Annotated[Scorers | None, OPTIONAL] = None
+    """One or several scorers that say where the reward is not to be trusted: only images that the
+    reward rates higher than they do on average, in standard deviations of the base's scores, are
+    subject to the divergence. They count as used: no table evaluates the training by them. null:
+    all images are."""
+    gate_above: Annotated[
+        float, number(-1000, 1000, "SD"), Field(exclude_if=lambda value: value == 0)
+    ] = 0.0
+    """With `gate_by`: how much higher."""
 
 
 class BackpropagationSettings(TrainingSettings):
@@ -96,8 +115,13 @@ class Statistics:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)  # (), further columns
 
 
+# Which of N images, their prompts and rewards (N,), are subject to the divergence: 1 or 0, (N,).
+Gate = Callable[["Tensor", Sequence[str], "Tensor"], "Tensor"]
+
+
 class Algorithm(ABC):
-    """An update rule; `settings.beta` is a number by now, and the trainer may change `beta`.
+    """An update rule; `settings.beta` is a number by now, and the trainer may change `beta`, and
+    give it a `gate`.
 
     divergence: of transitions of the policy and of the reference; None for `none`.
     reference: how its rollouts that carry gradient evaluate the reference, see `Policy.rollout`.
@@ -112,6 +136,7 @@ class Algorithm(ABC):
 
         assert isinstance(settings.beta, float)
         self.settings, self.beta = settings, settings.beta
+        self.gate: Gate | None = None
         name = settings.divergence
         self.divergence = None if name == "none" else load_divergence(name)
 
@@ -132,6 +157,14 @@ class Algorithm(ABC):
     def differentiated_steps(self, policy: Policy) -> int:
         """The most steps whose activations it keeps at once, if it backpropagates: all K."""
         return policy.steps
+
+    def gates(self, images: Tensor, prompts: Sequence[str], reward: Tensor) -> Tensor | None:
+        """What the gate says of images; None where all are subject to the divergence."""
+        return None if self.gate is None else self.gate(images.detach(), prompts, reward.detach())
+
+    def regularisation(self, divergence: Tensor, gates: Tensor | None) -> Tensor:
+        """β times the mean divergence `(N,)` of images, 0 for those whose gate is shut."""
+        return self.beta * (divergence if gates is None else gates * divergence).mean()
 
     @property
     def compares_last(self) -> bool:

@@ -136,10 +136,10 @@ class Direct(Algorithm):
         images = [trajectory.latents]
         if redraws:
             images = self._redrawn(policy, batch, trajectory.latents)
-        scores = torch.stack(
-            [reward.score(policy.decode(latents), batch.prompts) for latents in images]
-        ).mean(0)
+        pictures = [policy.decode(latents) for latents in images]
+        scores = torch.stack([reward.score(picture, batch.prompts) for picture in pictures]).mean(0)
         loss, seen = -scores.mean(), scores.detach()
+        gates = self.gates(pictures[0], batch.prompts, seen)
         if self.divergence is None:
             return loss, Statistics(seen, loss.detach(), seen.new_zeros(len(seen)), None)
         summed, diagnostics = trajectory.squared_distances("sum"), {}
@@ -159,7 +159,9 @@ class Direct(Algorithm):
         divergence = self.divergence((distances / dimensions)[:, used], stds[used])
         divergence = (stds.new_tensor(weights)[used] * divergence).sum(1)
         if self.beta:
-            loss = loss + self.beta * divergence.mean()
+            loss = loss + self.regularisation(divergence, gates)
+        if gates is not None:
+            diagnostics["gated"] = gates.mean()
         return loss, Statistics(
             seen, loss.detach(), divergence.detach(), summed.detach(), diagnostics
         )

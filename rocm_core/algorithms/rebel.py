@@ -81,7 +81,7 @@ class REBEL(NormalisedAdvantages):
         seen = super()._learn(policy, sample, weights, group, optimiser)
         loss = residual.square().mean()
         if self.beta:
-            loss = loss + self.beta * seen.divergence.mean()
+            loss = loss + self.regularisation(seen.divergence, sample.gates)
         diagnostics = {k: v for k, v in seen.diagnostics.items() if k != "clipped"}
         return replace(seen, loss=loss / len(sample.transitions), diagnostics=diagnostics)
 

@@ -1,7 +1,7 @@
 """Analysis: results as frames, statistics over prompts and seeds, comparisons, efficiency."""
 
 from rocm_core.analysis.anchors import ANCHORS, Anchors, read_anchors
-from rocm_core.analysis.choice import choose, halves, rank
+from rocm_core.analysis.choice import Trained, choose, choose_snapshot, halves, rank
 from rocm_core.analysis.comparison import (
     ALPHA,
     MARGIN,
@@ -25,7 +25,7 @@ from rocm_core.analysis.efficiency import (
     thinned,
 )
 from rocm_core.analysis.gate import Check, checks
-from rocm_core.analysis.judging import evaluators, is_held_out, overall
+from rocm_core.analysis.judging import evaluators, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,

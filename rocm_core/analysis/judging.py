@@ -3,24 +3,13 @@
 import pandas as pd
 
 from rocm_core.analysis.results import GOLD, Results
-
-# Versions of a scorer that the field reports side by side: who trains on one has trained on both.
-VERSIONS = {"hpsv2_0": "hpsv2"}
-
-
-def is_held_out(metric: str, reward: str) -> bool:
-    """Whether a scorer measures something other than the one that was trained on.
-
-    Training on one version of a scorer counts as training on all of them.
-    """
-    metric, reward = (name.replace("-", "_") for name in (metric, reward))
-    return VERSIONS.get(metric, metric) != VERSIONS.get(reward, reward)
+from rocm_core.grid import is_held_out
 
 
 def evaluators(results: Results, reward: str) -> list[str]:
-    """The gold judge where there is one, else every metric that was not trained on."""
-    metrics = results.config.metrics
-    return [GOLD] if GOLD in metrics else [m for m in metrics if is_held_out(m, reward)]
+    """The gold judge where there is one, else every metric that no training on a reward used."""
+    metrics, used = results.config.metrics, results.used(reward)
+    return [GOLD] if GOLD in metrics else [m for m in metrics if is_held_out(m, used)]
 
 
 def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:

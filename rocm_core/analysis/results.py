@@ -15,7 +15,17 @@ from rocm_core.analysis.labels import method_label
 from rocm_core.analysis.statistics import Estimate, paired_difference, per_prompt
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
-from rocm_core.grid import Cell, evaluation_sets, make_grid, sample_sets
+from rocm_core.grid import (
+    Cell,
+    Standards,
+    combine,
+    evaluation_sets,
+    make_grid,
+    sample_sets,
+    scaled_sets,
+    standardised,
+    used_scorers,
+)
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles, hash_inputs
 
@@ -96,6 +106,11 @@ class Results:
         trials of a search."""
         own = [c for c in self.cells if reward in (None, c.reward) and not c.trial]
         return list(dict.fromkeys(cell.variant for cell in own if sweeps or not cell.swept))
+
+    def used(self, reward: str, method: str | None = None) -> set[str]:
+        """The scorers that trainings on a reward (of one method) used: none is held out."""
+        cells = [c for c in self.cells if c.reward == reward and method in (None, c.variant)]
+        return {scorer for cell in cells for scorer in used_scorers(cell.settings)}
 
     def models_of(self, reward: str) -> list[str]:
         """The base models of a reward's trainings, then its methods; swept ones are left out."""
@@ -252,7 +267,10 @@ class Results:
         wanted = [
             self.folder(source, name, steps).scores
             for source in self.everything
-            for name, steps in self.sample_sets(source)
+            for name, steps in [
+                *self.sample_sets(source),
+                *scaled_sets(self.config, source.cell or source.policy),
+            ]
         ]
         main = [self.samples(source) for source in self.everything]
         wanted += [files.readouts for files in main]
@@ -267,13 +285,18 @@ class Results:
         """The (prompt set, inference steps) of a source's images, the main one first."""
         return sample_sets(self.config, self.evaluation_sets, source.cell or source.policy)
 
-    def folder(self, source: Source, prompt_set: str, steps: int) -> SampleFiles:
+    def folder(self, source: Source, prompt_set: str, steps: int | str) -> SampleFiles:
         """A source's images of a prompt set."""
         return self.layout.samples(source.name, prompt_set, steps)
 
     def samples(self, source: Source) -> SampleFiles:
         """The images that tables and figures are about."""
         return self.folder(source, *self.sample_sets(source)[0])
+
+    def lora(self, source: Source) -> Path:
+        """The LoRA that made a trained model's images."""
+        files = self.layout.cell(source.name)
+        return files.best if source.cell and source.cell.settings.stop_by else files.lora
 
     def image(self, source: Source, prompt_id: str) -> Path | None:
         """The image of one validation prompt; None where it does not exist (partial)."""
@@ -306,13 +329,18 @@ class Results:
         return paired_difference(after, before) if any(after.index.isin(before.index)) else None
 
     def scores_on(
-        self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int
+        self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int | str
     ) -> tuple[pd.Series, int]:
         """One metric of each prompt of a set at a number of inference steps, averaged over those
         sources that have it, and how many these are. Only what is asked for is kept in memory."""
-        paths = [self.folder(source, prompt_set, steps).scores for source in sources]
-        read = [self._read_csv(path, _SCORES, metric) for path in paths]
-        scores = [frame for frame in read if frame is not None]
+        combined, scores = metric in self.config.ensembles, []
+        for source in sources:
+            path = self.folder(source, prompt_set, steps).scores
+            frame = self._read_csv(path, _SCORES, None if combined else metric)
+            if frame is not None and combined:
+                frame = only(self._with_ensembles(source, frame), metric=metric)
+            if frame is not None:
+                scores.append(frame)
         return per_prompt(pd.concat(scores)) if scores else pd.Series(dtype=float), len(scores)
 
     def seeds(self, reward: str, method: str) -> int | None:
@@ -346,15 +374,39 @@ class Results:
     ) -> pd.DataFrame:
         """The files of sources below each other, with each source's reward, method and seed."""
         frames = [
-            frame.rename(columns={"reward": "mean_reward"}).assign(
-                reward=source.reward, method=source.method, seed=source.seed
-            )
+            self._with_ensembles(source, frame)
+            .rename(columns={"reward": "mean_reward"})
+            .assign(reward=source.reward, method=source.method, seed=source.seed)
             for source in sources
             if (frame := self._read_csv(path_of(source), columns)) is not None
         ]
         if not frames:
             return pd.DataFrame(columns=[*_KEYS, *columns])
         return pd.concat(frames, ignore_index=True)
+
+    def _with_ensembles(self, source: Source, scores: pd.DataFrame) -> pd.DataFrame:
+        """Scores by each metric, followed by what the ensembles of the configuration, as the
+        policy's trainings have them, make of their members'."""
+        for name, ensemble in self.config.ensembles.items() if "metric" in scores else ():
+            own = scores[scores["metric"].isin([*ensemble.of])]
+            standards = self._standards(name, source.policy)
+            if standards is None or own.empty:
+                continue
+            keys = [key for key in ("step", "prompt_id") if key in own]
+            wide = own.pivot_table("value", keys, "metric", sort=False)
+            combined = combine(wide, ensemble, standards).rename("value").reset_index()
+            scores = pd.concat([scores, combined.assign(metric=name)], ignore_index=True)
+        return scores
+
+    def _standards(self, reward: str, policy: str) -> Standards | None:
+        """The base's scores by the members of an ensemble; None where nothing of the policy trains
+        on it, or they are not measured yet (partial)."""
+        own = [c.settings for c in self.cells if (c.reward, c.settings.policy) == (reward, policy)]
+        for one in own[:1]:
+            path = self.layout.standards(policy, one.prompts, standardised(one))
+            measured = self._read_manifest(path)
+            return measured and measured["scorers"]
+        return None
 
     def existing(self, path: Path) -> Path:
         """`path`, noted as read with its sha256; raises `UserError` where there is none, or another

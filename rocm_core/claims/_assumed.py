@@ -17,10 +17,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from rocm_core.analysis import is_held_out, only
+from rocm_core.analysis import only
 from rocm_core.configuration import Config, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid import images_per_iteration, make_grid, training_work
+from rocm_core.grid import (
+    images_per_iteration,
+    is_held_out,
+    make_grid,
+    training_work,
+    used_scorers,
+)
 from rocm_core.provenance import CSV_OPTIONS, sha256_file
 
 RECORD = Path(__file__).parent / "study.json"
@@ -46,7 +52,7 @@ class Assumed:
             "reward": reward,
             "method": method,
             "kind": _kind(settings),
-            "metric": metric if is_held_out(metric, reward) else OWN,
+            "metric": metric if is_held_out(metric, used_scorers(settings)) else OWN,
         }
         if (key := tuple(like.values())) not in self._found:
             self._found[key] = self._most_alike(like)

@@ -18,9 +18,8 @@ from rocm_core.analysis import (
     average_deviation,
     compare,
     compare_differences,
-    is_held_out,
 )
-from rocm_core.grid import METHODS, searched, snapshot_steps
+from rocm_core.grid import METHODS, is_held_out, searched, snapshot_steps
 
 BASELINES = tuple(METHODS)
 ROCM_NONE = "rocm-none"
@@ -84,7 +83,8 @@ class Evidence:
 
     def held_out_metrics(self, reward: str) -> list[str]:
         """The scorers that a training on `reward` did not see; the gold judge is not one."""
-        return [m for m in self.config.metrics if m != GOLD and is_held_out(m, reward)]
+        used = self.results.used(reward)
+        return [m for m in self.config.metrics if m != GOLD and is_held_out(m, used)]
 
     def final(self, reward: str, method: str, metric: str) -> Scores:
         """Scores of the final models on the validation prompts."""

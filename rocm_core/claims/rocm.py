@@ -327,7 +327,13 @@ def noise(e: Evidence) -> Iterator[Part]:
 def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
     data = table1.make(e.results).data
     bases = [base.method for base in e.results.bases]
-    own = data[(data["metric"] == data["reward"]) & ~data["method"].isin(bases)]
+    used = [
+        method not in bases and metric in e.results.used(reward, method)
+        for reward, method, metric in zip(
+            data["reward"], data["method"], data["metric"], strict=True
+        )
+    ]
+    own = data[used]
     for reward, entries in own.groupby("reward", sort=False):
         label = f"{metric_label(str(reward))}: {len(entries)} entries withheld"
         yield Part(label, TRUE, None, checked=bool(entries["mean"].isna().all()))

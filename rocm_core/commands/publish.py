@@ -58,10 +58,13 @@ def publish(
 def _publish(results: Results, source: Source, cards: bool) -> Path:
     files = results.layout.cell(source.name)
     folder = results.root / "publish" / source.name.replace("/", "--")
-    hash_inputs([files.lora])
+    lora = results.lora(source)
+    hash_inputs([lora])
     if not cards:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(files.lora, folder / LORA)
+        shutil.copyfile(lora, folder / LORA)
+        if lora == files.best:
+            shutil.copyfile(files.choice, folder / files.choice.name)
         shutil.copyfile(files.manifest, folder / "manifest.json")
     samples = [(p.text, i) for p in results.prompts if (i := results.image(source, p.id))][:SAMPLES]
     shown = []

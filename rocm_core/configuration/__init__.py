@@ -15,10 +15,12 @@ from rocm_core.configuration.schema import (
 from rocm_core.configuration.settings import (
     BetaTarget,
     Contest,
+    Ensemble,
     GenerationSettings,
     ModelSettings,
     ProgressSettings,
     PromptSettings,
+    Scorers,
     Search,
     Settings,
     StudySettings,

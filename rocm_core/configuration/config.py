@@ -5,13 +5,15 @@ import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from rocm_core.configuration.fields import (
+    AT_ONE,
     FILLED,
     IF_SET,
     Gamma,
     Guidance,
+    LoraScale,
     Name,
     OrNull,
     Path,
@@ -27,6 +29,7 @@ from rocm_core.configuration.fields import (
     text,
 )
 from rocm_core.configuration.settings import (
+    Ensemble,
     ProgressSettings,
     PromptSettings,
     Settings,
@@ -91,6 +94,11 @@ class Generation(Settings):
     policy's where they differ. Of a list the first makes the images
     that tables and figures use; at the others the validation prompts are drawn too, for reward
     against inference time."""
+    lora_scale: Annotated[LoraScale | Annotated[tuple[LoraScale, ...], items(1)], AT_ONE] = 1.0
+    """How strong the adapters of trained models are where images are made: 0 is the base, 1 what
+    was trained. Of a list the first makes the images that tables and figures use; at the others the
+    validation prompts are drawn too, at the first number of steps, to see what a weaker or stronger
+    adapter is worth."""
 
 
 class Snapshots(Settings):
@@ -99,6 +107,11 @@ class Snapshots(Settings):
     prompts: Annotated[Whole, number(0, 1_000_000_000, "prompts")] = 64
     """The first validation prompts on which each snapshot is evaluated; all if there are fewer;
     0 evaluates none."""
+    stop_prompts: Annotated[
+        Whole, number(1, 1_000_000_000, "prompts"), Field(exclude_if=lambda value: value == 64)
+    ] = 64
+    """The first training prompts on which the scorers of `stop_by` judge each snapshot; all if
+    there are fewer."""
 
 
 class Resources(Settings):
@@ -168,8 +181,11 @@ class Config(Settings):
     ]
     """Prompt sets: those to train on, and any number to evaluate on. Images of the validation
     prompts fill the tables; those of further sets show what holds on other prompts."""
+    ensembles: Annotated[dict[Name, Ensemble], Field(exclude_if=lambda value: not value)] = {}
+    """Training rewards that combine several scorers, by the names that `rewards` and `cells` use
+    for them."""
     rewards: _Names
-    """Training rewards: names of scorers."""
+    """Training rewards: names of scorers or of `ensembles`."""
     methods: Annotated[dict[PluginName, _Layer], FILLED]
     """Training methods and, for each, settings that differ from `training`. `rocm-<divergence>` is
     ROCM with a module of `rocm_core/divergences/`, `rocm-none` without one; `rlcm`, `ddpo`, `dpok`
@@ -230,6 +246,10 @@ class Config(Settings):
     def scorer_paths(self) -> dict[str, str | None]:
         """{metric: local weights} of the scorers that measure images."""
         return {metric: self.scorers[metric] for metric in self.metrics}
+
+    def members(self, reward: str) -> tuple[str, ...]:
+        """The scorers of a training reward: those of an ensemble, or itself."""
+        return tuple(self.ensembles[reward].of) if reward in self.ensembles else (reward,)
 
     @functools.cached_property
     def _text(self) -> str:

@@ -78,6 +78,8 @@ Steps = Annotated[Whole, number(1, 1000, "steps")]
 Resolution = Annotated[Whole, number(8, 16_384, "pixels")]
 # Left out where it is null: a setting of some models, without which those of others are as before.
 IF_SET = Field(exclude_if=lambda value: value is None)
+AT_ONE = Field(exclude_if=lambda value: value == 1)  # the same of a factor
+LoraScale = Annotated[float, number(0, 10)]
 Gamma = Annotated[float, number(0, 1)]
 Timesteps = Annotated[
     tuple[Annotated[Whole, number(0, 1_000_000)], ...], items(1, "a list of falling timesteps")
@@ -264,8 +266,9 @@ def _kind(kind: str, schema: Mapping[str, Any]) -> str:
             or f"a list of {values}{distinct}, each {allowed(schema['items'])}"
         )
     nouns = {"null": "null", "boolean": "true or false", "object": "a mapping of keys to values"}
-    if kind == "object" and schema.get("minProperties"):
-        return "a mapping of at least one key to its value"
+    if kind == "object" and (least := schema.get("minProperties")):
+        most = "one key to its value" if least == 1 else f"{least} keys to their values"
+        return f"a mapping of at least {most}"
     if kind == "object" and "allowed" in schema:
         return schema["allowed"]
     return nouns.get(kind) or schema.get("allowed", "text")

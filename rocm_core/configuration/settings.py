@@ -6,13 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rocm_core.configuration.fields import (
+    AT_ONE,
     FILLED,
     IF_SET,
+    OPTIONAL,
     Gamma,
     Guidance,
+    LoraScale,
     Name,
     OrNull,
     Path,
+    PluginName,
     Resolution,
     Seed,
     Steps,
@@ -57,6 +61,7 @@ class Settings(BaseModel):
             raise UserError(f"{cls.__name__}: {error}") from None
 
 
+Scorers = PluginName | Annotated[tuple[PluginName, ...], items(1)]
 _Count = Annotated[Whole, number(1, 10_000_000, "prompts")]
 _Files = Annotated[tuple[Path, ...], items(1)]
 _Prompts = Annotated[tuple[Annotated[str, text("a prompt", 10_000)], ...], items(1)]
@@ -129,6 +134,8 @@ class Contest(Settings):
 
     reward: str
     """What all were trained on."""
+    used: Annotated[tuple[str, ...], Field(strict=False, exclude_if=lambda value: not value)] = ()
+    """The scorers that their trainings used, if these are others."""
     base: str
     """File of the scores of the model that all started from, on the validation prompts."""
     scores: dict[str, str]
@@ -189,6 +196,25 @@ class GenerationSettings(ModelSettings):
     """Seed of the noise."""
     batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
     """Images made at once."""
+    lora_scale: Annotated[LoraScale, AT_ONE] = 1.0
+    """Factor of what the adapter changes."""
+
+
+class Ensemble(Settings):
+    """A training reward made of several scorers, each in standard deviations of the base's scores
+    on the training prompts."""
+
+    of: Annotated[
+        dict[PluginName, Annotated[float, number(1e-9, 1e9)]],
+        Field(min_length=2),
+    ]
+    """Its scorers, all of them metrics too, and their weights in the sum, 1 for the other ways to
+    combine them."""
+    combine: Literal["sum", "minimum", "mean_minus_std"] = "sum"
+    """`sum`, weighted; `minimum`, the worst score; `mean_minus_std`, the mean less `deviations`
+    standard deviations over the scorers, which counts their disagreement as a loss."""
+    deviations: Annotated[float, number(0, 1000)] = 1.0
+    """With `mean_minus_std`: how many standard deviations."""
 
 
 class CellSettings(ModelSettings):
@@ -198,6 +224,10 @@ class CellSettings(ModelSettings):
     """Name of the reward."""
     scorer: str | None = None
     """Local weights of the reward."""
+    ensemble: Annotated[Ensemble | None, IF_SET] = None
+    """What the reward consists of; null: it is a scorer."""
+    scorers: Annotated[dict[str, str | None] | None, IF_SET] = None
+    """Local weights of the scorers beside the reward's own: those of an ensemble."""
     algorithm: str = "direct"
     """Name of the update rule."""
     divergence: str = "none"
@@ -304,17 +334,32 @@ class TrainingSettings(CellSettings):
     """Names, or endings of names, of the network's modules that get a LoRA."""
     init_lora: Annotated[Path | None, Field(exclude_if=lambda path: path is None)] = None
     """A file `lora.safetensors` or a snapshot to start from, with the same rank, alpha and targets;
-    null starts from the base. The reference of the divergence is the base either way."""
+    null starts from the base. The reference of the divergence starts as the base either way."""
     ema_decay: Annotated[float, number(0, 1, "per step")] | None = None
     """Decay of the exponential moving average of the LoRA that is saved; null keeps none."""
+    reference_reset: Annotated[
+        Annotated[Whole, number(1, 100_000_000, "steps")] | None, OPTIONAL
+    ] = None
+    """Iterations after which the policy of then becomes the reference of the divergence, again and
+    again; null: the reference stays the base, but for `reference_decay`."""
+    reference_decay: Annotated[
+        Annotated[float, number(0, 0.999999999, "per step")] | None, OPTIONAL
+    ] = None
+    """Decay of the exponential moving average of the LoRA that is the reference of the divergence,
+    from the base on; null: the reference stays the base, but for `reference_reset`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the passes; `auto` is bfloat16 on a device that has it. The LoRA is always
     float32."""
     snapshot_every: Annotated[Whole, number(0, 1_000_000_000, "steps")] = 0
     """Steps between snapshots of the LoRA, the last step included; 0 keeps none."""
+    stop_by: Annotated[Scorers | None, OPTIONAL] = None
+    """One or several scorers that stop a training early, in hindsight: the images that are scored
+    are those of `best.safetensors`, the snapshot that they prefer on some of the training prompts.
+    They count as used: no table evaluates the training by them. null: the last step counts."""
 
     @property
     def weights(self) -> list[str]:
         """The local weights that are loaded."""
-        paths = (self.model, self.model_lora, self.scorer, self.init_lora)
+        scorers = (self.scorers or {}).values()
+        paths = (self.model, self.model_lora, self.scorer, *scorers, self.init_lora)
         return [path for path in paths if path]

@@ -10,4 +10,5 @@ from rocm_core.evaluation.readouts import (
     pixel_diversity,
 )
 from rocm_core.evaluation.scores import read_index, score, score_folder
-from rocm_core.evaluation.snapshots import evaluate_snapshots
+from rocm_core.evaluation.snapshots import evaluate_snapshots, score_snapshots
+from rocm_core.evaluation.standards import measure_base

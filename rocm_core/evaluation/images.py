@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rocm_core.errors import UserError
 from rocm_core.evaluation.job import kept, pick_device, write_job_manifest
-from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora
+from rocm_core.policies import Policy, Trajectory, load_lora, load_policy, merge_lora, scale_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import atomic_write, hash_inputs, sha256_file
 
@@ -82,6 +82,7 @@ def generate(
     policy = load_policy(settings, device)
     if lora is not None:
         load_lora(policy.network, lora, policy.denoiser.lora_name)
+        scale_lora(policy.network, settings.lora_scale)
         merge_lora(policy.network)
     output.mkdir(parents=True, exist_ok=True)
     for old in [output / "manifest.json", output / "index.jsonl", *output.glob("*.png")]:

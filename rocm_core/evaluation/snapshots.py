@@ -16,12 +16,48 @@ from rocm_core.errors import UserError
 from rocm_core.evaluation.images import iterate_images, save_png
 from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
 from rocm_core.evaluation.scores import Sample, score, write_scores
-from rocm_core.policies import load_lora, load_policy
+from rocm_core.policies import load_lora, load_policy, scale_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import hash_inputs
+from rocm_core.rewards import load_reward
 
 if TYPE_CHECKING:  # the environment of the published scorers has no pydantic
     from rocm_core.configuration import GenerationSettings
+
+
+@torch.no_grad()
+def score_snapshots(
+    settings: GenerationSettings,
+    scorers: Mapping[str, str | Path | None],
+    prompts: Sequence[Prompt],
+    snapshots: Path,
+) -> dict[int, dict[str, list[float]]]:
+    """{step: {scorer: its score of the image of each prompt}} of a training's snapshots, of which
+    step 0 is the base; no image is kept. Raises `UserError` as `evaluate_snapshots` does."""
+    device = pick_device()
+    policy = load_policy(settings, device)
+    rewards = {name: load_reward(name, path, device) for name, path in scorers.items()}
+    found: dict[int, dict[str, list[float]]] = {}
+    for step, file in _files_of(snapshots, prompts).items():
+        if file:
+            load_lora(policy.network, file, policy.denoiser.lora_name)
+        found[step] = {name: [] for name in rewards}
+        for batch, images, _ in iterate_images(policy, prompts, settings.seed, settings.batch_size):
+            for name, reward in rewards.items():
+                scores = reward.measure(images, [prompt.text for prompt in batch])
+                if not scores.isfinite().all():
+                    raise UserError(f"{name} gives a score that is not finite: check its weights")
+                found[step][name] += scores.tolist()
+    return found
+
+
+def _files_of(snapshots: Path, prompts: Sequence[Prompt]) -> dict[int, Path | None]:
+    """{step: its snapshot}; None for step 0, the base."""
+    names = (re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in snapshots.glob("*"))
+    steps = sorted(int(name[1]) for name in names if name)
+    if not steps or not prompts:
+        raise UserError(f"{snapshots} holds no snapshot to evaluate, or there is no prompt")
+    return {0: None} | {step: snapshots / f"step-{step}.safetensors" for step in steps}
 
 
 def evaluate_snapshots(
@@ -42,21 +78,17 @@ def evaluate_snapshots(
     snapshot or no prompt.
     """
     began = time.perf_counter()
-    names = (re.fullmatch(r"step-(\d+)\.safetensors", file.name) for file in snapshots.glob("*"))
-    steps = [0, *sorted(int(name[1]) for name in names if name)]
-    files = [snapshots / f"step-{step}.safetensors" for step in steps[1:]]
-    if not files or not prompts:
-        raise UserError(f"{snapshots} holds no snapshot to evaluate, or there is no prompt")
-    hashes = hash_inputs([*inputs, *files])
+    files = _files_of(snapshots, prompts)
+    hashes = hash_inputs([*inputs, *filter(None, files.values())])
     (output / "manifest.json").unlink(missing_ok=True)
     for old in output.glob("step-*"):  # images of an earlier run, and of other steps
         shutil.rmtree(old)
     policy = load_policy(settings, pick_device())
     samples, rows = [], []
-    for step in tqdm(steps, desc="generation", unit="snapshot", disable=None):
-        if step:
-            file = snapshots / f"step-{step}.safetensors"
+    for step, file in tqdm(files.items(), desc="generation", unit="snapshot", disable=None):
+        if file:
             load_lora(policy.network, file, policy.denoiser.lora_name)
+            scale_lora(policy.network, settings.lora_scale)
         folder = output / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
         for batch, images, trajectory in iterate_images(

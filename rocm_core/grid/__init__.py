@@ -23,13 +23,25 @@ from rocm_core.grid.budget import (
     images_per_iteration,
     training_work,
 )
-from rocm_core.grid.cells import METHODS, Cell, make_grid, parse_method, spell, table, trials_of
+from rocm_core.grid.cells import (
+    METHODS,
+    Cell,
+    make_grid,
+    parse_method,
+    spell,
+    table,
+    trials_of,
+)
+from rocm_core.grid.ensembles import Standards, combine
 from rocm_core.grid.evaluation import (
     BEST,
+    at_scale,
     evaluation_sets,
     generation_settings,
     inference_steps,
+    lora_scales,
     sample_sets,
+    scaled_sets,
     snapshot_prompts,
     training_sets,
 )
@@ -37,3 +49,4 @@ from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle
 from rocm_core.grid.snapshots import snapshot_steps, state_settings
+from rocm_core.grid.used import gating, is_held_out, listed, rewarding, standardised, used_scorers

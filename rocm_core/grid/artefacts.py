@@ -24,6 +24,7 @@ from rocm_core.grid.evaluation import (
     evaluation_sets,
     generation_settings,
     sample_sets,
+    scaled_sets,
     snapshot_prompts,
     training_sets,
 )
@@ -31,6 +32,7 @@ from rocm_core.grid.models import denoiser_modules
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
 from rocm_core.grid.snapshots import snapshot_steps, state_settings
+from rocm_core.grid.used import gating, listed, rewarding, standardised, used_scorers
 from rocm_core.plugins import KINDS, facts, module_of, names
 from rocm_core.prompts import Prompt, prompt_files
 from rocm_core.provenance import (
@@ -102,15 +104,18 @@ class Artefacts:
 
     def generation(self, source: str, steps: int | str | None = None) -> GenerationSettings:
         """How a source's images are made."""
-        return generation_settings(self.config, self.source(source), int(steps) if steps else None)
+        return generation_settings(self.config, self.source(source), steps)
 
     def folders(
         self, sets: Collection[str] | None = None, every_step: bool = True
     ) -> Iterator[tuple[str, str, SampleFiles]]:
         """(source, prompt set, images) of every source: of these prompt sets (None: of all), at
-        every number of inference steps or at the first."""
+        every number of inference steps and strength of its adapter, or at the first."""
         for name, source in self.sources.items():
-            places = sample_sets(self.config, self.evaluation_sets, source)
+            places: list[tuple[str, int | str]] = [
+                *sample_sets(self.config, self.evaluation_sets, source),
+                *scaled_sets(self.config, source),
+            ]
             for prompt_set, steps in places:
                 if (sets is None or prompt_set in sets) and (every_step or steps == places[0][1]):
                     yield name, prompt_set, self.layout.samples(name, prompt_set, steps)
@@ -152,6 +157,27 @@ class Artefacts:
             if self.config.partial and not self.layout.cell(name).history.exists()
         )
 
+    def lora(self, cell: str) -> Path:
+        """The LoRA with which a cell's images are made: the final one, or the best snapshot's."""
+        files = self.layout.cell(cell)
+        return files.best if self.cells[cell].settings.stop_by else files.lora
+
+    def choosers(self, cell: str) -> dict[str, str | None]:
+        """The scorers that choose among a cell's snapshots, with their weights."""
+        return self.scorer_paths(listed(self.cells[cell].settings.stop_by))
+
+    def choosing_code(self, cell: str) -> str:
+        """Code fingerprint of that choice."""
+        return job_code("choose_snapshot", self.generation(cell), [*self.choosers(cell)])
+
+    def standards(self, cell: str) -> list[Path]:
+        """The file with the base's scores by which a cell's reward is standardised; [] where it is
+        not."""
+        settings = self.cells[cell].settings
+        scorers = standardised(settings)
+        wanted = self.layout.standards(settings.policy, settings.prompts, scorers)
+        return [wanted] if scorers else []
+
     def choice(self, cell: str) -> list[Path]:
         """The file with what a search chose for a cell's settings; [] where nothing is searched."""
         own = self.cells[cell]
@@ -163,6 +189,16 @@ class Artefacts:
             {key: value for key, value in trial.swept if key != "iterations"}
             for trial in self._trials(reward, method)
         ]
+
+    def trial_reward(self, reward: str, method: str) -> dict[str, Any]:
+        """The reward of those trials, what they use, and what an ensemble consists of."""
+        settings = self._trials(reward, method)[0].settings
+        ensemble = settings.ensemble and settings.ensemble.to_dict()
+        return {"reward": reward, "used": used_scorers(settings), "ensemble": ensemble}
+
+    def trial_standards(self, reward: str, method: str) -> list[Path]:
+        """The file by which an ensemble's scores of those trials are standardised."""
+        return self.standards(self._trials(reward, method)[0].name)
 
     def trial_scores(self, reward: str, method: str) -> list[Path]:
         """The scores of each trial of a search."""
@@ -191,9 +227,11 @@ class Artefacts:
                 files = {
                     c.name: [self._main(c.name).scores, self.shown(c.name).index] for c in cells
                 }
+                used = tuple(dict.fromkeys(s for c in cells for s in used_scorers(c.settings)))
                 here = [cell for cell, paths in files.items() if self.finished(paths) == paths]
                 found[name] = Contest(
                     reward=cells[0].reward,
+                    used=used if used != (cells[0].reward,) else (),
                     base=str(self._main(f"base-{cells[0].settings.policy}").scores),
                     scores={cell: str(files[cell][0]) for cell in here},
                     missing=tuple(cell for cell in files if cell not in here),
@@ -258,16 +296,35 @@ class Artefacts:
             own, settings = self.layout.cell(name), cell.settings
             files = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
             inputs = [self.layout.prompts(settings.prompts), *self.choice(name)]
-            yield Made(own.manifest, settings.to_dict(), job_code("train", settings), files, inputs)
+            inputs += self.standards(name)
+            trained = cell.trained_with.to_dict()
+            yield Made(own.manifest, trained, job_code("train", settings), files, inputs)
+            if settings.stop_by:
+                drawn = self.generation(name).to_dict()
+                count = {"count": config.snapshots.stop_prompts}
+                yield Made(
+                    record_beside(own.best),
+                    drawn | {"scorers": self.choosers(name)} | count,
+                    self.choosing_code(name),
+                    [own.best, own.choice],
+                    [self.layout.prompts(settings.prompts)]
+                    + [own.snapshot(step) for step in snapshot_steps(settings)],
+                )
+        for file, (policy, prompt_set, measured) in self.measured_bases().items():
+            base = self.generation(f"base-{policy}").to_dict()
+            base |= {"scorers": self.scorer_paths(measured)}
+            inputs, code = [self.layout.prompts(prompt_set)], self.measuring_code(policy, measured)
+            yield _alone(file, base, code, inputs)
         for reward, method in self.searches:
             tried, code = {"tried": self.tried(reward, method)}, job_code("choose")
             inputs = [self.base_scores(reward, method), *self.trial_scores(reward, method)]
+            inputs += self.trial_standards(reward, method)
             yield _alone(self.layout.choice(reward, method), tried, code, inputs)
         for name, prompt_set, images in self.folders(ids):
             drawn = self.generation(name, images.steps)
             files = [images.index, *map(images.image, ids[prompt_set])]
             code, inputs = job_code("generate", drawn), [self.layout.prompts(prompt_set)]
-            inputs += [self.layout.cell(name).lora] * (name in self.cells)
+            inputs += [self.lora(name)] if name in self.cells else []
             yield Made(images.manifest, drawn.to_dict(), code, files, inputs)
             code, rows = job_code("score", metrics=metrics), _rows(ids[prompt_set], metrics)
             yield _alone(images.scores, scorers, code, files, rows)
@@ -323,6 +380,22 @@ class Artefacts:
             files, inputs = [study.results, study.table], [study.key, study.votes]
             yield Made(record_beside(study.results), {}, study_code("aggregate"), files, inputs)
 
+    def measured_bases(self) -> dict[Path, tuple[str, str, tuple[str, ...]]]:
+        """{file of `standards`: its policy, prompt set and scorers}."""
+        found: dict[Path, tuple[str, str, tuple[str, ...]]] = {}
+        for name, cell in self.cells.items():
+            place = cell.settings.policy, cell.settings.prompts, standardised(cell.settings)
+            found |= dict.fromkeys(self.standards(name), place)
+        return found
+
+    def measuring_code(self, policy: str, scorers: Sequence[str]) -> str:
+        """Code fingerprint of such a file."""
+        return job_code("standardise", self.generation(f"base-{policy}"), scorers)
+
+    def scorer_paths(self, scorers: Iterable[str]) -> dict[str, str | None]:
+        """{scorer: local weights}."""
+        return {name: self.config.scorers[name] for name in scorers}
+
     @property
     def clip(self) -> str | None:
         """The weights that read-outs of diversity need; None where CLIP is not a metric."""
@@ -336,7 +409,7 @@ class Artefacts:
     @property
     def published(self) -> dict[str, str | None]:
         """{metric: weights} of the published packages that score images."""
-        return {name: self.config.scorers[name] for name in self.config.published}
+        return self.scorer_paths(self.config.published)
 
 
 def _alone(
@@ -394,7 +467,8 @@ def job_code(
         modules.append(module_of("chains", settings.chain, "chain"))
     if isinstance(settings, TrainingSettings):
         modules.append(module_of("algorithms", settings.algorithm, "algorithm"))
-        modules.append(module_of("rewards", settings.reward, "reward"))
+        seen = rewarding(settings) + gating(settings)
+        modules += [module_of("rewards", name, "reward") for name in seen]
         if settings.divergence != "none":
             modules.append(module_of("divergences", settings.divergence, "divergence"))
     return code_fingerprint(f"workflow/scripts/{script}.py", *modules)
@@ -445,7 +519,7 @@ def _facts(config: Config) -> str:
     """The facts of the plug-ins that a configuration's cells and metrics name."""
     of_cells = [cell.settings for cell in make_grid(config)]
     used = {
-        "rewards": {*config.metrics, *config.rewards},
+        "rewards": {*config.metrics, *itertools.chain(*map(used_scorers, of_cells))},
         "algorithms": {settings.algorithm for settings in of_cells},
         "divergences": {settings.divergence for settings in of_cells} - {"none"},
     }

@@ -1,13 +1,19 @@
 """What a grid costs before it is run: operations, images and bytes, from its settings alone."""
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from rocm_core.configuration import Config, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
 from rocm_core.grid.cells import Cell, chain_of, ends_without_noise
-from rocm_core.grid.evaluation import sample_sets, snapshot_prompts
+from rocm_core.grid.evaluation import (
+    generation_settings,
+    sample_sets,
+    scaled_sets,
+    snapshot_prompts,
+)
 from rocm_core.grid.snapshots import snapshot_steps
+from rocm_core.grid.used import gating
 from rocm_core.prompts import prompt_count
 
 # TFLOP of one image at sides of 512 and 768 pixels, as torch counts them for Stable Diffusion 1.5
@@ -61,6 +67,12 @@ def images_per_iteration(settings: TrainingSettings) -> int:
 def training_work(config: Config, settings: TrainingSettings, *, rounds: bool = True) -> Work:
     """The passes for one image of a training (docs/method.md, "What they cost"). `rounds`: in
     bfloat16, where means that are compared come from one pass of policy and reference."""
+    work = _of_one_scorer(config, settings, rounds)
+    scored = len(config.members(settings.reward)) * work.scored + len(gating(settings))
+    return replace(work, scored=scored)
+
+
+def _of_one_scorer(config: Config, settings: TrainingSettings, rounds: bool) -> Work:
     steps, policy = settings.inference_steps, settings.policy
     last = int(bool(ends_without_noise(config, policy, chain_of(config, policy))))
     drawn = steps - last
@@ -130,6 +142,11 @@ def budget_of(config: Config) -> Budget:
         )
         kept = snapshot_steps(cell.settings)
         lora += (1 + len(kept)) * _rank(cell.settings) * BYTES_PER_RANK
+        if choosers := files.choosers(name):
+            steps, most = len(kept) + 1, config.snapshots.stop_prompts
+            own = _drawing(config, cell, cell.settings.inference_steps)
+            prompts = min(most, known.get(cell.settings.prompts) or most)
+            work["images and scores"] += replace(own, scored=len(choosers)) * (steps * prompts)
         if name in files.evaluated():
             own = _drawing(config, cell, cell.settings.inference_steps)
             own += Work(forward=own.forward)  # by the reference, for the distance to it
@@ -139,6 +156,14 @@ def budget_of(config: Config) -> Budget:
         for name, steps in sample_sets(config, files.evaluation_sets, source):
             work["images and scores"] += _drawing(config, source, steps) * sizes[name]
             images += sizes[name]
+        for name, drawn in scaled_sets(config, source):
+            steps = generation_settings(config, source, drawn).inference_steps
+            work["images and scores"] += _drawing(config, source, steps) * sizes[name]
+            images += sizes[name]
+    for policy, prompt_set, scorers in files.measured_bases().values():
+        drawn = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
+        count = known.get(prompt_set) or UNKNOWN_PROMPTS
+        work["images and scores"] += replace(drawn, scored=len(scorers)) * count
     pixels = (config.resolution or SIDES[0]) ** 2
     guessed = [name for name in files.evaluation_sets if known[name] is None]
     return Budget(work, images, images * pixels * BYTES_PER_PIXEL, lora, guessed)

@@ -6,6 +6,7 @@ settings of a cell are layers of the configuration, merged and checked.
 
 import functools
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from rocm_core.configuration import (
 )
 from rocm_core.errors import UserError
 from rocm_core.grid.models import default_chain, scheduler_says
+from rocm_core.grid.used import is_held_out, listed
 from rocm_core.plugins import did_you_mean, facts, module_of, names, require_known, short_name
 from rocm_core.reading import show
 
@@ -43,6 +45,11 @@ METHODS = {
     "d3po": Method("d3po", "diffusion", "kl"),
 }
 POLICIES = ("consistency", "diffusion")
+# Settings without effect where there is no divergence.
+_OF_DIVERGENCE = (
+    *("step_weights", "last_step_divergence", "reference_reset", "reference_decay"),
+    *("gate_by", "gate_above"),
+)
 
 
 def chain_of(config: Config, policy: str) -> str:
@@ -119,6 +126,11 @@ class Cell:
     trial: bool = False
 
     @property
+    def trained_with(self) -> TrainingSettings:
+        """What the training depends on: not who chooses among its snapshots afterwards."""
+        return self.settings.model_copy(update={"stop_by": None})
+
+    @property
     def variant(self) -> str:
         """The method with what a sweep chose, as folders and tables name it: rocm-kl--beta-0.01."""
         return self.method + "".join(f"--{name}-{spell(value)}" for name, value in self.swept)
@@ -139,7 +151,7 @@ class Cell:
 def make_grid(config: Config) -> tuple[Cell, ...]:
     """All cells of a configuration, in its order, each once: where an alias or a sweep repeats the
     settings of a cell, the first name stands. Raises `UserError` naming the key at fault."""
-    cells: dict[tuple[TrainingSettings, bool], Cell] = {}
+    cells: dict[tuple[str, bool], Cell] = {}
     named: dict[str, str] = {}
     methods = {
         method: parse_method(method, f"methods.{method}", config.policies)
@@ -158,8 +170,15 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
         canonical, meaning = methods[method]
         for seed in config.seeds[:1] if trial else config.seeds:
             settings = cell_settings(config, reward, meaning, seed, layers, key)
+            every = settings.reference_reset
+            if every is not None and every >= settings.iterations and not trial:
+                raise UserError(
+                    f"{key}.reference_reset must be below iterations, {settings.iterations}, or the"
+                    f" reference never moves, but it is {every}"
+                )
             cell = Cell(reward, canonical, swept, seed, settings, trial)
-            if (settings, trial) in cells:
+            content = json.dumps(settings.to_dict(), sort_keys=True)
+            if (content, trial) in cells:
                 continue
             if cell.name in named:
                 raise UserError(
@@ -167,7 +186,7 @@ def make_grid(config: Config) -> tuple[Cell, ...]:
                     " settings: keep one of them"
                 )
             named[cell.name] = key
-            cells[settings, trial] = cell
+            cells[content, trial] = cell
     return tuple(cells.values())
 
 
@@ -198,7 +217,7 @@ def _plan(
             key, own = f"methods.{method}", layers(reward, method)
             yield reward, method, key, own, (), False
             for chosen in _combinations(own, key):
-                below = [*own, (f"{key}, search", chosen | {"snapshot_every": 0})]
+                below = [*own, (f"{key}, search", chosen | {"snapshot_every": 0, "stop_by": None})]
                 yield reward, method, key, below, tuple(chosen.items()), True
     for index, sweep in enumerate(config.sweeps):
         key = f"sweeps[{index}]"
@@ -248,6 +267,7 @@ def table(cells: Sequence[Cell]) -> str:
     """The grid as text: each cell's name and the settings in which cells differ."""
     rows = [cell.settings.to_dict() for cell in cells]
     hidden = {"reward", "scorer", "policy", "model", "algorithm", "divergence", "seed"}
+    hidden |= {"scorers", "ensemble"}
     keys = ["beta", "learning_rate", "batch_size", "iterations"]
     others = dict.fromkeys(key for row in rows for key in row if key not in hidden | set(keys))
     keys += [key for key in others if len({str(row[key]) for row in rows if key in row}) > 1]
@@ -271,8 +291,10 @@ def cell_settings(
     not there, or has its default, so that changing it makes nothing run again."""
     if method.policy not in config.policies:
         raise UserError(f"{key} needs policies.{method.policy}, which the configuration lacks")
-    about = facts("algorithms", method.algorithm, key)
-    if about["DIFFERENTIATES"] and not facts("rewards", reward, "rewards")["DIFFERENTIABLE"]:
+    ensemble = config.ensembles.get(reward)
+    about, members = facts("algorithms", method.algorithm, key), config.members(reward)
+    scorers = [facts("rewards", member, "rewards") for member in members]
+    if about["DIFFERENTIATES"] and not all(scorer["DIFFERENTIABLE"] for scorer in scorers):
         raise UserError(
             f"{key} cannot train on {reward}, which has no gradient: set"
             f" cells.{reward}/{key.removeprefix('methods.')} to null"
@@ -308,8 +330,9 @@ def cell_settings(
         raise UserError(f"{key}.beta: {method.algorithm} has no target: give it a number")
     if method.algorithm == "direct" and method.divergence == "none":
         del merged["reduction"], merged["reference_gradient"]
-    for name in ("step_weights", "last_step_divergence") if method.divergence == "none" else ():
-        if merged.pop(name, None):
+    for name in _OF_DIVERGENCE if method.divergence == "none" else ():
+        value = merged.pop(name, None)
+        if value is not None and value is not False:
             if stray := next((place for place, layer in _own(layers) if name in layer), None):
                 raise UserError(f"{stray}.{name} has no effect without a divergence: remove it")
     for name in ("images_per_prompt", "batch_size") if about["PAIRED"] else ():
@@ -325,18 +348,24 @@ def cell_settings(
             f" {merged['images_per_prompt']}"
         )
     _check_counts(merged, key)
+    if None not in (merged.get("reference_reset"), merged.get("reference_decay")):
+        raise UserError(f"{key}: reference_reset and reference_decay exclude each other: set one")
+    _check_scorers(config, reward, merged, key)
     known = {"inference_steps": policy.steps} | merged
     _check_noise(config, method, own, known, layers, key)
     _check_gradient(config, method, known, key)
     require_known(merged["prompts"], config.prompts, f"{key}.prompts")
     if merged["prompts"] == "validation":
         raise UserError(f"{key}.prompts: validation evaluates what was trained: name another set")
+    beside = [*(members if ensemble else ()), *listed(merged.get("gate_by"))]
     return own.from_dict(
         {"inference_steps": policy.steps, "guidance_scale": policy.guidance_scale}
         | merged
         | {
             "reward": reward,
-            "scorer": config.scorers[reward],
+            "scorer": config.scorers.get(reward),
+            "ensemble": ensemble.to_dict() if ensemble else None,
+            "scorers": {name: config.scorers[name] for name in beside} or None,
             "policy": method.policy,
             "chain": chain_of(config, method.policy),
             "model": policy.model,
@@ -349,6 +378,37 @@ def cell_settings(
             "seed": seed,
         }
     )
+
+
+def _check_scorers(config: Config, reward: str, merged: Mapping[str, Any], key: str) -> None:
+    """The scorers that gate or stop a training must be others than those that it learns from."""
+    for name in ("gate_by", "stop_by"):
+        for scorer in listed(merged.get(name)):
+            require_known(scorer, config.scorers, f"{key}.{name}", "not among the scorers")
+            if scorer == "gold":
+                raise UserError(f"{key}.{name}: the gold judge has no say in a training: remove it")
+            if not is_held_out(scorer, config.members(reward)):
+                raise UserError(
+                    f"{key}.{name}: {scorer} is what {reward} trains on: name a held-out scorer"
+                )
+    if merged.get("stop_by") and not merged["snapshot_every"]:
+        raise UserError(f"{key}.stop_by chooses among snapshots: set snapshot_every above 0")
+    gates = listed(merged.get("gate_by"))
+    if not gates:
+        if merged.get("gate_above"):
+            raise UserError(f"{key}.gate_above has no effect without gate_by: remove it")
+        return
+    if reward in config.ensembles:
+        raise UserError(
+            f"{key}.gate_by compares one scorer with others, and {reward} is an ensemble: combine"
+            " that by mean_minus_std, or train on one scorer"
+        )
+    for scorer in (reward, *gates):
+        if facts("rewards", scorer, f"{key}.gate_by")["DRIFTS"]:
+            raise UserError(
+                f"{key}.gate_by: {scorer} changes during a training, so that no scores of the base"
+                " standardise it: remove gate_by"
+            )
 
 
 def _own(layers: Layers) -> Layers:

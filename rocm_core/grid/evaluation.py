@@ -5,9 +5,10 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from rocm_core.configuration import Config, GenerationSettings
-from rocm_core.grid.cells import Cell, chain_of, make_grid
+from rocm_core.grid.cells import Cell, chain_of, make_grid, spell
 from rocm_core.prompts import prompt_count
 
+_AT = "--lora-"
 BEST = "rocm-best"  # in a study: the best ROCM cell of a reward and a seed
 
 
@@ -83,14 +84,35 @@ def sample_sets(config: Config, sets: Sequence[str], source: Cell | str) -> list
     ]
 
 
+def lora_scales(config: Config) -> tuple[float, ...]:
+    """The strengths of adapters at which images are made, the main one first."""
+    given = config.generation.lora_scale
+    return given if isinstance(given, tuple) else (given,)
+
+
+def at_scale(steps: int, scale: float) -> str:
+    """What the images at another strength of the adapter have in place of their number of steps."""
+    return f"{steps}{_AT}{spell(scale)}"
+
+
+def scaled_sets(config: Config, source: Cell | str) -> list[tuple[str, str]]:
+    """(prompt set, `at_scale`) of the images at further strengths of a cell's adapter: the
+    validation prompts at the first number of steps. None of a base or of a swept cell."""
+    if not isinstance(source, Cell) or source.swept:
+        return []
+    name, steps = sample_sets(config, ["validation"], source)[0]
+    return [(name, at_scale(steps, scale)) for scale in lora_scales(config)[1:]]
+
+
 def generation_settings(
-    config: Config, source: Cell | str, steps: int | None = None
+    config: Config, source: Cell | str, drawn: int | str | None = None
 ) -> GenerationSettings:
     """How the images of a cell, or of a policy's base model, are made for scoring.
 
     The chain has as many steps for every source, so that images differ by the weights alone:
-    `steps`, else the first that the configuration names.
+    those of `drawn`, a number or `at_scale`, else the first that the configuration names.
     """
+    steps, _, scale = str(drawn or "").partition(_AT)
     name = source.settings.policy if isinstance(source, Cell) else source
     policy = config.policies[name]
     guidance = source.settings.guidance_scale if isinstance(source, Cell) else policy.guidance_scale
@@ -102,8 +124,9 @@ def generation_settings(
         timesteps=policy.timesteps,
         model_lora=policy.lora,
         resolution=config.resolution,
-        inference_steps=steps or inference_steps(config)[0] or own_steps(config, name),
+        inference_steps=int(steps or 0) or inference_steps(config)[0] or own_steps(config, name),
         guidance_scale=guidance,
         seed=config.generation.seed,
         batch_size=config.generation.batch_size,
+        lora_scale=float(scale or lora_scales(config)[0]) if isinstance(source, Cell) else 1.0,
     )

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rocm_core.configuration import Config, PromptSettings, StudySettings, type_config
+from rocm_core.configuration import (
+    Config,
+    Ensemble,
+    PromptSettings,
+    StudySettings,
+    type_config,
+)
 from rocm_core.errors import UserError, warn
 from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid, parse_method
 from rocm_core.grid.evaluation import contests, drawn_otherwise, training_sets
-from rocm_core.plugins import did_you_mean, module_of, require_known
+from rocm_core.plugins import did_you_mean, facts, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
 from rocm_core.provenance import located
 from rocm_core.reading import parse_yaml, read_yaml, show
@@ -102,11 +108,16 @@ def _check(config: Config) -> None:
             raise UserError(f"scorers.{name} is the gold judge of another world: remove it")
         if name in _GOLD and weights is not None:
             raise UserError(f"scorers.{name} is a gold judge without weights: set it to null")
-    for key, known in (("rewards", "scorers"), ("metrics", "scorers"), ("published", "metrics")):
+    for key, known in (("metrics", "scorers"), ("published", "metrics")):
         for name in getattr(config, key):
             require_known(name, getattr(config, known), key, f"not among the {known}")
+    for name in config.rewards:
+        rewards = [*config.scorers, *config.ensembles]
+        require_known(name, rewards, "rewards", "not among the scorers and ensembles")
     for name in _GOLD.keys() & {*config.rewards}:
         raise UserError(f"rewards: {name!r} is a gold judge and never trains: remove it")
+    for name, ensemble in config.ensembles.items():
+        _check_ensemble(config, name, ensemble)
     overlay = config.efficiency_overlay
     if overlay and not located(overlay).is_file():
         raise UserError(f"efficiency_overlay: {show(overlay)} does not exist: correct the path")
@@ -124,6 +135,28 @@ def _check(config: Config) -> None:
             f" with {steps} inference steps, with which no images are made: name them in"
             " generation.inference_steps"
         )
+
+
+def _check_ensemble(config: Config, name: str, ensemble: Ensemble) -> None:
+    """Its scorers must be metrics that can be standardised once; what is said of them, used."""
+    key = f"ensembles.{name}"
+    if name not in config.rewards:
+        raise UserError(f"{key} is not among the rewards: add it there, or remove it")
+    if name.replace("-", "_") in [scorer.replace("-", "_") for scorer in config.scorers]:
+        raise UserError(f"{key} has the name of a scorer: give it another")
+    for scorer in ensemble.of:
+        require_known(scorer, config.metrics, f"{key}.of", "not among the metrics")
+        if scorer in _GOLD:
+            raise UserError(f"{key}.of: {scorer!r} is a gold judge and never trains: remove it")
+        if facts("rewards", scorer, f"{key}.of")["DRIFTS"]:
+            raise UserError(
+                f"{key}.of: {scorer} changes during a training, so that no scores of the base"
+                " standardise it: remove it"
+            )
+    if ensemble.combine != "sum" and set(ensemble.of.values()) != {1}:
+        raise UserError(f"{key}.of: {ensemble.combine} knows no weights: set all to 1")
+    if ensemble.combine != "mean_minus_std" and ensemble.deviations != 1:
+        raise UserError(f"{key}.deviations has no effect on {ensemble.combine}: remove it")
 
 
 def _check_study(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid.cells import Cell, make_grid
-from rocm_core.grid.evaluation import evaluation_sets, inference_steps
+from rocm_core.grid.evaluation import evaluation_sets, inference_steps, lora_scales
 from rocm_core.plugins import did_you_mean, facts, names
 
 
@@ -46,6 +46,7 @@ def _needs(config: Config) -> dict[str, bool]:
         "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
         "gold": "gold" in config.metrics,
         "inference steps": len(set(inference_steps(config))) > 1,
+        "LoRA scales": len(lora_scales(config)) > 1,
         "prompt sets": len(evaluation_sets(config, cells)) > 1,
         "votes": config.study is not None and (config.root / "study" / "votes.jsonl").exists(),
     }

@@ -21,7 +21,7 @@ def state_settings(settings: TrainingSettings) -> dict[str, Any]:
     where neither the learning rate nor the reward looks at it. It may then be raised later."""
     values = settings.to_dict()
     try:
-        drifts = facts("rewards", settings.reward)["DRIFTS"]
+        drifts = not settings.ensemble and facts("rewards", settings.reward)["DRIFTS"]
     except UserError:  # a function of the user's own
         drifts = True
     if settings.learning_rate_schedule == "constant" and not drifts:

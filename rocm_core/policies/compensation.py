@@ -5,7 +5,8 @@ their means is then mostly rounding (docs/method.md). Here an activation is a `P
 the reference has, and the change that the adapter makes to it, from the first adapted layer on.
 
     linear map          W(h + δ) - Wh = Wδ
-    adapted layer       the same, and the adapter's own product s·BA(h + δ)
+    adapted layer       the same, and the adapter's own product s·BA(h + δ); less the reference's
+                        s·BA(h) where it has an adapter of its own
     anything else       f(h + δ) - f(h), in float32
 
 Both share the rounding of the value, and the change is rounded by its own size. Autograd passes
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rocm_core.policies.denoisers.denoiser import HALF
-from rocm_core.policies.lora import ADAPTER, adapted_layers
+from rocm_core.policies.lora import ADAPTER, REFERENCE, adapted_layers
 
 # Functions and methods, by torch's names for them.
 _ABOUT = {"size", "dim", "numel", "stride", "is_contiguous", "is_floating_point"}
@@ -188,11 +189,18 @@ def is_compensated(network: nn.Module) -> bool:
 
 
 def _adapted(layer: Any, input: Tensor | Pair) -> Pair:
-    """An adapted layer's value without its adapter, and what the adapter changes."""
+    """An adapted layer's value as the reference has it, and what the adapter changes of that."""
     down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
     total = input.total if isinstance(input, Pair) else input
     change = up(down(total.to(down.weight.dtype))) * layer.scaling[ADAPTER]
     base = layer.base_layer(input)
+    if REFERENCE in layer.lora_A:  # the reference's value has products of its own
+        down, up = layer.lora_A[REFERENCE], layer.lora_B[REFERENCE]
+        moved = up(down(_value(input).to(down.weight.dtype))) * layer.scaling[REFERENCE]
+        change = change - moved
+        value = _value(base)
+        value = (value + moved).to(value.dtype)
+        base = Pair(value, base.change) if isinstance(base, Pair) else value
     if isinstance(base, Pair):
         return Pair(base.value, base.change + change)
     return Pair(base, change)

@@ -25,6 +25,7 @@ from rocm_core.weights import (
 
 Network = Any  # one of diffusers' models, whose import takes seconds
 ADAPTER = "default"
+REFERENCE = "reference"  # the adapter of a reference that moves; without it the reference has none
 METADATA = "lora_adapter_metadata"  # diffusers' name for the entry with rank and alpha
 
 
@@ -61,8 +62,26 @@ def lora_parameters(network: Network) -> dict[str, nn.Parameter]:
     return {
         name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in sorted(network.named_parameters())
-        if ".lora_A." in name or ".lora_B." in name
+        if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
     }
+
+
+def add_reference(network: Network) -> dict[str, Tensor]:
+    """Give the network a second adapter, which is that of the reference: the base at first.
+
+    Returns its values by the names of `lora_parameters`; who changes them moves the reference.
+    """
+    network.add_adapter(network.peft_config[ADAPTER], REFERENCE)
+    network.set_adapter(ADAPTER)
+    layers = {name: layer for name, layer in network.named_modules() if _is_adapted(layer)}
+    values = {}
+    with torch.no_grad():
+        for name, layer in layers.items():
+            for part in ("lora_A", "lora_B"):
+                own, moving = (getattr(layer, part)[a].weight for a in (ADAPTER, REFERENCE))
+                moving.data = torch.zeros_like(own) if part == "lora_B" else own.detach().clone()
+                values[f"{name}.{part}.weight"] = moving
+    return values
 
 
 def lora_alpha(network: Network) -> float:
@@ -72,30 +91,47 @@ def lora_alpha(network: Network) -> float:
 
 @contextlib.contextmanager
 def reference(network: Network) -> Iterator[None]:
-    """Inside, the network is the reference: its adapter is off. Without an adapter, no change."""
+    """Inside, the network is the reference: its adapter is off, or replaced by that of
+    `add_reference`. Without an adapter, no change."""
     layers = adapted_layers(network)
-    off = is_reference(network)
-    # peft's own switch, enable_adapters, also toggles requires_grad of every parameter: too slow
-    # for each transition, and not to be done inside a backward pass that evaluates this one again.
+    before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
+    # peft's own switches also toggle requires_grad of every parameter: too slow for each
+    # transition, and not to be done inside a backward pass that evaluates this one again.
     for layer in layers:
-        layer._disable_adapters = True
+        if REFERENCE in layer.lora_A:
+            layer._active_adapter = [REFERENCE]
+        else:
+            layer._disable_adapters = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer._disable_adapters = off
+        for layer, state in zip(layers, before, strict=True):
+            layer._disable_adapters, layer._active_adapter = state
 
 
 def is_reference(network: Network) -> bool:
-    """Whether the network's adapter is off."""
-    return any(layer._disable_adapters for layer in adapted_layers(network)[:1])
+    """Whether the network is the reference now."""
+    return any(
+        layer._disable_adapters or layer._active_adapter == [REFERENCE]
+        for layer in adapted_layers(network)[:1]
+    )
 
 
 def adapted_layers(network: Network) -> list[Any]:
     """peft's layers around those that an adapter changes."""
+    return [module for module in network.modules() if _is_adapted(module)]
+
+
+def _is_adapted(module: nn.Module) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    return isinstance(module, BaseTunerLayer)
+
+
+def scale_lora(network: Network, factor: float) -> None:
+    """Multiply what the adapter changes: 0 is the reference, 1 leaves it as it is."""
+    for layer in adapted_layers(network):
+        layer.scaling[ADAPTER] *= factor
 
 
 def merge_lora(network: Network) -> None:

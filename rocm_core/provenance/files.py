@@ -190,11 +190,14 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 class CellFiles:
-    """What a training leaves: the final LoRA, its history, its manifest and its snapshots."""
+    """What a training leaves: the final LoRA, its history, its manifest and its snapshots; and what
+    `stop_by` chose among these."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lora = folder / "lora.safetensors"
+        self.best = folder / "best.safetensors"
+        self.choice = folder / "best.json"
         self.history = folder / "history.csv"
         self.manifest = folder / "manifest.json"
         self.snapshots = folder / "snapshots"
@@ -304,6 +307,11 @@ class Layout:
     def choice(self, reward: str, method: str) -> Path:
         """What a search chose for the settings of a method on a reward."""
         return self.root / "search" / reward / f"{method}.json"
+
+    def standards(self, policy: str, prompt_set: str, scorers: Iterable[str] | str) -> Path:
+        """How the base's images of a prompt set score by some scorers."""
+        name = scorers if isinstance(scorers, str) else "+".join(scorers)
+        return self.root / "standards" / policy / prompt_set / f"{name}.json"
 
     def state(self, cell: str, version: str) -> Path:
         """The folder of an unfinished training."""

@@ -202,7 +202,7 @@ def _cells(results: Results, with_trainings: bool) -> list[dict[str, Any]]:
         if lacking:
             path = results.layout.cell(source.name).manifest
             raise UserError(f"{path} has no {lacking[0]}: train the cell again")
-        lora = results.layout.cell(source.name).lora
+        lora = results.lora(source)
         file = (
             lora.relative_to(results.root).as_posix() if with_trainings and lora.exists() else None
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rocm_core.analysis import halves, rank
+from rocm_core.analysis import Trained, halves, rank
 from rocm_core.configuration import Contest
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt, normalise
@@ -29,7 +29,8 @@ def best(contest: Contest, validation: Sequence[Prompt], shown: Sequence[Prompt]
     of_id = {prompt.id: prompt for prompt in validation}
     prompts = [name for name in kept if normalise(of_id[name].text) not in texts]
     scores = [Path(path) for path in contest.scores.values()]
-    ranking = rank(contest.reward, scores, Path(contest.base), prompts)
+    trained = Trained(contest.reward, contest.used)
+    ranking = rank(trained, scores, Path(contest.base), prompts)
     of_cell = dict(zip(contest.scores, ranking.merits, strict=True))
     model = max(sorted(of_cell), key=lambda name: of_cell[name])
     return {

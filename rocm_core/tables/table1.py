@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, amount, is_held_out, metric_label
+from rocm_core.analysis import GOLD, Results, amount, metric_label
+from rocm_core.grid import is_held_out
 from rocm_core.tables._table import Table, blocks_of, entry, measured, rows_of, with_cells
 
 TITLE = "Held-out scores after training on each reward"
@@ -15,7 +16,8 @@ COLUMNS = ["reward", "method", "metric", "status", "mean", "low", "high", "n", "
 def make(results: Results) -> Table:
     """Rows: the base models and the trained methods; columns: the metrics, the gold judge last.
 
-    The metric that a model was trained on never evaluates it (its entry reads "trained").
+    A metric that a training used, be it as its reward, never evaluates it (its entry reads
+    "trained").
     `data` has `COLUMNS` and best; status is measured, trained or missing, n counts prompts.
     """
     metrics = sorted(results.config.metrics, key=lambda name: name == GOLD)
@@ -29,7 +31,10 @@ def make(results: Results) -> Table:
         columns=COLUMNS,
     )
     best = data.groupby(["reward", "metric"])["mean"].transform("max")
-    contested = map(is_held_out, data["metric"], data["reward"])
+    contested = [
+        is_held_out(metric, results.used(reward))
+        for metric, reward in zip(data["metric"], data["reward"], strict=True)
+    ]
     data["best"] = pd.Series(contested, data.index) & (data["mean"] == best)
     cells = [
         entry(row, digits, bold=bool(row["best"])) for row, digits in rows_of(data, ["metric"])
@@ -40,7 +45,7 @@ def make(results: Results) -> Table:
 
 def _row(results: Results, reward: str, method: str, metric: str) -> dict[str, object]:
     row: dict[str, object] = {"reward": reward, "method": method, "metric": metric}
-    if results.models[method].cell and not is_held_out(metric, reward):
+    if results.models[method].cell and not is_held_out(metric, results.used(reward, method)):
         return row | {"status": TRAINED}
     scores = results.scores(method, metric, reward)
     return row | measured(scores, seeds=results.seeds(reward, method))
@@ -53,7 +58,7 @@ def _caption(data: pd.DataFrame) -> str:
         f"{amount(measured['n'], 'validation prompt')}; trained models are averaged over "
         f"{amount(measured['seeds'], 'training seed')} within each prompt.",
         "Bold: the highest mean of a column in its block.",
-        '"trained": the metric was the training reward and does not evaluate the model.',
+        '"trained": the training used the metric, which therefore does not evaluate the model.',
     ]
     if (data["status"] == MISSING).any():
         sentences.append('"missing": the cell does not exist yet (partial results).')

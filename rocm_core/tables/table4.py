@@ -6,10 +6,10 @@ from rocm_core.analysis import (
     GOLD,
     Results,
     amount,
-    is_held_out,
     metric_label,
     only,
 )
+from rocm_core.grid import is_held_out
 from rocm_core.tables._table import (
     Block,
     Cell,
@@ -69,7 +69,7 @@ def _row(results: Results, reward: str | None, method: str, metric: str) -> dict
     row |= measured(change, seeds=results.seeds(reward, method))
     if change is None:
         return row
-    status = "measured" if is_held_out(metric, reward) else "trained"
+    status = "measured" if is_held_out(metric, results.used(reward, method)) else "trained"
     return row | {"direction": change.direction, "status": status}
 
 
@@ -86,7 +86,7 @@ def _caption(results: Results, data: pd.DataFrame) -> str:
         f"{amount(measured['n'], 'validation prompt')}. Below: differences to the own base on the "
         "same prompts and noise, with the 95 % interval of a bootstrap over prompts "
         f"({amount(measured['seeds'].dropna(), 'training seed')}, averaged within a prompt).",
-        "↑ and ↓: the interval excludes 0. In italics: the metric that was trained on.",
+        "↑ and ↓: the interval excludes 0. In italics: a metric that the training used.",
     ]
     held_out = data[(data["status"] == "measured") & data["direction"].notna()]
     for policy in dict.fromkeys(cell.settings.policy for cell in results.cells):

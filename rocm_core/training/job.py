@@ -14,7 +14,7 @@ import torch
 from rocm_core.algorithms import load_settings
 from rocm_core.configuration import ProgressSettings, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid import searched, settle, snapshot_steps
+from rocm_core.grid import Standards, searched, settle, snapshot_steps
 from rocm_core.jobs import Owner, Progress, StateFolder, StopRequest, whole_number
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import (
@@ -43,6 +43,7 @@ def train(
     chosen: Mapping[str, Any] | None = None,
     inputs: Iterable[Path] = (),
     *,
+    standards: Standards | None = None,
     reward: Score | None = None,
     on_step: Callable[[Row], None] | None = None,
     progress: Progress | None = None,
@@ -54,8 +55,9 @@ def train(
     `<output>.state`; goes on from what is there. It is removed after success unless `keep_state`:
     then the same call writes the same results again, without training. fingerprint: names the code;
     a run does not go on under another one. chosen: values of the settings that were searched.
-    inputs: the files of the prompts and of what was chosen.
+    inputs: the files of the prompts and of what was chosen or measured.
 
+    standards: {scorer: {"mean": …, "std": …}} of the base's scores, for the scorers of an ensemble.
     reward: a function that gives scores (N,), the higher the better, of images (N, 3, H, W) in
     [0, 1] and their prompts, in place of the scorer that `settings.reward` names. on_step: is
     called with each new row of the history, in the first process. progress: what to show meanwhile;
@@ -102,7 +104,7 @@ def train(
             stack.enter_context(folder)
         accelerator.wait_for_everyone()
         own = FunctionReward(reward, settings.reward) if reward else None
-        trainer = Trainer(settings, known, fingerprint, accelerator, own)
+        trainer = Trainer(settings, known, fingerprint, accelerator, own, standards)
         snapshots = {
             step: state / "snapshots" / f"step-{step}.safetensors"
             for step in snapshot_steps(settings)
@@ -202,6 +204,7 @@ def _write_results(
         extra={
             "resumed_after": [attempt.get("step") for attempt in attempts],
             "chosen": {key: getattr(settings, key) for key in searched(specified)},
+            **{key: trainer.identity[key] for key in trainer.identity.keys() & {"standards"}},
             "beta": trainer.beta,
             "precision": str(trainer.precision).removeprefix("torch."),
             "squared_distance_floor": trainer.squared_distance_floor(),

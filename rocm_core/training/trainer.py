@@ -23,11 +23,12 @@ from rocm_core.algorithms import (
 )
 from rocm_core.configuration import BetaTarget, TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid import state_settings
+from rocm_core.grid import Standards, gating, standardised, state_settings
 from rocm_core.jobs import private_folder
 from rocm_core.policies import (
     ActivationCheckpointing,
     add_adapter,
+    add_reference,
     compile_network,
     integer,
     load_lora,
@@ -42,6 +43,8 @@ from rocm_core.prompts import Prompt
 from rocm_core.provenance import digest_of, located
 from rocm_core.rewards import Reward, check_first_scores, load_reward
 from rocm_core.training.controller import BetaController
+from rocm_core.training.disagreement import DisagreementGate
+from rocm_core.training.ensemble import EnsembleReward
 from rocm_core.training.memory import plan_checkpointing
 from rocm_core.training.optimiser import AdapterOptimiser
 
@@ -52,7 +55,8 @@ class Trainer:
     """`iterate` does one iteration of the algorithm; `state_dict` holds all that a resume needs.
 
     fingerprint: of the code; a state is taken back only by a run of the same settings and code.
-    reward: in place of the scorer that `settings.reward` names.
+    reward: in place of the scorer that `settings.reward` names. standards: of the scorers that are
+    `standardised`.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Trainer:
         fingerprint: str,
         accelerator: Any,
         reward: Reward | None = None,
+        standards: Standards | None = None,
     ) -> None:
         self.settings, self.prompts, self.accelerator = settings, prompts, accelerator
         self.identity = {
@@ -70,7 +75,13 @@ class Trainer:
             # What they say, not the name of their set.
             "prompts": digest_of({f"{place} {p.id}": p.text for place, p in enumerate(prompts)}),
             "processes": accelerator.num_processes,
+            **({"standards": standards} if standards else {}),
         }
+        if lacking := [name for name in standardised(settings) if name not in (standards or {})]:
+            raise UserError(
+                f"{settings.reward} is standardised by the base's scores by {', '.join(lacking)}:"
+                " measure them, and name their file with --standards"
+            )
         self.device: torch.device = accelerator.device
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         low = settings.precision == "bfloat16" or (settings.precision == "auto" and on_gpu)
@@ -89,16 +100,20 @@ class Trainer:
         embeddings = self.policy.encode_prompts([prompt.text for prompt in prompts])
         self.embeddings = {name: part.cpu() for name, part in embeddings.items()}
         self.policy.denoiser.forget_text()
-        scorer = Path(settings.scorer) if settings.scorer else None
-        self.reward = reward or load_reward(settings.reward, scorer, self.device)
-        if reward or "." in settings.reward:  # the user's own
-            check_first_scores(self.reward)
+        self.reward = reward or self._load_reward(standards)
+        parts = getattr(self.reward, "members", {settings.reward: self.reward})
+        for name, one in parts.items():
+            if reward or "." in name:  # the user's own
+                check_first_scores(one)
         network, targets = self.policy.network, settings.lora_targets
         assert isinstance(settings.lora_rank, int)  # and not a search
         add_adapter(network, settings.lora_rank, settings.lora_alpha, targets, settings.seed)
         self.lora = lora_parameters(network)
         if settings.init_lora:
             self._start_from(located(settings.init_lora))
+        self.reference: dict[str, torch.Tensor] | None = None  # the adapter of one that moves
+        if settings.reference_reset is not None or settings.reference_decay is not None:
+            self.reference = add_reference(network)
         if isinstance(settings, BackpropagationSettings) and settings.compile:
             # torch would run what it finds in a folder whose name anybody can guess.
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("rocm-inductor")))
@@ -111,6 +126,11 @@ class Trainer:
         given = settings.beta
         self.controller = BetaController(given) if isinstance(given, BetaTarget) else None
         self.algorithm = load_algorithm(settings.model_copy(update={"beta": self.beta}))
+        if gates := gating(settings):
+            scorers = self._load_scorers(gates)
+            self.algorithm.gate = DisagreementGate(
+                settings.reward, scorers, standards or {}, getattr(settings, "gate_above", 0.0)
+            )
         if self.controller and self.algorithm.divergence:
             steps = sum(self.algorithm.step_weights(self.policy))
             self.controller.require_reachable(self.algorithm.divergence, steps)
@@ -118,6 +138,18 @@ class Trainer:
         self.average: dict[str, torch.Tensor] | None = None
         if settings.ema_decay is not None:
             self.average = {name: value.detach().clone() for name, value in self.lora.items()}
+
+    def _load_reward(self, standards: Standards | None) -> Reward:
+        settings = self.settings
+        if not settings.ensemble:
+            return load_reward(settings.reward, settings.scorer, self.device)
+        members = self._load_scorers([*settings.ensemble.of])
+        return EnsembleReward(settings.reward, settings.ensemble, members, standards or {})
+
+    def _load_scorers(self, names: Sequence[str]) -> dict[str, Reward]:
+        """Scorers beside the reward's own."""
+        paths = self.settings.scorers or {}
+        return {name: load_reward(name, paths.get(name), self.device) for name in names}
 
     def _start_from(self, path: Path) -> None:
         """Give the adapter the values of a LoRA of its kind."""
@@ -159,6 +191,7 @@ class Trainer:
         if self.average is not None and self.settings.ema_decay is not None:
             for name, value in self.average.items():
                 value.lerp_(self.lora[name].detach(), 1 - self.settings.ema_decay)
+        self._move_reference(step)
         row = self._means(step, seen, indices)
         processes = self.accelerator.num_processes
         self.training_seconds += self._clock() - began
@@ -177,6 +210,18 @@ class Trainer:
         self.step = step
         self.history.append(row)
         return row
+
+    @torch.no_grad()
+    def _move_reference(self, step: int) -> None:
+        """Let the reference follow the policy, as TR-DPO does (Gorbatovski et al. 2024, arXiv
+        2404.09656): all the way after every so many iterations, or a little after each."""
+        every, decay = self.settings.reference_reset, self.settings.reference_decay
+        follow = 1 - decay if decay is not None else float(every is not None and step % every == 0)
+        for name, value in (self.reference or {}).items() if follow else ():
+            if follow == 1:
+                value.copy_(self.lora[name])
+            else:
+                value.lerp_(self.lora[name], follow)
 
     def _clock(self) -> float:
         """Seconds: of the wall beside a GPU; on the CPU those that the process had a core for, over
@@ -310,6 +355,7 @@ class Trainer:
             "lora": {name: value.detach() for name, value in self.lora.items()},
             "adam": self.optimiser.state_dict(),
             "average": self.average,
+            "reference": self.reference,
             "algorithm": self.algorithm.state_dict(),
             "snapshots": self.snapshots,
         }
@@ -358,6 +404,11 @@ class Trainer:
         if self.average is not None:
             _require_like("average", state["average"], self.average)
             self.average = {k: v.to(self.device) for k, v in state["average"].items()}
+        if self.reference is not None:
+            _require_like("reference", state["reference"], self.reference)
+            with torch.no_grad():
+                for name, value in state["reference"].items():
+                    self.reference[name].copy_(value)
         self.policy.nfe = state["nfe"]
         self.history = state["history"]
         if self.controller:

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 from synthetic import make_config
 
-from rocm_core.analysis import choose, halves
+from rocm_core.analysis import Trained, choose, halves
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, job_code, settle
 
@@ -101,14 +101,14 @@ def test_held_out_scorers_choose_on_one_half_of_the_prompts(tmp_path):
         ({"beta": 1.0}, raised("best", chosen, hpsv2=8.0, aesthetic=0.5)),
         ({"beta": 10.0}, raised("elsewhere", left, hpsv2=9.0, aesthetic=5.0)),  # where nobody looks
     ]
-    choice = choose("hpsv2", trials, base)
+    choice = choose(Trained("hpsv2"), trials, base)
     assert choice["chosen"] == {"beta": 1.0} and choice["edge"] == []
     assert choice["metrics"] == ["aesthetic"] and choice["prompts"] == 4
     merits = [trial["merit"] for trial in choice["trials"]]
     assert merits == pytest.approx([0.0, 0.5, 0.0])
-    assert choose("hpsv2", trials[:2], base)["edge"] == ["beta"]
+    assert choose(Trained("hpsv2"), trials[:2], base)["edge"] == ["beta"]
     with pytest.raises(UserError, match="nothing but hpsv2 scores a search: add another metric"):
-        choose("hpsv2", trials, write(tmp_path / "alone.csv", hpsv2=spread))
+        choose(Trained("hpsv2"), trials, write(tmp_path / "alone.csv", hpsv2=spread))
 
 
 def test_held_out_scorers_choose_among_what_has_learned_nearly_as_much_as_the_most(tmp_path):
@@ -125,19 +125,20 @@ def test_held_out_scorers_choose_among_what_has_learned_nearly_as_much_as_the_mo
         ({"beta": 1.0}, trained("held", 0.73, -0.2)),
         ({"beta": 0.1}, trained("hacked", 0.9, -0.6)),
     ]
-    choice = choose("hpsv2", trials, base)
+    choice = choose(Trained("hpsv2"), trials, base)
     assert choice["chosen"] == {"beta": 1.0}
     assert [trial["learned"] for trial in choice["trials"]] == [False, False, True, True]
     assert [trial["gain"] for trial in choice["trials"]] == pytest.approx([0.0, 0.71, 0.73, 0.9])
 
     worse = [({"beta": float(n)}, trained(f"worse-{n}", -n, -n)) for n in (1, 2)]
-    assert choose("hpsv2", worse, base)["chosen"] == {"beta": 1.0}  # nothing has learned anything
+    choice = choose(Trained("hpsv2"), worse, base)  # nothing has learned anything
+    assert choice["chosen"] == {"beta": 1.0}
     alone = [
         (values, write(path.with_suffix(".alone.csv"), aesthetic=[merit] * len(IDS)))
         for (values, path), merit in zip(trials, (0.0, -0.1, 0.1, -0.6), strict=True)
     ]
     unmeasured = write(tmp_path / "unmeasured.csv", aesthetic=[0.0] * len(IDS))
-    assert choose("hpsv2", alone, unmeasured)["chosen"] == {"beta": 1.0}
+    assert choose(Trained("hpsv2"), alone, unmeasured)["chosen"] == {"beta": 1.0}
 
 
 def test_trials_of_other_prompts_are_refused(tmp_path):
@@ -145,4 +146,4 @@ def test_trials_of_other_prompts_are_refused(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text(base.read_text().replace("\np", "\nq"))
     with pytest.raises(UserError, match="other.csv are not of the prompts that choose"):
-        choose("hpsv2", [({"beta": 1.0}, base), ({"beta": 2.0}, other)], base)
+        choose(Trained("hpsv2"), [({"beta": 1.0}, base), ({"beta": 2.0}, other)], base)

@@ -553,9 +553,75 @@ def as_part(told, verdict):
 
 def test_the_published_verdicts_are_what_the_rules_make_of_their_parts():
     ledger = json.loads((ROOT / "docs/results/shapes/claims.json").read_text())["claims"]
-    for claim, told in zip(CLAIMS, ledger, strict=True):
+    claims = {claim.id: claim for claim in CLAIMS}
+    for told in ledger:
+        claim = claims[told["id"]]
         parts = [as_part(part, told["verdict"]) for part in told["parts"]]
         again = decide(Claim(claim.id, "", "", "", claim.rule, lambda _, parts=parts: parts), None)
-        assert (told["id"], told["verdict"]) == (claim.id, again.verdict)
+        assert told["verdict"] == again.verdict, claim.id
         assert [part["outcome"] for part in told["parts"]] == [f.outcome for f in again.findings]
     assert {told["verdict"] for told in ledger} == set(VERDICTS)
+
+
+def contest(**changes):
+    """A search of three trials each, a contestant of two kinds, and snapshots of all."""
+    search = {"search": [0.01, 0.1, 1.0], "iterations": 10}
+    rate = {"search": [1e-4, 1e-3, 1e-2], "iterations": 10}
+    values = {
+        "rewards": ["hpsv2"],
+        "methods": {
+            "rocm-none": {"learning_rate": rate},
+            "rocm-kl": {"beta": search},
+            "rlcm": {"learning_rate": rate},
+            "rebel-consistency": {"learning_rate": rate, "images_per_prompt": 2, "batch_size": 2},
+        },
+        "sweeps": [
+            {"methods": ["rocm-kl"], "setting": "reference_reset", "values": [10]},
+            {"methods": ["rocm-none"], "setting": "stop_by", "values": ["aesthetic"]},
+        ],
+        "seeds": [0, 1],
+    }
+    return make_config(**(values | changes))
+
+
+@pytest.mark.parametrize(("gold", "verdict"), [(0.3, CONFIRMED), (-0.3, REFUTED)])
+def test_a_contestant_that_keeps_the_gold_beats_no_divergence_stopped_early(
+    tmp_path, gold, verdict
+):
+    config = contest()
+    tamed = {"hpsv2": 0.03, "gold": gold, "clipscore": 0.01}
+    hacked = {"hpsv2": 0.06, "gold": 0.0, "clipscore": -0.01}
+    others = ("rebel-consistency", "rocm-none--stop_by-aesthetic")
+    effects = {("hpsv2", "rocm-none"): hacked, ("hpsv2", "rocm-kl--reference_reset-10"): tamed}
+    effects |= {("hpsv2", name): hacked | {"gold": min(gold, 0.0)} for name in others}
+    write_results(tmp_path, config, effects)
+    for claim in ("Q4a", "Q4b", "Q4c"):
+        found = verdict_on(claim, tmp_path, config)
+        labels = [finding.part.label for finding in found.findings]
+        assert len(labels) == 3 and "reference_reset" in labels[1]
+        assert found.verdict == verdict, (claim, found)
+
+
+def test_a_contestant_of_another_search_is_not_compared_after_equal_search(tmp_path):
+    shorter = {"search": [1e-4, 1e-2], "iterations": 10}
+    methods = contest().model_dump()["methods"]
+    config = contest(methods=methods | {"rocm-none": {"learning_rate": shorter}})
+    write_results(tmp_path, config)
+    found = verdict_on("Q4c", tmp_path, config)
+    assert {f.part.missing for f in found.findings if "reset" in f.part.label} == {
+        "no search of hpsv2/rocm-kl and as long a one of rocm-none"
+    }
+
+
+def test_without_contestants_there_is_no_contest(tmp_path):
+    config = make_config()
+    write_results(tmp_path, config)
+    for claim in ("Q4a", "Q4b", "Q4c", "Q5"):
+        assert verdict_on(claim, tmp_path, config).verdict == NOT_TESTED
+
+
+def test_rebel_is_compared_with_ppo_on_what_both_train_on(tmp_path):
+    config = contest()
+    effects = {("hpsv2", "rebel-consistency"): {"hpsv2": 0.05}, ("hpsv2", "rlcm"): {"hpsv2": 0.02}}
+    write_results(tmp_path, config, effects)
+    assert verdict_on("Q5", tmp_path, config).verdict == CONFIRMED

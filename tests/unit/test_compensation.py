@@ -19,6 +19,8 @@ from rocm_core.policies import (
     MODES,
     Policy,
     add_adapter,
+    add_reference,
+    gaussian,
     lora_parameters,
     reference as adapter_off,
 )
@@ -69,10 +71,14 @@ def measured(policy, algorithm, batch):
 # What it computes
 
 
-@pytest.fixture(scope="module", params=["consistency", "diffusion"])
+@pytest.fixture(scope="module", params=["consistency", "diffusion", "moving reference"])
 def double(models, request):
-    policy = load(models, request.param, torch.float64)
-    for parameter in lora_parameters(policy.network).values():
+    moves = request.param == "moving reference"
+    policy = load(models, "consistency" if moves else request.param, torch.float64)
+    reference = add_reference(policy.network) if moves else {}
+    for name, value in reference.items():
+        value.data += 0.2 * gaussian(2, [name], tuple(value.shape), "reference")[0]
+    for parameter in [*lora_parameters(policy.network).values(), *reference.values()]:
         parameter.data = parameter.data.double()
     return policy
 

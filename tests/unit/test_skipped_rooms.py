@@ -36,10 +36,12 @@ REASONS = {
         "BetaTarget": "values; the params of the job hold them",
         "Config": "values; the params of every rendering hold them",
         "Contest": "values; the params of the job hold them",
+        "Ensemble": "values; the params of the job hold them",
         "GenerationSettings": "values; the params of the job hold them",
         "ProgressSettings": "values of what is shown of a training",
         "OPTIONAL": "leaves a setting out of params where it has no effect, at its default",
         "PromptSettings": "values; the params of the job hold them",
+        "Scorers": "the type of a setting",
         "Search": "values; the params of the job hold them",
         "StudySettings": "values; the params of the job hold them",
         "TrainingSettings": "values; the params of the job hold them",
@@ -104,7 +106,7 @@ MEMBERS = {
     "TrainingSettings": {"weights"},
     "StudySettings": set(),
     "Contest": set(),
-    "Config": {"root", "scorer_paths", "_text", "__eq__", "__hash__"},
+    "Config": {"root", "members", "scorer_paths", "_text", "__eq__", "__hash__"},
 }
 
 

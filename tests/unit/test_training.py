@@ -124,6 +124,8 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
         {"algorithm": "dpok", "divergence": "js_sampled", "beta": 0.1, "value_updates": 2},
         {"algorithm": "d3po", "divergence": "kl", "beta": 1.0, "ratio_clip": 0.1}
         | {"images_per_prompt": 2},
+        {"divergence": "kl", "beta": 0.1, "reference_reset": 2},
+        {"divergence": "kl", "beta": 0.1, "reference_decay": 0.5, "algorithm": "ppo"},
         {"truncate": [1, 3], "stop_input": True},
         {"truncate": "last", "low_variance": 2},
         {"algorithm": "grpo", "divergence": "kl", "beta": 0.1, "images_per_prompt": 2},

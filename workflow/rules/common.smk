@@ -66,7 +66,7 @@ wildcard_constraints:
     method=r"[^/]+",
     source=r"base-[^/]+|[^/]+/[^/]+/seed-\d+",
     set="|".join(map(re.escape, CONFIG.prompts)),
-    steps=r"\d+",
+    steps=r"\d+(--lora-[^/]+)?",
 
 
 def cell_of(name):

@@ -5,7 +5,7 @@
 rule evaluate_images:
     input:
         prompts=LAYOUT.prompts("{set}"),
-        lora=lambda w: [] if w.source in FILES.bases else LAYOUT.cell(w.source).lora,
+        lora=lambda w: [] if w.source in FILES.bases else FILES.lora(cell_of(w.source).name),
         weights=ancient(
             lambda w: inputs_of(*generation_of(w.source).weights, *CONFIG.scorer_paths().values())
         ),

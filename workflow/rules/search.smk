@@ -6,6 +6,7 @@ rule choose_settings:
     input:
         scores=lambda w: FILES.trial_scores(w.reward, w.method),
         base=lambda w: FILES.base_scores(w.reward, w.method),
+        standards=lambda w: FILES.trial_standards(w.reward, w.method),
     output:
         LAYOUT.choice("{reward}", "{method}"),
     log:
@@ -24,10 +25,15 @@ rule choose_settings:
             record_beside(LAYOUT.choice(w.reward, w.method)), job_code("choose")
         ),
         now=lambda w, output: job_code("choose"),
+        trained=lambda w: to_json(FILES.trial_reward(w.reward, w.method)),
+        standards=lambda w, input: (
+            f"--standards {input.standards}" if input.get("standards") else ""
+        ),
     message:
         "Choosing settings of {wildcards.method} on {wildcards.reward}"
     shell:
-        "printf '%s\\n' --tried {params.tried:q} --scores {input.scores} > {log}.args;"
-        ' exec python "$SCRIPTS/choose.py" --reward {wildcards.reward}'
-        " @{log}.args --base {input.base} --output {output}"
+        "printf '%s\\n' --tried {params.tried:q} --trained {params.trained:q}"
+        " --scores {input.scores} > {log}.args;"
+        ' exec python "$SCRIPTS/choose.py" @{log}.args {params.standards}'
+        " --base {input.base} --output {output}"
         " --fingerprint {params.now} > {log} 2>&1"

@@ -11,6 +11,7 @@ rule train_cell:
         prompts=lambda w: LAYOUT.prompts(cell_of(w.cell).settings.prompts),
         weights=ancient(lambda w: inputs_of(*cell_of(w.cell).settings.weights)),
         choice=lambda w: FILES.choice(cell_of(w.cell).name),
+        standards=lambda w: FILES.standards(cell_of(w.cell).name),
     output:
         lora=CELL.lora,
         history=CELL.history,
@@ -29,7 +30,7 @@ rule train_cell:
         runtime=RUNTIME,
     params:
         gpus=lambda w, output: CONFIG.resources.gpus,
-        settings=lambda w: to_json(cell_of(w.cell).settings),
+        settings=lambda w: to_json(cell_of(w.cell).trained_with),
         code=lambda w: ACCEPTED.code(
             LAYOUT.cell(w.cell).manifest, job_code("train", cell_of(w.cell).settings)
         ),
@@ -38,13 +39,16 @@ rule train_cell:
         state=lambda w, output: LAYOUT.state(
             w.cell,
             train_version(
-                cell_of(w.cell).settings,
+                cell_of(w.cell).trained_with,
                 digest_of_all(*cell_of(w.cell).settings.weights),
                 PROCESSES,
             ),
         ),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
         choice=lambda w, input: f"--choice {input.choice}" if input.get("choice") else "",
+        standards=lambda w, input: (
+            f"--standards {input.standards}" if input.get("standards") else ""
+        ),
         folder=subpath(output.lora, parent=True),
         # Compared no more than `now`: what is shown of a training is no reason to run it again.
         progress=lambda w, output: to_json(CONFIG.progress),
@@ -60,8 +64,53 @@ rule train_cell:
         " exec python -m rocm_core.commands.launch --gpus {params.gpus} {params.processes}"
         ' "$SCRIPTS/train.py" @{params.state}/args'
         " --prompts {input.prompts} --output {params.folder} --state {params.state} --keep-state"
-        " {params.choice} --fingerprint {params.now} --run {params.run} --name {wildcards.cell}"
+        " {params.choice} {params.standards} --fingerprint {params.now} --run {params.run} --name {wildcards.cell}"
         " --project {params.project} {params.terminal} 3>&2 > {log} 2>&1"
+
+
+# How the base scores on the training prompts: what scorers are standardised by, once for all cells.
+rule measure_base:
+    input:
+        prompts=LAYOUT.prompts("{set}"),
+        weights=ancient(
+            lambda w: inputs_of(
+                *generation_of(f"base-{w.policy}").weights,
+                *FILES.scorer_paths(w.scorers.split("+")).values(),
+            )
+        ),
+    output:
+        LAYOUT.standards("{policy}", "{set}", "{scorers}"),
+    log:
+        LAYOUT.log("standards", "{policy}", "{set}", "{scorers}"),
+    benchmark:
+        LAYOUT.benchmark("standards", "{policy}", "{set}", "{scorers}")
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=MEMORY_MB,
+        runtime=RUNTIME,
+    params:
+        gpus=lambda w, output: GPUS,
+        settings=lambda w: to_json(generation_of(f"base-{w.policy}")),
+        scorers=lambda w: to_json(FILES.scorer_paths(w.scorers.split("+"))),
+        code=lambda w: ACCEPTED.code(
+            record_beside(LAYOUT.standards(w.policy, w.set, w.scorers)),
+            FILES.measuring_code(w.policy, w.scorers.split("+")),
+        ),
+        now=lambda w, output: FILES.measuring_code(w.policy, w.scorers.split("+")),
+        weights=lambda w: digest_of_all(
+            *generation_of(f"base-{w.policy}").weights,
+            *FILES.scorer_paths(w.scorers.split("+")).values(),
+        ),
+    message:
+        "Measuring how base-{wildcards.policy} scores on {wildcards.set}"
+    shell:
+        "printf '%s\\n' --settings {params.settings:q} --scorers {params.scorers:q} > {log}.args;"
+        " exec python -m rocm_core.commands.launch --gpus {params.gpus}"
+        ' "$SCRIPTS/standardise.py" @{log}.args --prompts {input.prompts} --output {output}'
+        " --fingerprint {params.now} > {log} 2>&1"
 
 
 onsuccess:

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder of unfinished training")
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
     parser.add_argument("--choice", type=Path, help="what a search chose for the settings, JSON")
+    parser.add_argument("--standards", type=Path, help="how the base scores, JSON")
     parser.add_argument("--stop-after", type=int, help="save and stop after this many steps")
     parser.add_argument("--keep-state", action="store_true", help="also after success")
     parser.add_argument("--progress", type=json.loads, default={}, help="ProgressSettings, JSON")
@@ -30,6 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     shown = ProgressSettings.from_dict(args.progress)
     chosen = json.loads(args.choice.read_text(encoding="utf-8"))["chosen"] if args.choice else {}
+    standards = json.loads(args.standards.read_text(encoding="utf-8")) if args.standards else {}
     train(
         load_settings(args.settings),
         read_prompts(args.prompts),
@@ -39,7 +41,8 @@ def main() -> None:
         args.stop_after,
         args.keep_state,
         chosen,
-        [args.prompts, *filter(None, [args.choice])],
+        [args.prompts, *filter(None, [args.choice, args.standards])],
+        standards=standards.get("scorers"),
         progress=Progress(
             shown,
             args.run or args.output.with_name(f"{args.output.name}.run"),
