@@ -11,6 +11,7 @@
 # make publish      a folder per finished LoRA with its card, ready for `hf upload`
 # make crate        a Workflow Run RO-Crate of what is finished
 # make docs         the pages of docs/ as a site, every link checked
+# make shards       keep what is finished as small files for git (docs/method.md, "Over several days")
 # make verify       check every artefact against the configuration
 # make accept       keep finished results over an update that changes code but no number;
 #                   ACCEPT=--dry-run lists them first (docs/method.md, "Keeping results over an update")
@@ -38,7 +39,7 @@ PYTEST = python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help demo test test-unit test-faults lint cells plan watch card publish crate docs verify \
-  accept preflight gate judges cancel bench bench-gpu locks audit clean
+  shards accept preflight gate judges cancel bench bench-gpu locks audit clean
 
 help:
 	@sed -n 's/^# //p; /^PYTHON/q' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +94,9 @@ docs: .venv-docs/done
 
 verify: $(VENV)/main
 	@python -m rocm_core.commands.verify --configfile $(CONFIG)
+
+shards: $(VENV)/main
+	@python -m rocm_core.commands.shards --configfile $(CONFIG)
 
 accept: $(VENV)/main
 	@python -m rocm_core.commands.accept --configfile $(CONFIG) $(ACCEPT)

@@ -75,16 +75,17 @@ class Source:
 
 
 class Results:
-    """The artefacts of one configuration under `root`, each kind read when first asked for.
+    """The artefacts of one configuration under `root`, a folder or a layout with shards, each kind
+    read when first asked for.
 
     An artefact that is missing or broken raises `UserError`, which names the file. With
     `partial: true` in the configuration a missing one is left out and named in `gaps`.
     """
 
-    def __init__(self, config: Config, root: str | Path) -> None:
+    def __init__(self, config: Config, root: str | Path | Layout) -> None:
         self.config = config
-        self.root = Path(root)
-        self.layout = Layout(root)
+        self.layout = root if isinstance(root, Layout) else Layout(root)
+        self.root = self.layout.root
         self.files_read: dict[Path, str] = {}
         self.cells = make_grid(config)
         policies = dict.fromkeys(cell.settings.policy for cell in self.cells)
@@ -131,7 +132,7 @@ class Results:
 
     def choice(self, reward: str, method: str) -> dict[str, Any]:
         """What a search chose for a method on a reward; {} where none has."""
-        path = self.layout.choice(reward, method)
+        path = self.layout.found(self.layout.choice(reward, method))
         return (
             json.loads(self.existing(path).read_text(encoding="utf-8"))["chosen"]
             if path.exists()
@@ -159,7 +160,7 @@ class Results:
 
     def prompt_set(self, name: str) -> list[Prompt]:
         """The prompts of one set, in their order."""
-        return read_prompts(self.existing(self.layout.prompts(name)))
+        return read_prompts(self.existing(self.layout.found(self.layout.prompts(name))))
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -299,15 +300,16 @@ class Results:
         return files.best if source.cell and source.cell.settings.stop_by else files.lora
 
     def image(self, source: Source, prompt_id: str) -> Path | None:
-        """The image of one validation prompt; None where it does not exist (partial)."""
-        return self._image(self.samples(source).image(prompt_id))
+        """The image of one validation prompt; None where it does not exist (partial, shards)."""
+        return self._image(source, self.samples(source).image(prompt_id))
 
     def snapshot_image(self, source: Source, step: int, prompt_id: str) -> Path | None:
         """The image by a training's snapshot, as `image`; step 0 is the base."""
-        return self._image(self.layout.snapshots(source.name).image(step, prompt_id))
+        return self._image(source, self.layout.snapshots(source.name).image(step, prompt_id))
 
-    def _image(self, path: Path) -> Path | None:
-        return None if self.config.partial and not path.exists() else self.existing(path)
+    def _image(self, source: Source, path: Path) -> Path | None:
+        may_lack = self.config.partial or source.name in self.layout.sharded
+        return None if may_lack and not path.exists() else self.existing(path)
 
     def scores(self, method: str, metric: str, reward: str | None = None) -> pd.Series:
         """Final score of each prompt, averaged over seeds, indexed by prompt id.

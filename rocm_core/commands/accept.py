@@ -12,12 +12,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rocm_core.commands.verify import check_manifest, read_manifest, read_sets
+from rocm_core.commands.verify import read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Artefacts, Made, load_config
+from rocm_core.grid import Artefacts, load_config
 from rocm_core.prompts import make_prompts, read_prompts, write_prompts
-from rocm_core.provenance import Accepted, accepted_code, by_relative_path, hash_inputs, sealed
+from rocm_core.provenance import (
+    Accepted,
+    Made,
+    accepted_code,
+    by_relative_path,
+    check_manifest,
+    hash_inputs,
+    read_manifest,
+    sealed,
+)
 
 
 def accept(
@@ -39,7 +48,7 @@ def accept(
     wanted = [
         made
         for made in files.made(read_sets(files)[0])
-        if any(fnmatch.fnmatch(_owner(files, made), pattern) for pattern in cells)
+        if any(fnmatch.fnmatch(made.source or _chosen(made), pattern) for pattern in cells)
     ]
     for made in [*files.made_prompts(), *wanted]:
         manifest, problems = read_manifest(made.manifest)
@@ -50,7 +59,7 @@ def accept(
             continue
         try:
             manifest = _bound(made, manifest)
-            others = [p for p in check_manifest(made, manifest) if "other code" not in p]
+            others = [*check_manifest(made, manifest)]
         except UserError as error:
             others = [str(error)]
         if others:
@@ -74,19 +83,18 @@ def _bound(made: Made, manifest: dict[str, Any]) -> dict[str, Any]:
     return sealed(manifest | {"inputs": inputs})
 
 
-def _owner(files: Artefacts, made: Made) -> str:
-    """The cell or base that an artefact is of; of a choice among settings, reward and method."""
-    path = made.manifest.relative_to(files.layout.root)
-    folder, chosen = path.parent.as_posix(), "/".join(path.parts[1:]).partition(".manifest.")[0]
-    return next((name for name in files.sources if f"{folder}/".find(f"/{name}/") > 0), chosen)
+def _chosen(made: Made) -> str:
+    """The reward and the method whose settings were chosen."""
+    return f"{made.manifest.parent.name}/{made.outputs[0].stem}"
 
 
 def _require_same_prompts(files: Artefacts) -> None:
     """Prompts are made again and compared: they cost seconds, and all else is made from them."""
     with TemporaryDirectory() as folder:
         for name, settings in files.config.prompts.items():
-            path, again = files.layout.prompts(name), Path(folder, f"{name}.jsonl")
-            excluded = [p for other in files.kept_out(name) for p in read_prompts(other)]
+            found = files.layout.found
+            path, again = found(files.layout.prompts(name)), Path(folder, f"{name}.jsonl")
+            excluded = [p for other in files.kept_out(name) for p in read_prompts(found(other))]
             write_prompts(again, make_prompts(settings, excluded))
             if not path.is_file() or path.read_bytes() != again.read_bytes():
                 raise UserError(
@@ -111,6 +119,8 @@ def main() -> None:
     kept = accept(config, cells=args.cells, dry_run=args.dry_run)
     would = "would be " if args.dry_run else ""
     print(f"{config.root}: {len(kept)} artefacts {would}accepted; `make verify` names them")
+    if count := len(Artefacts(config).layout.sharded):
+        print(f"{count} shards are used whatever code made them; `make verify` names its commit")
 
 
 if __name__ == "__main__":

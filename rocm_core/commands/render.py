@@ -6,7 +6,7 @@ from pathlib import Path
 from rocm_core import claims, report
 from rocm_core.analysis import Results
 from rocm_core.configuration import Config
-from rocm_core.grid import shown_sections
+from rocm_core.grid import Artefacts, shown_sections
 from rocm_core.plugins import load
 from rocm_core.provenance import Layout, write_manifest
 
@@ -28,10 +28,11 @@ def render(
     """
     began = time.perf_counter()
     maker = {"claims": claims, "report": report}.get(kind) or load(f"{kind}s", name, kind)
-    results = Results(config, results_root)
+    layout = Artefacts(config, results_root).layout
+    results = Results(config, layout)
     stem = Path(output_stem)
     maker.make(results).save(stem)
-    inputs = {p: sha for p, sha in results.files_read.items() if p.is_relative_to(results.root)}
+    inputs = {path: sha for path, sha in results.files_read.items() if layout.holds(path)}
     write_manifest(
         stem.with_name(f"{stem.name}.manifest.json"),
         settings=shown_sections(config, kind, name),

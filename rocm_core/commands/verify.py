@@ -6,71 +6,129 @@ exits with 1.
 
 import argparse
 import csv
-import json
+import itertools
 import math
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run, warn
-from rocm_core.grid import Artefacts, Made, load_config, used
+from rocm_core.grid import Artefacts, load_config, offered, used
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
 from rocm_core.provenance import (
-    accepted_code,
-    content_digest,
+    Made,
+    check_manifest,
+    damage,
     files_in,
-    folder_digest,
+    first_of,
+    is_accepted,
+    is_of_other_code,
+    lacking,
     listed_outputs,
     located,
-    sealed,
-    sha256_file,
+    read_manifest,
 )
 from rocm_core.weights import check_all
 
 
 def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], list[str]]:
-    """What is missing, stale or wrong under `root` (the configuration's own results), and what was
-    accepted by whom: one line each.
+    """What is missing, stale or wrong under `root` (the configuration's own results) and in its
+    shards, and what was accepted by whom or made by other code: one line each.
 
     Checked are the weights that are here, prompt sets, cells, samples, their scores, and everything
     rendered from them: presence, counts, settings, code fingerprint, weights, sha256 of every file
-    and of what it was made from, and that numbers are finite.
+    and of what it was made from, and that numbers are finite. Shards need not have the files that
+    they are made without; without results, they are what everything must be found in.
     """
     files = Artefacts(config, root)
-    prompts, unreadable = read_sets(files)
     here = (path for path in used(config) if located(path).exists())
-    problems = [*check_all(here), *unreadable, *_check_prompts(files, prompts)]
-    accepted, made = [], list(files.made(prompts))
-    everything = [*files.made_prompts(), *made, *files.made_study(), *files.made_renderings()]
-    manifests = [(one, *read_manifest(one.manifest)) for one in everything]
+    problems, trees = [*check_all(here)], [(files, False)]
+    if files.shards and files.shards.is_dir():
+        others = (files, False) if files.layout.root.is_dir() else None
+        trees = [*filter(None, [others]), (Artefacts(config, files.shards), True)]
+    everything: list[tuple[Made, bool]] = []
+    for tree, of_shards in trees:
+        prompts, unreadable = read_sets(tree)
+        problems += [*unreadable, *_check_prompts(tree, prompts)]
+        made = [*tree.made_prompts(), *tree.made(prompts)]
+        drawn = [*tree.made_study(), *tree.made_renderings()]
+        problems += _check_strays(made)
+        due = _of_shards(tree, made, drawn, len(trees) == 1) if of_shards else [*made, *drawn]
+        everything += [(one, of_shards) for one in due]
+    found, notes = examine(everything)
+    return [*problems, *itertools.chain(*found.values())], notes
+
+
+def examine(everything: Sequence[tuple[Made, bool]]) -> tuple[dict[Path, list[str]], list[str]]:
+    """What is wrong with artefacts, {manifest: sentences}, and what was accepted or is of other code.
+
+    everything: each with whether it is in a folder of shards."""
+    manifests = [(one, of_shards, *read_manifest(one.manifest)) for one, of_shards in everything]
+    absent: dict[Path, str] = {}
+    for one, of_shards, manifest, _ in manifests:
+        if of_shards and manifest and not one.rendered:
+            absent |= lacking(one.manifest, manifest)
     damaged = {
         file
-        for one, manifest, _ in manifests
+        for one, _, manifest, _ in manifests
         if manifest
-        for file in _damage(one.manifest, manifest)
+        for file in damage(one.manifest, manifest, absent)
     }
-    for one, manifest, unreadable in manifests:
-        problems += unreadable or check_manifest(one, manifest, damaged)
+    found: dict[Path, list[str]] = {}
+    accepted: list[str] = []
+    commits: Counter[str] = Counter()
+    for one, of_shards, manifest, unreadable in manifests:
+        problems = found.setdefault(one.manifest, [])
+        problems += unreadable or check_manifest(one, manifest, damaged, absent)
         if manifest and is_accepted(one, manifest):
             note = manifest["accepted"][-1]
             accepted.append(f"{one.manifest}: accepted by {note['by']} on {note['at'][:10]}")
+        elif manifest and is_of_other_code(one, manifest):
+            if of_shards:
+                commits[manifest.get("commit") or "unknown"] += 1
+            else:
+                was, now = manifest["code"][:12], one.code[:12]
+                problems.append(f"{one.manifest}: made by other code ({was}, now {now})")
         if one.rows:
             rows, unreadable = _read_csv(one.outputs[0])
             problems += unreadable or _check_scores(one.outputs[0], rows, one.rows)
-    for name, cell in files.cells.items():
-        own = files.layout.cell(name)
-        rows, unreadable = _read_csv(own.history)
-        problems += unreadable or _check_history(own.history, rows, cell.settings.iterations)
-        problems += _check_costs(own.manifest, rows)
-    return [*problems, *_check_strays(made)], accepted
+        if history := next((file for file in one.outputs if file.name == "history.csv"), None):
+            rows, unreadable = _read_csv(history)
+            problems += unreadable or _check_history(history, rows, one.settings["iterations"])
+            problems += _check_costs(one.manifest, rows)
+    by_others = "artefacts of the shards were made by the other code of commit"
+    return found, [*accepted, *(f"{count} {by_others} {name}" for name, count in commits.items())]
+
+
+def _of_shards(
+    files: Artefacts, made: Iterable[Made], drawn: Iterable[Made], complete: bool
+) -> list[Made]:
+    """What shards must hold: all that can be made and, without images, drawn; where the results are
+    here, too, only what there is anything of."""
+    config = files.config
+    pictures = {*offered("figures", config)} - {*offered("figures", config, files.cells)}
+
+    def is_there(one: Made) -> bool:
+        if one.source:
+            return files.has(one.source)
+        return any(file.exists() for file in (one.manifest, *one.outputs))
+
+    own = [one for one in made if complete or is_there(one)]
+    due = [one for one in drawn if complete and one.outputs[0].stem not in pictures]
+    return [*own, *due, *(one for one in drawn if one not in due and is_there(one))]
 
 
 def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata")) -> None:
     """Raise `UserError` where results came without Snakemake's records of them, as a copy does, and
     some are of other code or settings: it would take them as they are. Those that are as they
-    should be get a warning, since a later edit would go unnoticed as well."""
+    should be get a warning, since a later edit would go unnoticed as well. So do shards that can't
+    be used."""
+    if files.unused:
+        name, fault = next(iter(files.unused.items()))
+        more = f" and {len(files.unused) - 1} more" if len(files.unused) > 1 else ""
+        warn(f"{files.shards}: {name}{more} can't be used and will be made again: {fault}")
     if files.config.partial or (records.is_dir() and any(records.iterdir())):
         return
     prompts, _ = read_sets(files)
@@ -80,8 +138,8 @@ def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata"))
     root = files.layout.root
     if stale:
         raise UserError(
-            f"{root} came without Snakemake's records of it (.snakemake), and {_first(stale)} were"
-            " made by other code or settings: `make verify` names them; remove them, or keep them"
+            f"{root} came without Snakemake's records of it (.snakemake), and {first_of(stale)}"
+            " were made by other code or settings: `make verify` names them; remove them, or keep them"
             " with `make accept`"
         )
     if here:
@@ -94,7 +152,7 @@ def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata"))
 def _is_stale(made: Made, manifest: Mapping[str, Any]) -> bool:
     was = manifest["settings"]
     differs = any(was.get(key) != value for key, value in made.settings.items())
-    return differs or (manifest["code"] != made.code and not is_accepted(made, manifest))
+    return differs or is_of_other_code(made, manifest)
 
 
 def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:
@@ -103,97 +161,10 @@ def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:
     problems = []
     for name in files.config.prompts:
         try:
-            prompts[name] = read_prompts(files.layout.prompts(name))
+            prompts[name] = read_prompts(files.layout.found(files.layout.prompts(name)))
         except UserError as error:
             problems.append(str(error))
     return prompts, problems
-
-
-def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """A manifest, or {} and what is wrong with it."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("settings", "outputs", "weights"):
-            manifest[key] = dict(manifest[key])
-        manifest["inputs"] = dict(manifest.get("inputs", {}))
-        dict(manifest.get("chosen", {}))
-        manifest["code"] = str(manifest["code"])
-        accepted_code(manifest)
-    except FileNotFoundError:
-        return {}, [f"{path} is missing: nothing says how its files were made, or that all are"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return {}, [f"{path} is not a manifest ({error})"]
-    return manifest, []
-
-
-def is_accepted(made: Made, manifest: Mapping[str, Any]) -> bool:
-    """Whether results of other code were accepted as those of the present code."""
-    return manifest["code"] != made.code == accepted_code(dict(manifest))
-
-
-def check_manifest(
-    made: Made, manifest: Mapping[str, Any], damaged: Collection[Path] = ()
-) -> Iterator[str]:
-    """Where a manifest disagrees with the configuration, the code, its files or their inputs.
-
-    damaged: files that are missing or not what their own manifests list. They are named there, and
-    not again by everything that was made from them.
-    """
-    path, folder = made.manifest, made.manifest.parent
-    was = manifest["settings"]
-    differing = [key for key, value in made.settings.items() if was.get(key) != value]
-    if made.rendered and differing:
-        yield f"{path}: made from a configuration that differs in {', '.join(differing)}"
-    for key in differing if not made.rendered else ():
-        value = made.settings[key]
-        yield f"{path}: made with {key} {was.get(key)!r}, the configuration says {value!r}"
-    if manifest["code"] != made.code and not is_accepted(made, manifest):
-        yield f"{path}: made by other code ({manifest['code'][:12]}, now {made.code[:12]})"
-    for name, digest in manifest["weights"].items():
-        if folder_digest(name) not in (digest, "absent"):
-            yield f"{path}: made with other weights in {name}"
-    for file in made.outputs:
-        if file.relative_to(folder).as_posix() not in manifest["outputs"]:
-            yield f"{path} does not list {file.relative_to(folder)}"
-    yield from _damage(path, manifest).values()
-    if "digest" in manifest:
-        yield from _check_inputs(made, _files(folder, manifest["inputs"]), damaged)
-
-
-def _damage(path: Path, manifest: Mapping[str, Any]) -> dict[Path, str]:
-    """{file: sentence} of a manifest and its files that are not as they were written."""
-    problems = {}
-    if "digest" not in manifest:
-        said = "is of an older version, which did not record what its files were made from"
-        problems[path] = f"{path} {said}"
-    elif manifest["digest"] != sealed(manifest)["digest"]:
-        problems[path] = f"{path} was edited after it was written: its own digest differs"
-    for file, sha256 in _files(path.parent, manifest["outputs"]).items():
-        if not file.is_file():
-            problems[file] = f"{file} is missing"
-        elif sha256_file(file) != sha256:
-            problems[file] = f"{file} is not the file that its manifest lists: its sha256 differs"
-    return problems
-
-
-def _files(folder: Path, names: Mapping[str, str]) -> dict[Path, str]:
-    """{file: sha256} of {path from a folder: sha256}."""
-    return {Path(os.path.normpath(folder / name)): sha256 for name, sha256 in names.items()}
-
-
-def _check_inputs(made: Made, read: Mapping[Path, str], damaged: Collection[Path]) -> Iterator[str]:
-    """Where an artefact was not made from the results that are there, or not from its own."""
-    if made.inputs is not None:
-        wanted = {Path(os.path.normpath(file)) for file in made.inputs}
-        if lacking := wanted - read.keys():
-            yield f"{made.manifest}: not made from {_first(lacking)}"
-        if others := read.keys() - wanted:
-            yield f"{made.manifest}: made from {_first(others)}, which is not its own"
-    rest = read.keys() - set(damaged)
-    if missing := [file for file in rest if not file.is_file()]:
-        yield f"{made.manifest}: made from {_first(missing)}, which is missing"
-    if changed := [f for f in rest if f.is_file() and content_digest(f) != read[f]]:
-        yield f"{made.manifest}: made from another {_first(changed)}"
 
 
 def _check_strays(made: Collection[Made]) -> Iterator[str]:
@@ -203,12 +174,7 @@ def _check_strays(made: Collection[Made]) -> Iterator[str]:
         for manifest in folder.glob("*manifest.json"):
             known |= {manifest, *(folder / name for name in listed_outputs(manifest))}
         if strays := {folder / name for name in files_in(folder)} - known:
-            yield f"{_first(strays)} is listed by no manifest: remove it"
-
-
-def _first(files: Collection[Path]) -> str:
-    """The first of some files, and how many more there are."""
-    return f"{min(files)}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
+            yield f"{first_of(strays)} is listed by no manifest: remove it"
 
 
 def _check_prompts(files: Artefacts, prompts: Mapping[str, list[Prompt]]) -> Iterator[str]:

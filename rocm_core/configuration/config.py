@@ -156,8 +156,8 @@ class Config(Settings):
     `training` holds every training setting but those without a default that was not given (`beta`).
     """
 
-    # Sections that change no result, so that nothing runs or is drawn again when they change.
-    PLUMBING: ClassVar = ("progress", "resources", "weights")
+    # Sections that change no result, so that nothing runs again when they change.
+    PLUMBING: ClassVar = ("progress", "resources", "weights", "shards")
 
     name: Name
     """Name of the grid: everything it produces goes to `results/<name>/`."""
@@ -234,6 +234,10 @@ class Config(Settings):
     progress: ProgressSettings = ProgressSettings()
     """What can be seen of a training while it runs. Nothing here changes a result or makes a job
     run again."""
+    shards: Path | None = None
+    """Folder of small files of finished cells and bases, which `make shards` writes and git keeps:
+    histories, scores and manifests, without LoRAs and images. What is there is not made again;
+    null: none."""
     partial: bool = False
     """Render tables and figures from the cells that exist and mark the gaps, instead of making the
     missing cells."""

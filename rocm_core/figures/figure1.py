@@ -7,7 +7,7 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._images import draw_gallery, lead
 
 TITLE = "Images by a regularised ROCM model"
-NEEDS = ("regularised rocm",)
+NEEDS = ("regularised rocm", "images")
 READS = ("prompts", "images")
 PLACE = 1
 

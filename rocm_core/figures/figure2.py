@@ -5,6 +5,7 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._images import draw_samples, lead
 
 TITLE = "The same prompts and noise for every model trained on one reward"
+NEEDS = ("images",)
 READS = ("prompts", "images")
 PLACE = 2
 

@@ -12,7 +12,7 @@ from rocm_core.figures._images import Block, draw_blocks, lead
 from rocm_core.grid import snapshot_prompts, snapshot_steps
 
 TITLE = "Images along the training, and the best snapshot of each divergence"
-NEEDS = ("rocm snapshots",)
+NEEDS = ("rocm snapshots", "images")
 READS = ("snapshots", "prompts of snapshots")
 PLACE = 6
 COLUMNS = ["part", "reward", "method", "seed", "step", "verdict", "prompt_id", "file"]

@@ -6,7 +6,6 @@
 from rocm_core.grid.artefacts import (
     DISTANCES,
     Artefacts,
-    Made,
     job_code,
     needed,
     render_code,

@@ -5,8 +5,8 @@ Each job has a code fingerprint: which modules compute what a cell, an image or 
 
 import itertools
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,18 @@ from rocm_core.prompts import Prompt, prompt_files
 from rocm_core.provenance import (
     Accepted,
     Layout,
+    Made,
     SampleFiles,
     SnapshotFiles,
+    check_manifest,
     code_fingerprint,
     digest_of,
+    left_out,
     located,
     module_closure,
+    read_manifest,
     record_beside,
+    sha256_file,
 )
 from rocm_core.weights import files_of, inputs_of
 
@@ -52,29 +57,12 @@ from rocm_core.weights import files_of, inputs_of
 DISTANCES = ("squared_distance",)
 
 
-@dataclass(frozen=True)
-class Made:
-    """What one job makes: its manifest and what that must say.
-
-    outputs: its files, all below the manifest's folder. inputs: the results that it is made from;
-    None: what it reads is its own affair. rows: the keys of the scores that the first of its files
-    must hold, ([step,] prompt id, metric). rendered: `settings` are digests of the configuration's
-    sections, as `shown_sections` has them.
-    """
-
-    manifest: Path
-    settings: Mapping[str, Any]
-    code: str
-    outputs: Sequence[Path]
-    inputs: Sequence[Path] | None
-    rows: Collection[tuple[str, ...]] = ()
-    rendered: bool = False
-
-
 class Artefacts:
     """The artefacts of a configuration under `root`, which is the configuration's own by default.
 
-    With `partial: true` in the configuration, only the files that exist.
+    With `partial: true` in the configuration, only the files that exist. Those of a cell or base
+    whose shard can stand for it are the shard's, unless it was trained or drawn under `root`, too.
+    `unused`: why other shards can't, {cell or base: sentence}.
     """
 
     def __init__(self, config: Config, root: str | Path | None = None) -> None:
@@ -88,6 +76,58 @@ class Artefacts:
         self.evaluation_sets = evaluation_sets(config, [*self.cells.values()])
         trials = [cell for cell in self.cells.values() if cell.trial]
         self.searches = list(dict.fromkeys((trial.reward, trial.method) for trial in trials))
+        self.unused: dict[str, str] = {}
+        self.shards = self._shards()
+        if self.shards and self.shards.is_dir():
+            faults = Artefacts(config, self.shards)._faults(self.layout)
+            here = {name for name in faults if self._is_live(name)}
+            self.unused = {n: fault for n, fault in faults.items() if fault and n not in here}
+            usable = faults.keys() - here - self.unused.keys()
+            self.layout = Layout(self.layout.root, self.shards, usable)
+
+    def _shards(self) -> Path | None:
+        """The folder of shards, relative where `root` is; None without, and if it is `root`."""
+        if not self.config.shards:
+            return None
+        folder, root = located(self.config.shards), self.layout.root
+        folder = folder.absolute() if root.is_absolute() else Path(os.path.relpath(folder))
+        return None if folder == root else folder
+
+    def _is_live(self, source: str) -> bool:
+        is_cell = source in self.cells
+        return (self.layout.cell if is_cell else self._main)(source).manifest.exists()
+
+    def has(self, source: str) -> bool:
+        """Whether there is anything of a cell or base."""
+        files = self.layout.cell(source), self._main(source)
+        return any(folder.exists() for folder in (files[0].folder, files[1].folder.parents[1]))
+
+    def _faults(self, live: Layout) -> dict[str, str]:
+        """Of shards: why one can't stand for its cell or base, which is to go with what is in
+        `live`; "" where it can. What code made it is no reason."""
+        everything = [*self.made_prompts(), *self.made({name: () for name in self.config.prompts})]
+        faults = {one.manifest: self._fault(one, live) for one in everything}
+        makers = {file: one for one in everything for file in one.outputs}
+        found = {name: "" for name in self.sources if self.has(name)}
+        for one in everything:
+            # Itself, and the prompts and the choice that it is made from.
+            chain = [one, *(makers[file] for file in one.inputs or () if file in makers)]
+            told = [faults[link.manifest] for link in chain if link.source in ("", one.source)]
+            if one.source in found:
+                found[one.source] = found[one.source] or next(filter(None, told), "")
+        return found
+
+    def _fault(self, made: Made, live: Layout) -> str:
+        manifest, problems = read_manifest(made.manifest)
+        if manifest:
+            small = check_manifest(made, manifest, looked_at=lambda name: not left_out(name))
+            problems = [*itertools.islice(small, 1)]
+        file = made.outputs[0]
+        other = live.root / file.relative_to(self.layout.root)
+        if not (problems or made.source) and other.exists():
+            if sha256_file(other) != sha256_file(file):
+                problems = [f"{file} is not the same as {other}"]
+        return next(iter(problems), "")
 
     def check_code(self) -> None:
         """Raise `UserError` for what is not Python in the user's own modules, or in what they
@@ -124,14 +164,18 @@ class Artefacts:
         self, file: str, sets: Collection[str] | None = None, every_step: bool = True
     ) -> list[Path]:
         """A file beside the images of each of `folders`."""
-        return self.finished(files.folder / file for _, _, files in self.folders(sets, every_step))
+        return self.finished(
+            files.folder / file
+            for source, _, files in self.folders(sets, every_step)
+            if not self._lacks(source, file)
+        )
 
     def evaluation_code(
         self, source: str, prompt_set: str, steps: int | str, accepted: Accepted | None = None
     ) -> list[str]:
         """Code fingerprints of a source's images, scores and read-outs, which one job makes; with
         `accepted`, those that the rules show Snakemake."""
-        files = self.layout.samples(source, prompt_set, steps)
+        files = self.layout.live.samples(source, prompt_set, steps)
         made = {
             files.manifest: job_code("generate", self.generation(source)),
             record_beside(files.scores): job_code("score", metrics=self.config.metrics),
@@ -146,8 +190,12 @@ class Artefacts:
         return [path for file in files for path in self.samples(file, ["validation"], False)]
 
     def trained(self, file: str = "lora.safetensors") -> list[Path]:
-        """A file of every cell."""
-        return self.finished(self.layout.cell(name).folder / file for name in self.cells)
+        """A file of every cell; of shards, if they hold it."""
+        names = (name for name in self.cells if not self._lacks(name, file))
+        return self.finished(self.layout.cell(name).folder / file for name in names)
+
+    def _lacks(self, source: str, file: str) -> bool:
+        return source in self.layout.sharded and left_out(file)
 
     def unfinished_histories(self) -> list[Path]:
         """Of a partial run, the rows so far of every cell whose training has not finished."""
@@ -246,10 +294,10 @@ class Artefacts:
         return {model: self.shown(model) for model in itertools.chain(*models)}
 
     def shown(self, source: str) -> SampleFiles:
-        """A source's images of the prompts that the user study shows."""
+        """A source's images of the prompts that the user study shows, which no shard holds."""
         assert self.config.study
         steps = self.generation(source).inference_steps
-        return self.layout.samples(source, self.config.study.prompts, steps)
+        return self.layout.live.samples(source, self.config.study.prompts, steps)
 
     def evaluated(self) -> dict[str, SnapshotFiles]:
         """The cells whose snapshots are evaluated."""
@@ -282,13 +330,21 @@ class Artefacts:
         return [path for path in paths if not self.config.partial or path.exists()]
 
     def made_prompts(self) -> Iterator[Made]:
-        """The prompt sets."""
+        """The prompt sets, but those that only the shards have."""
         for name, settings in self.config.prompts.items():
             code, inputs = job_code("make_prompts"), self.kept_out(name)
-            yield _alone(self.layout.prompts(name), settings.to_dict(), code, inputs)
+            if self.layout.found(path := self.layout.prompts(name)) == path:
+                yield _alone(path, settings.to_dict(), code, inputs)
 
     def made(self, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[Made]:
-        """All trainings, and the images and scores on those sets whose `prompts` are given."""
+        """All trainings, and the images and scores on those sets whose `prompts` are given; without
+        those of shards, and the choices that only they have."""
+        for one in self._made(prompts):
+            only_there = not one.source and self.layout.found(one.outputs[0]) != one.outputs[0]
+            if one.source not in self.layout.sharded and not only_there:
+                yield one
+
+    def _made(self, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[Made]:
         config, metrics = self.config, self.config.metrics
         ids = {name: [prompt.id for prompt in part] for name, part in prompts.items()}
         scorers = {"scorers": config.scorer_paths()}
@@ -298,7 +354,8 @@ class Artefacts:
             inputs = [self.layout.prompts(settings.prompts), *self.choice(name)]
             inputs += self.standards(name)
             trained = cell.trained_with.to_dict()
-            yield Made(own.manifest, trained, job_code("train", settings), files, inputs)
+            code = job_code("train", settings)
+            yield Made(own.manifest, trained, code, files, inputs, source=name)
             if settings.stop_by:
                 drawn = self.generation(name).to_dict()
                 count = {"count": config.snapshots.stop_prompts}
@@ -309,6 +366,7 @@ class Artefacts:
                     [own.best, own.choice],
                     [self.layout.prompts(settings.prompts)]
                     + [own.snapshot(step) for step in snapshot_steps(settings)],
+                    source=name,
                 )
         for file, (policy, prompt_set, measured) in self.measured_bases().items():
             base = self.generation(f"base-{policy}").to_dict()
@@ -325,20 +383,20 @@ class Artefacts:
             files = [images.index, *map(images.image, ids[prompt_set])]
             code, inputs = job_code("generate", drawn), [self.layout.prompts(prompt_set)]
             inputs += [self.lora(name)] if name in self.cells else []
-            yield Made(images.manifest, drawn.to_dict(), code, files, inputs)
+            yield Made(images.manifest, drawn.to_dict(), code, files, inputs, source=name)
             code, rows = job_code("score", metrics=metrics), _rows(ids[prompt_set], metrics)
-            yield _alone(images.scores, scorers, code, files, rows)
+            yield _alone(images.scores, scorers, code, files, rows, name)
             code, rows = job_code("measure"), _rows(ids[prompt_set], self.readouts)
-            yield _alone(images.readouts, {"clip": self.clip}, code, files, rows)
+            yield _alone(images.readouts, {"clip": self.clip}, code, files, rows, name)
         main = ids.keys() & {"validation"} if config.published else ()
-        for _, prompt_set, images in self.folders(main, every_step=False):
+        for name, prompt_set, images in self.folders(main, every_step=False):
             files = [images.index, *map(images.image, ids[prompt_set])]
             code, rows = job_code("score_published"), _rows(ids[prompt_set], config.published)
-            yield _alone(images.published, {"scorers": self.published}, code, files, rows)
+            yield _alone(images.published, {"scorers": self.published}, code, files, rows, name)
         for name, evaluated in self.evaluated().items():
             cell, drawn = self.cells[name], self.generation(name)
-            first = ids.get(cell.evaluated_on, [])[: snapshot_prompts(config)]
-            if first:
+            if cell.evaluated_on in ids:
+                first = ids[cell.evaluated_on][: snapshot_prompts(config)]
                 steps = snapshot_steps(cell.settings)
                 inputs = [self.layout.prompts(cell.evaluated_on)]
                 inputs += map(self.layout.cell(name).snapshot, steps)
@@ -352,11 +410,15 @@ class Artefacts:
                     [evaluated.scores, *images_of_steps],
                     inputs,
                     _rows(map(str, [0, *steps]), first, [*metrics, *DISTANCES]),
+                    source=name,
                 )
 
     def rendered(self) -> list[tuple[str, str]]:
         """(kind, name) of every table and figure that there is data for, the claims, the report."""
-        drawn = [(k, name) for k in ("table", "figure") for name in offered(f"{k}s", self.config)]
+        sharded = self.layout.sharded
+        drawn = [
+            (k, n) for k in ("table", "figure") for n in offered(f"{k}s", self.config, sharded)
+        ]
         return [*drawn, ("claims", "claims"), ("report", "report")]
 
     def made_renderings(self) -> Iterator[Made]:
@@ -418,8 +480,9 @@ def _alone(
     code: str,
     inputs: Sequence[Path],
     rows: Collection[tuple[str, ...]] = (),
+    source: str = "",
 ) -> Made:
-    return Made(record_beside(file), settings, code, [file], inputs, rows)
+    return Made(record_beside(file), settings, code, [file], inputs, rows, source=source)
 
 
 def _rows(*keys: Iterable[str]) -> set[tuple[str, ...]]:

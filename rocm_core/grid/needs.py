@@ -1,6 +1,6 @@
 """What a configuration has the data for: the needs that tables and figures declare."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
@@ -9,12 +9,13 @@ from rocm_core.grid.evaluation import evaluation_sets, inference_steps, lora_sca
 from rocm_core.plugins import did_you_mean, facts, names
 
 
-def offered(kind: str, config: Config) -> list[str]:
+def offered(kind: str, config: Config, sharded: Collection[str] = ()) -> list[str]:
     """The tables or figures whose `NEEDS` a configuration meets, in the order of the report.
 
-    Raises `UserError` where a module declares a need that does not exist.
+    sharded: the cells and bases that shards stand for, which have no images. Raises `UserError`
+    where a module declares a need that does not exist.
     """
-    met, place = _needs(config), {}
+    met, place = _needs(config, sharded), {}
     for name in names(kind):
         declared = facts(kind, name)
         for need in declared["NEEDS"]:
@@ -26,7 +27,7 @@ def offered(kind: str, config: Config) -> list[str]:
     return sorted(place, key=lambda name: place[name])
 
 
-def _needs(config: Config) -> dict[str, bool]:
+def _needs(config: Config, sharded: Collection[str]) -> dict[str, bool]:
     """Whether a configuration has what a table or figure may need, by the name of the need."""
     cells = make_grid(config)
     settings = [cell.settings for cell in cells]
@@ -44,6 +45,7 @@ def _needs(config: Config) -> dict[str, bool]:
         "horizons": any([k for k, _ in cell.swept] == ["inference_steps"] for cell in cells),
         "snapshots": evaluated and any(one.snapshot_every for one in settings),
         "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
+        "images": any(cell.name not in sharded for cell in cells),
         "gold": "gold" in config.metrics,
         "inference steps": len(set(inference_steps(config))) > 1,
         "LoRA scales": len(lora_scales(config)) > 1,

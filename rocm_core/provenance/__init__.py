@@ -1,5 +1,16 @@
 """Provenance: the paths of results, code fingerprints, manifests, acceptance, whole files."""
 
+from rocm_core.provenance.chain import (
+    Made,
+    check_manifest,
+    damage,
+    first_of,
+    is_accepted,
+    is_of_other_code,
+    lacking,
+    left_out,
+    read_manifest,
+)
 from rocm_core.provenance.files import (
     CSV_OPTIONS,
     LOCK,

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -264,7 +264,11 @@ class StudyFiles:
 
 
 class Layout:
-    """The paths of one configuration's results, whose folder is `root`."""
+    """The paths of one configuration's results, whose folder is `root`.
+
+    shards: a folder laid out alike, which holds the small files of the cells and bases in `sharded`
+    instead. `live` and `shards` are these two folders by themselves.
+    """
 
     SUFFIXES = {
         "table": ("md", "tex", "csv"),
@@ -273,8 +277,13 @@ class Layout:
         "report": ("html",),
     }
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(
+        self, root: str | Path, shards: str | Path = "", sharded: Collection[str] = ()
+    ) -> None:
         self.root = Path(root)
+        self.sharded = frozenset(sharded)
+        self.live: Layout = Layout(root) if sharded else self
+        self.shards: Layout = Layout(shards) if sharded else self
         self.study = StudyFiles(self.root / "study")
         self.cells, self.states = self.root / "cells", self.root / ".state"
         self.runs = self.root / "runs"
@@ -283,13 +292,26 @@ class Layout:
         self.origin = self.root / "configuration.json"
         self.scorer_agreement = self.root / "tables" / "scorer_agreement.csv"
 
+    def of(self, source: str) -> "Layout":
+        """Where the files of a cell or base are."""
+        return self.shards if source in self.sharded else self
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is below one of the two folders."""
+        return any(path.is_relative_to(folder) for folder in (self.root, self.shards.root))
+
+    def found(self, path: Path) -> Path:
+        """A prompt set or a choice; where only the shards have it, theirs."""
+        copy = self.shards.root / path.relative_to(self.root)
+        return copy if copy.exists() and not path.exists() else path
+
     def prompts(self, name: str) -> Path:
         """A prompt set."""
         return self.root / "prompts" / f"{name}.jsonl"
 
     def cell(self, cell: str) -> CellFiles:
         """The results of a cell's training."""
-        return CellFiles(self.cells / cell)
+        return CellFiles(self.of(cell).cells / cell)
 
     def run(self, cell: str) -> RunFiles:
         """What a cell's training shows while it runs."""
@@ -297,12 +319,12 @@ class Layout:
 
     def samples(self, source: str, prompt_set: str, steps: int | str) -> SampleFiles:
         """The images of a source, a cell or `base-<policy>`, at a number of inference steps."""
-        folder = self.root / "samples" / source / prompt_set / f"steps-{steps}"
+        folder = self.of(source).root / "samples" / source / prompt_set / f"steps-{steps}"
         return SampleFiles(folder, steps)
 
     def snapshots(self, cell: str) -> SnapshotFiles:
         """The images of a cell's snapshots."""
-        return SnapshotFiles(self.root / "samples" / cell / "snapshots")
+        return SnapshotFiles(self.of(cell).root / "samples" / cell / "snapshots")
 
     def choice(self, reward: str, method: str) -> Path:
         """What a search chose for the settings of a method on a reward."""

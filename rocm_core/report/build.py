@@ -170,7 +170,7 @@ def _pictures(results: Results) -> list[dict[str, Any]]:
     """Title, caption, files and inlined PNG of each figure in the results directory, and whether it
     shows images by models."""
     pictures = []
-    for name in offered("figures", results.config):
+    for name in offered("figures", results.config, results.layout.sharded):
         path = results.layout.rendered("figure", name)[1]
         if not path.exists():
             if results.config.partial:

@@ -38,8 +38,8 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 
-LAYOUT, CELLS = FILES.layout, FILES.cells
-# Of every cell, {cell}, and of the images of every source; rules fill the wildcards in.
+# Where jobs write, not shards. Of every cell, {cell}, and of every source; rules fill wildcards in.
+LAYOUT, CELLS = FILES.layout.live, FILES.cells
 CELL, SNAPSHOTS = LAYOUT.cell("{cell}"), LAYOUT.snapshots("{cell}")
 SAMPLES = LAYOUT.samples("{source}", "{set}", "{steps}")
 MAIN_SAMPLES = LAYOUT.samples("{source}", "validation", "{steps}")
@@ -94,6 +94,6 @@ def to_json(value):
 def shown(*, study=False):
     """The configuration that a rendering depends on, in the order of the file, which is that of
     the methods. A function, because `params` would take a template's braces for wildcards."""
-    hidden = {*CONFIG.PLUMBING} | (set() if study else {"study"})
+    hidden = {*CONFIG.PLUMBING} - {"shards"} | (set() if study else {"study"})
     text = json.dumps({k: v for k, v in CONFIG.to_dict().items() if k not in hidden})
     return lambda w: text

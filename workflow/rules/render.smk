@@ -22,7 +22,7 @@ READS = {
     "votes": [LAYOUT.study.results],
 }
 try:  # those that this configuration has the data for
-    TABLES, FIGURES = offered("tables", CONFIG), offered("figures", CONFIG)
+    TABLES, FIGURES = (offered(k, CONFIG, FILES.layout.sharded) for k in ("tables", "figures"))
 except UserError as error:
     sys.exit(f"error: {error}")
 # What shows votes can be asked for before there are any, and then says so.
