@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from checkout import Checkout, count_jobs
 
@@ -149,7 +150,7 @@ def test_results_that_come_without_snakemakes_records_are_checked(
 
 @pytest.mark.parametrize("after_run", [[], ["all", "--cores", "1", "--report-after-run"]])
 def test_snakemake_reports_on_a_finished_run(
-    complete: PlannedCheckout, tmp_path: Path, after_run: list[str]
+    complete: Checkout, tmp_path: Path, after_run: list[str]
 ) -> None:
     """With our report, the claims, every table and figure, and the runtime of their jobs."""
     report = tmp_path / "report.zip"

@@ -49,7 +49,7 @@ def test_an_edit_of_the_file_and_overrides_are_not_another_configuration(
 
 
 def test_another_file_over_the_same_one_is_another_configuration(
-    finished: PlannedCheckout,
+    finished: Checkout,
 ) -> None:
     for name, beta in (("one", 0.3), ("two", 0.4)):
         cells = f"cells: {{aesthetic/rocm-js: {{beta: {beta}}}}}\n"
