@@ -39,8 +39,9 @@ def write(manifest, files, settings, code, weights=(), inputs=(), **extra):
     )
 
 
-def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
-    """Write every artefact of a configuration; `prompts`: {set: Prompts} instead of its own."""
+def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -> None:
+    """Write every artefact of a configuration; `prompts`: {set: Prompts} instead of its own. more:
+    further columns of the histories."""
     run = Artefacts(config, root)
     layout = run.layout
     made: dict[str, list[Prompt]] = {}
@@ -70,9 +71,14 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         own.snapshots.mkdir(parents=True)
         chosen = run.tried(cell.reward, cell.method)[0] if searched(settings) else {}
         files = {own.snapshot(n): f"{name} {n}" for n in snapshot_steps(settings)}
-        files |= {own.lora: f"{name}", own.history: "step,reward,loss,reward_queries,nfe\n"}
+        files |= {
+            own.lora: f"{name}",
+            own.history: ",".join(["step,reward,loss,reward_queries,nfe", *more]) + "\n",
+        }
         steps = range(1, settings.iterations + 1)
-        files[own.history] += "".join(f"{n},0.1,0.2,{4 * n},{16 * n}\n" for n in steps)
+        files[own.history] += "".join(
+            f"{n},0.1,0.2,{4 * n},{16 * n}{',0.5' * len(more)}\n" for n in steps
+        )
         write(
             own.manifest,
             files,
