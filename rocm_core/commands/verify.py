@@ -256,7 +256,8 @@ def main() -> int:
     parser.add_argument("--configfile", required=True)
     config = load_config(parser.parse_args().configfile)
     problems, accepted = verify(config)
-    shown = problems or [f"{config.root}: everything is there and as configured"]
+    checked = config.root if config.root.is_dir() or not config.shards else config.shards
+    shown = problems or [f"{checked}: everything is there and as configured"]
     print("\n".join([*shown, *accepted]))
     return 1 if problems else 0
 
