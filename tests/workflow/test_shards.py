@@ -1,4 +1,4 @@
-"""A clone goes on from the shards of a study: what they hold is drawn from, and never made again."""
+"""A clone goes on from the shards of a study: what they hold is drawn, and never made again."""
 
 import shutil
 
