@@ -55,7 +55,7 @@ def study(tmp_path_factory):
     """A finished run, its shards and its published pages."""
     folder = tmp_path_factory.mktemp("study")
     config = configured(folder)
-    write_run(config, folder / "run", PROMPTS, more=["seconds"])
+    write_run(config, folder / "run", PROMPTS, more=["training_seconds"])
     save(config, folder / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish_report, "make", lambda *_, **__: Page())
