@@ -5,8 +5,7 @@ import re
 import shutil
 
 import pytest
-from finished_run import write, write_run
-from test_corruptions import (
+from corruptions import (
     BASE,
     CELL,
     CONFIG,
@@ -27,6 +26,7 @@ from test_corruptions import (
     swap,
     swap_in,
 )
+from finished_run import write, write_run
 
 from rocm_core.analysis import Results
 from rocm_core.commands import publish_report
@@ -282,6 +282,16 @@ def test_what_other_code_made_is_used_and_named(clone):
         f"shards: artefacts made by the code of commit {'c' * 40}, which is not the present code"
     )
     assert notes == [f"{named}: 1"] and of_jobs(found) == []
+
+
+def test_nothing_is_taken_without_prompts_or_a_folder(study, tmp_path):
+    shutil.copytree(study / "run", tmp_path / "run")
+    with pytest.raises(UserError, match="name a folder"):
+        save(configured(tmp_path, shards=None), tmp_path / "run")
+    (tmp_path / "run/prompts/validation.jsonl").unlink()
+    with pytest.raises(UserError, match="validation.jsonl"):
+        save(configured(tmp_path), tmp_path / "run")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_only_what_is_whole_is_taken_and_nothing_twice(study, tmp_path):
