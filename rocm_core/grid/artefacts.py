@@ -206,8 +206,9 @@ class Artefacts:
         )
 
     def lora(self, cell: str) -> Path:
-        """The LoRA with which a cell's images are made: the final one, or the best snapshot's."""
-        files = self.layout.cell(cell)
+        """The LoRA with which a cell's images are made: the final one, or the best snapshot's. No
+        shard holds it."""
+        files = self.layout.live.cell(cell)
         return files.best if self.cells[cell].settings.stop_by else files.lora
 
     def choosers(self, cell: str) -> dict[str, str | None]:
@@ -357,11 +358,11 @@ class Artefacts:
             code = job_code("train", settings)
             yield Made(own.manifest, trained, code, files, inputs, source=name)
             if settings.stop_by:
-                drawn = self.generation(name).to_dict()
+                settled = self.generation(name).to_dict()
                 count = {"count": config.snapshots.stop_prompts}
                 yield Made(
                     record_beside(own.best),
-                    drawn | {"scorers": self.choosers(name)} | count,
+                    settled | {"scorers": self.choosers(name)} | count,
                     self.choosing_code(name),
                     [own.best, own.choice],
                     [self.layout.prompts(settings.prompts)]

@@ -235,12 +235,12 @@ def test_scores_are_drawn_from_shards_as_they_were(study, clone, tmp_path):
     drawn = [("table", "table1"), ("table", "table2"), ("claims", "claims")]
     drawn += [("table", "readouts"), ("figure", "gold_vs_kl")]
     for kind, name in drawn:
-        for root, folder in ((study / "run", "full"), (clone / "run", "shards")):
+        for root, folder in ((study / "run", "whole"), (clone / "run", "again")):
             render(kind, name, config, root, tmp_path / folder / name)
-        for file in (tmp_path / "full").glob(f"{name}.[cjmt]*"):
+        for file in (tmp_path / "whole").glob(f"{name}.[cjmt]*"):
             if "manifest" not in file.name:
-                assert file.read_bytes() == (tmp_path / "shards" / file.name).read_bytes()
-        (read,) = (tmp_path / "shards").glob(f"{name}.manifest.json")
+                assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+        (read,) = (tmp_path / "again").glob(f"{name}.manifest.json")
         assert all("shards/" in file for file in json.loads(read.read_text())["inputs"])
 
 
