@@ -40,8 +40,8 @@ from rocm_core.provenance import left_out, record_beside, sealed
 
 SEARCHED = {"rlcm": {"learning_rate": {"search": [1e-4, 1e-3], "iterations": 2}}}
 GRID = {key: CONFIG[key] for key in CONFIG if key != "study"}
-GRID |= {"methods": CONFIG["methods"] | SEARCHED}
-GRID["scorers"] = dict.fromkeys(["hpsv2", "aesthetic", "gold"])
+GRID |= {"methods": CONFIG["methods"] | SEARCHED | {"rocm-none": {"stop_by": "aesthetic"}}}
+GRID["scorers"] = dict.fromkeys(["hpsv2", "aesthetic", "blipscore", "gold"])
 CHOICE = "search/hpsv2/rlcm"
 KL = "hpsv2/rocm-kl/seed-0"
 

@@ -2,7 +2,7 @@
 
 import shutil
 
-from checkout import PlannedCheckout
+from checkout import Checkout
 
 CONFIG = "config/matrix.yaml"
 # Without images there are no figures of images.
@@ -12,7 +12,7 @@ OF_IMAGES = ("figure1", "figure2", "figure6", "samples")
 MADE = ("train_cell", "evaluate_images", "evaluate_snapshots")
 
 
-def test_a_clone_makes_only_what_no_shard_can_stand_for(finished: PlannedCheckout) -> None:
+def test_a_clone_makes_only_what_no_shard_can_stand_for(finished: Checkout) -> None:
     with open(finished.path / CONFIG, "a") as file:
         file.write("shards: docs/results/matrix\n")
     done = finished.python("-m", "rocm_core.commands.shards", "--configfile", CONFIG)
