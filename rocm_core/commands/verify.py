@@ -44,10 +44,10 @@ def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], l
     """
     files = Artefacts(config, root)
     here = (path for path in used(config) if located(path).exists())
-    problems, trees = [*check_all(here)], [(files, False)]
-    if files.shards and files.shards.is_dir():
-        others = (files, False) if files.layout.root.is_dir() else None
-        trees = [*filter(None, [others]), (Artefacts(config, files.shards), True)]
+    problems = [*check_all(here)]
+    has_shards = files.shards is not None and files.shards.is_dir()
+    trees = [(files, False)] if files.layout.root.is_dir() or not has_shards else []
+    trees += [(Artefacts(config, files.shards), True)] if has_shards else []
     everything: list[tuple[Made, bool]] = []
     for tree, of_shards in trees:
         prompts, unreadable = read_sets(tree)
