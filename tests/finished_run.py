@@ -39,8 +39,9 @@ def write(manifest, files, settings, code, weights=(), inputs=(), **extra):
     )
 
 
-def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
-    """Write every artefact of a configuration; `prompts`: {set: Prompts} instead of its own."""
+def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -> None:
+    """Write every artefact of a configuration; `prompts`: {set: Prompts} instead of its own. more:
+    further columns of the histories."""
     run = Artefacts(config, root)
     layout = run.layout
     made: dict[str, list[Prompt]] = {}
@@ -63,6 +64,10 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         value = 0.3 + len(source) / 100
         return "".join(f"{prompt.id},{metric},{value}\n" for prompt in ids for metric in metrics)
 
+    for one in run.made({}):
+        if one.outputs[0] in run.measured_bases():
+            files = {one.outputs[0]: '{"scorers": {}}'}
+            write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
     for search in run.searches:  # what it chose is written down below, when there are scores
         write_json(layout.choice(*search), {"chosen": run.tried(*search)[0]})
     for name, cell in run.cells.items():
@@ -70,28 +75,37 @@ def write_run(config: Config, root: Path | None = None, prompts=None) -> None:
         own.snapshots.mkdir(parents=True)
         chosen = run.tried(cell.reward, cell.method)[0] if searched(settings) else {}
         files = {own.snapshot(n): f"{name} {n}" for n in snapshot_steps(settings)}
-        files |= {own.lora: f"{name}", own.history: "step,reward,loss,reward_queries,nfe\n"}
+        files |= {
+            own.lora: f"{name}",
+            own.history: ",".join(["step,reward,loss,reward_queries,nfe", *more]) + "\n",
+        }
         steps = range(1, settings.iterations + 1)
-        files[own.history] += "".join(f"{n},0.1,0.2,{4 * n},{16 * n}\n" for n in steps)
+        files[own.history] += "".join(
+            f"{n},0.1,0.2,{4 * n},{16 * n}{',0.5' * len(more)}\n" for n in steps
+        )
         write(
             own.manifest,
             files,
             settings.to_dict(),
             job_code("train", settings),
             [path for path in settings.weights if Path(path).exists()],
-            [layout.prompts(settings.prompts), *run.choice(name)],
+            [layout.prompts(settings.prompts), *run.choice(name), *run.standards(name)],
             beta=settle(settings, chosen).beta,
             chosen=chosen,
             reward_queries=4 * settings.iterations,
             nfe=16 * settings.iterations,
         )
+    for one in run.made({}):  # the best snapshots, by which images are made
+        if one.source and not one.manifest.exists():
+            files = dict.fromkeys(one.outputs, f"best of {one.source}")
+            write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
     for source, prompt_set, images in run.folders():
         shown = made[prompt_set]
         settings = run.generation(source, images.steps)
         files = {images.image(p.id): f"{source} {p.id}" for p in shown}
         files |= {images.index: f"{source} …"}
         read = [layout.prompts(prompt_set)]
-        read += [layout.cell(source).lora] if source in run.cells else []
+        read += [run.lora(source)] if source in run.cells else []
         code = job_code("generate", settings)
         write(images.manifest, files, settings.to_dict(), code, inputs=read)
         of_jobs = {

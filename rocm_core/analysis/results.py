@@ -406,7 +406,7 @@ class Results:
         own = [c.settings for c in self.cells if (c.reward, c.settings.policy) == (reward, policy)]
         for one in own[:1]:
             path = self.layout.standards(policy, one.prompts, standardised(one))
-            measured = self._read_manifest(path)
+            measured = self._read_manifest(self.layout.found(path))
             return measured and measured["scorers"]
         return None
 

@@ -27,13 +27,16 @@ def save(
 
     Returns the bytes of each that was finished, {cell or base: bytes}, names of those that are not,
     and why others that are were not taken, {cell or base: sentence}. What is there already is not
-    written again. Raises `UserError` without a folder of shards, and where those there were made
-    from other prompts.
+    written again. Raises `UserError` without a folder of shards or prompts, and where those there
+    were made from other prompts.
     """
     files = Artefacts(config, root)
     if files.shards is None:
         raise UserError("shards: name a folder for them, such as docs/results/shapes")
-    made = [*files.made_prompts(), *files.made(read_sets(files)[0])]
+    prompts, unreadable = read_sets(files)
+    if unreadable:
+        raise UserError(unreadable[0])
+    made = [*files.made_prompts(), *files.made(prompts)]
     found, _ = examine([(one, False) for one in made])
     shared = [one for one in made if not one.source and not found[one.manifest]]
     makers = {file: one for one in made for file in one.outputs}

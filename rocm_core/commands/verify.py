@@ -44,10 +44,10 @@ def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], l
     """
     files = Artefacts(config, root)
     here = (path for path in used(config) if located(path).exists())
-    problems, trees = [*check_all(here)], [(files, False)]
-    if files.shards and files.shards.is_dir():
-        others = (files, False) if files.layout.root.is_dir() else None
-        trees = [*filter(None, [others]), (Artefacts(config, files.shards), True)]
+    problems = [*check_all(here)]
+    has_shards = files.shards is not None and files.shards.is_dir()
+    trees = [(files, False)] if files.layout.root.is_dir() or not has_shards else []
+    trees += [(Artefacts(config, files.shards), True)] if has_shards else []
     everything: list[tuple[Made, bool]] = []
     for tree, of_shards in trees:
         prompts, unreadable = read_sets(tree)
@@ -62,9 +62,10 @@ def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], l
 
 
 def examine(everything: Sequence[tuple[Made, bool]]) -> tuple[dict[Path, list[str]], list[str]]:
-    """What is wrong with artefacts, {manifest: sentences}, and what was accepted or is of other code.
+    """What is wrong with artefacts, {manifest: sentences}, and what is accepted or of other code.
 
-    everything: each with whether it is in a folder of shards."""
+    everything: each with whether it is in a folder of shards.
+    """
     manifests = [(one, of_shards, *read_manifest(one.manifest)) for one, of_shards in everything]
     absent: dict[Path, str] = {}
     for one, of_shards, manifest, _ in manifests:
@@ -98,16 +99,16 @@ def examine(everything: Sequence[tuple[Made, bool]]) -> tuple[dict[Path, list[st
             rows, unreadable = _read_csv(history)
             problems += unreadable or _check_history(history, rows, one.settings["iterations"])
             problems += _check_costs(one.manifest, rows)
-    by_others = "artefacts of the shards were made by the other code of commit"
-    return found, [*accepted, *(f"{count} {by_others} {name}" for name, count in commits.items())]
+    named = "shards: artefacts made by the code of commit {}, which is not the present code: {}"
+    return found, [*accepted, *(named.format(*one) for one in commits.items())]
 
 
 def _of_shards(
     files: Artefacts, made: Iterable[Made], drawn: Iterable[Made], complete: bool
 ) -> list[Made]:
-    """What shards must hold: all that can be made and, without images, drawn; where the results are
-    here, too, only what there is anything of."""
-    config = files.config
+    """What shards must hold: all that can be made and, once the claims are published, drawn without
+    images; where the results are here, too, only what there is anything of."""
+    config, published = files.config, files.layout.rendered("claims")[0].exists()
     pictures = {*offered("figures", config)} - {*offered("figures", config, files.cells)}
 
     def is_there(one: Made) -> bool:
@@ -116,7 +117,8 @@ def _of_shards(
         return any(file.exists() for file in (one.manifest, *one.outputs))
 
     own = [one for one in made if complete or is_there(one)]
-    due = [one for one in drawn if complete and one.outputs[0].stem not in pictures]
+    is_due = complete and published
+    due = [one for one in drawn if is_due and one.outputs[0].stem not in pictures]
     return [*own, *due, *(one for one in drawn if one not in due and is_there(one))]
 
 
@@ -139,8 +141,8 @@ def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata"))
     if stale:
         raise UserError(
             f"{root} came without Snakemake's records of it (.snakemake), and {first_of(stale)}"
-            " were made by other code or settings: `make verify` names them; remove them, or keep them"
-            " with `make accept`"
+            " were made by other code or settings: `make verify` names them; remove them, or keep"
+            " them with `make accept`"
         )
     if here:
         warn(
@@ -254,7 +256,8 @@ def main() -> int:
     parser.add_argument("--configfile", required=True)
     config = load_config(parser.parse_args().configfile)
     problems, accepted = verify(config)
-    shown = problems or [f"{config.root}: everything is there and as configured"]
+    checked = config.root if config.root.is_dir() or not config.shards else config.shards
+    shown = problems or [f"{checked}: everything is there and as configured"]
     print("\n".join([*shown, *accepted]))
     return 1 if problems else 0
 

@@ -116,6 +116,8 @@ def report(files: Artefacts) -> str:
     trainings = look(files)
     counts = {state: sum(one.state == state for one in trainings) for state in _STATES}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    from_shards = sum(one.cell in files.layout.sharded for one in trainings)
+    states += f", {from_shards} of them in {files.shards}" if from_shards else ""
     lines = [f"{files.layout.root}: {len(trainings)} trainings: {states}"]
     begun = [one for one in trainings if one.state in (RUNNING, STOPPED)]
     width = max((len(one.cell) for one in begun), default=0)

@@ -103,14 +103,16 @@ class Artefacts:
         return any(folder.exists() for folder in (files[0].folder, files[1].folder.parents[1]))
 
     def _faults(self, live: Layout) -> dict[str, str]:
-        """Of shards: why one can't stand for its cell or base, which is to go with what is in
+        """Of the shards that there are: why one can't stand for its cell or base beside what is in
         `live`; "" where it can. What code made it is no reason."""
+        found = {name: "" for name in self.sources if self.has(name)}
+        if not found:
+            return {}
         everything = [*self.made_prompts(), *self.made({name: () for name in self.config.prompts})]
         faults = {one.manifest: self._fault(one, live) for one in everything}
         makers = {file: one for one in everything for file in one.outputs}
-        found = {name: "" for name in self.sources if self.has(name)}
         for one in everything:
-            # Itself, and the prompts and the choice that it is made from.
+            # Itself, and what it is made from that is not of one cell: prompts, standards, choices.
             chain = [one, *(makers[file] for file in one.inputs or () if file in makers)]
             told = [faults[link.manifest] for link in chain if link.source in ("", one.source)]
             if one.source in found:
@@ -206,8 +208,9 @@ class Artefacts:
         )
 
     def lora(self, cell: str) -> Path:
-        """The LoRA with which a cell's images are made: the final one, or the best snapshot's."""
-        files = self.layout.cell(cell)
+        """The LoRA with which a cell's images are made: the final one, or the best snapshot's. No
+        shard holds it."""
+        files = self.layout.live.cell(cell)
         return files.best if self.cells[cell].settings.stop_by else files.lora
 
     def choosers(self, cell: str) -> dict[str, str | None]:
@@ -357,11 +360,11 @@ class Artefacts:
             code = job_code("train", settings)
             yield Made(own.manifest, trained, code, files, inputs, source=name)
             if settings.stop_by:
-                drawn = self.generation(name).to_dict()
+                settled = self.generation(name).to_dict()
                 count = {"count": config.snapshots.stop_prompts}
                 yield Made(
                     record_beside(own.best),
-                    drawn | {"scorers": self.choosers(name)} | count,
+                    settled | {"scorers": self.choosers(name)} | count,
                     self.choosing_code(name),
                     [own.best, own.choice],
                     [self.layout.prompts(settings.prompts)]

@@ -300,6 +300,11 @@ class Layout:
         """Whether a file is below one of the two folders."""
         return any(path.is_relative_to(folder) for folder in (self.root, self.shards.root))
 
+    def within(self, path: Path) -> Path:
+        """The path of a file that one of the two folders holds, from that folder."""
+        folder = self.root if path.is_relative_to(self.root) else self.shards.root
+        return path.relative_to(folder)
+
     def found(self, path: Path) -> Path:
         """A prompt set or a choice; where only the shards have it, theirs."""
         copy = self.shards.root / path.relative_to(self.root)
