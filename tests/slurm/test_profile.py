@@ -34,6 +34,7 @@ def test_every_job_that_wants_a_gpu_asks_for_it_and_checks_that_it_is_there(
     config = yaml.safe_load((ROOT / "config/pilot.yaml").read_text())
     config["resources"] |= {"gpus": 2, "gres": gres}
     config |= {"published": ["hpsv2", "hpsv2_0"], "snapshots": {"prompts": 1}}
+    config["training"]["snapshot_every"] = 100
     (tmp_path / "pilot.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     planned = Checkout(ROOT).snakemake(
         *("-n", "-p", "all", "--configfile", str(tmp_path / "pilot.yaml"))
