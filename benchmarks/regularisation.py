@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.compare import RESULTS, ROOT, describe
-from rocm_core.analysis import choose, paired_difference
+from rocm_core.analysis import Trained, choose, paired_difference
 from rocm_core.configuration import BetaTarget, Config, TrainingSettings
 from rocm_core.evaluation.scores import write_scores
 from rocm_core.grid import Artefacts, load_config, trials_of
@@ -140,7 +140,7 @@ def search(trainings: Trainings, method: str, seed: int) -> dict[str, Any]:
         # On those prompts that choose.
         scores = trainings.scores(name, settings, cell.settings.iterations, every=2)
         trials.append(({"beta": settings.beta}, scores))
-    return choose(REWARD, trials, trainings.base)
+    return choose(Trained(REWARD), trials, trainings.base)
 
 
 def measured(trainings: Trainings, name: str, settings: TrainingSettings) -> dict[str, Any]:
