@@ -71,7 +71,7 @@ rule choose_snapshot:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
+        **CONFIG.resources.request(GPUS),
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:

@@ -88,7 +88,7 @@ rule measure_base:
         ENVIRONMENT
     threads: THREADS
     resources:
-        gpu=GPUS,
+        **CONFIG.resources.request(GPUS),
         mem_mb=MEMORY_MB,
         runtime=RUNTIME,
     params:
