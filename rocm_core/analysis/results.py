@@ -268,10 +268,12 @@ class Results:
         wanted = [
             self.folder(source, name, steps).scores
             for source in self.everything
-            for name, steps in [
-                *self.sample_sets(source),
-                *scaled_sets(self.config, source.cell or source.policy),
-            ]
+            for name, steps in self.sample_sets(source)
+        ]
+        wanted += [
+            self.folder(source, name, drawn).scores
+            for source in self.trained
+            for name, drawn in scaled_sets(self.config, source.cell or source.policy)
         ]
         main = [self.samples(source) for source in self.everything]
         wanted += [files.readouts for files in main]

@@ -1,5 +1,7 @@
 """Trained reward and evaluators against the strength of the adapter at inference."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.lines import Line2D
 
@@ -13,7 +15,7 @@ READS = ("scores at every step",)
 PLACE = 15.5
 COLUMNS = ["reward", "method", "preference_of", "scale", "mean", "low", "high", "n", "seeds"]
 _REWARD, _EVALUATORS = "reward model", "evaluators"
-_LINES = {_REWARD: "--", _EVALUATORS: "-"}
+_LINES: dict[str, Any] = {_REWARD: "--", _EVALUATORS: "-"}
 
 
 @style.styled

@@ -161,9 +161,9 @@ def budget_of(config: Config) -> Budget:
             work["images and scores"] += _drawing(config, source, steps) * sizes[name]
             images += sizes[name]
     for policy, prompt_set, scorers in files.measured_bases().values():
-        drawn = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
+        own = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
         count = known.get(prompt_set) or UNKNOWN_PROMPTS
-        work["images and scores"] += replace(drawn, scored=len(scorers)) * count
+        work["images and scores"] += replace(own, scored=len(scorers)) * count
     pixels = (config.resolution or SIDES[0]) ** 2
     guessed = [name for name in files.evaluation_sets if known[name] is None]
     return Budget(work, images, images * pixels * BYTES_PER_PIXEL, lora, guessed)

@@ -579,7 +579,7 @@ def contest(**changes):
             {"methods": ["rocm-kl"], "setting": "reference_reset", "values": [10]},
             {"methods": ["rocm-none"], "setting": "stop_by", "values": ["aesthetic"]},
         ],
-        "seeds": [0, 1],
+        "seeds": [0, 1, 2],
     }
     return make_config(**(values | changes))
 

@@ -133,7 +133,9 @@ def test_a_run_records_what_it_was_standardised_by_and_goes_on_by_nothing_else(
     train(*given, tmp_path / "half", standards=MEASURED)
     whole, resumed = (tmp_path / name / "lora.safetensors" for name in ("run", "half"))
     assert whole.read_bytes() == resumed.read_bytes()
-    with pytest.raises(UserError, match="both needs the base's scores by hpsv2, aesthetic: "):
+    with pytest.raises(
+        UserError, match="both is standardised by the base's scores by aesthetic, hpsv2"
+    ):
         train(*given, tmp_path / "without")
 
 
