@@ -125,8 +125,9 @@ def _renamed(files: Artefacts, folder: Path, inputs: Mapping[str, str]) -> dict[
 
 
 def digest(files: Artefacts, file: Path, sha256: str) -> str:
-    """The digest, now `sha256`, that a file has among the shards: a manifest's own may differ."""
-    if file.name.endswith("manifest.json") and file.is_file() and content_digest(file) == sha256:
+    """The digest that a file of the results, of `sha256`, has among the shards: as `moved` has it."""
+    here = file.is_relative_to(files.layout.root) and file.is_file()
+    if here and file.name.endswith("manifest.json") and content_digest(file) == sha256:
         return json.loads(moved(files, file))["digest"]
     return sha256
 
