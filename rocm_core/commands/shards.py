@@ -125,7 +125,7 @@ def _renamed(files: Artefacts, folder: Path, inputs: Mapping[str, str]) -> dict[
 
 
 def digest(files: Artefacts, file: Path, sha256: str) -> str:
-    """The digest that a file of the results, of `sha256`, has among the shards: as `moved` has it."""
+    """The digest that a file of the results, now of `sha256`, has among the shards."""
     here = file.is_relative_to(files.layout.root) and file.is_file()
     if here and file.name.endswith("manifest.json") and content_digest(file) == sha256:
         return json.loads(moved(files, file))["digest"]
