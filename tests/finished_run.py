@@ -121,6 +121,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
     for search in run.searches:
         path = layout.choice(*search)
         read = [run.base_scores(*search), *run.trial_scores(*search)]
+        read += run.trial_standards(*search)
         settings, code = {"tried": run.tried(*search)}, job_code("choose")
         write(record_beside(path), {path: path.read_text()}, settings, code, inputs=read)
     for name, evaluated in run.evaluated().items():

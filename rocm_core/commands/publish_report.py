@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from rocm_core.analysis import Results
-from rocm_core.commands.shards import moved, write
+from rocm_core.commands.shards import digest, moved, write
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Artefacts, load_config, offered, render_code, shown_sections
 from rocm_core.provenance import record_beside, write_manifest
@@ -42,7 +42,7 @@ def publish(results: Results, folder: Path, files: Artefacts | None = None) -> N
             settings=shown_sections(config, "report", "report"),
             code=render_code("report", "report", config),
             weights=results.files_read.keys() - read.keys(),
-            inputs={folder / layout.within(path): sha for path, sha in read.items()},
+            inputs={folder / layout.within(p): digest(files, p, sha) for p, sha in read.items()},
             outputs=[folder / "report.html"],
         )
 

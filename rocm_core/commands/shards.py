@@ -16,7 +16,14 @@ from rocm_core.commands.verify import examine, read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import Artefacts, load_config
-from rocm_core.provenance import Made, atomic_write, left_out, read_manifest, sealed
+from rocm_core.provenance import (
+    Made,
+    atomic_write,
+    content_digest,
+    left_out,
+    read_manifest,
+    sealed,
+)
 
 
 def save(
@@ -113,8 +120,16 @@ def _renamed(files: Artefacts, folder: Path, inputs: Mapping[str, str]) -> dict[
         file = Path(os.path.normpath(folder / name))
         if files.shards and file.is_relative_to(files.shards):
             file = files.layout.root / file.relative_to(files.shards)
-        names[Path(os.path.relpath(file, folder)).as_posix()] = sha256
+        names[Path(os.path.relpath(file, folder)).as_posix()] = digest(files, file, sha256)
     return names
+
+
+def digest(files: Artefacts, file: Path, sha256: str) -> str:
+    """The digest that a file of the results, now of `sha256`, has among the shards."""
+    here = file.is_relative_to(files.layout.root) and file.is_file()
+    if here and file.name.endswith("manifest.json") and content_digest(file) == sha256:
+        return json.loads(moved(files, file))["digest"]
+    return sha256
 
 
 def main() -> None:

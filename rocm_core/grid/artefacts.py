@@ -222,8 +222,11 @@ class Artefacts:
         return job_code("choose_snapshot", self.generation(cell), [*self.choosers(cell)])
 
     def standards(self, cell: str) -> list[Path]:
-        """The file with the base's scores by which a cell's reward is standardised; [] where it is
-        not."""
+        """The file with the base's scores by which a cell's reward is standardised, which is that
+        of the shards if they have it: another machine's differ in rounding. [] where it is not."""
+        return [self.layout.found(file) for file in self._standards(cell)]
+
+    def _standards(self, cell: str) -> list[Path]:
         settings = self.cells[cell].settings
         scorers = standardised(settings)
         wanted = self.layout.standards(settings.policy, settings.prompts, scorers)
@@ -450,7 +453,7 @@ class Artefacts:
         found: dict[Path, tuple[str, str, tuple[str, ...]]] = {}
         for name, cell in self.cells.items():
             place = cell.settings.policy, cell.settings.prompts, standardised(cell.settings)
-            found |= dict.fromkeys(self.standards(name), place)
+            found |= dict.fromkeys(self._standards(name), place)
         return found
 
     def measuring_code(self, policy: str, scorers: Sequence[str]) -> str:
