@@ -78,7 +78,7 @@ def _points(results: Results, reward: str, method: str) -> list[dict[str, object
             for metric in metrics:
                 before, _ = results.scores_on(base, metric, "validation", steps)
                 after, seeds = results.scores_on(sources, metric, "validation", drawn[scale])
-                changes.append((after - before).dropna() / (before.std() or 1.0))
+                changes.append(((after - before) / (before.std() or 1.0)).dropna())
             change = pd.concat(changes, axis=1).mean(axis=1) if changes else pd.Series(dtype=float)
             if len(change):
                 row = {"reward": reward, "method": method, "preference_of": whose, "scale": scale}

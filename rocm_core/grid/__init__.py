@@ -44,8 +44,9 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
+from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle
 from rocm_core.grid.snapshots import snapshot_steps, state_settings
-from rocm_core.grid.used import gating, is_held_out, listed, rewarding, standardised, used_scorers
+from rocm_core.grid.used import gating, listed, rewarding, standardised, used_scorers

@@ -16,6 +16,8 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError, warn
 from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid, parse_method
 from rocm_core.grid.evaluation import contests, drawn_otherwise, training_sets
+from rocm_core.grid.held_out import is_held_out
+from rocm_core.grid.used import gating, listed, rewarding
 from rocm_core.plugins import did_you_mean, facts, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
 from rocm_core.provenance import located
@@ -124,6 +126,7 @@ def _check(config: Config) -> None:
     if "snapshots" in config.prompts:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
     cells = make_grid(config)
+    _check_held_out(cells)
     if config.study:
         bases = [f"base-{policy}" for policy in config.policies]
         _check_study(config.study, config.prompts, cells, bases)
@@ -135,6 +138,19 @@ def _check(config: Config) -> None:
             f" with {steps} inference steps, with which no images are made: name them in"
             " generation.inference_steps"
         )
+
+
+def _check_held_out(cells: Sequence[Cell]) -> None:
+    """The scorers that gate or stop a training must be others than those that it learns from."""
+    for cell in cells:
+        settings = cell.settings
+        for name, scorers in (("gate_by", gating(settings)), ("stop_by", listed(settings.stop_by))):
+            for scorer in scorers:
+                if not is_held_out(scorer, rewarding(settings)):
+                    raise UserError(
+                        f"methods.{cell.method}.{name}: {scorer} is what {cell.reward} trains on:"
+                        " name a held-out scorer"
+                    )
 
 
 def _check_ensemble(config: Config, name: str, ensemble: Ensemble) -> None:

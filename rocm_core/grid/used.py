@@ -1,12 +1,8 @@
-"""Which scorers a training sees, and which therefore cannot say what it is worth."""
+"""Which scorers a training sees."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from rocm_core.configuration import TrainingSettings
-
-# Versions of a scorer that the field reports side by side: who trains on one has trained on both.
-VERSIONS = {"hpsv2_0": "hpsv2"}
 
 
 def rewarding(settings: TrainingSettings) -> tuple[str, ...]:
@@ -33,16 +29,3 @@ def standardised(settings: TrainingSettings) -> tuple[str, ...]:
 def listed(scorers: Any) -> tuple[str, ...]:
     """A setting that names one scorer, several or none."""
     return (scorers,) if isinstance(scorers, str) else tuple(scorers or ())
-
-
-def is_held_out(metric: str, used: Iterable[str]) -> bool:
-    """Whether a scorer measures something other than those that a training used.
-
-    Using one version of a scorer counts as using all of them.
-    """
-    return _version(metric) not in map(_version, used)
-
-
-def _version(scorer: str) -> str:
-    name = scorer.replace("-", "_")
-    return VERSIONS.get(name, name)

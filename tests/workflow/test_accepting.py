@@ -66,7 +66,7 @@ def test_verify_names_what_another_cleaning_of_prompts_makes_stale(finished: Che
 
 def test_verify_names_what_another_version_of_a_scorer_makes_stale(finished: Checkout) -> None:
     finished.edit(
-        "rocm_core/analysis/judging.py", "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", '
+        "rocm_core/grid/held_out.py", "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", '
     )
     stale, _ = verified(finished)
     drawn = {"tables/table1", "tables/readouts", "figures/figure6", "claims", "report"}

@@ -237,7 +237,7 @@ def test_another_version_of_a_scorer_is_drawn_where_metrics_are_held_out(
     finished: Checkout,
 ) -> None:
     finished.edit(
-        "rocm_core/analysis/judging.py", "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", '
+        "rocm_core/grid/held_out.py", "VERSIONS = {", 'VERSIONS = {"blipscore": "hpsv2", '
     )
     assert finished.jobs() == JUDGED | {"figure6": 1}
 
