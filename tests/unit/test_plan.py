@@ -133,7 +133,7 @@ def test_every_configuration_has_a_plan(name):
     missing = {one.claim.id for one in found if one.missing}
     contest = {"Q4a", "Q4b", "Q4c", "Q5"}  # which config/contest.yaml decides
     if name == "contest.yaml":
-        assert missing & contest == {"Q4b"}  # its snapshots are too far apart
+        assert not missing & contest
     if name == "paper-small.yaml":  # of ROCM's 14 claims, one of which is two, and RLCM's 4
         assert missing == {"14b", *contest}
     if name == "paper.yaml":
