@@ -74,7 +74,7 @@ def load(size: str, dtype: torch.dtype) -> Policy:
         chain="lcm",
         model=str(SHAPES / "consistency"),
         inference_steps=STEPS,
-        guidance_scale=3.0,
+        guidance_scale=1.0,
     )
     policy = load_policy(settings, "cpu", dtype)
     if size == "wide":
@@ -133,7 +133,7 @@ def set_adapter(policy: Policy, values: dict[str, Tensor], strength: float) -> N
 def loss_of(policy: Policy, batch: Batch, reference: str) -> Tensor:
     settings = settings_class("direct", "algorithm")(
         **{"reward": "brightness", "scorer": None, "policy": "consistency", "chain": "lcm"},
-        **{"model": "", "inference_steps": STEPS, "guidance_scale": 3.0, "algorithm": "direct"},
+        **{"model": "", "inference_steps": STEPS, "guidance_scale": 1.0, "algorithm": "direct"},
         **{"divergence": "kl", "beta": 1.0, "seed": 0, "reduction": "mean"},
         reference_gradient=reference,
     )

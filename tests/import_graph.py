@@ -180,7 +180,7 @@ JOURNEYS: dict[str, list[tuple[str, str]]] = {
         ("rocm_core/evaluation/images.py", "a validation prompt's id names its image"),
     ],
     "β, from the configuration to a table": [
-        ("config/demo.yaml", "`cells.<reward>/<method>` gives β"),
+        ("config/demo.yaml", "`methods.<method>` gives β"),
         ("rocm_core/configuration/settings.py", "`TrainingSettings.beta`: its type and bounds"),
         ("rocm_core/grid/cells.py", "each cell's layers of settings are merged and checked"),
         ("workflow/rules/train.smk", "the settings travel as JSON in `params`"),

@@ -65,7 +65,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Check
     shutil.copytree(checkout.path / "resources/shapes/consistency", model)
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "SoftPipeline"}))
-    policy = {"chain": "half-noise", "model": "models/soft", "steps": 4, "guidance_scale": 3.0}
+    policy = {"chain": "half-noise", "model": "models/soft", "steps": 4, "guidance_scale": 1.0}
     config = small(
         "extended",
         policies={"consistency": policy},

@@ -32,7 +32,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     checkout = copy_checkout(tmp_path_factory.mktemp("checkout"), executable)
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
-    del config["cells"]
     search = {"search": TRIED, "iterations": 2}
     config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": search}}
     config["policies"]["consistency"]["steps"] = STEPS

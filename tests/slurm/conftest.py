@@ -43,7 +43,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["snapshots"]["prompts"] = 2
     config["training"] |= {"iterations": 4, "batch_size": 2, "snapshot_every": 2}
     _write(checkout.path / f"config/{DEMO}.yaml", config)
-    del config["cells"]
     config |= {
         "name": SMALL,
         "rewards": ["aesthetic"],

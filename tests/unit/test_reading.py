@@ -108,7 +108,7 @@ GIVEN = {
     "seeds=[3, 4]": lambda config: config.seeds == (3, 4),
     "snapshots={prompts: 2}": lambda config: config.snapshots.prompts == 2,
     "training={iterations: 7, learning_rate: 1.0e-4}": lambda config: (
-        (config.training["iterations"], config.training["snapshot_every"]) == (7, 25)
+        (config.training["iterations"], config.training["snapshot_every"]) == (7, 8)
         and config.training["learning_rate"] == 1e-4
     ),
     "partial=true": lambda config: config.partial is True,
@@ -165,10 +165,10 @@ def test_the_command_line_is_blamed_by_name(argument):
 def test_the_file_is_blamed_for_what_it_says(tmp_path):
     path = tmp_path / "c.yaml"
     demo = DEMO.read_text()
-    path.write_text(demo.replace("iterations: 100", "iterations: -1"))
+    path.write_text(demo.replace("iterations: 64", "iterations: -1"))
     with pytest.raises(UserError, match=f"^{path}: training.iterations must be a whole number"):
         given_config(read_yaml(path), [str(path)], ["seeds=[1]"])
-    path.write_text(demo.replace("iterations: 100", "iterations: 0100"))
+    path.write_text(demo.replace("iterations: 64", "iterations: 0100"))
     with pytest.raises(UserError, match=f"^{path}: training.iterations must not be 0100"):
         given_config(yaml.safe_load(path.read_text()), [str(path)], [])
     path.write_text(demo)

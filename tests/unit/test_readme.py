@@ -36,7 +36,7 @@ def test_a_lora_in_a_plain_pipeline_draws_what_the_policy_draws(tmp_path, monkey
     model = "resources/shapes/consistency"
     (tmp_path / "resources").symlink_to(ROOT / "resources")
     monkeypatch.chdir(tmp_path)
-    settings = ModelSettings(model=model, inference_steps=1, guidance_scale=3.0)
+    settings = ModelSettings(model=model, inference_steps=1, guidance_scale=1.0)
     policy = load_policy(settings)
     add_adapter(policy.network, 4, 8.0, ["to_q", "to_out.0", "conv1"], 0)
     tiny.perturb(policy.network, 0.1)
@@ -47,7 +47,7 @@ def test_a_lora_in_a_plain_pipeline_draws_what_the_policy_draws(tmp_path, monkey
     exec(code, names)
     assert names["image"].size == (32, 32)
     noise = policy.noise(0, ["a"], "samples")
-    given = {"num_inference_steps": 1, "guidance_scale": 3.0, "output_type": "pt"}
+    given = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
     theirs = names["pipe"](names["prompt"], latents=noise[:, 0], **given).images
     with torch.no_grad():
         rollout = policy.rollout(policy.encode_prompts([names["prompt"]]), noise)
@@ -83,7 +83,7 @@ def test_a_reward_of_ones_own_package_is_trained_on_by_its_name(tmp_path, monkey
         reward="my_rewards.redness",
         model="resources/shapes/consistency",
         inference_steps=4,
-        guidance_scale=3.0,
+        guidance_scale=1.0,
         divergence="kl",
         beta=0.0005,
         learning_rate=1e-3,

@@ -40,7 +40,7 @@ def test_most_is_learned_at_no_more_than_half_the_distance():
         after, distance = look(trainer)
         return after - before, distance
 
-    (gain, far), (held_gain, near) = map(trained, (none, kl.model_copy(update={"beta": 1.0})))
+    (gain, far), (held_gain, near) = map(trained, (none, kl.model_copy(update={"beta": 10.0})))
     assert gain > 0.03
     assert held_gain >= gain / 2
     assert near <= far / 2

@@ -16,7 +16,7 @@ from rocm_core.provenance import write_manifest
 OWN = """\
 name: own
 policies:
-  consistency: {model: resources/shapes/consistency, steps: 2, guidance_scale: 3.0}
+  consistency: {model: resources/shapes/consistency, steps: 2, guidance_scale: 1.0}
 scorers: {aesthetic: resources/shapes/scorers/aesthetic}
 prompts:
   train: {source: lists/own.txt}
