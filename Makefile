@@ -88,7 +88,7 @@ crate: $(VENV)/crate
 docs: .venv-docs/done
 	rm -rf .site && mkdir -p .site/source
 	git ls-files -z --cached --others --exclude-standard '*.md' docs config LICENSE CITATION.cff \
-	  '*.yaml' resources/shapes/samples.png \
+	  '*.yaml' 'resources/shapes/*.png' \
 	  | xargs -0 cp --parents -t .site/source
 	.venv-docs/bin/mkdocs build --quiet
 

@@ -186,7 +186,8 @@ def test_watch_says_what_runs_how_far_and_what_is_left(tmp_path):
     from rocm_core.jobs import StateFolder
     from rocm_core.provenance import write_csv, write_json
 
-    config = load_config("config/demo.yaml", {"training": {"iterations": 100, "snapshot_every": 25}})
+    training = {"iterations": 100, "snapshot_every": 25}
+    config = load_config("config/demo.yaml", {"training": training})
     files = Artefacts(config, tmp_path)
     layout = files.layout
     write_json(layout.cell("hpsv2/rocm-none/seed-0").manifest, {"job_seconds": 720.0})
