@@ -171,7 +171,7 @@ def trained():
         trainer.iterate(step)
     policies = []
     for dtype in (torch.float32, torch.bfloat16):
-        policies.append(tiny.load_policy("consistency", SHAPES, 4, 3.0, dtype=dtype))
+        policies.append(tiny.load_policy("consistency", SHAPES, 4, 1.0, dtype=dtype))
         add_adapter(policies[-1].network, 8, 6.0, TARGETS, seed=0)
     noise = policies[0].noise(0, ["a", "b", "c", "d"], "test")
     return *policies, noise, {k: v.detach() for k, v in trainer.lora.items()}
@@ -234,12 +234,10 @@ def test_so_is_its_gradient(trained, monkeypatch, reference):
     for policy in (exact, half):
         set_adapter(policy, values, strength)
     expected = gradient_of_distance(exact, noise, reference)
-    gradient = gradient_of_distance(half, noise, reference)
-    assert (gradient - expected).norm() < 0.2 * expected.norm()
+    error = (gradient_of_distance(half, noise, reference) - expected).norm()
+    assert error < 0.1 * expected.norm()
     two_passes(monkeypatch)
-    gradient = gradient_of_distance(half, noise, reference)
-    print((gradient - expected).norm() / expected.norm())
-    assert (gradient - expected).norm() > 0.5 * expected.norm()
+    assert (gradient_of_distance(half, noise, reference) - expected).norm() > 5 * error
 
 
 # Ratios

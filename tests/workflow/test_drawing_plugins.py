@@ -42,6 +42,7 @@ def make(results):
     data = pd.DataFrame({"cells": [len(rows)]})
     return Table(TITLE, "Caption.", ["Family", "Swept"], [Block("All", rows)], data)
 '''
+REWARDS = "rewards=[hpsv2, aesthetic]"  # the figure needs several
 DRAW = """
 import sys
 from pathlib import Path
@@ -51,7 +52,9 @@ from rocm_core.commands.render import render
 from rocm_core.grid import load_config
 
 metrics = ["gold", "hpsv2", "aesthetic"]
-config = load_config("config/demo.yaml", {"partial": True, "metrics": metrics})
+rewards = ["hpsv2", "aesthetic"]
+values = {"partial": True, "metrics": metrics, "rewards": rewards}
+config = load_config("config/demo.yaml", values)
 write_results(config.root, config)
 render("table", "what_was_swept", config, config.root, config.root / "tables/what_was_swept")
 render("figure", "cells_by_reward", config, config.root, config.root / "figures/cells_by_reward")
@@ -69,7 +72,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 def test_a_new_table_and_a_new_figure_are_planned_with_what_they_read(extended: Checkout) -> None:
-    config = ("--configfile", "config/demo.yaml")
+    config = ("--configfile", "config/demo.yaml", "--config", REWARDS)
     planned = extended.snakemake("-n", "all", "--profile", "slurm", *config)
     assert planned.returncode == 0, planned.stderr
     # In the one Slurm job of all that is drawn.
@@ -99,7 +102,7 @@ def test_a_word_that_nothing_is_read_by_ends_the_planning_in_one_sentence(
     extended: Checkout,
 ) -> None:
     extended.edit("rocm_core/figures/cells_by_reward.py", '"prompts"', '"promts"')
-    shown = extended.snakemake("-n")
+    shown = extended.snakemake("-n", "--config", REWARDS)
     assert shown.returncode != 0
     last = shown.stderr.strip().splitlines()[-1]
     assert last.startswith("error: figures/cells_by_reward.py: READS can be scores, ")
