@@ -179,7 +179,7 @@ def test_a_sweep_of_hundreds_of_cells_is_planned_cell_by_cell(
     assert count == jobs["train_cell"] == jobs["evaluate_snapshots"] == 220
     assert jobs["evaluate_images"] == count + 1
     drawn = {name for name, number in jobs.items() if number == 1}
-    assert {"table1", "table2", "sweep", "report"} <= drawn
+    assert {"table1", "table2", "training", "report"} <= drawn
     assert sum(jobs.values()) == 2 + 3 * count + 1 + len(drawn)
 
 
