@@ -45,9 +45,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write(checkout.path / f"config/{DEMO}.yaml", config)
     config |= {
         "name": SMALL,
-        "rewards": ["aesthetic"],
+        "rewards": ["hpsv2"],
         "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.02}},
-        "metrics": ["aesthetic", "gold"],
+        "metrics": ["hpsv2", "gold"],
         "snapshots": {"prompts": 0},
     }
     config["training"] |= {"iterations": ITERATIONS, "snapshot_every": SNAPSHOT}
