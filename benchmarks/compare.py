@@ -34,7 +34,7 @@ COMPARISONS = ["plain-loop", *TRAINERS, "switches"]
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "steps": 4,
-        "guidance_scale": 1.0,
+        "guidance_scale": 3.0,
         "batch_size": 4,
         "rank": 8,
         "alpha": 16.0,

@@ -84,10 +84,12 @@ class FrozenReward(nn.Module, Reward):
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def _cached_texts(self, prompts: Sequence[str]) -> Tensor:
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
-        if new:
-            with torch.no_grad():
-                self._texts.update(zip(new, self.encode_texts(new), strict=True))
+        # One by one: features differ in their last bits with the batch that they are encoded in, and a
+        # resumed training meets other new prompts together than the first attempt did.
+        with torch.no_grad():
+            for prompt in prompts:
+                if prompt not in self._texts:
+                    (self._texts[prompt],) = self.encode_texts([prompt])
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
 

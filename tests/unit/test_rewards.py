@@ -212,6 +212,17 @@ def test_batch_and_order_do_not_matter(name, folders):
     torch.testing.assert_close(torch.cat(singles), batch[[3, 1, 0, 2]], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["hpsv2", "pickscore", "clipscore", "imagereward", "blipscore"])
+def test_a_score_does_not_depend_by_a_bit_on_the_prompts_seen_before(name):
+    """A resumed training has seen none of the prompts that the first attempt had."""
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    prompts = ["a large red circle at the top", "a small blue ring left of a large green cross"]
+    folder = Path("resources/shapes/scorers") / name
+    first, resumed = load_reward(name, folder), load_reward(name, folder)
+    first.score(images[:1], prompts[:1])
+    assert torch.equal(first.score(images, prompts), resumed.score(images, prompts))
+
+
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_prompt_is_encoded_once(name, folders, monkeypatch):
     reward, images = load_reward(name, folders[name]), draw_images(3)
