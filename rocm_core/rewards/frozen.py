@@ -84,8 +84,8 @@ class FrozenReward(nn.Module, Reward):
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def _cached_texts(self, prompts: Sequence[str]) -> Tensor:
-        # One by one: features differ in their last bits with the batch that they are encoded in, and
-        # a resumed training meets other new prompts together than the first attempt did.
+        # One by one: features differ in their last bits with the batch that they are encoded in,
+        # and a resumed training meets other new prompts together than the first attempt did.
         with torch.no_grad():
             for prompt in prompts:
                 if prompt not in self._texts:

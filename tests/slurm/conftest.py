@@ -37,7 +37,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with two small grids and the profile edited as docs/cluster.md says."""
     checkout = copy_checkout(tmp_path_factory.mktemp("prepared") / "checkout")
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
-    config["rewards"] = ["hpsv2", "aesthetic"]
     config["resources"] |= {"gpus": 1, "memory_gib": 1}
     config["prompts"]["train"]["count"] = 16
     config["prompts"]["validation"]["count"] = 4
@@ -46,9 +45,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write(checkout.path / f"config/{DEMO}.yaml", config)
     config |= {
         "name": SMALL,
-        "rewards": ["aesthetic"],
+        "rewards": ["hpsv2"],
         "methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.02}},
-        "metrics": ["aesthetic", "gold"],
+        "metrics": ["hpsv2", "gold"],
         "snapshots": {"prompts": 0},
     }
     config["training"] |= {"iterations": ITERATIONS, "snapshot_every": SNAPSHOT}

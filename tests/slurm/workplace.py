@@ -22,7 +22,7 @@ IMPATIENT = Path(__file__).with_name("impatient.py")
 # Slurm gives jobs a device file that is no GPU: only their launchers take it for one.
 FAKE_GPU = {"PYTHONPATH": str(ROOT / "tests/fake_gpus"), "FAKE_GPUS": "GPU-of-the-node"}
 SMALL, DEMO = "cluster", "demo"  # grids: config/<name>.yaml
-CELL = "aesthetic/rocm-kl/seed-0"
+CELL = "hpsv2/rocm-kl/seed-0"
 ITERATIONS, SNAPSHOT = 20, 5
 MINUTES = 30  # for whatever should happen; a machine may be slow
 LORA = f"cells/{CELL}/lora.safetensors"
