@@ -1,5 +1,4 @@
 # "ROCM: RLHF on consistency models", reproduced: prompts -> train -> evaluate -> render, per cell.
-#
 #   snakemake -n                              what the demo would do
 #   snakemake --cores all                     do it
 #   snakemake --profile slurm all             the paper's grid on a cluster
@@ -32,6 +31,7 @@ if not CONFIG.partial:
     include: "workflow/rules/train.smk"
     include: "workflow/rules/evaluate.smk"
     include: "workflow/rules/snapshots.smk"
+    include: "workflow/rules/gradients.smk"
     include: "workflow/rules/published.smk"
     include: "workflow/rules/world.smk"
 

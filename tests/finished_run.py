@@ -95,9 +95,9 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
             reward_queries=4 * settings.iterations,
             nfe=16 * settings.iterations,
         )
-    for one in run.made({}):  # the best snapshots, by which images are made
+    for one in run.made({}):  # best snapshots, gradients
         if one.source and not one.manifest.exists():
-            files = dict.fromkeys(one.outputs, f"best of {one.source}")
+            files = dict.fromkeys(one.outputs, f"made of {one.source}")
             write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
     for source, prompt_set, images in run.folders():
         shown = made[prompt_set]

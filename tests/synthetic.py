@@ -12,6 +12,7 @@ from PIL import Image
 
 from rocm_core.configuration import Config
 from rocm_core.grid import (
+    compared_gradients,
     evaluation_sets,
     lora_scales,
     make_grid,
@@ -80,6 +81,7 @@ def make_wide_config(**changes: Any) -> Config:
             "pairs": 20,
         },
         "seeds": [0, 1],
+        "gradients": {"methods": ["rocm-none", "rlcm"]},
         "generation": {"inference_steps": [None, 1, 2], "lora_scale": [1.0, 0.0, 0.5]},
     }
     return make_config(**(values | changes))
@@ -131,6 +133,7 @@ def write_results(
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
     cells = make_grid(config)
+    signals = {"rocm": 0.1, "rlcm": 0.01}
     for policy in dict.fromkeys(cell.settings.policy for cell in cells):
         write_samples(policy, f"base-{policy}", {}, 0)
 
@@ -138,6 +141,14 @@ def write_results(
         effect = effects.get((cell.reward, cell.variant), {})
         write_samples(cell, cell.name, effect, 1 + 30 * number % 250)
         _write_training(root / "cells" / cell.name, cell, effect.get("slope", 0.001))
+        if compared := compared_gradients(config, cells, cell):
+            lines = [
+                (at, other, 64, signals[other.split("-")[0]] * generator.uniform(0.98, 1.02), 1.0)
+                for at in ("start", "end")
+                for other in compared
+            ]
+            header = "at,gradient,images,squared_mean,variance"
+            _write_csv(root / "cells" / cell.name / "gradients.csv", header, lines)
 
         rows: list[Row] = []
         iterations, n = cell.settings.iterations, config.snapshots.prompts

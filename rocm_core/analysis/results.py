@@ -19,6 +19,7 @@ from rocm_core.grid import (
     Cell,
     Standards,
     combine,
+    compared_gradients,
     evaluation_sets,
     make_grid,
     sample_sets,
@@ -209,6 +210,34 @@ class Results:
             self.trained, lambda source: self.layout.cell(source.name).history, ["step"]
         )
 
+    @cached_property
+    def gradients(self) -> pd.DataFrame:
+        """How far gradients of single images scatter, by several methods at the same weights.
+
+        Columns: reward, method and seed of the training whose weights they are; at, its start or
+        end; gradient, the method that takes it; images; squared_mean and variance, as
+        `rocm_core.training.gradients` has them; signal, the share of the first in their sum, which
+        does not depend on the loss's unit: 1 without noise, and about 0, on either side, where the
+        noise drowns the mean.
+        """
+        columns = ["at", "gradient", "images", "squared_mean", "variance"]
+        path_of = lambda source: self.layout.cell(source.name).gradients  # noqa: E731
+        found = self._concatenate(self._with_gradients, path_of, columns)
+        signal = found["squared_mean"] / (found["squared_mean"] + found["variance"])
+        return found[[*_KEYS, *columns]].assign(signal=signal)
+
+    def compared_gradients(self, reward: str) -> list[str]:
+        """The methods of a reward whose gradients are compared at each other's weights."""
+        return list(dict.fromkeys(s.method for s in self._with_gradients if s.reward == reward))
+
+    @cached_property
+    def _with_gradients(self) -> list[Source]:
+        return [
+            source
+            for source in self.trained
+            if source.cell and compared_gradients(self.config, self.cells, source.cell)
+        ]
+
     def history(
         self, source: Source, columns: list[str], unfinished: bool = False
     ) -> pd.DataFrame | None:
@@ -282,6 +311,7 @@ class Results:
             cell = self.layout.cell(source.name)
             wanted += [cell.manifest, cell.history]
             wanted += [self.layout.snapshots(source.name).scores] * (source in self._with_snapshots)
+            wanted += [cell.gradients] * (source in self._with_gradients)
         return [str(p.relative_to(self.root)) for p in wanted if not p.exists()]
 
     def sample_sets(self, source: Source) -> list[tuple[str, int]]:

@@ -18,6 +18,7 @@ from rocm_core.analysis import (
     average_deviation,
     compare,
     compare_differences,
+    only,
 )
 from rocm_core.grid import METHODS, is_held_out, searched, snapshot_steps
 
@@ -184,6 +185,21 @@ class Evidence:
             raise Undecidable(f"cell {source.name} missing")
         spent = history.set_index("step")["nfe"]
         return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
+
+    def signal(self, reward: str, method: str, at: str, gradient: str) -> pd.Series:
+        """The share of the mean in one image's gradient, by seed: of the method `gradient`, at the
+        start or end of trainings of `method`."""
+        sources = self.results.sources(reward, method)
+        if len(sources) < 2:
+            raise NotConfigured(
+                "one training seed: gradients are compared over seeds, so two are needed"
+            )
+        where = {"reward": reward, "method": method, "at": at, "gradient": gradient}
+        found = only(self.results.gradients, **where).set_index("seed")["signal"]
+        for source in sources:
+            if source.seed not in found.index:
+                raise Undecidable(f"gradients of {source.name} missing")
+        return found.sort_index()
 
     def require(self, reward: str, method: str) -> None:
         """Raises `Undecidable` unless every training of a method is there."""

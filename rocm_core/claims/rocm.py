@@ -9,6 +9,7 @@ from rocm_core.analysis import (
     Comparison,
     compare,
     compare_differences,
+    compare_seeds,
     compare_shares,
     metric_label,
 )
@@ -410,9 +411,30 @@ def _tuning(e: Evidence, reward: str, ppo: str, ours: str) -> Comparison:
 @claim(
     "14b",
     "First-order training has a lower gradient variance than PPO",
-    test="Variance of the gradient of one image at equal samples.",
-    needs="gradients of single images, which a run does not keep (docs/method.md has a toy chain)",
+    test=(
+        "Share of the mean in the mean square of the gradient of one image, which is lower the more"
+        " gradients scatter, of both on the same images at the same weights: where each training"
+        " starts and where it ends; over seeds."
+    ),
+    needs="gradients.methods with a ROCM without truncation and a ppo",
     rule=every,
 )
 def gradient_variance(e: Evidence) -> Iterator[Part]:
-    return iter(())
+    for reward in e.rewards:
+        compared = [e.results.models[method] for method in e.results.compared_gradients(reward)]
+        whole = [s for s in compared if s.is_rocm and not {"truncate", "stop_input"} & {*s.swept}]
+        for ours, ppo in itertools.product(whole, (s for s in compared if s.algorithm == "ppo")):
+            for weights, at in ((ours, "start"), (ours, "end"), (ppo, "end")):
+                where = "the start" if at == "start" else f"the end of {weights.method}"
+                yield part(
+                    f"{metric_label(reward)}, {where}: {ours.method} − {ppo.method}",
+                    MORE,
+                    _signal,
+                    *(e, reward, weights.method, at, ours.method, ppo.method),
+                    unit=SHARE,
+                )
+
+
+def _signal(e: Evidence, reward: str, method: str, at: str, ours: str, ppo: str) -> Comparison:
+    one, other = (e.signal(reward, method, at, gradient) for gradient in (ours, ppo))
+    return compare_seeds((one - other).to_numpy())

@@ -114,6 +114,19 @@ class Snapshots(Settings):
     there are fewer."""
 
 
+class Gradients(Settings):
+    """Measuring how far the gradients of single images scatter, before and after a training."""
+
+    methods: Annotated[tuple[PluginName, ...], items()] = ()
+    """Methods, in the spelling of their folders, whose gradients are compared with each other at
+    the weights of each of their trainings: on the same images, at its start and at its end. None:
+    nothing is measured."""
+    images: Annotated[Whole, number(4, 1_000_000, "images")] = 64
+    """Images whose gradients are taken; a multiple of `images_per_prompt`, twice it at least."""
+    images_per_prompt: Annotated[Whole, number(2, 100_000, "images")] = 8
+    """Images of each prompt, an even number: algorithms normalise their rewards, or pair them."""
+
+
 class Resources(Settings):
     """What a job asks of the machine; no result depends on it."""
 
@@ -211,6 +224,10 @@ class Config(Settings):
     """How the images that are scored are made."""
     snapshots: Snapshots = Snapshots()
     """Evaluating snapshots, to see the reward and the gold judge over training."""
+    gradients: Annotated[Gradients, Field(exclude_if=lambda value: value == Gradients())] = (
+        Gradients()
+    )
+    """Measuring how far the gradients of single images scatter, before and after a training."""
     metrics: Annotated[_Names, OrNull]
     """Scorers that measure the images; null: all of `scorers`."""
     efficiency_overlay: Path | None = None

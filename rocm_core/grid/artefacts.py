@@ -28,6 +28,7 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
+from rocm_core.grid.gradients import compared_gradients
 from rocm_core.grid.models import denoiser_modules
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
@@ -221,6 +222,26 @@ class Artefacts:
         """Code fingerprint of that choice."""
         return job_code("choose_snapshot", self.generation(cell), [*self.choosers(cell)])
 
+    def gradients(self, cell: str) -> dict[str, TrainingSettings]:
+        """{method: settings} of the gradients that are measured at a cell's weights."""
+        return compared_gradients(self.config, [*self.cells.values()], self.cells[cell])
+
+    def gradient_settings(self, cell: str) -> dict[str, Any]:
+        """The settings of that job."""
+        shared = {k: getattr(self.config.gradients, k) for k in ("images", "images_per_prompt")}
+        return {"methods": {k: s.to_dict() for k, s in self.gradients(cell).items()}, **shared}
+
+    def gradient_code(self, cell: str) -> str:
+        """Code fingerprint of that job."""
+        return digest_of(
+            {k: job_code("measure_gradients", s) for k, s in self.gradients(cell).items()}
+        )
+
+    def gradient_files(self) -> list[Path]:
+        """What is measured of gradients."""
+        measured = (self.layout.cell(name).gradients for name in self.cells if self.gradients(name))
+        return self.finished(measured)
+
     def standards(self, cell: str) -> list[Path]:
         """The file with the base's scores by which a cell's reward is standardised, which is that
         of the shards if they have it: another machine's differ in rounding. [] where it is not."""
@@ -362,6 +383,10 @@ class Artefacts:
             trained = cell.trained_with.to_dict()
             code = job_code("train", settings)
             yield Made(own.manifest, trained, code, files, inputs, source=name)
+            if self.gradients(name):
+                of = [self.layout.prompts(settings.prompts), *self.standards(name), own.lora]
+                compared, code = self.gradient_settings(name), self.gradient_code(name)
+                yield _alone(own.gradients, compared, code, of, source=name)
             if settings.stop_by:
                 settled = self.generation(name).to_dict()
                 count = {"count": config.snapshots.stop_prompts}

@@ -16,6 +16,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError, warn
 from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid, parse_method
 from rocm_core.grid.evaluation import contests, drawn_otherwise, training_sets
+from rocm_core.grid.gradients import check_gradients
 from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.used import gating, listed, rewarding
 from rocm_core.plugins import did_you_mean, facts, module_of, require_known
@@ -127,6 +128,7 @@ def _check(config: Config) -> None:
         raise UserError("prompts.snapshots: a folder of that name holds something else: rename it")
     cells = make_grid(config)
     _check_held_out(cells)
+    check_gradients(config, cells)
     if config.study:
         bases = [f"base-{policy}" for policy in config.policies]
         _check_study(config.study, config.prompts, cells, bases)

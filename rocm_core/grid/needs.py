@@ -45,6 +45,7 @@ def _needs(config: Config, sharded: Collection[str]) -> dict[str, bool]:
         "horizons": any([k for k, _ in cell.swept] == ["inference_steps"] for cell in cells),
         "snapshots": evaluated and any(one.snapshot_every for one in settings),
         "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
+        "gradients": len(config.gradients.methods) > 1,
         "images": any(cell.name not in sharded for cell in cells),
         "gold": "gold" in config.metrics,
         "inference steps": len(set(inference_steps(config))) > 1,

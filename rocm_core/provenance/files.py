@@ -22,7 +22,7 @@ from rocm_core.provenance.sources import located
 
 # How pandas is to read the tables of scores: ids and names are text, even `NA` and `007`.
 CSV_OPTIONS: dict[str, Any] = {
-    "dtype": {"prompt_id": str, "metric": str},
+    "dtype": dict.fromkeys(["prompt_id", "metric", "at", "gradient"], str),
     "keep_default_na": False,
     "na_values": [""],
 }
@@ -190,8 +190,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 class CellFiles:
-    """What a training leaves: the final LoRA, its history, its manifest and its snapshots; and what
-    `stop_by` chose among these."""
+    """What a training leaves: the final LoRA, its history, its manifest and its snapshots; what
+    `stop_by` chose among these; and how far gradients scatter at its weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -200,6 +200,7 @@ class CellFiles:
         self.choice = folder / "best.json"
         self.history = folder / "history.csv"
         self.manifest = folder / "manifest.json"
+        self.gradients = folder / "gradients.csv"
         self.snapshots = folder / "snapshots"
 
     def snapshot(self, step: int | str) -> Path:

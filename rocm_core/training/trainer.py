@@ -169,13 +169,11 @@ class Trainer:
         """The weight of the divergence, as the controller has it now where there is one."""
         return self.controller.beta if self.controller else self.settings.beta  # type: ignore[return-value]
 
-    def iterate(self, step: int) -> Row:
-        """Iteration `step` (from 1); returns its row of the history."""
-        began = self._clock()
+    def begin(self, step: int) -> tuple[list[int], list[Batch]]:
+        """Get ready for iteration `step`; returns what `batches` does."""
         key = f"{step}/{self.accelerator.process_index}"
         torch.manual_seed(integer(self.settings.seed, key, "training"))  # for algorithms that draw
         indices, batches = self.batches(step)
-        learning_rate = self.optimiser.set_learning_rate(step)
         self.reward.progress = (step - 1) / self.settings.iterations
         if self.activation_checkpointing is None:
             self.activation_checkpointing = plan_checkpointing(
@@ -187,6 +185,13 @@ class Trainer:
                 self.algorithm.differentiated_steps(self.policy),
             )
         self.policy.activation_checkpointing = self.activation_checkpointing
+        return indices, batches
+
+    def iterate(self, step: int) -> Row:
+        """Iteration `step` (from 1); returns its row of the history."""
+        began = self._clock()
+        indices, batches = self.begin(step)
+        learning_rate = self.optimiser.set_learning_rate(step)
         seen = self.algorithm.update(self.policy, self.reward, batches, self.optimiser)
         if self.average is not None and self.settings.ema_decay is not None:
             for name, value in self.average.items():

@@ -367,7 +367,7 @@ def wide(tmp_path_factory):
         ("7", REFUTED),
         ("8", NOT_TESTED),
         ("12", CONFIRMED),
-        ("14b", NOT_TESTED),
+        ("14b", CONFIRMED),
     ],
 )
 def test_planted_results_confirm_the_claims_that_they_were_planted_for(wide, id, verdict):

@@ -185,7 +185,7 @@ def test_an_unknown_table_is_refused_by_name(finished, tmp_path):
 
 def test_only_tables_with_data_are_offered():
     assert offered("tables", make_config()) == ["table1", "table3", "readouts"]
-    every = ["table1", "table2", "table3", "table4", "costs", "sweep", "readouts"]
+    every = ["table1", "table2", "table3", "table4", "costs", "sweep", "readouts", "gradients"]
     assert offered("tables", make_wide_config()) == every and set(every) == set(names("tables"))
     shown = ["table1", "table3", "table4", "costs", "readouts"]
     assert offered("tables", make_wide_config(sweeps=[])) == shown

@@ -14,6 +14,7 @@ READS = {
     "histories, also unfinished": trained("history.csv") + FILES.unfinished_histories(),
     "manifests": trained("manifest.json"),
     "snapshots": snapshot_scores(),
+    "gradients": FILES.gradient_files(),
     "prompts": shown_prompts(),
     "prompts of snapshots": shown_prompts({cell.evaluated_on: None for cell in CELLS.values()}),
     "images": main_scores("index.jsonl"),
@@ -98,6 +99,7 @@ rule claims:
         readouts=main_scores("readouts.csv"),
         snapshots=snapshot_scores(),
         histories=trained("history.csv"),
+        gradients=FILES.gradient_files(),
         votes=READS["votes, if any"],
     output:
         json=LAYOUT.rendered("claims")[0],

@@ -1,0 +1,43 @@
+"""Measure how far the gradients of single images scatter, at a training's start and end."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rocm_core.algorithms import load_settings
+from rocm_core.errors import run
+from rocm_core.prompts import read_prompts
+from rocm_core.training import measure_gradients
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        required=True,
+        help="{methods: {method: its settings}, images, images_per_prompt}, JSON",
+    )
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--lora", type=Path, required=True, help="of the training's end")
+    parser.add_argument("--standards", type=Path, help="how the base scores, JSON")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
+    args = parser.parse_args()
+    standards = json.loads(args.standards.read_text(encoding="utf-8")) if args.standards else {}
+    methods = args.settings["methods"].items()
+    measure_gradients(
+        {name: load_settings(settings) for name, settings in methods},
+        read_prompts(args.prompts),
+        args.settings["images"],
+        args.settings["images_per_prompt"],
+        args.lora,
+        args.output,
+        args.fingerprint,
+        [args.prompts, *filter(None, [args.standards])],
+        standards.get("scorers"),
+    )
+
+
+if __name__ == "__main__":
+    run(main)
