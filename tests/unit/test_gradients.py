@@ -170,7 +170,10 @@ GRADIENTS = {"methods": ["rocm-none", "rlcm"]}
             {
                 "gradients": {"methods": ["d3po-consistency-kl"]},
                 "methods": {
-                    "d3po-consistency-kl": {"beta": {"search": [0.1, 1.0], "iterations": 5}}
+                    "d3po-consistency-kl": {
+                        "beta": {"search": [0.1, 1.0], "iterations": 5},
+                        "images_per_prompt": 2,
+                    }
                 },
                 "sweeps": [],
                 "study": None,

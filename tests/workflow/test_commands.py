@@ -91,6 +91,7 @@ def test_the_paper_plans_what_its_grid_and_the_documentation_say(plan: Plan) -> 
         "evaluate_images": (bases + main) * sets + trained - main,
         "score_published": bases + trained,
         "evaluate_snapshots": whole,
+        "measure_gradients": rewards * 2,
         "choose_settings": rewards * sum(searches),
     }
     documented = documented_jobs()
@@ -241,9 +242,9 @@ def test_one_rule_a_table_and_a_figure(pristine: Checkout) -> None:
 
     shown = pristine.snakemake("--list-rules", "--configfile", "config/rlcm-shapes.yaml")
     rules = set(shown.stdout.split())
-    # What needs snapshots, several values of β, or several strengths of the adapter.
+    # What needs snapshots, several values of β, several strengths of the adapter, or gradients.
     without = {"figure6", "training", "gold_vs_reward", "gold_vs_kl", "figure4", "table2"}
-    without |= {"lora_scale"}
+    without |= {"lora_scale", "gradients"}
     drawn = {*names("tables"), *names("figures")}
     assert rules >= (drawn | {"report", "world", "all"}) - without
     assert not rules & without
