@@ -110,9 +110,9 @@ def test_the_command_lists_its_commands_and_refuses_others(monkeypatch, capsys):
     said = capsys.readouterr().out
     wanted = {"cells", "verify", "preflight", "watch", "train", "publish", "crate", "weights"}
     assert wanted <= set(re.findall(r"^  ([a-z_]+) +\S", said, re.M)) == {*command.names()}
-    monkeypatch.setattr("sys.argv", ["rocm-core", "cells", "--configfile", "config/search.yaml"])
+    monkeypatch.setattr("sys.argv", ["rocm-core", "cells", "--configfile", "config/few-step.yaml"])
     command.main()
-    assert capsys.readouterr().out.endswith("30 cells\n")
+    assert capsys.readouterr().out.endswith("15 cells\n")
     monkeypatch.setattr(command, "ROOT", ROOT / "docs")  # as in a wheel
     monkeypatch.setattr("sys.argv", ["rocm-core", "verify", "--configfile", "config/demo.yaml"])
     with pytest.raises(UserError, match="run it in a clone of the repository"):

@@ -173,6 +173,7 @@ GRADIENTS = {"methods": ["rocm-none", "rlcm"]}
                     "d3po-consistency-kl": {
                         "beta": {"search": [0.1, 1.0], "iterations": 5},
                         "images_per_prompt": 2,
+                        "batch_size": 2,
                     }
                 },
                 "sweeps": [],

@@ -29,13 +29,13 @@ def wide():
 
 
 def test_the_record_is_what_the_published_results_give():
-    made = derive(ROOT / "docs/results", load_config(ROOT / "config/shapes.yaml"))
+    made = derive(ROOT / "docs/results", load_config(ROOT / "docs/results/shapes/config.yaml"))
     assert json.loads(RECORD.read_text(encoding="utf-8")) == json.loads(json.dumps(made))
 
 
 def test_rehearsals_show_the_effects_and_spreads_of_the_study():
     """Claim 13 of the study itself, drawn: its parts' differences and their intervals."""
-    config = load_config(ROOT / "config/shapes.yaml")
+    config = load_config(ROOT / "docs/results/shapes/config.yaml")
     published = json.loads((ROOT / "docs/results/shapes/claims.json").read_text())["claims"]
     (claim,) = [claim for claim in CLAIMS if claim.id == "13"]
     (study,) = [claim["parts"] for claim in published if claim["id"] == "13"]
@@ -164,7 +164,7 @@ def test_an_image_of_a_training_takes_what_reproducing_says(method, teraflop):
 def test_passes_are_those_that_the_study_counted():
     import pandas as pd
 
-    config = load_config(ROOT / "config/shapes.yaml")
+    config = load_config(ROOT / "docs/results/shapes/config.yaml")
     cells = {(c.reward, c.method): c.settings for c in make_grid(config) if not c.swept}
     costs = pd.read_csv(ROOT / "docs/results/shapes/tables/costs.csv")
     for row in costs.to_dict("records"):

@@ -123,15 +123,19 @@ def test_the_experiments_of_rlcm_are_planned_on_every_prompt_set_and_number_of_s
 
 
 def test_the_search_tries_as_many_settings_of_every_method() -> None:
-    grid = make_grid(load_config(ROOT / "config/search.yaml"))
-    tried = Counter(cell.variant.partition("--")[0] for cell in grid)
-    assert len(tried) == 5 and set(tried.values()) == {2 * 3}  # two rewards
-    settings = [cell.settings for cell in grid]
-    queries = {s.iterations * s.batch_size * s.accumulation_steps for s in settings}
-    assert queries == {384}
-    compared = [c.settings for c in make_grid(load_config(ROOT / "config/shapes.yaml"))]
-    queries = {(s.algorithm, s.iterations * s.batch_size * s.accumulation_steps) for s in compared}
-    assert queries == {("direct", 512), ("ppo", 1920), ("dpok", 1920), ("d3po", 1920)}
+    grid = make_grid(load_config(ROOT / "config/shapes.yaml"))
+    tried = Counter((cell.reward, cell.method) for cell in grid if cell.trial)
+    assert len(tried) == 4 * 9 and set(tried.values()) == {3}  # rewards, methods
+    queries = {
+        (s.algorithm, cell.trial, s.iterations * s.batch_size * s.accumulation_steps)
+        for cell in grid
+        for s in [cell.settings]
+    }
+    gradients = ("ppo", "dpok", "d3po")
+    trials = {(name, True, 1536) for name in gradients} | {("direct", True, 768)}
+    assert queries == trials | {(name, False, 3008) for name in gradients} | {
+        ("direct", False, 1504)
+    }
 
 
 def test_without_arguments_the_demo_is_planned_in_five_seconds(pristine: Checkout) -> None:
