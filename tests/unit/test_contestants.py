@@ -307,7 +307,7 @@ def grid_cells():
     from rocm_core.plugins import ROOT
 
     values = yaml.safe_load((ROOT / "config/shapes.yaml").read_text())
-    for key in ("cells", "sweeps", "study"):
+    for key in ("cells", "sweeps", "study", "gradients"):
         del values[key]
 
     def values_of(methods, **changes):
