@@ -65,7 +65,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
         return "".join(f"{prompt.id},{metric},{value}\n" for prompt in ids for metric in metrics)
 
     for one in run.made({}):
-        if one.outputs[0] in run.measured_bases():
+        if one.outputs[0] in [*run.measured_bases(), *run.base_reward_files()]:
             files = {one.outputs[0]: '{"scorers": {}}'}
             write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
     for search in run.searches:  # what it chose is written down below, when there are scores

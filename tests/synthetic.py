@@ -12,6 +12,7 @@ from PIL import Image
 
 from rocm_core.configuration import Config
 from rocm_core.grid import (
+    base_runs,
     compared_gradients,
     evaluation_sets,
     lora_scales,
@@ -141,7 +142,8 @@ def write_results(
     for number, cell in enumerate(cells):
         effect = effects.get((cell.reward, cell.variant), {})
         write_samples(cell, cell.name, effect, 1 + 30 * number % 250)
-        _write_training(root / "cells" / cell.name, cell, effect.get("slope", 0.001))
+        slope = effect.get("slope", 0.001)
+        _write_training(root / "cells" / cell.name, cell, slope, config.base_rewards)
         if compared := compared_gradients(config, cells, cell):
             lines = [
                 (at, other, 64, signals[other.split("-")[0]] * generator.uniform(0.98, 1.02), 1.0)
@@ -151,6 +153,13 @@ def write_results(
             header = "at,gradient,images,squared_mean,variance"
             _write_csv(root / "cells" / cell.name / "gradients.csv", header, lines)
 
+        if run := base_runs(config, [cell]).get(cell.name):
+            path = root / "base_rewards" / run.policy / f"{run.key}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # As the trainings' rewards do, it follows the prompts drawn.
+            steps = range(1, cell.settings.iterations + 1)
+            rows = [(n, reward, 0.3 + n % 7) for n in steps for reward in config.rewards]
+            _write_csv(path, "step,metric,value", rows)
         rows: list[Row] = []
         iterations, n = cell.settings.iterations, config.snapshots.prompts
         for step in [0, *snapshot_steps(cell.settings)]:
@@ -205,14 +214,15 @@ def _write_images(folder: Path, prompts: list[Prompt], colour: tuple[int, ...], 
         (folder / f"{prompt.id}.png").write_bytes(_png(colour, size))
 
 
-def _write_training(folder: Path, cell: Any, slope: float) -> None:
+def _write_training(folder: Path, cell: Any, slope: float, follows: bool) -> None:
     folder.mkdir(parents=True)
     step = np.arange(1, cell.settings.iterations + 1)
     per_step = cell.settings.inference_steps * (4 if cell.settings.policy == "diffusion" else 1)
     # Seeds differ, by another amount in each kind of training: else no difference of two would.
     apart = (0.0021 if cell.method.startswith("rocm") else 0.002) * cell.seed
+    drawn = step % 7 if follows else 0.0
     apart += 0.0002 * (cell.seed - 0.5) if cell.settings.policy == "diffusion" else 0.0
-    columns: dict[str, Any] = {"step": step, "reward": 0.3 + slope * step + apart}
+    columns: dict[str, Any] = {"step": step, "reward": 0.3 + slope * step + apart + drawn}
     columns |= {"training_seconds": step * 0.125 * per_step, "reward_queries": 8 * step}
     columns |= {"nfe": 8 * per_step * step}
     for k in range(cell.settings.inference_steps, 1, -1):

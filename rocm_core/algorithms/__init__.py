@@ -5,6 +5,7 @@ as it likes: one for direct optimisation, one for each inner epoch and timestep 
 gradients. It knows nothing of files, processes, schedules or precision.
 """
 
+from rocm_core.algorithms._policy_gradient import with_shared_start
 from rocm_core.algorithms.base import (
     Algorithm,
     BackpropagationSettings,

@@ -23,6 +23,7 @@ from rocm_core.analysis.efficiency import (
     reach,
     seed_curves,
     thinned,
+    what_is_paid_for,
 )
 from rocm_core.analysis.gate import Check, checks
 from rocm_core.analysis.judging import evaluators, overall

@@ -19,8 +19,15 @@ def compared_rewards(results: Results) -> list[str]:
     return [r for r in results.rewards if counts[r] > 1] or results.rewards
 
 
+def what_is_paid_for(results: Results) -> str:
+    """What the curves show, for a caption."""
+    gain = "less what the base scores on the same prompts and noise"
+    return f"the training reward{f', {gain}' if results.config.base_rewards else ''}"
+
+
 def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """The training reward of each method as it is paid for; methods without data are left out.
+    """The training reward of each method (`Results.gains`) as it is paid for; methods without data
+    are left out.
 
     Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds (NaN of one)
     of the running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
@@ -49,8 +56,7 @@ def seed_curves(
 
 
 def _histories(results: Results, reward: str, method: str) -> list[pd.DataFrame]:
-    columns = ["step", "reward", *COSTS]
-    frames = (results.history(source, columns) for source in results.sources(reward, method))
+    frames = (results.gains(source) for source in results.sources(reward, method))
     return [frame for frame in frames if frame is not None and len(frame)]
 
 

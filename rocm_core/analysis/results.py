@@ -18,6 +18,7 @@ from rocm_core.errors import UserError
 from rocm_core.grid import (
     Cell,
     Standards,
+    base_runs,
     combine,
     compared_gradients,
     evaluation_sets,
@@ -238,6 +239,22 @@ class Results:
             if source.cell and compared_gradients(self.config, self.cells, source.cell)
         ]
 
+    def gains(self, source: Source) -> pd.DataFrame | None:
+        """One training's steps, costs and rewards; with `base_rewards` the reward is less what the
+        base scores on the same prompts and noise. None where there is none (partial)."""
+        history = self.history(
+            source, ["step", "reward", "training_seconds", "reward_queries", "nfe"]
+        )
+        run = base_runs(self.config, [source.cell] if source.cell else []).get(source.name)
+        if history is None or run is None:
+            return history
+        path = self.layout.found(self.layout.base_rewards(run.policy, run.key))
+        base = self._read_csv(path, ["step", "metric", "value"], source.reward)
+        if base is None:
+            return None
+        own = base.set_index("step")["value"].reindex(history["step"])
+        return history.assign(reward=history["reward"] - own.to_numpy())
+
     def history(
         self, source: Source, columns: list[str], unfinished: bool = False
     ) -> pd.DataFrame | None:
@@ -307,6 +324,9 @@ class Results:
         main = [self.samples(source) for source in self.everything]
         wanted += [files.readouts for files in main]
         wanted += [files.published for files in main if self.config.published]
+        runs = {run.key: run for run in base_runs(self.config, self.cells).values()}
+        shared = (self.layout.base_rewards(run.policy, key) for key, run in runs.items())
+        wanted += map(self.layout.found, shared)
         for source in self.trained:
             cell = self.layout.cell(source.name)
             wanted += [cell.manifest, cell.history]

@@ -261,8 +261,13 @@ class _Drawn(Results):
             own = effect + self.record.seeds(effect) * normal()
             prompts = images[0] / min(settings.images_per_prompt, images[0])
             progress = self.record.progress(steps / settings.iterations)
-            frame["reward"] = own * progress + normal(rows) / prompts**0.5
+            noise = self.record.prompts(effect) if self.config.base_rewards else 1.0
+            frame["reward"] = own * progress + noise * normal(rows) / prompts**0.5
         return frame[columns]
+
+    def gains(self, source: Source) -> pd.DataFrame:
+        """Those rewards, which do not follow the prompts drawn where the base's are subtracted."""
+        return self.history(source, ["step", "reward", "training_seconds", "reward_queries", "nfe"])
 
     @cached_property
     def comparisons(self) -> list[tuple[str, str]]:

@@ -224,6 +224,10 @@ class Config(Settings):
     """How the images that are scored are made."""
     snapshots: Snapshots = Snapshots()
     """Evaluating snapshots, to see the reward and the gold judge over training."""
+    base_rewards: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Score what the base makes of the prompts and the noise of each training. Curves of rewards
+    against their cost, and the claims about these, then show what a training gained over the base,
+    and do not follow the prompts that it happened to draw."""
     gradients: Annotated[Gradients, Field(exclude_if=lambda value: value == Gradients())] = (
         Gradients()
     )

@@ -11,6 +11,7 @@ from rocm_core.analysis import (
     only,
     thinned,
     training_seeds,
+    what_is_paid_for,
 )
 from rocm_core.errors import UserError
 from rocm_core.figures import _style as style
@@ -18,7 +19,7 @@ from rocm_core.provenance import located
 
 TITLE = "Training reward against its cost"
 NEEDS = ("algorithms",)
-READS = ("histories", "published curves")
+READS = ("histories", "base rewards", "published curves")
 PLACE = 13
 _LABELS = {
     "training_seconds": "training seconds",
@@ -56,7 +57,8 @@ def make(results: Results) -> style.Drawing:
                 ends = mean - deviation, mean + deviation
                 style.band(panel, curve[cost], mean, *ends, color=colour, marker=marker)
             style.cost_x(panel, [curve[cost] for curve in measured.values()])
-        row[0].set_ylabel(metric_label(reward))
+        gain = "gain in " if results.config.base_rewards else ""
+        row[0].set_ylabel(f"{gain}{metric_label(reward)}")
         for name, curve in only(published, reward=reward).groupby("method", sort=False):
             colour, _ = style.look(str(name))
             row[1].plot(curve["reward_queries"], curve["mean"], ":", color=colour)
@@ -70,14 +72,15 @@ def make(results: Results) -> style.Drawing:
     keys = ["origin", "reward", "method", "step", *COSTS, "mean", "deviation", "seeds"]
     data = pd.concat(shown, ignore_index=True).reindex(columns=keys)
     caption = (
-        "Running mean of the training reward, over as many reward queries for every method of a "
-        "row (a twentieth of the shortest training, an iteration at least); line and band: mean "
-        f"and standard deviation over {training_seeds(data['seeds'], 'band')}. Every image passed "
-        "through the U-Net forward counts as one pass. Axes are logarithmic where methods differ "
-        f"more than {style.UNEVEN:g}-fold in cost."
+        f"Running mean of {what_is_paid_for(results)}, over as many reward queries for every method"
+        " of a row (a twentieth of the shortest training, an iteration at least); line and band:"
+        f" mean and standard deviation over {training_seeds(data['seeds'], 'band')}. Every image"
+        " passed through the U-Net forward counts as one pass. Axes are logarithmic where methods"
+        f" differ more than {style.UNEVEN:g}-fold in cost."
     )
     if len(published):
-        caption += " Dotted: published curves."
+        caption += " Dotted: published curves"
+        caption += ", less their first value." if results.config.base_rewards else "."
     return style.Drawing(figure, data, TITLE, caption)
 
 
@@ -101,5 +104,8 @@ def _published(results: Results) -> pd.DataFrame:
     published = pd.DataFrame(
         {"reward": reward, "method": method, "reward_queries": numbers["x"], "mean": numbers["y"]}
     ).assign(origin="published")
-    shown = published[published["reward"].isin(results.rewards)]
-    return shown.sort_values("reward_queries")[columns]
+    shown = published[published["reward"].isin(results.rewards)].sort_values("reward_queries")
+    if results.config.base_rewards:
+        first = shown.groupby(["reward", "method"])["mean"].transform("first")
+        shown = shown.assign(mean=shown["mean"] - first)
+    return shown[columns]

@@ -4,12 +4,19 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, curves, metric_label, thinned, training_seeds
+from rocm_core.analysis import (
+    Results,
+    curves,
+    metric_label,
+    thinned,
+    training_seeds,
+    what_is_paid_for,
+)
 from rocm_core.figures import _style as style
 
 TITLE = "Training reward by the horizon K of the training"
 NEEDS = ("horizons",)
-READS = ("histories",)
+READS = ("histories", "base rewards")
 PLACE = 15
 
 
@@ -39,9 +46,10 @@ def make(results: Results) -> style.Drawing:
     keys = ["reward", "method", "horizon", "step", "reward_queries", "mean", "deviation", "seeds"]
     data = pd.concat(shown, ignore_index=True)[keys] if shown else pd.DataFrame(columns=keys)
     caption = (
-        "Running mean of the training reward when the training's chain has K steps, over as many "
-        "reward queries for every line of a panel; line and band: mean and standard deviation over "
-        f"{training_seeds(data['seeds'], 'band')}. A reward query costs K NFE to sample."
+        f"Running mean of {what_is_paid_for(results)}, when the training's chain has K steps, over"
+        " as many reward queries for every line of a panel; line and band: mean and standard"
+        f" deviation over {training_seeds(data['seeds'], 'band')}. A reward query costs K"
+        " NFE to sample."
     )
     return style.Drawing(figure, data, TITLE, caption)
 

@@ -14,6 +14,7 @@ from rocm_core.grid.artefacts import (
     train_version,
     used,
 )
+from rocm_core.grid.base_rewards import BaseRun, base_runs
 from rocm_core.grid.budget import (
     GPUS,
     REACHED,

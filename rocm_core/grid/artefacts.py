@@ -18,6 +18,7 @@ from rocm_core.configuration import (
     TrainingSettings,
 )
 from rocm_core.errors import UserError
+from rocm_core.grid.base_rewards import BaseRun, base_runs
 from rocm_core.grid.cells import Cell, make_grid, trials_of
 from rocm_core.grid.evaluation import (
     contests,
@@ -77,6 +78,7 @@ class Artefacts:
         self.evaluation_sets = evaluation_sets(config, [*self.cells.values()])
         trials = [cell for cell in self.cells.values() if cell.trial]
         self.searches = list(dict.fromkeys((trial.reward, trial.method) for trial in trials))
+        self.base_runs = base_runs(config, self.cells.values())
         self.unused: dict[str, str] = {}
         self.shards = self._shards()
         if self.shards and self.shards.is_dir():
@@ -242,6 +244,33 @@ class Artefacts:
         measured = (self.layout.cell(name).gradients for name in self.cells if self.gradients(name))
         return self.finished(measured)
 
+    def base_run(self, key: str) -> BaseRun:
+        """The run of the base of that key."""
+        return next(run for run in self.base_runs.values() if run.key == key)
+
+    def base_run_settings(self, key: str) -> dict[str, Any]:
+        """The settings of the job that scores it."""
+        run = self.base_run(key)
+        return {"pairs": run.pairs, "runs": {k: s.to_dict() for k, s in run.settings.items()}}
+
+    def base_run_standards(self, key: str) -> list[Path]:
+        """The files by which its rewards are standardised."""
+        run = self.base_run(key)
+        wanted = (self.layout.standards(run.policy, run.prompts, s) for s in run.scorers if s)
+        return [self.layout.found(file) for file in wanted]
+
+    def base_run_code(self, key: str) -> str:
+        """Code fingerprint of that job."""
+        runs = self.base_run(key).settings
+        return digest_of({reward: job_code("score_base", s) for reward, s in runs.items()})
+
+    def base_reward_files(self) -> list[Path]:
+        """What the base scores on the prompts and the noise of trainings; where only the shards
+        have it, theirs."""
+        runs = {run.key: run for run in self.base_runs.values()}
+        files = (self.layout.base_rewards(run.policy, key) for key, run in runs.items())
+        return self.finished(map(self.layout.found, files))
+
     def standards(self, cell: str) -> list[Path]:
         """The file with the base's scores by which a cell's reward is standardised, which is that
         of the shards if they have it: another machine's differ in rounding. [] where it is not."""
@@ -404,6 +433,10 @@ class Artefacts:
             base |= {"scorers": self.scorer_paths(measured)}
             inputs, code = [self.layout.prompts(prompt_set)], self.measuring_code(policy, measured)
             yield _alone(file, base, code, inputs)
+        for key, run in {run.key: run for run in self.base_runs.values()}.items():
+            file, code = self.layout.base_rewards(run.policy, key), self.base_run_code(key)
+            inputs = [self.layout.prompts(run.prompts), *self.base_run_standards(key)]
+            yield _alone(file, self.base_run_settings(key), code, inputs)
         for reward, method in self.searches:
             tried, code = {"tried": self.tried(reward, method)}, job_code("choose")
             inputs = [self.base_scores(reward, method), *self.trial_scores(reward, method)]

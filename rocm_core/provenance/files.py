@@ -341,6 +341,10 @@ class Layout:
         name = scorers if isinstance(scorers, str) else "+".join(scorers)
         return self.root / "standards" / policy / prompt_set / f"{name}.json"
 
+    def base_rewards(self, policy: str, key: str) -> Path:
+        """What the base scores on the prompts and the noise of some trainings."""
+        return self.root / "base_rewards" / policy / f"{key}.csv"
+
     def state(self, cell: str, version: str) -> Path:
         """The folder of an unfinished training."""
         return self.states / cell / version

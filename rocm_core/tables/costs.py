@@ -16,12 +16,13 @@ from rocm_core.analysis import (
     number,
     reach,
     training_seeds,
+    what_is_paid_for,
 )
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "What each method needs for the same training reward"
 NEEDS = ("algorithms",)
-READS = ("histories",)
+READS = ("histories", "base rewards")
 PLACE = 5
 COLUMNS = [
     *("reward", "method", "status", "final", "deviation", "best", "goal"),
@@ -58,8 +59,8 @@ def make(results: Results) -> Table:
     data = pd.DataFrame(rows, columns=COLUMNS)
     seeds = training_seeds(data["seeds"], "deviation")
     caption = (
-        "Rewards: running mean at the end of the training (± standard deviation over "
-        f"{seeds}) and at its best. Costs: what the mean "
+        f"Rewards: {what_is_paid_for(results)}; its running mean at the end of the training"
+        f" (± standard deviation over {seeds}) and at its best. Costs: what the mean "
         "over seeds had taken when it first reached the goal, and in brackets the share of the "
         "whole training's; –: it never does. A method may start above the goal: it then needs its "
         "first window."

@@ -1,5 +1,6 @@
 """Training: the job around a run, the trainer in memory, its optimiser and its plan of memory."""
 
+from rocm_core.training.base_rewards import score_base
 from rocm_core.training.gradients import measure_gradients, scatter
 from rocm_core.training.job import INTERRUPTED, train
 from rocm_core.training.memory import (

@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
     search = {"search": TRIED, "iterations": 2}
     config["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": search}}
+    config["base_rewards"] = True
     config["gradients"] = {"methods": ["rocm-none"], "images": 4, "images_per_prompt": 2}
     config["policies"]["consistency"]["steps"] = STEPS
     config["prompts"]["train"]["count"] = 16

@@ -11,6 +11,7 @@ READS = {
     "scores on every set": samples("scores.csv", every_step=False),
     "readouts": main_scores("readouts.csv"),
     "histories": trained("history.csv"),
+    "base rewards": FILES.base_reward_files(),
     "histories, also unfinished": trained("history.csv") + FILES.unfinished_histories(),
     "manifests": trained("manifest.json"),
     "snapshots": snapshot_scores(),
@@ -100,6 +101,7 @@ rule claims:
         snapshots=snapshot_scores(),
         histories=trained("history.csv"),
         gradients=FILES.gradient_files(),
+        base_rewards=FILES.base_reward_files(),
         votes=READS["votes, if any"],
     output:
         json=LAYOUT.rendered("claims")[0],

@@ -113,6 +113,45 @@ rule measure_base:
         " --fingerprint {params.now} > {log} 2>&1"
 
 
+# What the base scores on the prompts and the noise of trainings, once for all that share them.
+rule score_base:
+    input:
+        prompts=lambda w: LAYOUT.prompts(FILES.base_run(w.key).prompts),
+        standards=lambda w: FILES.base_run_standards(w.key),
+        weights=ancient(lambda w: inputs_of(*FILES.base_run(w.key).weights)),
+    output:
+        LAYOUT.base_rewards("{policy}", "{key}"),
+    log:
+        LAYOUT.log("base_rewards", "{policy}", "{key}"),
+    benchmark:
+        LAYOUT.benchmark("base_rewards", "{policy}", "{key}")
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        **CONFIG.resources.request(GPUS),
+        mem_mb=MEMORY_MB,
+        runtime=RUNTIME,
+    params:
+        gpus=lambda w, output: GPUS,
+        settings=lambda w: to_json(FILES.base_run_settings(w.key)),
+        code=lambda w: ACCEPTED.code(
+            record_beside(LAYOUT.base_rewards(w.policy, w.key)), FILES.base_run_code(w.key)
+        ),
+        now=lambda w, output: FILES.base_run_code(w.key),
+        weights=lambda w: digest_of_all(*FILES.base_run(w.key).weights),
+        standards=lambda w, input: (
+            f"--standards {input.standards}" if input.get("standards") else ""
+        ),
+    message:
+        "Scoring what base-{wildcards.policy} makes of trainings' prompts and noise"
+    shell:
+        "printf '%s\\n' --settings {params.settings:q} > {log}.args;"
+        " exec python -m rocm_core.commands.launch --gpus {params.gpus}"
+        ' "$SCRIPTS/score_base.py" @{log}.args --prompts {input.prompts}'
+        " {params.standards} --output {output} --fingerprint {params.now} > {log} 2>&1"
+
+
 onsuccess:
     CONFIG.resources.keep_states or remove_finished(LAYOUT.states, LAYOUT.cells)
 
