@@ -135,7 +135,7 @@ def write_results(
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
     cells = make_grid(config)
-    signals = {"rocm": 0.1, "rlcm": 0.01}
+    signals, own = {"rocm": 0.1, "rlcm": 0.01}, np.random.default_rng(1)
     for policy in dict.fromkeys(cell.settings.policy for cell in cells):
         write_samples(policy, f"base-{policy}", {}, 0)
 
@@ -146,7 +146,7 @@ def write_results(
         _write_training(root / "cells" / cell.name, cell, slope, config.base_rewards)
         if compared := compared_gradients(config, cells, cell):
             lines = [
-                (at, other, 64, signals[other.split("-")[0]] * generator.uniform(0.98, 1.02), 1.0)
+                (at, other, 64, signals[other.split("-")[0]] * own.uniform(0.98, 1.02), 1.0)
                 for at in ("start", "end")
                 for other in compared
             ]

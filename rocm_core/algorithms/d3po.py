@@ -38,10 +38,6 @@ class Settings(ClippedSettings):
 
     ratio_clip: Annotated[float, number(0, 1e9)] = 0.1
 
-    @property
-    def starts_in_pairs(self) -> bool:
-        return True
-
 
 class D3PO(PolicyGradient):
     """Images 2i and 2i+1 of a batch are a pair. A tie costs ln 2 and teaches nothing."""

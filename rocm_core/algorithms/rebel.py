@@ -42,10 +42,6 @@ class Settings(NormalisedSettings, RegularisedSettings):
     """REBEL: whether the images of a pair start from the same noise, as the theory has it, or each
     from its own, as RLCM's release has it."""
 
-    @property
-    def starts_in_pairs(self) -> bool:
-        return self.pair_start == "shared"
-
 
 class REBEL(NormalisedAdvantages):
     """Images 2i and 2i+1 of a batch are a pair.
@@ -58,8 +54,8 @@ class REBEL(NormalisedAdvantages):
     settings: Settings
 
     def sample(self, policy: Policy, reward: Reward, batch: Batch) -> Sample:
-        pairs = self.settings.starts_in_pairs
-        return super().sample(policy, reward, with_shared_start(batch) if pairs else batch)
+        shared = self.settings.pair_start == "shared"
+        return super().sample(policy, reward, with_shared_start(batch) if shared else batch)
 
     def advantages(
         self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser

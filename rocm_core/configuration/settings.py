@@ -358,11 +358,6 @@ class TrainingSettings(CellSettings):
     They count as used: no table evaluates the training by them. null: the last step counts."""
 
     @property
-    def starts_in_pairs(self) -> bool:
-        """Whether images 2i and 2i+1 of a batch start from the same noise."""
-        return False
-
-    @property
     def weights(self) -> list[str]:
         """The local weights that are loaded."""
         scorers = (self.scorers or {}).values()

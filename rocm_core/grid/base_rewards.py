@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from rocm_core.configuration import Config, ModelSettings, TrainingSettings, settings_class
 from rocm_core.grid.cells import Cell
 from rocm_core.grid.used import standardised
+from rocm_core.plugins import facts
 from rocm_core.provenance import digest_of
 
 # What decides which images the base makes, beside the model, and what scores them.
@@ -55,12 +56,18 @@ def base_runs(config: Config, cells: Iterable[Cell]) -> dict[str, BaseRun]:
     return {name: found[key] for name, key in of_cells.items()}
 
 
+def starts_in_pairs(settings: TrainingSettings) -> bool:
+    """Whether images 2i and 2i+1 of a batch start from the same noise."""
+    paired = facts("algorithms", settings.algorithm)["PAIRED"]
+    return paired and getattr(settings, "pair_start", "shared") == "shared"
+
+
 def _run(settings: TrainingSettings, processes: int) -> BaseRun:
     every = settings.to_dict()
     model = {name: every[name] for name in ModelSettings.model_fields if name in every}
     run = model | {name: every[name] for name in _RUN}
     run["accumulation_steps"] *= processes  # an iteration is the same, however it is dealt
-    pairs = settings.starts_in_pairs
+    pairs = starts_in_pairs(settings)
     key = digest_of({"run": json.dumps(run, sort_keys=True), "pairs": str(pairs)})[:12]
     unchanged = {"algorithm": "direct", "divergence": "none", "beta": 0.0}
     unchanged |= {name: every[name] for name in _REWARD if name in every}

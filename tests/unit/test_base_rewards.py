@@ -8,6 +8,7 @@ from synthetic import make_wide_config, write_results
 
 from rocm_core.analysis import Results, curves
 from rocm_core.grid import Artefacts, base_runs, make_grid
+from rocm_core.grid.base_rewards import starts_in_pairs
 from rocm_core.tables import costs
 from rocm_core.training import Trainer, score_base
 
@@ -38,7 +39,7 @@ def test_a_training_that_learns_nothing_has_the_base_s_rewards(
 ):
     base = scored(tiny.settings(model=model, iterations=4, **without(changes)), tmp_path, pairs)
     settings = tiny.settings(model=model, iterations=4, learning_rate=0.0, **changes)
-    assert settings.starts_in_pairs == pairs
+    assert starts_in_pairs(settings) == pairs
     assert trained(settings, 4) == pytest.approx(base, rel=1e-5)
     assert np.std(base) > 1e-3  # it follows the prompts drawn
     learning = trained(settings.model_copy(update={"learning_rate": 0.3}), 4)

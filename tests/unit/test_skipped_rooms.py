@@ -39,6 +39,7 @@ REASONS = {
         "Ensemble": "values; the params of the job hold them",
         "GenerationSettings": "values; the params of the job hold them",
         "ProgressSettings": "values of what is shown of a training",
+        "ModelSettings": "values; the params of the job hold them",
         "OPTIONAL": "leaves a setting out of params where it has no effect, at its default",
         "PromptSettings": "values; the params of the job hold them",
         "Scorers": "the type of a setting",

@@ -187,7 +187,7 @@ def test_only_tables_with_data_are_offered():
     assert offered("tables", make_config()) == ["table1", "table3", "readouts"]
     every = ["table1", "table2", "table3", "table4", "costs", "sweep", "readouts", "gradients"]
     assert offered("tables", make_wide_config()) == every and set(every) == set(names("tables"))
-    shown = ["table1", "table3", "table4", "costs", "readouts"]
+    shown = ["table1", "table3", "table4", "costs", "readouts", "gradients"]
     assert offered("tables", make_wide_config(sweeps=[])) == shown
     betas = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
     shown = ["table1", "table2", "table3", "readouts"]
