@@ -65,8 +65,16 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
         return "".join(f"{prompt.id},{metric},{value}\n" for prompt in ids for metric in metrics)
 
     for one in run.made({}):
-        if one.outputs[0] in [*run.measured_bases(), *run.base_reward_files()]:
+        if one.outputs[0] in run.measured_bases():
             files = {one.outputs[0]: '{"scorers": {}}'}
+            write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
+        if one.outputs[0] in run.base_reward_files():
+            lines = [
+                f"{step},{reward},0.05\n"
+                for reward, settings in one.settings["runs"].items()
+                for step in range(1, settings["iterations"] + 1)
+            ]
+            files = {one.outputs[0]: "step,metric,value\n" + "".join(lines)}
             write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
     for search in run.searches:  # what it chose is written down below, when there are scores
         write_json(layout.choice(*search), {"chosen": run.tried(*search)[0]})

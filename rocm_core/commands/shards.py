@@ -20,6 +20,7 @@ from rocm_core.provenance import (
     Made,
     atomic_write,
     content_digest,
+    digest_of,
     left_out,
     read_manifest,
     sealed,
@@ -104,13 +105,17 @@ def write(file: Path, content: bytes) -> None:
 
 def moved(files: Artefacts, manifest: Path) -> bytes:
     """A manifest of the results as it is to stand among the shards: what was read from them, where
-    they are."""
+    they are. Images of snapshots, of which nothing else is made, have one digest for all."""
     content = manifest.read_bytes()
     said: dict[str, Any] = json.loads(content)
-    inputs = _renamed(files, manifest.parent, said["inputs"])
-    if inputs == said["inputs"]:
+    changed = said | {"inputs": _renamed(files, manifest.parent, said["inputs"])}
+    images = {name: sha for name, sha in said["outputs"].items() if left_out(name)}
+    if manifest.parent.name == "snapshots" and images:
+        changed["outputs"] = {k: sha for k, sha in said["outputs"].items() if k not in images}
+        changed["left_out"] = digest_of(images)
+    if changed == said:
         return content
-    return (json.dumps(sealed(said | {"inputs": inputs}), indent=1) + "\n").encode()
+    return (json.dumps(sealed(changed), indent=1) + "\n").encode()
 
 
 def _renamed(files: Artefacts, folder: Path, inputs: Mapping[str, str]) -> dict[str, str]:

@@ -36,12 +36,13 @@ from rocm_core.commands.verify import verify
 from rocm_core.commands.watch import FINISHED, look
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, job_code, parse_config
-from rocm_core.provenance import left_out, record_beside, sealed
+from rocm_core.provenance import digest_of, left_out, record_beside, sealed
 
 SEARCHED = {"rlcm": {"learning_rate": {"search": [1e-4, 1e-3], "iterations": 2}}}
 GRID = {key: CONFIG[key] for key in CONFIG if key != "study"}
 GRID |= {"methods": CONFIG["methods"] | SEARCHED | {"rocm-none": {"stop_by": "aesthetic"}}}
 GRID["scorers"] = dict.fromkeys(["hpsv2", "aesthetic", "blipscore", "gold"])
+GRID |= {"gradients": {"methods": ["rocm-none"]}, "base_rewards": True}
 CHOICE = "search/hpsv2/rlcm"
 KL = "hpsv2/rocm-kl/seed-0"
 
@@ -101,6 +102,21 @@ def test_shards_hold_all_that_is_small_and_nothing_else(study):
     }
     assert problems(study) == []
     assert artefacts(study).layout.sharded == frozenset()  # what was made here stands for itself
+
+
+def test_the_images_of_snapshots_have_one_digest_for_all(study):
+    run, shard = (
+        json.loads((study / folder / SNAPSHOTS / "manifest.json").read_text())
+        for folder in ("run", "shards")
+    )
+    assert [*shard["outputs"]] == ["scores.csv"] and len(run["outputs"]) > 1
+    images = {name: sha for name, sha in run["outputs"].items() if name != "scores.csv"}
+    assert shard["left_out"] == digest_of(images) != digest_of({**images, "x": "y"})
+    assert {**run, "outputs": {}, "digest": ""} == {
+        key: {"outputs": {}, "digest": ""}.get(key, value)
+        for key, value in shard.items()
+        if key != "left_out"
+    }
 
 
 def test_a_clone_without_results_is_whole_and_has_nothing_to_make(clone):
