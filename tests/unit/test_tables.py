@@ -90,6 +90,28 @@ def test_the_planted_winner_of_each_held_out_column_is_bold(finished):
     assert kl[table.header.index("HPSv2")] == Cell("trained", muted=True)
 
 
+def test_table1_says_what_training_changed_beside_the_means(finished):
+    results = Results(*finished)
+    table = table1.make(results)
+    row = entry(table.data, "hpsv2", "rocm-kl", "gold")
+    change = results.change("hpsv2", "rocm-kl", "gold")
+    assert (row["change"], row["change_low"], row["change_high"]) == pytest.approx(
+        (change.mean, change.low, change.high)
+    )
+    base = entry(table.data, "hpsv2", "base-consistency", "gold")
+    assert row["change"] == pytest.approx(row["mean"] - base["mean"]) and base["change"] != 0
+    assert row["change_high"] - row["change_low"] < (row["high"] - row["low"]) / 2  # paired
+    assert pd.isna(base["change"])
+    assert pd.isna(entry(table.data, "hpsv2", "rocm-kl", "hpsv2")["change"])
+    headings = [block.heading for block in table.blocks]
+    assert headings[:2] == ["Trained on HPSv2", "Change by training on HPSv2"]
+    (kl,) = [r for r in table.blocks[1].rows if r[0].text == "ROCM, KL"]
+    assert kl[-1].text == change.change(3) and kl[table.header.index("HPSv2")].text == "trained"
+    assert [r[0].text for r in table.blocks[1].rows] == [
+        results.label(m) for m in results.methods("hpsv2")
+    ]
+
+
 def test_all_three_formats_show_the_same_entries(finished, tmp_path):
     config, root = finished
     render("table", "table1", config, root, tmp_path / "table1")
@@ -103,7 +125,7 @@ def test_all_three_formats_show_the_same_entries(finished, tmp_path):
     assert rf"\textbf{{{shown} $\pm$" in latex
     rows = [line for line in latex.splitlines() if line.endswith(r"\\") and "&" in line]
     assert {line.count("&") for line in rows} == {4}
-    assert latex.count(r"\midrule") == 2 and latex.count("{") == latex.count("}")
+    assert latex.count(r"\midrule") == 4 and latex.count("{") == latex.count("}")
 
 
 def test_rendering_twice_gives_the_same_bytes(finished, tmp_path):
