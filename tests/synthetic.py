@@ -153,7 +153,7 @@ def write_results(
             header = "at,gradient,images,squared_mean,variance"
             _write_csv(root / "cells" / cell.name / "gradients.csv", header, lines)
 
-        if run := base_runs(config, [cell]).get(cell.name):
+        if run := base_runs(config, cells).get(cell.name):
             path = root / "base_rewards" / run.policy / f"{run.key}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             # As the trainings' rewards do, it follows the prompts drawn.

@@ -16,6 +16,7 @@ from rocm_core.analysis.statistics import Estimate, paired_difference, per_promp
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import (
+    BaseRun,
     Cell,
     Standards,
     base_runs,
@@ -232,6 +233,10 @@ class Results:
         return list(dict.fromkeys(s.method for s in self._with_gradients if s.reward == reward))
 
     @cached_property
+    def _base_runs(self) -> dict[str, BaseRun]:
+        return base_runs(self.config, self.cells)
+
+    @cached_property
     def _with_gradients(self) -> list[Source]:
         return [
             source
@@ -245,7 +250,7 @@ class Results:
         history = self.history(
             source, ["step", "reward", "training_seconds", "reward_queries", "nfe"]
         )
-        run = base_runs(self.config, [source.cell] if source.cell else []).get(source.name)
+        run = self._base_runs.get(source.name)
         if history is None or run is None:
             return history
         path = self.layout.found(self.layout.base_rewards(run.policy, run.key))
@@ -324,7 +329,7 @@ class Results:
         main = [self.samples(source) for source in self.everything]
         wanted += [files.readouts for files in main]
         wanted += [files.published for files in main if self.config.published]
-        runs = {run.key: run for run in base_runs(self.config, self.cells).values()}
+        runs = {run.key: run for run in self._base_runs.values()}
         shared = (self.layout.base_rewards(run.policy, key) for key, run in runs.items())
         wanted += map(self.layout.found, shared)
         for source in self.trained:

@@ -33,6 +33,7 @@ from rocm_core.grid.gradients import compared_gradients
 from rocm_core.grid.models import denoiser_modules
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
+from rocm_core.grid.shard_faults import shard_faults
 from rocm_core.grid.snapshots import snapshot_steps, state_settings
 from rocm_core.grid.used import gating, listed, rewarding, standardised, used_scorers
 from rocm_core.plugins import KINDS, facts, module_of, names
@@ -43,15 +44,12 @@ from rocm_core.provenance import (
     Made,
     SampleFiles,
     SnapshotFiles,
-    check_manifest,
     code_fingerprint,
     digest_of,
     left_out,
     located,
     module_closure,
-    read_manifest,
     record_beside,
-    sha256_file,
 )
 from rocm_core.weights import files_of, inputs_of
 
@@ -82,7 +80,7 @@ class Artefacts:
         self.unused: dict[str, str] = {}
         self.shards = self._shards()
         if self.shards and self.shards.is_dir():
-            faults = Artefacts(config, self.shards)._faults(self.layout)
+            faults = shard_faults(Artefacts(config, self.shards), self.layout)
             here = {name for name in faults if self._is_live(name)}
             self.unused = {n: fault for n, fault in faults.items() if fault and n not in here}
             usable = faults.keys() - here - self.unused.keys()
@@ -104,35 +102,6 @@ class Artefacts:
         """Whether there is anything of a cell or base."""
         files = self.layout.cell(source), self._main(source)
         return any(folder.exists() for folder in (files[0].folder, files[1].folder.parents[1]))
-
-    def _faults(self, live: Layout) -> dict[str, str]:
-        """Of the shards that there are: why one can't stand for its cell or base beside what is in
-        `live`; "" where it can. What code made it is no reason."""
-        found = {name: "" for name in self.sources if self.has(name)}
-        if not found:
-            return {}
-        everything = [*self.made_prompts(), *self.made({name: () for name in self.config.prompts})]
-        faults = {one.manifest: self._fault(one, live) for one in everything}
-        makers = {file: one for one in everything for file in one.outputs}
-        for one in everything:
-            # Itself, and what it is made from that is not of one cell: prompts, standards, choices.
-            chain = [one, *(makers[file] for file in one.inputs or () if file in makers)]
-            told = [faults[link.manifest] for link in chain if link.source in ("", one.source)]
-            if one.source in found:
-                found[one.source] = found[one.source] or next(filter(None, told), "")
-        return found
-
-    def _fault(self, made: Made, live: Layout) -> str:
-        manifest, problems = read_manifest(made.manifest)
-        if manifest:
-            small = check_manifest(made, manifest, looked_at=lambda name: not left_out(name))
-            problems = [*itertools.islice(small, 1)]
-        file = made.outputs[0]
-        other = live.root / file.relative_to(self.layout.root)
-        if not (problems or made.source) and other.exists():
-            if sha256_file(other) != sha256_file(file):
-                problems = [f"{file} is not the same as {other}"]
-        return next(iter(problems), "")
 
     def check_code(self) -> None:
         """Raise `UserError` for what is not Python in the user's own modules, or in what they

@@ -53,7 +53,9 @@ def base_runs(config: Config, cells: Iterable[Cell]) -> dict[str, BaseRun]:
             both = {**other.settings, **run.settings}
             found[run.key] = replace(run, settings=both, scorers=scorers)
             of_cells[cell.name] = run.key
-    return {name: found[key] for name, key in of_cells.items()}
+    # Another reward makes another file: nobody takes one that lacks it.
+    keys = {key: digest_of({key: " ".join(run.settings)})[:12] for key, run in found.items()}
+    return {name: replace(found[key], key=keys[key]) for name, key in of_cells.items()}
 
 
 def starts_in_pairs(settings: TrainingSettings) -> bool:
@@ -68,7 +70,7 @@ def _run(settings: TrainingSettings, processes: int) -> BaseRun:
     run = model | {name: every[name] for name in _RUN}
     run["accumulation_steps"] *= processes  # an iteration is the same, however it is dealt
     pairs = starts_in_pairs(settings)
-    key = digest_of({"run": json.dumps(run, sort_keys=True), "pairs": str(pairs)})[:12]
+    key = digest_of({"run": json.dumps(run, sort_keys=True), "pairs": str(pairs)})
     unchanged = {"algorithm": "direct", "divergence": "none", "beta": 0.0}
     unchanged |= {name: every[name] for name in _REWARD if name in every}
     own = settings_class("direct", "base_rewards").from_dict(run | unchanged)

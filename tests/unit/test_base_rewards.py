@@ -77,6 +77,9 @@ def test_trainings_share_what_the_base_makes_of_the_same_prompts_and_noise():
     assert len({of[name] for name in [together[0], *others]}) == 1 + len(others)
     assert found["hpsv2/d3po/seed-0"].pairs and not found["hpsv2/ddpo/seed-0"].pairs
     assert base_runs(make_wide_config(), cells) == {}
+    one = make_wide_config(base_rewards=True, rewards=["hpsv2"], study=None)
+    alone = base_runs(one, make_grid(one))["hpsv2/rocm-none/seed-0"]
+    assert alone.key != of["hpsv2/rocm-none/seed-0"]  # whose file has another reward, too
     assert len(Artefacts(config).base_reward_files()) == len(set(of.values()))
 
 

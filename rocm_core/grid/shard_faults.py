@@ -1,0 +1,49 @@
+"""Which shards can stand for the cells and bases that they are of."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from rocm_core.provenance import (
+    Layout,
+    Made,
+    check_manifest,
+    left_out,
+    read_manifest,
+    sha256_file,
+)
+
+if TYPE_CHECKING:
+    from rocm_core.grid.artefacts import Artefacts
+
+
+def shard_faults(shards: Artefacts, live: Layout) -> dict[str, str]:
+    """Of the shards that there are: why one can't stand for its cell or base beside what is in
+    `live`; "" where it can. What code made it is no reason."""
+    found = {name: "" for name in shards.sources if shards.has(name)}
+    if not found:
+        return {}
+    prompts = {name: () for name in shards.config.prompts}
+    everything = [*shards.made_prompts(), *shards.made(prompts)]
+    faults = {one.manifest: _fault(one, shards.layout, live) for one in everything}
+    makers = {file: one for one in everything for file in one.outputs}
+    for one in everything:
+        # Itself, and what it is made from that is not of one cell: prompts, standards, choices.
+        chain = [one, *(makers[file] for file in one.inputs or () if file in makers)]
+        told = [faults[link.manifest] for link in chain if link.source in ("", one.source)]
+        if one.source in found:
+            found[one.source] = found[one.source] or next(filter(None, told), "")
+    return found
+
+
+def _fault(made: Made, shards: Layout, live: Layout) -> str:
+    manifest, problems = read_manifest(made.manifest)
+    if manifest:
+        small = check_manifest(made, manifest, looked_at=lambda name: not left_out(name))
+        problems = [*itertools.islice(small, 1)]
+    file = made.outputs[0]
+    other = live.root / file.relative_to(shards.root)
+    if not (problems or made.source) and other.exists() and sha256_file(other) != sha256_file(file):
+        problems = [f"{file} is not the same as {other}"]
+    return next(iter(problems), "")
