@@ -41,9 +41,9 @@ class RegularisedSettings(TrainingSettings):
     """Weights of the divergences of the chain's steps, from the noise on, in place of 1 for each;
     one for each step that draws noise, and one for the last with `last_step_divergence`."""
     last_step_divergence: Annotated[bool, OPTIONAL] = False
-    """Regularise a consistency model's last step too. It draws no noise, so that its divergence
-    would be infinite; both images are put to the noise level at which the step starts, where RLCM's
-    release has its density, and compared there."""
+    """Regularise a last step that draws no noise too. Its divergence would be infinite, so both
+    images are put to the noise level at which the step starts, where RLCM's release has its
+    density, and compared there."""
 
     gate_by: Annotated[Scorers | None, OPTIONAL] = None
     """One or several scorers that say where the reward is not to be trusted: only images that the
@@ -178,8 +178,8 @@ class Algorithm(ABC):
         """
         if self.compares_last and policy.chain.last_step is None:
             raise UserError(
-                "last_step_divergence is about a consistency model's last step, and this policy's"
-                " chain has none: set it to false"
+                "last_step_divergence compares images at the noise level at which a last step"
+                " without noise starts, and this policy's chain has no such level: set it to false"
             )
         steps = len(policy.stds) + self.compares_last
         weights = getattr(self.settings, "step_weights", None) or [1.0] * steps

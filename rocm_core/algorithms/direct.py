@@ -61,9 +61,9 @@ class Settings(BackpropagationSettings, ReducedSettings, RegularisedSettings):
         Annotated[Whole, number(1, 10_000, "images")] | None,
         OPTIONAL,
     ] = None
-    """ROCM with `truncate: last` on a consistency model: the finished image is put back to the
-    noise level of the last step with this many draws of noise, over which the gradient is averaged;
-    each is an image to score. null: the gradient of the trajectory's own last step."""
+    """ROCM with `truncate: last`: the finished image is put back to the noise level at which the
+    last step, which draws none, starts, with this many draws of noise, over which the gradient is
+    averaged; each is an image to score. null: the gradient of the trajectory's own last step."""
     stop_input: Annotated[bool, OPTIONAL] = False
     """ROCM: stop the gradient at the input of the network, in every step."""
 
@@ -88,11 +88,16 @@ class Direct(Algorithm):
         """Refuse what `truncate` leaves nothing of on the chain of this policy."""
         last = policy.steps - len(policy.stds)
         redraws = self.settings.low_variance is not None
-        if not carried or (redraws and (carried != last or policy.chain.last_step is None)):
+        if not carried or (redraws and carried != last):
             raise UserError(
                 "truncate: last and low_variance are about the steps that draw no noise, and this"
                 " policy's chain has none or gradient is to pass through others: set truncate to a"
                 " number, and low_variance to null"
+            )
+        if redraws and policy.chain.last_step is None:
+            raise UserError(
+                "low_variance puts images back to the noise level at which the last step starts,"
+                " and this policy's chain has no such level: set it to null"
             )
         if self.divergence and self.beta and isinstance(self.settings.truncate, str | int):
             if carried <= last and not self.compares_last:

@@ -24,8 +24,8 @@ class Settings(NormalisedSettings, ClippedSettings, RegularisedSettings):
     """What PPO has beside the settings of every policy gradient."""
 
     horizon: Literal["stochastic", "released"] = "stochastic"
-    """PPO: `stochastic` learns from the steps that draw noise. `released` also from a consistency
-    model's last one, as if the noise that RLCM's release draws there had reached the image."""
+    """PPO: `stochastic` learns from the steps that draw noise. `released` also from a last one that
+    draws none, as if the noise that RLCM's release draws there had reached the image."""
 
 
 class PPO(NormalisedAdvantages):
@@ -36,7 +36,7 @@ class PPO(NormalisedAdvantages):
     def further_steps(
         self, policy: Policy, batch: Batch, trajectory: Trajectory
     ) -> list[Transition]:
-        """With `horizon: released`, the last step of a consistency model, else none."""
+        """With `horizon: released`, a last step that draws no noise, else none."""
         released = self.settings.horizon == "released"
         return released_step(policy, trajectory, batch.noise) if released else []
 
@@ -47,7 +47,7 @@ class PPO(NormalisedAdvantages):
 def released_step(policy: Policy, trajectory: Trajectory, noise: Tensor) -> list[Transition]:
     """The last step as RLCM's release takes it: x_0 put back to the noise level of x_1.
 
-    Its noise never reaches the image. None for a policy whose last step is stochastic anyway.
+    Its noise never reaches the image. None for a chain without a `last_step`.
     """
     import torch
 

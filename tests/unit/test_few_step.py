@@ -268,6 +268,46 @@ def test_every_algorithm_trains_every_denoiser_and_resumes_exactly(
     assert any(not torch.equal(value, before[key]) for key, value in whole.lora.items())
 
 
+OF_LAST_STEP = {
+    "redrawn": {"algorithm": "direct", "truncate": "last", "low_variance": 2},
+    "compared": {"algorithm": "direct", "divergence": "kl", "beta": 0.1, "truncate": "last"},
+    "released": {"algorithm": "ppo", "horizon": "released", "divergence": "kl", "beta": 0.1},
+}
+
+
+def last_steps():
+    """Chains that end without noise; one of each kind in the plain tier."""
+    plain = {("SD3.5-turbo", "redrawn"), ("SANA-Sprint", "released"), ("SD-Turbo", "compared")}
+    for pair in itertools.product(
+        ("SD-Turbo", "SD with TCD", "SANA-Sprint", "SD3.5-turbo"), OF_LAST_STEP
+    ):
+        yield pytest.param(*pair, marks=[] if pair in plain else pytest.mark.faults)
+
+
+@pytest.mark.parametrize(("name", "kind"), last_steps())
+def test_what_is_about_the_last_step_works_on_every_chain_that_ends_without_noise(
+    written, monkeypatch, name, kind
+):
+    from accelerate import Accelerator
+
+    from rocm_core.training import Trainer, trainer
+
+    monkeypatch.setattr(trainer, "load_reward", lambda *_: tiny.Brightness())
+    model = few_step.settings(name, written(name), 2)
+    asked = OF_LAST_STEP[kind] | {"last_step_divergence": kind != "redrawn"}
+    training = Trainer(
+        tiny.settings(**asked | model, lora_targets=TARGETS),
+        tiny.PROMPTS,
+        "code",
+        Accelerator(cpu=True),
+    )
+    training.iterate(1)
+    row = training.iterate(2)
+    assert row["gradient_norm"] > 0
+    if kind != "redrawn":
+        assert row["squared_distance_1"] > 0
+
+
 def test_a_chain_without_noise_is_refused_where_a_density_is_needed(written, monkeypatch):
     from accelerate import Accelerator
 

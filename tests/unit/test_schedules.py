@@ -231,6 +231,76 @@ def test_lcm_takes_the_timesteps_that_are_given():
             load("chains", "lcm").make(given, 2)
 
 
+def put_back(monkeypatch, scheduler, image, noise):
+    """`image`, as a chain's last step leaves it, at the noise level at which that step starts."""
+    times = scheduler.timesteps
+    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+        return scheduler.scale_noise(image, times[-1:], noise)
+    if not isinstance(scheduler, diffusers.TCDScheduler | diffusers.SCMScheduler):
+        return scheduler.add_noise(image, noise, times[-1:])
+    # Those two step to an image, and put noise on it, in the step before.
+    before, options = len(times) - 2, {"eta": 1.0}
+    if isinstance(scheduler, diffusers.SCMScheduler):
+        before, options = before - 1, {}
+    (at_zero, clean), (at_one, _) = (
+        stepped(monkeypatch, scheduler, before, image, value, **options) for value in (0.0, 1.0)
+    )
+    size = getattr(scheduler.config, "sigma_data", 1.0)
+    return at_zero / (clean / size) * image + (at_one - at_zero) * noise
+
+
+def stepped(monkeypatch, scheduler, index, state, value, **options):
+    """What a scheduler's step makes of a state if it draws `value`, and the image before that."""
+    drawn(monkeypatch, value)
+    scheduler._step_index = index
+    time, output = scheduler.timesteps[index], torch.full_like(state, 0.1)
+    return scheduler.step(output, time, state, **options, return_dict=False)
+
+
+LAST = {
+    "lcm": ("LCMScheduler", STABLE_DIFFUSION),
+    "tcd": ("TCDScheduler", STABLE_DIFFUSION),
+    "ancestral": ("EulerAncestralDiscreteScheduler", STABLE_DIFFUSION),
+    "flow": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}),
+    "scm": ("SCMScheduler", {"sigma_data": 0.5}),
+    "ddim": ("DDIMScheduler", STABLE_DIFFUSION | {"set_alpha_to_one": True, "clip_sample": False}),
+}
+
+
+@pytest.mark.parametrize("steps", STEPS[1:])
+@pytest.mark.parametrize("name", LAST)
+def test_a_last_step_without_noise_starts_where_the_scheduler_puts_an_image_back(
+    monkeypatch, name, steps
+):
+    kind, config = LAST[name]
+    scheduler, given = schedule(kind, **config)
+    chain = load("chains", name).make(given, steps)
+    scheduler.set_timesteps(
+        steps, **({"intermediate_timesteps": None} if name == "scm" and steps != 2 else {})
+    )
+    assert chain.last_step is not None and len(chain.stds) == steps - 1
+    signal, std = chain.last_step
+    generator = torch.Generator().manual_seed(0)
+    image, noise = torch.randn(2, 1, 16, generator=generator, dtype=torch.float64)
+    theirs = put_back(monkeypatch, scheduler, image, noise)
+    torch.testing.assert_close(signal * image + std * noise, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_says_no_start_of_its_last_step_where_there_is_none():
+    cases = [
+        ("flow", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, 1),  # of pure noise
+        ("scm", "SCMScheduler", {}, 1),
+        ("lcm", "LCMScheduler", {"rescale_betas_zero_snr": True, "prediction_type": KINDS[1]}, 1),
+        ("euler", "FlowMatchEulerDiscreteScheduler", {}, 4),  # more than one draws nothing
+        ("tcd", "TCDScheduler", {"gamma": 0.0}, 4),
+        ("ddim", "DDIMScheduler", {"set_alpha_to_one": False}, 4),  # of no noise
+    ]
+    for name, kind, config, steps in cases:
+        assert load("chains", name).make(schedule(kind, **config)[1], steps).last_step is None, name
+    one = load("chains", "tcd").make(schedule("TCDScheduler", gamma=0.0)[1], 1)
+    assert one.last_step is not None
+
+
 def test_tcd_at_gamma_zero_has_no_density():
     _, given = schedule("TCDScheduler", gamma=0.0)
     chain = load("chains", "tcd").make(given, 4)

@@ -8,7 +8,7 @@ network is given x/√(σ² + 1).
 import math
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step
+from rocm_core.policies.chains.chain import Chain, Schedule, Step, starting_at
 
 SCHEDULERS = ("EulerAncestralDiscreteScheduler",)
 DETERMINISTIC_LAST = True
@@ -31,4 +31,5 @@ def make(schedule: Schedule, steps: int) -> Chain:
         down = math.sqrt(after**2 - up**2) / sigma
         noise = -original[1] / sigma
         made.append(Step(time, original, down, 1 - down, 0.0, up, input=1 / root, noise=noise))
-    return Chain(tuple(made), start=float(scheduler.init_noise_sigma))
+    last_step = starting_at(1.0, sigmas[-2])
+    return Chain(tuple(made), last_step, start=float(scheduler.init_noise_sigma))

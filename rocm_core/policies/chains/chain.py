@@ -19,6 +19,9 @@ from typing import Any
 from rocm_core.errors import UserError
 
 
+_NOTHING = 1e-4  # a share of image or noise that is rounding
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What a model says of its noise: the content of its scheduler_config.json.
@@ -70,9 +73,9 @@ class Step:
 class Chain:
     """Steps from x_K on; those that draw noise come first.
 
-    start: standard deviation of x_K. last_step: (signal, std) of the noise level at which a
-    deterministic last step starts; None where the chain does not define one. Raises `UserError` for
-    a deterministic step before one that draws.
+    start: standard deviation of x_K. last_step: (signal, std) of the noise level at which the one
+    deterministic step starts, x_1 = signal x_0 + std ε; None where there is no such step, and where
+    x_1 is all noise or all image. Raises `UserError` for a deterministic step before one that draws.
     """
 
     steps: tuple[Step, ...]
@@ -117,6 +120,11 @@ class Chain:
         found = [step.noise_std(*at) for step, at in zip(self.steps, levels, strict=False)]
         known = [std for std in found if std is not None]
         return known if len(known) == len(found) else None
+
+
+def starting_at(signal: float, std: float) -> tuple[float, float] | None:
+    """`Chain.last_step` of a chain whose only deterministic step starts at signal·x_0 + std·ε."""
+    return (signal, std) if min(signal, std) > _NOTHING else None
 
 
 def prediction(

@@ -9,7 +9,7 @@ deterministic; Stable Diffusion's does neither.
 import math
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction
+from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction, starting_at
 
 DETERMINISTIC_LAST = "set_alpha_to_one"
 ETA = 1.0
@@ -62,4 +62,7 @@ def make(schedule: Schedule, steps: int) -> Chain:
         keep = math.sqrt(after)
         step = Step(timestep, original, state, keep, output, std, 1.0, divisor, clip, noise[1])
         made.append(step)
-    return Chain(tuple(made))
+    last_step = None
+    if not std:
+        last_step = starting_at(math.sqrt(alpha / after), math.sqrt(1 - alpha / after))
+    return Chain(tuple(made), last_step)

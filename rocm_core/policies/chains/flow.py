@@ -7,7 +7,7 @@ says.
 """
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step
+from rocm_core.policies.chains.chain import Chain, Schedule, Step, starting_at
 
 SCHEDULERS = ("FlowMatchLCMScheduler",)
 DETERMINISTIC_LAST = True
@@ -20,7 +20,8 @@ def make(schedule: Schedule, steps: int) -> Chain:
         tuple(
             Step(time, (1.0, -sigma), 0.0, 1 - after, 0.0, after)
             for time, sigma, after in zip(times, sigmas, sigmas[1:], strict=False)
-        )
+        ),
+        last_step=starting_at(1 - sigmas[-2], sigmas[-2]),
     )
 
 

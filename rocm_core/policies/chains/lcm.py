@@ -9,7 +9,14 @@ scheduler on its own noise schedule.
 import math
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction, timesteps_of
+from rocm_core.policies.chains.chain import (
+    Chain,
+    Schedule,
+    Step,
+    prediction,
+    starting_at,
+    timesteps_of,
+)
 
 SCHEDULERS = ("LCMScheduler",)
 OPTIONS = ("timesteps",)
@@ -48,4 +55,4 @@ def make(schedule: Schedule, steps: int) -> Chain:
         made.append(
             Step(timestep, original, c_skip, c_out, 0.0, drawn, scale, clip=clip, noise=noise)
         )
-    return Chain(tuple(made), last_step=(signals[-1], stds[-1]))
+    return Chain(tuple(made), last_step=starting_at(signals[-1], stds[-1]))

@@ -10,7 +10,7 @@ x √(s² + (1 - s)²)/σ_d as in SANA-Sprint (arXiv 2503.09641). Two steps are 
 import math
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step
+from rocm_core.policies.chains.chain import Chain, Schedule, Step, starting_at
 
 SCHEDULERS = ("SCMScheduler",)
 DETERMINISTIC_LAST = True
@@ -38,4 +38,6 @@ def make(schedule: Schedule, steps: int) -> Chain:
         std = 0.0 if last else math.sin(after) * size
         keep, scale = (1.0, 1 / size) if last else (math.cos(after), 1.0)
         made.append(Step(time, original, 0.0, keep, 0.0, std, scale, input=norm / size))
-    return Chain(tuple(made), start=size)
+    # x_0 is x̂0/σ_d.
+    last_step = starting_at(math.cos(angles[-2]) * size, math.sin(angles[-2]) * size)
+    return Chain(tuple(made), last_step, start=size)

@@ -8,7 +8,14 @@ model. Timesteps and noise schedule are those of diffusers' `TCDScheduler`, whos
 import math
 
 from rocm_core.errors import UserError
-from rocm_core.policies.chains.chain import Chain, Schedule, Step, prediction, timesteps_of
+from rocm_core.policies.chains.chain import (
+    Chain,
+    Schedule,
+    Step,
+    prediction,
+    starting_at,
+    timesteps_of,
+)
 
 SCHEDULERS = ("TCDScheduler",)
 OPTIONS = ("gamma", "timesteps")
@@ -58,4 +65,10 @@ def make(schedule: Schedule, steps: int) -> Chain:
                 noise=noise[1],
             )
         )
-    return Chain(tuple(made))
+    # x_0 is still at the noise level of timestep 0, so that this is between that and the last one.
+    share = known[timesteps[-1]] / known[0]
+    alone = gamma or len(made) == 1
+    return Chain(
+        tuple(made),
+        last_step=starting_at(math.sqrt(share), math.sqrt(1 - share)) if alone else None,
+    )
