@@ -41,7 +41,9 @@ from rocm_core.claims._verdict import (
 from rocm_core.claims.ledger import CLAIMS
 from rocm_core.configuration import Config, Search
 from rocm_core.grid import (
+    STABLE_DIFFUSION,
     UNKNOWN_PROMPTS,
+    costs_of,
     images_per_iteration,
     snapshot_prompts,
     snapshot_steps,
@@ -251,10 +253,12 @@ class _Drawn(Results):
         if "reward" not in columns:
             steps = np.array(snapshot_steps(settings))
         images = steps * images_per_iteration(settings)
-        work = training_work(self.config, settings, rounds=self.config.world == "paper")
+        published = self.config.world == "paper"
+        work = training_work(self.config, settings, rounds=published)
+        costs = (published and costs_of(self.config, settings.policy)) or STABLE_DIFFUSION
         frame = pd.DataFrame({"step": steps, "reward_queries": images})
         frame["nfe"] = images * work.forward
-        frame["training_seconds"] = images * work.teraflop(self.config.resolution or 512)
+        frame["training_seconds"] = images * work.teraflop(self.config.resolution, costs)
         if "reward" in columns:
             effect = self.effect(source, source.reward)
             normal = self._normal("history", source.name)

@@ -17,7 +17,16 @@ from pathlib import Path
 from rocm_core.claims import Prospect, derive, prospects, seconds_per_pass
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import GPUS, REACHED, UNKNOWN_PROMPTS, budget_of, load_config, needed
+from rocm_core.grid import (
+    GPUS,
+    REACHED,
+    UNKNOWN_PROMPTS,
+    budget_of,
+    costs_of,
+    load_config,
+    make_grid,
+    needed,
+)
 from rocm_core.plugins import ROOT
 from rocm_core.weights import to_fetch
 
@@ -69,14 +78,14 @@ def costs(config: Config) -> Iterator[str]:
     needs = budget_of(config)
     gigabytes = (needs.image_bytes + needs.lora_bytes) / 1e9
     if config.world == "paper":
-        side = config.resolution or 512
-        exaflop = {name: work.teraflop(side) / 1e6 for name, work in needs.work.items()}
+        exaflop = {name: teraflop / 1e6 for name, teraflop in needs.teraflop.items()}
         parts = ", ".join(f"{name} {value:.2g}" for name, value in exaflop.items() if value)
         yield f"operations: {sum(exaflop.values()):.3g} EFLOP ({parts})"
         yield "GPU hours, at a fifth and at a tenth of the peak in bfloat16:"
         for gpu, peak in GPUS.items():
             low, high = (sum(exaflop.values()) * 1e6 / peak / share / 3600 for share in REACHED)
             yield f"  {low:6,.0f} – {high:,.0f}  {gpu}"
+        yield from priced(config)
         yield f"disk: {gigabytes:.3g} GB of results, with {needs.images:,} images"
         yield f"weights and prompts {to_fetch(needed(config))}"
     else:
@@ -86,6 +95,22 @@ def costs(config: Config) -> Iterator[str]:
         yield f"disk: less than {gigabytes:.2g} GB of results, with {needs.images:,} images"
     if needs.guessed:
         yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(needs.guessed)}"
+
+
+def priced(config: Config) -> Iterator[str]:
+    """As which network each policy's passes and memory are reckoned, in lines."""
+    policies = sorted({cell.settings.policy for cell in make_grid(config)})
+    known = {policy: costs_of(config, policy) for policy in policies}
+    yield "networks, and memory to train one image with a divergence, by checkpointing:"
+    for policy, own in known.items():
+        if own is None:
+            model = config.policies[policy].model
+            yield f"  {policy}: {model} is unknown: nothing of it is counted"
+            continue
+        side = config.resolution or own.side
+        modes = zip(("each step", "each block"), own.memory.get(side, ()), strict=False)
+        memory = ", ".join(f"{mode} {gib} GiB" for mode, gib in modes)
+        yield f"  {policy}: {own.name}, {memory or f'unknown at {side} pixels'}"
 
 
 def claims(config: Config, found: Sequence[Prospect]) -> Iterator[str]:

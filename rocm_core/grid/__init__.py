@@ -32,6 +32,7 @@ from rocm_core.grid.cells import (
     table,
     trials_of,
 )
+from rocm_core.grid.costs import STABLE_DIFFUSION, costs_of
 from rocm_core.grid.ensembles import Standards, combine
 from rocm_core.grid.evaluation import (
     BEST,

@@ -1,11 +1,11 @@
 """What a grid costs before it is run: operations, images and bytes, from its settings alone."""
 
-import math
 from dataclasses import astuple, dataclass, replace
 
 from rocm_core.configuration import Config, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
 from rocm_core.grid.cells import Cell, chain_of, ends_without_noise
+from rocm_core.grid.costs import STABLE_DIFFUSION, Costs, costs_of
 from rocm_core.grid.evaluation import (
     generation_settings,
     sample_sets,
@@ -16,11 +16,7 @@ from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.grid.used import gating
 from rocm_core.prompts import prompt_count
 
-# TFLOP of one image at sides of 512 and 768 pixels, as torch counts them for Stable Diffusion 1.5
-# (tests/unit/test_flops.py): the U-Net forward and, to states and adapter, backward; the decoder.
-SIDES = (512, 768)
-FORWARD, BACKWARD, DECODE = (0.81, 2.16), (0.93, 2.79), (2.5, 5.75)
-SCORE = 0.33  # of a ViT-H
+SCORE = 0.33  # TFLOP of a ViT-H
 
 # TFLOP/s of dense bfloat16 that the makers state, and the shares of it that a training of one image
 # at a time may reach: an assumption, explained in docs/reproducing.md.
@@ -29,13 +25,12 @@ REACHED = (0.2, 0.1)
 
 UNKNOWN_PROMPTS = 500  # of a list whose number the configuration does not say
 BYTES_PER_PIXEL = 1.9  # of a PNG
-BYTES_PER_RANK = 0.8e6  # of a LoRA on the attention of Stable Diffusion 1.5, in float32
 
 
 @dataclass(frozen=True)
 class Work:
-    """Passes of networks: of the U-Net forward and backward; of the decoder and of scorers, which
-    take as much in either direction."""
+    """Passes of networks: of the denoiser forward and backward; of the decoder and of scorers,
+    which take as much in either direction."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -48,13 +43,9 @@ class Work:
     def __mul__(self, images: float) -> "Work":
         return Work(*(images * passes for passes in astuple(self)))
 
-    def teraflop(self, side: int) -> float:
-        """The operations at a side of the images in pixels; between and beyond `SIDES` they grow
-        as a power of it."""
-        forward, backward, decode = (
-            small * (side / SIDES[0]) ** (math.log(large / small) / math.log(SIDES[1] / SIDES[0]))
-            for small, large in (FORWARD, BACKWARD, DECODE)
-        )
+    def teraflop(self, side: int | None = None, costs: Costs = STABLE_DIFFUSION) -> float:
+        """The operations at a side of the images in pixels, by default that of the network."""
+        forward, backward, decode = costs.teraflop(side or costs.side)
         passes = self.forward * forward + self.backward * backward
         return passes + self.decoded * decode + self.scored * SCORE
 
@@ -76,7 +67,7 @@ def _of_one_scorer(config: Config, settings: TrainingSettings, rounds: bool) -> 
     steps, policy = settings.inference_steps, settings.policy
     last = int(bool(ends_without_noise(config, policy, chain_of(config, policy))))
     drawn = steps - last
-    guided = 1 + (policy != "consistency" and settings.guidance_scale > 1)
+    guided = _guided(config, policy, settings.guidance_scale)
     compared = settings.divergence != "none"
     of_last = compared * getattr(settings, "last_step_divergence", False)
     if settings.backpropagates and not settings.learns_from_noise:
@@ -106,6 +97,15 @@ def _of_one_scorer(config: Config, settings: TrainingSettings, rounds: bool) -> 
     )
 
 
+def _guided(config: Config, policy: str, scale: float) -> int:
+    """Passes per prediction. A U-Net that was distilled to a consistency model has an embedding of
+    the scale; one that a LoRA makes consistent has not."""
+    own, costs = config.policies[policy], costs_of(config, policy)
+    distilled = chain_of(config, policy) == "lcm" and not own.lora
+    embeds = distilled if costs is None or costs.embeds is None else costs.embeds
+    return 1 + (scale > 1 and not embeds)
+
+
 def _carried(settings: TrainingSettings, last: int) -> float:
     """How many steps carry gradient, on average, where the last `last` draw no noise."""
     truncate = getattr(settings, "truncate", None) or settings.inference_steps
@@ -116,10 +116,13 @@ def _carried(settings: TrainingSettings, last: int) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a grid takes. `work` by part of the workflow; `guessed` are the prompt sets that are
-    counted as `UNKNOWN_PROMPTS`."""
+    """What a grid takes. `work` and its operations, `teraflop`, by part of the workflow. `guessed`
+    are the prompt sets that are counted as `UNKNOWN_PROMPTS`, `unpriced` the policies of whose
+    passes the operations are not known, and that `teraflop` and `lora_bytes` leave out."""
 
     work: dict[str, Work]
+    teraflop: dict[str, float]
+    unpriced: list[str]
     images: int
     image_bytes: float
     lora_bytes: float
@@ -132,47 +135,72 @@ def budget_of(config: Config) -> Budget:
     known = {name: prompt_count(prompts) for name, prompts in config.prompts.items()}
     sizes = {name: count or UNKNOWN_PROMPTS for name, count in known.items()}
     work = {"training": Work(), "searches": Work(), "images and scores": Work()}
-    images, lora = 0, 0.0
+    costs = {policy: costs_of(config, policy) for policy in config.policies}
+    teraflop, unpriced = dict.fromkeys(work, 0.0), set()
+    images, image_bytes, lora = 0, 0.0, 0.0
+
+    def add(part: str, policy: str, more: Work) -> None:
+        work[part] += more
+        if (own := costs[policy]) is None:
+            unpriced.add(policy)
+        else:
+            teraflop[part] += more.teraflop(config.resolution, own)
+
+    def keep(policy: str, count: int) -> None:
+        nonlocal images, image_bytes
+        own = costs[policy] or STABLE_DIFFUSION
+        images += count
+        image_bytes += count * (config.resolution or own.side) ** 2 * BYTES_PER_PIXEL
+
     for name, cell in files.cells.items():
+        policy = cell.settings.policy
         queries = cell.settings.iterations * images_per_iteration(cell.settings)
         queries *= max(1, config.resources.gpus)  # each a process with batches of its own
         rounds = config.world == "paper"
-        work["searches" if cell.trial else "training"] += (
-            training_work(config, cell.settings, rounds=rounds) * queries
-        )
+        passes = training_work(config, cell.settings, rounds=rounds)
+        add("searches" if cell.trial else "training", policy, passes * queries)
         kept = snapshot_steps(cell.settings)
-        lora += (1 + len(kept)) * _rank(cell.settings) * BYTES_PER_RANK
+        bytes_per_rank = own.bytes_per_rank if (own := costs[policy]) else 0.0
+        lora += (1 + len(kept)) * _rank(cell.settings) * bytes_per_rank
+        drawing = _drawing(config, cell, cell.settings.inference_steps)
         if choosers := files.choosers(name):
             steps, most = len(kept) + 1, config.snapshots.stop_prompts
-            own = _drawing(config, cell, cell.settings.inference_steps)
             prompts = min(most, known.get(cell.settings.prompts) or most)
-            work["images and scores"] += replace(own, scored=len(choosers)) * (steps * prompts)
+            scored = replace(drawing, scored=len(choosers))
+            add("images and scores", policy, scored * (steps * prompts))
         if name in files.evaluated():
-            own = _drawing(config, cell, cell.settings.inference_steps)
-            own += Work(forward=own.forward)  # by the reference, for the distance to it
-            work["images and scores"] += own * (len(kept) * snapshot_prompts(config))
-            images += len(kept) * snapshot_prompts(config)
+            drawing += Work(forward=drawing.forward)  # by the reference, for the distance to it
+            count = len(kept) * snapshot_prompts(config)
+            add("images and scores", policy, drawing * count)
+            keep(policy, count)
     for source in files.sources.values():
-        for name, steps in sample_sets(config, files.evaluation_sets, source):
-            work["images and scores"] += _drawing(config, source, steps) * sizes[name]
-            images += sizes[name]
-        for name, drawn in scaled_sets(config, source):
-            steps = generation_settings(config, source, drawn).inference_steps
-            work["images and scores"] += _drawing(config, source, steps) * sizes[name]
-            images += sizes[name]
+        policy = _policy(source)
+        drawn = [
+            *sample_sets(config, files.evaluation_sets, source),
+            *(
+                (name, generation_settings(config, source, at).inference_steps)
+                for name, at in scaled_sets(config, source)
+            ),
+        ]
+        for name, steps in drawn:
+            add("images and scores", policy, _drawing(config, source, steps) * sizes[name])
+            keep(policy, sizes[name])
     for policy, prompt_set, scorers in files.measured_bases().values():
-        own = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
+        drawing = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
         count = known.get(prompt_set) or UNKNOWN_PROMPTS
-        work["images and scores"] += replace(own, scored=len(scorers)) * count
-    pixels = (config.resolution or SIDES[0]) ** 2
+        add("images and scores", policy, replace(drawing, scored=len(scorers)) * count)
     guessed = [name for name in files.evaluation_sets if known[name] is None]
-    return Budget(work, images, images * pixels * BYTES_PER_PIXEL, lora, guessed)
+    return Budget(work, teraflop, sorted(unpriced), images, image_bytes, lora, guessed)
+
+
+def _policy(source: Cell | str) -> str:
+    return source.settings.policy if isinstance(source, Cell) else source
 
 
 def _drawing(config: Config, source: Cell | str, steps: int) -> Work:
     """The passes for an image that all metrics score."""
-    policy = source.settings.policy if isinstance(source, Cell) else source
-    guided = 1 + (policy != "consistency" and config.policies[policy].guidance_scale > 1)
+    policy = _policy(source)
+    guided = _guided(config, policy, config.policies[policy].guidance_scale)
     return Work(forward=steps * guided, decoded=1, scored=len(config.metrics))
 
 

@@ -17,11 +17,18 @@ def default_chain(model: str) -> str | None:
     return next((n for n in names("chains") if scheduler in facts("chains", n)["SCHEDULERS"]), None)
 
 
+def denoiser(model: str) -> str | None:
+    """The denoiser that a model is loaded with; None where it is not known."""
+    pipeline = _class(model, INDEX)
+    own = (n for n in names("denoisers") if pipeline in facts("denoisers", n)["PIPELINES"])
+    return next(own, None)
+
+
 def denoiser_modules(model: str) -> list[str]:
     """The modules of the denoiser that a model is loaded with; of all where it is not known."""
-    pipeline = _class(model, INDEX)
-    own = [n for n in names("denoisers") if pipeline in facts("denoisers", n)["PIPELINES"]]
-    return [module_of("denoisers", name, "model") for name in own or names("denoisers")]
+    own = denoiser(model)
+    known = names("denoisers") if own is None else [own]
+    return [module_of("denoisers", name, "model") for name in known]
 
 
 def scheduler_says(model: str, key: str) -> Any:

@@ -5,6 +5,8 @@ import pytest
 import torch
 import true_size
 
+from rocm_core.grid.costs import COSTS
+
 STEPS = 3
 SHALLOW = {
     "SDXL": {"transformer_layers_per_block": 1, "layers_per_block": 1},
@@ -35,3 +37,24 @@ def test_a_step_takes_its_passes_and_no_more(name, network):
     expected = STEPS * both + draws * forward + (draws - 1) * (both - forward)
     expected += true_size.decoding(policy)
     assert true_size.tera(step) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n == "SANA-Sprint" else pytest.mark.slow)
+        for n in true_size.MODELS
+    ],
+)
+def test_plans_count_what_torch_counts(name):
+    (costs,) = [costs for costs in COSTS.values() if costs.name == name]
+    policy, text = true_size.policy(name, 2), true_size.embeddings(name)
+    for side, (forward, backward, decode) in zip(
+        costs.sides, map(costs.teraflop, costs.sides), strict=True
+    ):
+        policy.denoiser.resolution = side
+        alone, both = true_size.passes(policy, text)
+        expected = pytest.approx([alone, both - alone, true_size.decoding(policy) / 2], rel=0.02)
+        assert [forward, backward, decode] == expected
+    adapter = sum(p.numel() for k, p in policy.network.named_parameters() if "lora" in k)
+    assert costs.bytes_per_rank == pytest.approx(4 * adapter / 16, rel=0.05)

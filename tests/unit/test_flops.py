@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.models import UNET, VAE
 from rocm_core.algorithms import Batch, load_algorithm
-from rocm_core.grid.budget import BACKWARD, DECODE, FORWARD, SCORE, SIDES
+from rocm_core.grid.budget import SCORE
+from rocm_core.grid.costs import STABLE_DIFFUSION as COSTS
 from rocm_core.policies import HIDDEN, Policy, add_adapter
 from rocm_core.policies.chains import Schedule, lcm
 from rocm_core.policies.denoisers.stable_diffusion import StableDiffusion
@@ -20,7 +21,7 @@ from rocm_core.rewards.hpsv2 import HPSv2, preprocessing
 
 STEPS = 3  # at 8 the same sum is 19.6 without a divergence, else 30.8
 # TFLOP of one image at 512² with plain attention, as `make plan` reckons.
-PASSES = FORWARD[0], BACKWARD[0], 2 * (DECODE[0] + SCORE)
+PASSES = COSTS.forward[0], COSTS.backward[0], 2 * (COSTS.decode[0] + SCORE)
 REFERENCES = STEPS - 1  # the last step has none
 
 
@@ -73,7 +74,7 @@ def test_a_step_takes_the_passes_of_its_equation_and_no_more(policy, reward, kin
     assert tera(policy, reward, **regularised) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize(("resolution", "expected"), zip(SIDES, FORWARD, strict=True))
+@pytest.mark.parametrize(("resolution", "expected"), zip(COSTS.sides, COSTS.forward, strict=True))
 def test_a_forward_pass_takes_what_reproducing_says_of_its_resolution(
     policy, monkeypatch, resolution, expected
 ):

@@ -4,14 +4,23 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from synthetic import make_config, make_wide_config
 
 from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
 from rocm_core.commands.plan import claims, costs
-from rocm_core.grid import budget_of, images_per_iteration, load_config, make_grid, training_work
+from rocm_core.grid import (
+    budget_of,
+    images_per_iteration,
+    load_config,
+    make_grid,
+    parse_config,
+    training_work,
+)
 from rocm_core.grid.budget import Work
+from rocm_core.grid.costs import COSTS, costs_of
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
@@ -161,6 +170,66 @@ def test_an_image_of_a_training_takes_what_reproducing_says(method, teraflop):
     assert work.teraflop(512) == pytest.approx(teraflop, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("policy", "denoiser", "rocm", "rlcm"),
+    # The table of docs/reproducing.md.
+    [
+        ("sdxl", "stable_diffusion_xl", 115, 129),
+        ("pixart", "pixart", 121, 129),
+        ("sana", "sana", 32, 30),
+        ("sd3", "stable_diffusion_3", 472, 563),
+        ("flux", "flux", 1008, 1235),
+    ],
+)
+def test_an_image_of_another_network_takes_what_reproducing_says(policy, denoiser, rocm, rlcm):
+    config = load_config(ROOT / "config/few-step.yaml")
+    costs = costs_of(config, policy)
+    assert costs is COSTS[denoiser]  # before any of its files is here
+    for method, teraflop in ((f"direct-{policy}-kl", rocm), (f"ppo-{policy}", rlcm)):
+        cell = next(cell for cell in make_grid(config) if cell.method == method)
+        work = training_work(config, cell.settings)
+        assert work.teraflop(1024, costs) == pytest.approx(teraflop, rel=0.02)
+
+
+def test_a_plan_counts_each_policy_as_its_own_network():
+    config = load_config(ROOT / "config/few-step.yaml")
+    needs, lines = budget_of(config), [*costs(config)]
+    # Five networks, each 2,000 images with KL, JS and of RLCM.
+    training = 2000 * sum(2 * a + b for a, b in [(115, 129), (121, 129), (32, 30)])
+    training += 2000 * sum(2 * a + b for a, b in [(472, 563), (1008, 1235)])
+    assert needs.teraflop["training"] == pytest.approx(training, rel=0.02)
+    assert needs.unpriced == []
+    assert "  flux: FLUX.1, each step 102 GiB, each block 35 GiB" in lines
+
+
+def few_step(**policy):
+    """config/few-step.yaml with the policies consistency and diffusion alone, both as given."""
+    changed = yaml.safe_load((ROOT / "config/few-step.yaml").read_text(encoding="utf-8"))
+    changed["policies"] = dict.fromkeys(("consistency", "diffusion"), {"steps": 4} | policy)
+    changed["methods"] = {"rocm-none": {}, "rocm-kl": {"beta": 0.1}}
+    return parse_config(changed)
+
+
+def test_a_plan_says_which_network_it_does_not_know():
+    config = few_step(model="models/mine", guidance_scale=1.0)
+    needs, lines = budget_of(config), [*costs(config)]
+    assert needs.unpriced == ["consistency"] and needs.work["training"].forward > 0
+    assert not any(needs.teraflop.values()) and needs.lora_bytes == 0
+    assert "  consistency: models/mine is unknown: nothing of it is counted" in lines
+
+
+def test_guidance_takes_a_second_pass_where_it_is_no_embedding():
+    def passes(model, **more):
+        config = few_step(model=model, guidance_scale=3.0, **more)
+        (cell,) = [cell for cell in make_grid(config) if cell.method == "rocm-none"]
+        return training_work(config, cell.settings).forward / cell.settings.inference_steps
+
+    assert passes("weights/LCM_Dreamshaper_v7") == 1
+    assert passes("weights/stable-diffusion-v1-5", lora="weights/lcm-lora-sdv1-5") == 2
+    assert passes("weights/Sana_Sprint_1.6B_1024px") == 1
+    assert passes("weights/PixArt-LCM-XL-2-1024-MS") == 2
+
+
 def test_passes_are_those_that_the_study_counted():
     import pandas as pd
 
@@ -188,4 +257,4 @@ def test_a_budget_counts_every_cell_image_and_snapshot():
 
 def test_operations_grow_with_the_side():
     assert Work(forward=1).teraflop(768) == pytest.approx(2.16)
-    assert Work(forward=1).teraflop(512) < Work(forward=1).teraflop(640) < 2.16
+    assert Work(forward=1).teraflop() < Work(forward=1).teraflop(640) < 2.16

@@ -18,7 +18,6 @@ from typing import Any
 
 from rocm_core.errors import UserError
 
-
 _NOTHING = 1e-4  # a share of image or noise that is rounding
 
 
@@ -75,7 +74,8 @@ class Chain:
 
     start: standard deviation of x_K. last_step: (signal, std) of the noise level at which the one
     deterministic step starts, x_1 = signal x_0 + std ε; None where there is no such step, and where
-    x_1 is all noise or all image. Raises `UserError` for a deterministic step before one that draws.
+    x_1 is all noise or all image. Raises `UserError` for a deterministic step before one that
+    draws.
     """
 
     steps: tuple[Step, ...]
