@@ -329,22 +329,71 @@ def test_a_chain_without_noise_is_refused_where_a_density_is_needed(written, mon
     assert plain.iterate(1)["gradient_norm"] > 0
 
 
-def test_a_lora_is_merged_into_a_unet_alone(written, tmp_path):
-    """LCM-LoRA makes SDXL consistent; a transformer's pipelines are fetched as few-step models."""
+# Into U-Nets of Stable Diffusion: test_lcm_lora.py.
+MERGED = ("SDXL with guidance", "PixArt-LCM", "SANA-Sprint", "SD3.5-turbo", "FLUX.1-schnell")
+
+
+def merged_into(name, folder, lora):
     from rocm_core.configuration import ModelSettings
-    from rocm_core.errors import UserError
     from rocm_core.policies import load_policy
 
-    name = "SDXL with guidance"
-    policy = adapted(name, written(name))
-    save_lora(tmp_path / "pytorch_lora_weights.safetensors", policy.network)
-    merged = few_step.settings(name, written(name), model_lora=str(tmp_path))
-    noise = policy.noise(0, ["a", "b"], "test")
-    ours = images(load_policy(ModelSettings(**merged)), noise)
-    assert (ours - images(policy, noise)).abs().max() <= 1e-4
-    refused = few_step.settings("SD3.5-turbo", written("SD3.5-turbo"), model_lora=str(tmp_path))
-    with pytest.raises(UserError, match="lora: none can be merged into the StableDiffusion3"):
-        load_policy(ModelSettings(**refused))
+    return load_policy(ModelSettings(**few_step.settings(name, folder, model_lora=str(lora))))
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_a_lora_is_merged_whole_or_not_at_all(written, tmp_path, name):
+    from safetensors.torch import load_file, save_file
+
+    from rocm_core.errors import UserError
+
+    policy, file = adapted(name, written(name)), tmp_path / "pytorch_lora_weights.safetensors"
+    save_lora(file, policy.network, name=policy.denoiser.lora_name)
+    noise, base = policy.noise(0, ["a", "b"], "test"), few_step.load(name, written(name))
+    merged = merged_into(name, written(name), tmp_path)
+    ours, with_adapter = images(merged, noise), images(policy, noise)
+    assert (ours - with_adapter).abs().max() <= 1e-4
+    assert (ours - images(base, noise)).abs().max() > 1e-3
+    assert not lora_parameters(merged.network)
+    assert merged.network.state_dict().keys() == base.network.state_dict().keys()
+    add_adapter(merged.network, 2, 6.0, TARGETS, seed=0)  # as a training does it
+
+    tensors = load_file(file)
+    key = next(key for key in tensors if key.endswith("lora_A.weight"))
+    half = {other: value for other, value in tensors.items() if other != key}
+    strange = tensors | {f"text_encoder.{key}": tensors[key].clone()}
+    narrow = tensors | {key: tensors[key][:, :-1].contiguous()}
+    for damaged in (half, strange, narrow):
+        save_file(damaged, file)
+        with pytest.raises(UserError, match="is not a LoRA of this (U-Net|transformer)"):
+            merged_into(name, written(name), tmp_path)
+
+
+def test_a_lora_for_flux_in_the_names_of_kohyas_trainer_is_merged_alike(written, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    name, rank, alpha = "FLUX.1-schnell", 2, 6.0
+    policy = few_step.load(name, written(name))
+    targets = ("attn.to_out.0", "attn.to_add_out")
+    add_adapter(policy.network, rank, alpha, targets, seed=0)
+    tiny.perturb(policy.network, 0.1)
+    for folder in ("diffusers", "kohya"):
+        (tmp_path / folder).mkdir()
+    save_lora(tmp_path / "diffusers/a.safetensors", policy.network, name="transformer")
+    names = {"attn.to_out.0": "img_attn_proj", "attn.to_add_out": "txt_attn_proj"}
+    parts = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    kohya = {}
+    for key, value in load_file(tmp_path / "diffusers/a.safetensors").items():
+        layer, part, _ = key.removeprefix("transformer.transformer_blocks.0.").rsplit(".", 2)
+        own = f"lora_unet_double_blocks_0_{names[layer]}"
+        kohya |= {f"{own}.{parts[part]}.weight": value, f"{own}.alpha": torch.tensor(alpha)}
+    save_file(kohya, tmp_path / "kohya/a.safetensors")
+    ours, theirs = (
+        merged_into(name, written(name), tmp_path / folder).network.state_dict()
+        for folder in ("kohya", "diffusers")
+    )
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
 
 
 def test_resolutions_are_multiples_of_what_a_network_reads_at_once(written):

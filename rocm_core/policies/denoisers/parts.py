@@ -1,5 +1,6 @@
 """The parts of a diffusers pipeline's folder, loaded or refused, and a LoRA merged into one."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from rocm_core.weights import (
     require_matching_keys,
 )
 
+PEFT = "base_model.model."  # before the names of layers in a file of peft's own
 # Never a pickle; and what does not fit is reported, to be refused in our words.
 _STRICT = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
 
@@ -47,16 +49,18 @@ def load_parts(folder: Path, classes: Mapping[str, str]) -> dict[str, Any]:
     return parts
 
 
-def merge_into_unet(unet: Any, folder: Path) -> None:
-    """Fold the LoRA in a folder into the U-Net; raises `UserError` unless all of it fits.
+def merge_into(network: Any, name: str, folder: Path, pipeline: Any) -> None:
+    """Fold the LoRA in a folder into the network; raises `UserError` unless all of it fits.
 
+    name: of the network's folder. pipeline: the class of diffusers that knows the layouts of such
+    files; one that loads no LoRA stands for the names of peft's own.
     diffusers merges what it can and logs the rest: layers that it does not know, alphas that it
     cannot assign, a half of a pair, the magnitudes of DoRA.
     """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
     from diffusers.utils import convert_unet_state_dict_to_peft
 
     check_weights(folder)
+    kind = "U-Net" if name == "unet" else name
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:
         raise UserError(f"{folder} must hold one .safetensors file, not {len(files)}: correct it")
@@ -64,44 +68,68 @@ def merge_into_unet(unet: Any, folder: Path) -> None:
         content, settings = read_lora(files[0])
         if others := [key for key in content if "dora_scale" in key]:
             raise ValueError(f"{others[0]} is of a DoRA")
-        tensors, alphas = Loader.lora_state_dict(content, unet_config=unet.config)
-        if others := [key for key in tensors if not key.startswith("unet.")]:
-            raise ValueError(f"{others[0]} is not of the U-Net")
-        tensors = {k.removeprefix("unet."): value for k, value in tensors.items()}
+        if hasattr(pipeline, "lora_state_dict"):
+            tensors, alphas = _in_diffusers_names(content, network, name, pipeline)
+        else:
+            tensors, settings = (_renamed(part, name) for part in (content, settings))
+            alphas = None
+        if others := [key for key in tensors if not key.startswith(f"{name}.")]:
+            raise ValueError(f"{others[0]} is not of the {kind}")
+        tensors = {key.removeprefix(f"{name}."): value for key, value in tensors.items()}
         tensors = convert_unet_state_dict_to_peft(tensors)
-        unet.load_lora_adapter(
-            {f"unet.{key}": value for key, value in tensors.items()},
-            prefix="unet",
+        network.load_lora_adapter(
+            {f"{name}.{key}": value for key, value in tensors.items()},
+            prefix=name,
             network_alphas=alphas,
             metadata=settings or None,
             adapter_name=ADAPTER,
         )
-        require_matching_keys(files[0], *mismatches(tensors, lora_parameters(unet)))
-        layers = adapted_layers(unet)
+        require_matching_keys(files[0], *mismatches(tensors, lora_parameters(network)))
+        layers = adapted_layers(network)
         if alphas and sorted(alphas.values()) != sorted(x.lora_alpha[ADAPTER] for x in layers):
             raise ValueError("not each layer has an alpha, or not one that diffusers can assign")
         if not all(0 < layer.scaling[ADAPTER] < math.inf for layer in layers):
             raise ValueError("the scale alpha/rank of a layer is not a positive number")
-        if missing := _without_adapter(unet, settings):
+        if missing := _without_adapter(network, name, settings):
             raise ValueError(f"{missing[0]} is missing, which its metadata names")
-        unet.fuse_lora()
-        unet.unload_lora()
+        network.fuse_lora()
+        network.unload_lora()
     except UserError as error:
-        raise UserError(f"{folder} is not a LoRA of this U-Net: {error}") from None
+        raise UserError(f"{folder} is not a LoRA of this {kind}: {error}") from None
     except Exception as error:  # of a dozen kinds, as above
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(f"{folder} is not a LoRA of this U-Net ({reason}): restore it") from error
+        raise UserError(f"{folder} is not a LoRA of this {kind} ({reason}): restore it") from error
 
 
-def _without_adapter(unet: Any, settings: Mapping[str, Any]) -> list[str]:
+def _in_diffusers_names(
+    content: dict[str, Any], network: Any, name: str, pipeline: Any
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A LoRA's tensors in diffusers' own names and its alphas, as the pipeline's loader has them:
+    each pipeline's is asked in another way."""
+    options: dict[str, Any] = {"unet_config": network.config} if name == "unet" else {}
+    if "return_alphas" in inspect.signature(pipeline.lora_state_dict).parameters:
+        options["return_alphas"] = True
+    found = pipeline.lora_state_dict(content, **options)
+    return found if isinstance(found, tuple) else (found, None)
+
+
+def _renamed(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What peft wrote, as diffusers would have named it."""
+    return {
+        f"{name}.{key.removeprefix(PEFT)}" if key.startswith(PEFT) else key: value
+        for key, value in content.items()
+    }
+
+
+def _without_adapter(network: Any, name: str, settings: Mapping[str, Any]) -> list[str]:
     """The layers that a LoRA's metadata names, by the ends of their names, and that have none."""
-    targets = settings.get("unet.target_modules")
+    targets = settings.get(f"{name}.target_modules")
     narrowed = ("exclude_modules", "layers_to_transform", "target_parameters")
-    if not isinstance(targets, list) or any(settings.get(f"unet.{key}") for key in narrowed):
+    if not isinstance(targets, list) or any(settings.get(f"{name}.{key}") for key in narrowed):
         return []
     return [
         name
-        for name, layer in unet.named_modules()
+        for name, layer in network.named_modules()
         if f".{name}".endswith(tuple(f".{target}" for target in targets))
-        and layer not in adapted_layers(unet)
+        and layer not in adapted_layers(network)
     ]

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from rocm_core.errors import UserError
 from rocm_core.policies.denoisers.denoiser import HALF, Denoiser, Embeddings
-from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
+from rocm_core.policies.denoisers.parts import load_parts, merge_into
 
 _AT_ONCE = 16  # prompts encoded together: text encoders can have billions of weights
 
@@ -61,17 +60,15 @@ class FromPipeline(Denoiser):
     ) -> Self:
         """What `load` of each module does; `options` are further ones of the pipeline's class.
 
-        Raises `UserError` for a part that is missing or cannot be read, and for a LoRA where none
-        can be merged.
+        Raises `UserError` for a part that is missing or cannot be read, and for a LoRA that does
+        not fit.
         """
         import diffusers
 
-        if lora is not None and cls.network_name != "unet":
-            raise UserError(f"lora: none can be merged into the {cls.kind} {folder}: leave it out")
-        parts = cls.load_parts(folder)
+        parts, kind = cls.load_parts(folder), getattr(diffusers, cls.kind)
         if lora is not None:
-            merge_into_unet(parts[cls.network_name], Path(lora))
-        pipeline = getattr(diffusers, cls.kind)(**parts, scheduler=None, **options)
+            merge_into(parts[cls.network_name], cls.network_name, Path(lora), kind)
+        pipeline = kind(**parts, scheduler=None, **options)
         return cls(pipeline, guidance_scale, device, dtype)
 
     @classmethod

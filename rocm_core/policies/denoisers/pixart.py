@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Embeddings
+from rocm_core.policies.denoisers.parts import PEFT
 from rocm_core.policies.denoisers.pipeline import FromPipeline
 
 PIPELINES = ("PixArtAlphaPipeline",)
@@ -22,9 +23,9 @@ _MICRO_CONDITIONS = 128  # sample_size of the models that are told the image's s
 def load(
     folder: Path, guidance_scale: float, device: torch.device, dtype: torch.dtype, lora: str | None
 ) -> "PixArt":
-    """Load the networks in the pipeline's folder.
+    """Load the networks in the pipeline's folder, and merge a LoRA into the transformer.
 
-    Raises `UserError` for a part that is missing or cannot be read, and for a LoRA.
+    Raises `UserError` for a part that is missing or cannot be read.
     """
     return PixArt.from_folder(folder, guidance_scale, device, dtype, lora)
 
@@ -39,17 +40,18 @@ class PixArt(FromPipeline):
         "text_encoder": "T5EncoderModel",
         "tokenizer": "T5Tokenizer",
     }
-    lora_prefix = "base_model.model"
+    lora_prefix = PEFT.removesuffix(".")
 
-    def __init__(
-        self, pipeline: Any, guidance_scale: float, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    @classmethod
+    def load_parts(cls, folder: Path) -> dict[str, Any]:
+        """The pipeline's parts; of diffusers' transformers this is the one to which no adapter can
+        be added."""
         from diffusers.loaders import PeftAdapterMixin
 
-        # Of diffusers' transformers the one to which no adapter can be added.
-        own = type(pipeline.transformer)
-        pipeline.transformer.__class__ = type(own.__name__, (own, PeftAdapterMixin), {})
-        super().__init__(pipeline, guidance_scale, device, dtype)
+        parts = super().load_parts(folder)
+        own = type(parts["transformer"])
+        parts["transformer"].__class__ = type(own.__name__, (own, PeftAdapterMixin), {})
+        return parts
 
     def encode_some(self, prompts: list[str]) -> Embeddings:
         hidden, mask, *_ = self.pipeline.encode_prompt(

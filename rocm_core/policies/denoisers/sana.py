@@ -21,9 +21,9 @@ MASK = "mask"
 def load(
     folder: Path, guidance_scale: float, device: torch.device, dtype: torch.dtype, lora: str | None
 ) -> "Sana":
-    """Load the networks in the pipeline's folder.
+    """Load the networks in the pipeline's folder, and merge a LoRA into the transformer.
 
-    Raises `UserError` for a part that is missing or cannot be read, and for a LoRA.
+    Raises `UserError` for a part that is missing or cannot be read.
     """
     return Sana.from_folder(folder, guidance_scale, device, dtype, lora)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rocm_core.errors import warn
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Denoiser, Embeddings
-from rocm_core.policies.denoisers.parts import load_parts, merge_into_unet
+from rocm_core.policies.denoisers.parts import load_parts, merge_into
 
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 PARTS = {
@@ -42,9 +42,11 @@ def load(
 
 def read_parts(folder: Path, lora: str | None) -> dict[str, Any]:
     """`PARTS` as `StableDiffusion` takes them, for `load` and for classes that derive from it."""
+    from diffusers import StableDiffusionPipeline
+
     parts = load_parts(folder, PARTS)
     if lora is not None:
-        merge_into_unet(parts["unet"], Path(lora))
+        merge_into(parts["unet"], "unet", Path(lora), StableDiffusionPipeline)
     return parts
 
 
