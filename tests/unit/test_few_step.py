@@ -222,6 +222,16 @@ def test_stable_diffusion_3_does_without_t5_where_its_index_says_so(tmp_path, mo
     assert (images(policy, noise) - theirs).abs().max() <= 1e-5
 
 
+def test_a_tokenizer_that_needs_other_packages_names_them(tmp_path, monkeypatch):
+    from rocm_core.errors import UserError
+
+    folder = few_step.write(tmp_path / "model", "PixArt-LCM")
+    (folder / "tokenizer/tokenizer.json").rename(folder / "tokenizer/spiece.model")
+    monkeypatch.setattr("transformers.utils.is_sentencepiece_available", lambda: False)
+    with pytest.raises(UserError, match="tokenizer is a SentencePiece model, .*rocm-core.t5"):
+        few_step.load("PixArt-LCM", folder)
+
+
 METHODS = {
     "direct": {"algorithm": "direct", "divergence": "js", "beta": 0.1},
     "ppo": {"algorithm": "ppo"},

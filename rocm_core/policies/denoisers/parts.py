@@ -36,6 +36,8 @@ def load_parts(folder: Path, classes: Mapping[str, str]) -> dict[str, Any]:
     for part, name in classes.items():
         kind = getattr(diffusers, name, None) or getattr(transformers, name)
         options = {} if "Tokenizer" in name else _STRICT
+        if not options:
+            _require_sentencepiece(folder / part)
         try:
             parts[part] = kind.from_pretrained(str(folder / part), local_files_only=True, **options)
         except Exception as error:  # the libraries raise a dozen kinds for a damaged folder
@@ -47,6 +49,20 @@ def load_parts(folder: Path, classes: Mapping[str, str]) -> dict[str, Any]:
             require_matching_keys(folder / part, *(report[kind] for kind in kinds))
             require_float_files(folder / part)
     return parts
+
+
+def _require_sentencepiece(folder: Path) -> None:
+    """Raise `UserError` if a tokenizer needs packages that are not here, of which transformers would
+    name another one."""
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    if (folder / "tokenizer.json").exists() or not any(folder.glob("*.model")):
+        return
+    if not (is_sentencepiece_available() and is_protobuf_available()):
+        raise UserError(
+            f"{folder} is a SentencePiece model, which takes sentencepiece and protobuf to read: pip"
+            " install 'rocm-core[t5]'"
+        )
 
 
 def merge_into(network: Any, name: str, folder: Path, pipeline: Any) -> None:
