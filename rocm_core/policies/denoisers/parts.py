@@ -52,16 +52,16 @@ def load_parts(folder: Path, classes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _require_sentencepiece(folder: Path) -> None:
-    """Raise `UserError` if a tokenizer needs packages that are not here, of which transformers would
-    name another one."""
+    """Raise `UserError` if a tokenizer needs packages that are not here; transformers would ask for
+    another one."""
     from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
     if (folder / "tokenizer.json").exists() or not any(folder.glob("*.model")):
         return
     if not (is_sentencepiece_available() and is_protobuf_available()):
         raise UserError(
-            f"{folder} is a SentencePiece model, which takes sentencepiece and protobuf to read: pip"
-            " install 'rocm-core[t5]'"
+            f"{folder} is a SentencePiece model, which takes sentencepiece and protobuf to read:"
+            " pip install 'rocm-core[t5]'"
         )
 
 
