@@ -219,12 +219,13 @@ def _sana(folder: Path, twin: Twin) -> dict[str, Any]:
 
 
 def _sd3(folder: Path, twin: Twin) -> dict[str, Any]:
+    sizes = {"joint_attention_dim": WIDTH} | twin.network
     transformer = diffusers.SD3Transformer2DModel(
         **{"sample_size": 4, "patch_size": 2, "in_channels": 4, "out_channels": 4},
         **{"num_layers": 2, "attention_head_dim": 4, "num_attention_heads": 2},
-        **{"joint_attention_dim": WIDTH, "caption_projection_dim": 8, "pooled_projection_dim": 16},
-        **{"pos_embed_max_size": 16, "qk_norm": "rms_norm", "dual_attention_layers": (0,)},
-        **twin.network,
+        **{"caption_projection_dim": 8, "pooled_projection_dim": 16, "pos_embed_max_size": 16},
+        **{"qk_norm": "rms_norm", "dual_attention_layers": (0,)},
+        **sizes,
     )
     vae = _vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06)
     first = _clip(folder, "text_encoder", "CLIPTextModelWithProjection")

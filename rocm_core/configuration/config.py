@@ -62,7 +62,7 @@ class PolicySettings(Settings):
     """Guidance scale as diffusers counts it: a consistency model gets it less 1 through its
     embedding. The paper's equation 4 guides with 1 + ω."""
     lora: Path | None = None
-    """Folder of a LoRA, `pytorch_lora_weights.safetensors`, to be merged into the U-Net: LCM-LoRA
+    """Folder of a LoRA, `pytorch_lora_weights.safetensors`, to be merged into the network: LCM-LoRA
     makes a diffusion model a consistency model, whose scheduler is then diffusers' LCMScheduler and
     whose guidance is classifier-free; it is made for a `guidance_scale` of 1, which is none."""
 

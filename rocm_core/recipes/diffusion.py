@@ -7,7 +7,9 @@ text encoder trained jointly, a moving average of both.
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -30,6 +32,8 @@ MIN_SNR_GAMMA = 5.0
 EMA_DECAY = 0.9985
 WARMUP_STEPS = 100
 COOLDOWN = 0.2  # share of the steps
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -73,6 +77,8 @@ def denoising_loss(model: nn.Module, latents: Tensor, tokens: Tensor, g: torch.G
 
 
 def train(
+    make: Callable[[CLIPTokenizer], Model],
+    objective: Callable[[Model, Tensor, Tensor, torch.Generator], Tensor],
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     state: Path,
@@ -80,15 +86,16 @@ def train(
     batch_size: int,
     images: int,
     learning_rate: float = 6e-4,
-) -> Denoiser:
-    """The moving average of a denoiser after ``steps``; goes on from ``state``.
+) -> Model:
+    """The moving average of what ``make`` makes after ``steps``; goes on from ``state``.
 
-    The learning rate is constant between a warm-up and a linear decay to 0 (Hu et al. 2024).
+    objective: of the model, latents, tokens and a generator. The learning rate is constant between
+    a warm-up and a linear decay to 0 (Hu et al. 2024).
     """
     torch.manual_seed(0)
     data = kept(state / "latents.pt", lambda: encode_world(vae, tokenizer, images, seed=1))
     latents, tokens, empty = data["latents"], data["tokens"], tokenize(tokenizer, [""])
-    model = Denoiser(tokenizer)
+    model = make(tokenizer)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=1e-4, fused=True
@@ -101,13 +108,13 @@ def train(
     def loss(g: torch.Generator) -> Tensor:
         index = torch.randint(len(latents), (batch_size,), generator=g)
         dropped = torch.rand(batch_size, 1, generator=g) < CAPTION_DROPOUT
-        return denoising_loss(model, latents[index], torch.where(dropped, empty, tokens[index]), g)
+        return objective(model, latents[index], torch.where(dropped, empty, tokens[index]), g)
 
     def after(step: int) -> None:
         follow(average, model, min(EMA_DECAY, (1 + step) / (10 + step)))
 
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
-    learn("diffusion", state, parts, steps, 1000, loss, after)
+    learn(state.name, state, parts, steps, 1000, loss, after)
     return average
 
 
@@ -124,7 +131,7 @@ def main(
     autoencoder = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32)
     autoencoder.requires_grad_(False)
     words = CLIPTokenizer.from_pretrained(tokenizer)
-    model = train(autoencoder, words, state, steps, batch_size, images)
+    model = train(Denoiser, denoising_loss, autoencoder, words, state, steps, batch_size, images)
     save_half(model.unet, output / "unet")
     save_half(model.text_encoder, output / "text_encoder")
     shutil.rmtree(state)

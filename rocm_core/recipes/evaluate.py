@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    LatentConsistencyModelPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+)
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -27,7 +32,8 @@ from rocm_core.shapes.scenes import SIZE, parse, render, sample_captions
 GUIDANCE = 1.0
 CONSISTENCY_STEPS = (1, 2, 4, 8)
 DIFFUSION_STEPS = (5, 20)
-SPREAD_STEPS = {"consistency": 4, "diffusion": 5}
+FLOW_STEPS = (2, 4, 8)  # with one, its scheduler has no noise levels
+SPREAD_STEPS = {"consistency": 4, "diffusion": 5, "flow": 4}
 SPREAD_CAPTIONS, SPREAD_SEEDS = 100, 4
 SEED = 1234
 
@@ -56,6 +62,7 @@ def generators(world: Path) -> dict[str, Generate]:
     consistency = LatentConsistencyModelPipeline.from_pretrained(
         world / "consistency", torch_dtype=torch.float32
     )
+    flow = StableDiffusion3Pipeline.from_pretrained(world / "flow", torch_dtype=torch.float32)
 
     def generator(pipeline: Any, **options: Any) -> Generate:
         pipeline.set_progress_bar_config(disable=True)
@@ -79,7 +86,11 @@ def generators(world: Path) -> dict[str, Generate]:
 
         return generate
 
-    return {"diffusion": generator(diffusion, eta=1.0), "consistency": generator(consistency)}
+    return {
+        "diffusion": generator(diffusion, eta=1.0),
+        "consistency": generator(consistency),
+        "flow": generator(flow, max_sequence_length=0),
+    }
 
 
 @torch.no_grad()
@@ -95,7 +106,8 @@ def samples(
         yield name, images
         latents = vae.encode(images * 2 - 1).latent_dist.mean
         yield f"autoencoder on {name}", (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-    for name, counts in (("diffusion", DIFFUSION_STEPS), ("consistency", CONSISTENCY_STEPS)):
+    kinds = {"diffusion": DIFFUSION_STEPS, "consistency": CONSISTENCY_STEPS, "flow": FLOW_STEPS}
+    for name, counts in kinds.items():
         for steps in counts:
             yield f"{name}, {steps} steps", bases[name](captions, steps)
 

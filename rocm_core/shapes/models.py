@@ -1,11 +1,24 @@
-"""Architectures of the shapes world's base models: Stable Diffusion's classes at a tiny size."""
+"""Architectures of the shapes world's base models: Stable Diffusion's classes at a tiny size, and
+Stable Diffusion 3's of the second few-step base."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchLCMScheduler,
+    LCMScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from rocm_core.shapes.scenes import SIZE
 
@@ -19,6 +32,7 @@ NOISE_SCHEDULE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
 }
+LAST_SIGMA = 0.25  # at which the last step of a rectified flow starts: four steps are equally long
 CONSISTENCY_INTERVALS = 50  # DDIM steps of the teacher that the consistency model skips over
 
 
@@ -39,19 +53,27 @@ def make_autoencoder() -> AutoencoderKL:
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Two layers of CLIP's text transformer over the world's own tokens."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+    return CLIPTextModel(_text_config(tokenizer, layers=2))
+
+
+def make_projecting_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """The same with a third layer and a pooled embedding: Stable Diffusion 3 takes the states
+    before the last layer."""
+    return CLIPTextModelWithProjection(_text_config(tokenizer, layers=3))
+
+
+def _text_config(tokenizer: CLIPTokenizer, layers: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
 
 
@@ -70,6 +92,31 @@ def make_unet(guidance_embedding: bool) -> UNet2DConditionModel:
         norm_num_groups=16,
         time_cond_proj_dim=GUIDANCE_EMBEDDING if guidance_embedding else None,
     )
+
+
+def make_transformer() -> SD3Transformer2DModel:
+    """The denoiser of the rectified flow, 2.9 M parameters. It is told the tokens of two text
+    encoders, and none of T5."""
+    return SD3Transformer2DModel(
+        sample_size=LATENT_SIZE,
+        patch_size=1,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=5,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=2 * TEXT_WIDTH,
+        caption_projection_dim=128,
+        pooled_projection_dim=2 * TEXT_WIDTH,
+        pos_embed_max_size=LATENT_SIZE,
+        qk_norm="rms_norm",
+    )
+
+
+def make_flow_scheduler() -> FlowMatchLCMScheduler:
+    """A rectified flow whose steps draw noise anew, the last from `LAST_SIGMA` on: diffusers'
+    default ends a thousandth before the image, which leaves the last step nothing to do."""
+    return FlowMatchLCMScheduler(shift=1.0, shift_terminal=LAST_SIGMA)
 
 
 def make_diffusion_scheduler() -> DDIMScheduler:

@@ -203,11 +203,18 @@ def test_distances_in_half_precision_are_those_of_single(written, name):
     torch.testing.assert_close(step.squared_distance(), exact.squared_distance(), rtol=0.2, atol=0)
 
 
-def test_stable_diffusion_3_does_without_t5_where_its_index_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("width", "tokens"), [(16, 0), (24, 256)])
+def test_stable_diffusion_3_does_without_t5_where_its_index_says_so(
+    tmp_path, monkeypatch, width, tokens
+):
+    """With zeros for its tokens, unless there is no room for T5's states beside CLIP's."""
     import json
     import shutil
+    from dataclasses import replace
 
-    name = "SD3.5-turbo"
+    name, asked = "SD3.5-turbo", {"max_sequence_length": tokens}
+    twin = replace(TWINS[name], network={"joint_attention_dim": width}, asked=asked)
+    monkeypatch.setitem(TWINS, name, twin)
     folder = few_step.write(tmp_path / "model", name)
     for part in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(folder / part)

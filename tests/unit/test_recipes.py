@@ -18,6 +18,7 @@ from rocm_core.recipes import (
     degradations,
     diffusion,
     evaluate,
+    flow,
     scorers,
 )
 from rocm_core.recipes.degradations import blur, degrade, render_mixed
@@ -169,6 +170,10 @@ def world(tmp_path_factory):
     consistency.main(
         folder / "vae", shapes / "tokenizer", trained, shapes, state, 2, batch_size=2, captions=3
     )
+    flow.main(
+        *(folder / "vae", shapes / "tokenizer", shapes / "flow", state),
+        **{"steps": 2, "batch_size": 2, "images": 4, "student_steps": 2, "captions": 3},
+    )
     choices.main(shapes, folder / "choices.pt", captions=4)
     assert not state.exists()
     return folder
@@ -180,6 +185,61 @@ def test_the_bases_of_a_new_world_are_policies(world, name):
     images = choices.sample(policy, choices.encode(policy, ["a red circle"]), "stream")
     assert images.shape == (1, 3, 32, 32) and images.dtype == torch.uint8
     assert policy.steps == choices.POLICIES[name][1]
+
+
+@torch.no_grad()
+def test_the_second_few_step_base_is_a_policy_of_its_own_architecture_and_chain(world, monkeypatch):
+    from diffusers import StableDiffusion3Pipeline
+    from diffusers.schedulers import scheduling_flow_match_lcm
+
+    from rocm_core.configuration import ModelSettings
+    from rocm_core.grid.models import default_chain
+
+    model = str(world / "shapes/flow")
+    assert default_chain(model) == "flow"
+    asked = {"policy": "flow", "chain": "flow", "model": model, "inference_steps": 4}
+    policy = load_policy(ModelSettings(**asked, guidance_scale=1.0))
+    assert policy.chain.stds == pytest.approx([0.75, 0.5, 0.25], abs=1e-6)
+    noise, captions = policy.noise(0, ["a", "b"], "test"), ["a red circle", "a blue ring"]
+    ours = policy.decode(policy.rollout(policy.encode_prompts(captions), noise).latents)
+    draws = iter([*noise[:, 1:].unbind(1), noise[:, 0]])
+    monkeypatch.setattr(scheduling_flow_match_lcm, "randn_tensor", lambda *_, **__: next(draws))
+    pipeline = StableDiffusion3Pipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 32, "num_inference_steps": 4, "guidance_scale": 1.0}
+    call |= {"latents": noise[:, 0].clone(), "max_sequence_length": 0, "output_type": "pt"}
+    assert (pipeline(captions, **call).images - ours).abs().max() <= 1e-5
+    size = sum(file.stat().st_size for file in (world / "shapes/flow").rglob("*.safetensors"))
+    assert size < 8e6  # of them 6 are the transformer's
+
+
+def one_point(noisy, sigmas, text):
+    """The exact velocity of data that are one point."""
+    return (noisy - OnePoint.point) / sigmas[:, None, None, None]
+
+
+def test_the_flows_trajectories_lead_from_noise_to_the_data_at_all_levels():
+    texts = torch.zeros(7, 3, 4), torch.zeros(7, 4)
+    data = flow.trajectories(one_point, texts, seed=0, batch_size=3)
+    torch.testing.assert_close(data["ends"], torch.full((7, 8, 8, 8), 0.5))
+    starts = data["sigmas"] == 1
+    assert data["rows"][starts].tolist() == list(range(7))
+    assert data["points"][starts].std() == pytest.approx(1, abs=0.05)
+    assert data["sigmas"].min() > 0 and len(data["sigmas"].unique()) > 2 * flow.SOLVER_STEPS
+    spread = data["points"].flatten(1).std(1)
+    torch.testing.assert_close(spread, data["sigmas"], atol=1e-3, rtol=0.15)
+
+
+def test_a_flow_that_is_exact_has_no_loss():
+    class Exact:
+        def encode(self, tokens):
+            return tokens, tokens
+
+        def __call__(self, noisy, sigmas, text):
+            return one_point(noisy, sigmas, text)
+
+    latents = torch.full((64, 8, 8, 8), OnePoint.point)
+    assert flow.flow_loss(Exact(), latents, torch.zeros(64, 3), seeded()) < 1e-6
 
 
 def test_candidates_of_a_caption_differ_and_repeat(world):

@@ -113,6 +113,32 @@ rule world_consistency:
         " --output {params.folder} --state {params.state} > {log} 2>&1"
 
 
+rule world_flow:
+    input:
+        vae=rules.world_autoencoder.output,
+        tokenizer=rules.world_tokenizer.output,
+    output:
+        directory(f"{SHAPES}/flow"),
+    log:
+        f"{WORLD}/logs/flow.log",
+    benchmark:
+        f"{WORLD}/benchmarks/flow.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        state=f"{WORLD}/states/flow",
+        code=lambda w: code_fingerprint("rocm_core.recipes.flow"),
+    message:
+        "Training the shapes world's second few-step model, a transformer"
+    shell:
+        "exec python -m rocm_core.recipes.flow --vae {input.vae} --tokenizer {input.tokenizer}"
+        " --output {output} --state {params.state} > {log} 2>&1"
+
+
 rule world_choices:
     input:
         consistency=rules.world_consistency.output.consistency,
@@ -178,6 +204,7 @@ rule world_scorer:
 rule world:
     input:
         rules.world_consistency.output,
+        rules.world_flow.output,
         scorers=expand(rules.world_scorer.output, n=0, scorer=SCORERS),
         again=expand(rules.world_scorer.output, n=1, scorer=SCORERS),
     output:

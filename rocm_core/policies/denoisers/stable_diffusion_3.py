@@ -1,5 +1,8 @@
 """Stable Diffusion 3's transformer, three text encoders and autoencoder; SD3.5-turbo is one of few
-steps. T5 may be missing, as the pipeline allows."""
+steps. T5 may be missing, as the pipeline allows, which has zeros for its tokens then. A model that
+has no room for T5's states beside CLIP's was made without these tokens too, and its pipeline is to
+be called with `max_sequence_length=0`.
+"""
 
 import json
 from pathlib import Path
@@ -56,8 +59,14 @@ class StableDiffusion3(FromPipeline):
         return (self.latent_shape[1] // self.patch) ** 2
 
     def encode_some(self, prompts: list[str]) -> Embeddings:
-        hidden, _, pooled, _ = self.pipeline.encode_prompt(
-            *(prompts, None, None), device=self.device, do_classifier_free_guidance=False
+        pipeline, options = self.pipeline, {}
+        if pipeline.text_encoder_3 is None:
+            encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+            width = sum(encoder.config.hidden_size for encoder in encoders)
+            if width == self.network.config.joint_attention_dim:
+                options["max_sequence_length"] = 0
+        hidden, _, pooled, _ = pipeline.encode_prompt(
+            *(prompts, None, None), device=self.device, do_classifier_free_guidance=False, **options
         )
         return {HIDDEN: hidden, POOLED: pooled}
 
