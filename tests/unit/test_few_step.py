@@ -413,6 +413,28 @@ def test_a_lora_for_flux_in_the_names_of_kohyas_trainer_is_merged_alike(written,
         torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
 
 
+def test_a_configuration_needs_no_more_of_an_sdxl_consistency_model_than_its_folder(written):
+    """Its images have 8 pixels, which the scorers of the embedded world resize."""
+    import yaml
+    from accelerate import Accelerator
+    from checkout import ROOT
+
+    from rocm_core.grid import make_grid, parse_config
+    from rocm_core.training import Trainer
+
+    config = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    model = {"model": str(written("LCM-SDXL")), "steps": 2, "guidance_scale": 7.5}
+    short = {"iterations": 1, "snapshot_every": 0}
+    config |= {"policies": {"consistency": model}, "resolution": None}
+    config["methods"] = {"rocm-kl": short | {"beta": 0.1}, "rlcm": short}
+    for cell in make_grid(parse_config(config)):
+        training = Trainer(cell.settings, tiny.PROMPTS, "code", Accelerator(cpu=True))
+        policy = training.policy
+        assert type(policy.denoiser).__name__ == "StableDiffusionXL"
+        assert policy.denoiser.resolution == 8 and policy.chain.last_step is not None
+        assert training.iterate(1)["gradient_norm"] > 0
+
+
 def test_resolutions_are_multiples_of_what_a_network_reads_at_once(written):
     from rocm_core.errors import UserError
     from rocm_core.policies import own_resolution

@@ -202,6 +202,20 @@ def test_a_plan_counts_each_policy_as_its_own_network():
     assert "  flux: FLUX.1, each step 102 GiB, each block 35 GiB" in lines
 
 
+def test_the_memory_of_a_plan_is_what_reproducing_says():
+    """Its table, and into which GPUs a training fits by how much is checkpointed."""
+    text = (ROOT / "docs/reproducing.md").read_text(encoding="utf-8")
+    table = text.partition("| checkpointed |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in table]
+    known = {own.name: own.memory[own.side] for own in COSTS.values() if len(own.memory) == 1}
+    assert {row[0]: (int(row[2]), int(row[3])) for row in rows} == known
+    for _, nothing, step, block, *fits in rows:
+        needs = {"without": int(nothing.split()[0]), "by steps": int(step), "by blocks": int(block)}
+        for gigabytes, said in zip((24, 48, 80), fits, strict=True):
+            room = gigabytes * 1e9 / 2**30
+            assert said == next((how for how, gib in needs.items() if gib <= room), "no")
+
+
 def few_step(**policy):
     """config/few-step.yaml with the policies consistency and diffusion alone, both as given."""
     changed = yaml.safe_load((ROOT / "config/few-step.yaml").read_text(encoding="utf-8"))
