@@ -24,6 +24,7 @@ from torchvision.utils import save_image
 
 from rocm_core.provenance import files_in, sha256_file, write_json
 from rocm_core.recipes.degradations import render_mixed
+from rocm_core.recipes.flow import WITHOUT_T5
 from rocm_core.recipes.steps import run_recipe
 from rocm_core.shapes.judge import PASS, judge
 from rocm_core.shapes.models import make_diffusion_scheduler
@@ -62,7 +63,9 @@ def generators(world: Path) -> dict[str, Generate]:
     consistency = LatentConsistencyModelPipeline.from_pretrained(
         world / "consistency", torch_dtype=torch.float32
     )
-    flow = StableDiffusion3Pipeline.from_pretrained(world / "flow", torch_dtype=torch.float32)
+    flow = StableDiffusion3Pipeline.from_pretrained(
+        world / "flow", torch_dtype=torch.float32, **WITHOUT_T5
+    )
 
     def generator(pipeline: Any, **options: Any) -> Generate:
         pipeline.set_progress_bar_config(disable=True)

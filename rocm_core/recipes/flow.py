@@ -29,6 +29,7 @@ from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scen
 
 TIMESTEPS = 1000  # of the noise level 1, as the scheduler counts them
 SOLVER_STEPS = 20
+WITHOUT_T5 = {"text_encoder_3": None, "tokenizer_3": None}  # which diffusers wants to be told
 HUBER_WIDTH = 1e-3
 EMA_DECAY = 0.99
 
@@ -144,10 +145,9 @@ def save_pipeline(
         vae=vae,
         text_encoder=first,
         text_encoder_2=second,
-        text_encoder_3=None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        tokenizer_3=None,
+        **WITHOUT_T5,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(output)
 

@@ -204,7 +204,9 @@ def test_the_second_few_step_base_is_a_policy_of_its_own_architecture_and_chain(
     ours = policy.decode(policy.rollout(policy.encode_prompts(captions), noise).latents)
     draws = iter([*noise[:, 1:].unbind(1), noise[:, 0]])
     monkeypatch.setattr(scheduling_flow_match_lcm, "randn_tensor", lambda *_, **__: next(draws))
-    pipeline = StableDiffusion3Pipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        model, torch_dtype=torch.float32, **flow.WITHOUT_T5
+    )
     pipeline.set_progress_bar_config(disable=True)
     call = {"height": 32, "width": 32, "num_inference_steps": 4, "guidance_scale": 1.0}
     call |= {"latents": noise[:, 0].clone(), "max_sequence_length": 0, "output_type": "pt"}
