@@ -168,6 +168,9 @@ def budget_of(config: Config) -> Budget:
             prompts = min(most, known.get(cell.settings.prompts) or most)
             scored = replace(drawing, scored=len(choosers))
             add("images and scores", policy, scored * (steps * prompts))
+        for compared in files.gradients(name).values():
+            passes = training_work(config, compared, rounds=rounds)
+            add("images and scores", policy, passes * (2 * config.gradients.images))
         if name in files.evaluated():
             drawing += Work(forward=drawing.forward)  # by the reference, for the distance to it
             count = len(kept) * snapshot_prompts(config)
@@ -189,6 +192,11 @@ def budget_of(config: Config) -> Budget:
         drawing = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
         count = known.get(prompt_set) or UNKNOWN_PROMPTS
         add("images and scores", policy, replace(drawing, scored=len(scorers)) * count)
+    for run in {run.key: run for run in files.base_runs.values()}.values():
+        one = next(iter(run.settings.values()))
+        drawing = _drawing(config, run.policy, one.inference_steps)
+        count = one.iterations * images_per_iteration(one)
+        add("images and scores", run.policy, replace(drawing, scored=len(run.settings)) * count)
     guessed = [name for name in files.evaluation_sets if known[name] is None]
     return Budget(work, teraflop, sorted(unpriced), images, image_bytes, lora, guessed)
 

@@ -12,6 +12,8 @@ from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
 from rocm_core.commands.plan import claims, costs
 from rocm_core.grid import (
+    GPUS,
+    REACHED,
     budget_of,
     images_per_iteration,
     load_config,
@@ -151,8 +153,10 @@ def test_every_configuration_has_a_plan(name):
 
 def test_the_small_paper_takes_a_day_of_one_gpu():
     config = load_config(ROOT / "config/paper-small.yaml")
+    hours = sum(budget_of(config).teraflop.values()) / (GPUS["H100"] * REACHED[1]) / 3600
+    assert hours < 24
     (line,) = [line for line in costs(config) if line.endswith("H100")]
-    assert float(line.split()[2]) < 24
+    assert float(line.split()[2]) == round(hours)
 
 
 # --- operations
@@ -256,6 +260,21 @@ def test_passes_are_those_that_the_study_counted():
         assert images == row["total_reward_queries"]
         forward = training_work(config, settings, rounds=False).forward
         assert images * forward == row["total_nfe"]
+
+
+def test_a_budget_counts_gradients_and_what_the_base_is_scored_for():
+    config = make_config(seeds=[0, 1], snapshots={"prompts": 0})
+    asked = {"gradients": {"methods": ["rocm-none", "rocm-kl"]}, "base_rewards": True}
+    before, after = (
+        budget_of(one).work["images and scores"]
+        for one in (config, make_config(seeds=[0, 1], snapshots={"prompts": 0}, **asked))
+    )
+    by_method = {c.method: training_work(config, c.settings) for c in make_grid(config)}
+    # Two rewards and seeds, each of two trainings at its start and end, 64 images.
+    gradients = (by_method["rocm-none"] + by_method["rocm-kl"]) * (2 * 2 * 2 * 2 * 64)
+    queries = 2 * 40  # seeds, of 40 iterations of one image, by both rewards
+    base = Work(forward=4 * queries, decoded=queries, scored=2 * queries)
+    assert after == before + gradients + base
 
 
 def test_a_budget_counts_every_cell_image_and_snapshot():
