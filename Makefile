@@ -5,7 +5,8 @@
 # make test-faults  kills, full disks and lost nodes, on a real Slurm if it is installed
 # make lint         style and types
 # make cells        list the cells of the grid
-# make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run
+# make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run;
+#                   PLAN=--claims adds each claim's power, or what is missing for it
 # make watch        how far a run is: what runs, what is left, hours so far and to come
 # make card         a model card of every finished LoRA
 # make publish      a folder per finished LoRA with its card, ready for `hf upload`
@@ -71,7 +72,7 @@ cells: $(VENV)/main
 	@python -m rocm_core.commands.cells --configfile $(CONFIG)
 
 plan: $(VENV)/main
-	@python -m rocm_core.commands.plan --configfile $(CONFIG)
+	@python -m rocm_core.commands.plan --configfile $(CONFIG) $(PLAN)
 
 watch: $(VENV)/main
 	@python -m rocm_core.commands.watch --configfile $(CONFIG)

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -24,12 +25,16 @@ def warn(message: str) -> None:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and leave with its exit status; a `UserError`, or a disk that is full or closed
-    to us, prints one line to stderr and exits with 2. Other exceptions keep their traceback."""
+    to us, prints one line to stderr and exits with 2; a reader who has seen enough, as in
+    `… | head`, ends it silently. Other exceptions keep their traceback."""
     try:
         status = main()
+        sys.stdout.flush()
     except UserError as error:
         message = str(error)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
         if error.errno not in _DISK:
             raise
         message = f"{error.filename or 'a file'} cannot be used: {error.strerror}"
@@ -37,3 +42,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(status)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _nobody_reads() -> bool:
+    """Whether it is standard output that is closed; then nothing more is written there, not even
+    by the interpreter as it exits."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

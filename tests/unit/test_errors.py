@@ -1,6 +1,9 @@
 """Bad input ends in one sentence and exit status 2; everything else as Python does it."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +44,19 @@ def test_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         run(main)
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_who_leaves_early_ends_a_command_silently(lines):
+    code = f"from rocm_core.errors import run; run(lambda: print('a line\\n' * {lines}))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_another_broken_pipe_keeps_its_traceback():
+    code = "from rocm_core.errors import run\ndef main(): raise BrokenPipeError(32, 'a worker')\nrun(main)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "BrokenPipeError: [Errno 32] a worker" in done.stderr

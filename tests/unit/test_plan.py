@@ -1,6 +1,7 @@
 """What `make plan` says before a run: claims by rehearsal, operations by the passes of a step."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from synthetic import make_config, make_wide_config
 from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
-from rocm_core.commands.plan import claims, costs
+from rocm_core.commands.plan import claims, costs, each_claim
 from rocm_core.grid import budget_of, images_per_iteration, load_config, make_grid, training_work
 from rocm_core.grid.budget import Work
 
@@ -126,8 +127,13 @@ def test_every_configuration_has_a_plan(name):
     config = load_config(ROOT / "config" / name)
     found = prospects(config, rehearsals=1)
     lines = [*costs(config), *claims(config, found)]
-    assert all(sum(f" {one.claim.id} " in line for line in lines[1:]) for one in found)
-    assert all(len(line) <= 110 for line in lines)
+    of_jobs = 1 + 4  # their number, and eleven kinds in three columns, of a grid with all of them
+    assert len(lines) + of_jobs <= 20
+    assert all(re.search(rf"[ ,]{one.claim.id}\b", "".join(lines)) for one in found)
+    each = [*each_claim(found)]
+    listed = re.findall(r"^  (?:\d.\d\d|   –)  (\w+)", "\n".join(each), re.M)
+    assert sorted(listed) == sorted(one.claim.id for one in found)
+    assert all(len(line) <= 110 for line in [*lines, *each])
     hours = "GPU hours" if config.world == "paper" else "CPU hours"
     assert sum(line.startswith(hours) for line in lines) == 1
     missing = {one.claim.id for one in found if one.missing}
