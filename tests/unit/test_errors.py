@@ -57,6 +57,7 @@ def test_a_reader_who_leaves_early_ends_a_command_silently(lines):
 
 
 def test_another_broken_pipe_keeps_its_traceback():
-    code = "from rocm_core.errors import run\ndef main(): raise BrokenPipeError(32, 'a worker')\nrun(main)"
+    code = "def main(): raise BrokenPipeError(32, 'a worker')\n"
+    code += "from rocm_core.errors import run\nrun(main)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "BrokenPipeError: [Errno 32] a worker" in done.stderr
