@@ -182,6 +182,11 @@ def test_the_bases_of_a_new_world_are_policies(world, name):
     assert policy.steps == choices.POLICIES[name][1]
 
 
+def test_no_file_of_a_new_world_says_where_it_was_made(world):
+    texts = [file.read_text() for file in (world / "shapes").rglob("*.json")]
+    assert len(texts) > 8 and not any(str(world) in text for text in texts)
+
+
 def test_candidates_of_a_caption_differ_and_repeat(world):
     saved = torch.load(world / "choices.pt", weights_only=True)
     again = choices.base_candidates(world / "shapes", 4, seed=99)
