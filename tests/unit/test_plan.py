@@ -16,6 +16,7 @@ from rocm_core.grid.budget import Work
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
+ONE_SCORER = {"scorers": {"hpsv2": None, "gold": None}, "rewards": ["hpsv2"], "study": None}
 FEW = 2  # rehearsals, where power is not what is asked
 
 
@@ -92,6 +93,12 @@ def test_power_grows_with_the_effect():
         ("R2", "2 and 16", {}),
         ("9", "no ROCM trained on clipscore", {}),
         ("14b", "gradients", {"gradients": {}}),
+        # The gold judge is a judge, not a scorer that could have been trained on.
+        ("1", "no scorer is held out", ONE_SCORER),
+        ("3", "no scorer is held out", ONE_SCORER),
+        ("4", "no scorer is held out", ONE_SCORER),
+        ("6", "a held-out scorer", ONE_SCORER),
+        ("13", "a held-out scorer", ONE_SCORER),
     ],
 )
 def test_a_claim_that_cannot_be_decided_says_what_is_missing(id, lacking, changes):
