@@ -1,11 +1,14 @@
 """Bad input ends in one sentence and exit status 2; everything else as Python does it."""
 
 import errno
+import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from checkout import ROOT
 
 from rocm_core.errors import UserError, run
 
@@ -37,7 +40,14 @@ def test_the_exit_status_is_what_main_returns(returned, status, capsys):
     assert leave(lambda: returned, capsys) == (status, "")
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "gone")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        FileNotFoundError(errno.ENOENT, "gone"),
+        ModuleNotFoundError("a slip", name="rocm_core.slip"),
+    ],
+)
 def test_a_bug_keeps_its_traceback(error):
     def main():
         raise error
@@ -61,3 +71,21 @@ def test_another_broken_pipe_keeps_its_traceback():
     code += "from rocm_core.errors import run\nrun(main)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "BrokenPipeError: [Errno 32] a worker" in done.stderr
+
+
+@pytest.mark.parametrize(("module", "extra"), [("rocrate.rocrate", "crate"), ("rich", "workflow")])
+def test_a_package_of_an_extra_is_named_with_it(module, extra, capsys, monkeypatch):
+    """By the metadata of the package, which here are those that pyproject.toml has now."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    listed = [f'{line}; extra == "{name}"' for name, lines in extras.items() for line in lines]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy>=2.2", *listed])
+
+    def main():
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    status, message = leave(main, capsys)
+    assert status == 2
+    package = module.partition(".")[0]
+    assert message == f"error: {package} is not installed: pip install 'rocm-core[{extra}]'\n"
