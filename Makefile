@@ -5,7 +5,8 @@
 # make test-faults  kills, full disks and lost nodes, on a real Slurm if it is installed
 # make lint         style and types
 # make cells        list the cells of the grid
-# make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run
+# make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run;
+#                   PLAN=--claims adds each claim's power, or what is missing for it
 # make watch        how far a run is: what runs, what is left, hours so far and to come
 # make card         a model card of every finished LoRA
 # make publish      a folder per finished LoRA with its card, ready for `hf upload`
@@ -71,7 +72,7 @@ cells: $(VENV)/main
 	@python -m rocm_core.commands.cells --configfile $(CONFIG)
 
 plan: $(VENV)/main
-	@python -m rocm_core.commands.plan --configfile $(CONFIG)
+	@python -m rocm_core.commands.plan --configfile $(CONFIG) $(PLAN)
 
 watch: $(VENV)/main
 	@python -m rocm_core.commands.watch --configfile $(CONFIG)
@@ -85,12 +86,16 @@ crate: $(VENV)/crate
 	  .venv-validator/bin/rocrate-validator --no-interactive validate --no-paging \
 	  --profile-identifier workflow-run-crate --cache-path .venv-validator/contexts $$crate
 
+# Without --quiet, which also hides broken links from the strict mode. A report links to tables as
+# they are, beside the pages that are made of them.
 docs: .venv-docs/done
 	rm -rf .site && mkdir -p .site/source
-	git ls-files -z --cached --others --exclude-standard '*.md' docs config LICENSE CITATION.cff \
-	  '*.yaml' 'resources/shapes/*.png' \
+	git ls-files -z --cached --others --exclude-standard '*.md' '*.yaml' config LICENSE CITATION.cff \
+	  ':(glob)docs/*' docs/images ':(glob)docs/results/*/*' ':(glob)docs/results/*/tables/*' \
+	  ':(glob)docs/results/*/figures/*' ':!*.manifest.json' 'resources/shapes/*.png' \
 	  | xargs -0 cp --parents -t .site/source
-	.venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+	cd .site/source && cp --parents docs/results/*/tables/*.md ../html
 
 verify: $(VENV)/main
 	@python -m rocm_core.commands.verify --configfile $(CONFIG)

@@ -2,6 +2,9 @@
 
 import errno
 import functools
+import importlib.metadata
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,13 +26,21 @@ def warn(message: str) -> None:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and leave with its exit status; a `UserError`, or a disk that is full or closed
-    to us, prints one line to stderr and exits with 2. Other exceptions keep their traceback."""
+    """Call `main` and leave with its exit status; a `UserError`, a disk that is full or closed to
+    us, or a missing package of an extra prints one line to stderr and exits with 2; a reader who
+    has seen enough, as in `… | head`, ends it silently. Other exceptions keep their traceback."""
     try:
         status = main()
+        sys.stdout.flush()
     except UserError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        if not (extra := _extra_with(_package(error))):
+            raise
+        message = f"{_package(error)} is not installed: pip install 'rocm-core[{extra}]'"
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
         if error.errno not in _DISK:
             raise
         message = f"{error.filename or 'a file'} cannot be used: {error.strerror}"
@@ -37,3 +48,28 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(status)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _nobody_reads() -> bool:
+    """Whether it is standard output that is closed; then nothing more is written there, not even
+    by the interpreter as it exits."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]
+
+
+def _extra_with(package: str) -> str | None:
+    """The extra of this package that brings another."""
+    try:
+        wanted = importlib.metadata.requires("rocm-core") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = (re.match(rf"{re.escape(package)}\b.*extra == .(\w+)", w, re.I) for w in wanted)
+    return next((match[1] for match in found if match), None)

@@ -109,6 +109,8 @@ def _share_of_wins(e: Evidence, reward: str) -> Comparison:
     ):
         first, second = aligned(e.final(reward, ours, metric), e.final(reward, theirs, metric))
         wins.append(np.sign(first.to_numpy() - second.to_numpy()) / 2 + 0.5)
+    if not wins:
+        raise NotConfigured(f"no scorer is held out from {reward}")
     return compare_shares(np.mean(wins, axis=0))
 
 
@@ -166,7 +168,7 @@ def _favourite(e: Evidence, reward: str) -> str:
     "6",
     "Baselines on the diffusion model lose against their own base on several metrics",
     test="Base less trained model on every held-out scorer; two losses are enough.",
-    needs="a baseline on the diffusion policy: ddpo, dpok or d3po",
+    needs="a baseline on the diffusion policy: ddpo, dpok or d3po; and a held-out scorer",
     rule=at_least(2),
 )
 def diffusion_baselines_lose(e: Evidence) -> Iterator[Part]:
@@ -361,7 +363,7 @@ def people(e: Evidence) -> Iterator[Part]:
     "13",
     "Regularised ROCM never loses to its own base on a held-out metric",
     test="Every divergence as configured, on every held-out scorer.",
-    needs="ROCM with a divergence",
+    needs="ROCM with a divergence, and a held-out scorer",
     rule=every,
 )
 def never_below_the_base(e: Evidence) -> Iterator[Part]:

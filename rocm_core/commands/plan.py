@@ -1,7 +1,8 @@
 """What a configuration would run, cost and decide, before anything is paid for.
 
 `python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: in
-seconds, without a GPU, weights or a network. Jobs are those that Snakemake still has to run; costs
+seconds, without a GPU, weights or a network, and in twenty lines at most; `--claims`, or
+`PLAN=--claims`, adds a line about each claim. Jobs are those that Snakemake still has to run; costs
 and claims are those of the whole grid.
 """
 
@@ -33,16 +34,20 @@ from rocm_core.weights import to_fetch
 SNAKEFILE = ROOT / "Snakefile"
 POWER = 0.8
 WIDTH = 100
+COLUMNS = 3
 
 
-def plan(configfile: str) -> Iterator[str]:
-    """The plan in lines. Raises `UserError` where Snakemake has no plan."""
+def plan(configfile: str, each: bool = False) -> Iterator[str]:
+    """The plan in lines, `each` claim in lines of its own after it. Raises `UserError` where
+    Snakemake has no plan."""
     config = load_config(configfile)
     planning = dry_run(configfile) if SNAKEFILE.exists() else None  # beside the rehearsals
     found = prospects(config)
     yield from jobs(planning) if planning else ["jobs: unknown without the Snakefile of a clone"]
     yield from costs(config)
     yield from claims(config, found)
+    if each:
+        yield from each_claim(found)
 
 
 def dry_run(configfile: str) -> subprocess.Popen[str]:
@@ -55,7 +60,7 @@ def dry_run(configfile: str) -> subprocess.Popen[str]:
 
 
 def jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
-    """Jobs by rule, those of one job in a line together."""
+    """Jobs by rule, those of rules with one job together."""
     out, error = planning.communicate()
     if planning.returncode:
         said = [line for line in (error + out).splitlines() if line.strip()]
@@ -65,12 +70,13 @@ def jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
     for sum_of_others in ("total", "all"):
         counts.pop(sum_of_others, None)
     single = [rule for rule, count in counts.items() if count == 1]
-    yield f"jobs: {sum(counts.values())}"
-    for rule, count in counts.items():
-        if count > 1:
-            yield f"  {count:6}  {rule}"
+    several = {rule: count for rule, count in counts.items() if count > 1}
     if single:
-        yield f"  {len(single):6}  rules of one job: tables, figures, claims, report"
+        several["rules of one job each"] = len(single)
+    yield f"jobs: {sum(counts.values())}"
+    cells = [f"{count:6}  {rule:22}" for rule, count in several.items()]
+    for row in range(0, len(cells), COLUMNS):
+        yield "".join(cells[row : row + COLUMNS]).rstrip()
 
 
 def costs(config: Config) -> Iterator[str]:
@@ -114,21 +120,32 @@ def priced(config: Config) -> Iterator[str]:
 
 
 def claims(config: Config, found: Sequence[Prospect]) -> Iterator[str]:
-    """What each claim has to expect, in lines."""
+    """Which claims have a chance of a verdict, in lines."""
     decidable = [one for one in found if one.missing is None]
-    strong = [one.claim.id for one in decidable if one.power >= POWER]
-    yield f"claims that the results can decide: {len(decidable)} of {len(found)}"
-    yield f"  with a power of {POWER:g} or more: {', '.join(strong) or 'none'}"
-    if len(config.seeds) == 1:
-        yield "  of these training runs alone: there is one seed"
-    for one in decidable:
-        yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
-    if len(decidable) < len(found):
-        yield "claims that they cannot decide, and what is missing:"
+    alone = ", about these training runs alone (one seed)" if len(config.seeds) == 1 else ""
+    yield f"claims that the results can decide: {len(decidable)} of {len(found)}{alone}"
+    kinds = {
+        f"power of {POWER:g} or more": [one for one in decidable if one.power >= POWER],
+        "less power": [one for one in decidable if one.power < POWER],
+        "not decidable (--claims says why)": [one for one in found if one.missing],
+    }
+    for kind, ones in kinds.items():
+        if ones:
+            yield from _wrapped(f"  {kind}: {', '.join(one.claim.id for one in ones)}", 4)
+
+
+def each_claim(found: Sequence[Prospect]) -> Iterator[str]:
+    """What each claim has to expect, in lines: its power and text, or what is missing."""
+    for one in found:
+        if one.missing is None:
+            yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
     for one in found:
         if one.missing:
-            text = f"  {one.claim.id:3}  {one.missing}"
-            yield from textwrap.wrap(text, WIDTH, subsequent_indent=" " * 7)
+            yield from _wrapped(f"     –  {one.claim.id:3}  {one.missing}", 13)
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent)
 
 
 def main() -> None:
@@ -142,12 +159,17 @@ def main() -> None:
         help="print rocm_core/claims/study.json, made of the study's published results, which"
         " --configfile describes",
     )
+    parser.add_argument(
+        "--claims",
+        action="store_true",
+        help="also list each claim with its power, or with what is missing for it",
+    )
     given = parser.parse_args()
     if given.record:
         record = derive(given.record, load_config(given.configfile))
         print(json.dumps(record, indent=1, ensure_ascii=False))
         return
-    for line in plan(given.configfile):
+    for line in plan(given.configfile, given.claims):
         print(line)
 
 

@@ -117,6 +117,8 @@ def _check(config: Config) -> None:
     for name in config.rewards:
         rewards = [*config.scorers, *config.ensembles]
         require_known(name, rewards, "rewards", "not among the scorers and ensembles")
+        if name not in (*config.metrics, *config.ensembles):
+            raise UserError(f"metrics: {name} trains, and what it gains is shown: add it")
     for name in _GOLD.keys() & {*config.rewards}:
         raise UserError(f"rewards: {name!r} is a gold judge and never trains: remove it")
     for name, ensemble in config.ensembles.items():

@@ -94,7 +94,7 @@ def _caption(results: Results, data: pd.DataFrame) -> str:
             results.base_of(r, m) == f"base-{policy}"
             for r, m in zip(held_out["reward"], held_out["method"], strict=True)
         ]
-        counts = held_out[own]["direction"].value_counts()
+        counts = held_out.loc[own, "direction"].value_counts()
         if len(counts):
             up, down, open_ = (counts.get(d, 0) for d in ("rises", "falls", "undecided"))
             sentences.append(

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,10 @@ def test_actions_are_pinned_by_commit() -> None:
     used = [use for w in workflows for use in re.findall("uses: *(.*)", w.read_text())]
     assert used
     assert not [use for use in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", use)]
+
+
+def test_an_image_has_nothing_that_git_does_not_keep() -> None:
+    kept_out = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in (ROOT / ".gitignore").read_text().splitlines():
+        name = re.sub("^(!?)/|/$", r"\1", line)
+        assert any(fnmatch(name, pattern.removeprefix("**/")) for pattern in kept_out), line

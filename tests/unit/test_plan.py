@@ -1,6 +1,7 @@
 """What `make plan` says before a run: claims by rehearsal, operations by the passes of a step."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from synthetic import make_config, make_wide_config
 from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
-from rocm_core.commands.plan import claims, costs
+from rocm_core.commands.plan import claims, costs, each_claim
 from rocm_core.grid import (
     GPUS,
     REACHED,
@@ -26,6 +27,7 @@ from rocm_core.grid.costs import COSTS, costs_of
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
+ONE_SCORER = {"scorers": {"hpsv2": None, "gold": None}, "rewards": ["hpsv2"], "study": None}
 FEW = 2  # rehearsals, where power is not what is asked
 
 
@@ -102,6 +104,12 @@ def test_power_grows_with_the_effect():
         ("R2", "2 and 16", {}),
         ("9", "no ROCM trained on clipscore", {}),
         ("14b", "gradients", {"gradients": {}}),
+        # The gold judge is a judge, not a scorer that could have been trained on.
+        ("1", "no scorer is held out", ONE_SCORER),
+        ("3", "no scorer is held out", ONE_SCORER),
+        ("4", "no scorer is held out", ONE_SCORER),
+        ("6", "a held-out scorer", ONE_SCORER),
+        ("13", "a held-out scorer", ONE_SCORER),
     ],
 )
 def test_a_claim_that_cannot_be_decided_says_what_is_missing(id, lacking, changes):
@@ -137,8 +145,13 @@ def test_every_configuration_has_a_plan(name):
     config = load_config(ROOT / "config" / name)
     found = prospects(config, rehearsals=1)
     lines = [*costs(config), *claims(config, found)]
-    assert all(sum(f" {one.claim.id} " in line for line in lines[1:]) for one in found)
-    assert all(len(line) <= 110 for line in lines)
+    of_jobs = 1 + 4  # their number, and eleven kinds in three columns, of a grid with all of them
+    assert len(lines) + of_jobs <= 20
+    assert all(re.search(rf"[ ,]{one.claim.id}\b", "".join(lines)) for one in found)
+    each = [*each_claim(found)]
+    listed = re.findall(r"^  (?:\d.\d\d|   –)  (\w+)", "\n".join(each), re.M)
+    assert sorted(listed) == sorted(one.claim.id for one in found)
+    assert all(len(line) <= 110 for line in [*lines, *each])
     hours = "GPU hours" if config.world == "paper" else "CPU hours"
     assert sum(line.startswith(hours) for line in lines) == 1
     missing = {one.claim.id for one in found if one.missing}

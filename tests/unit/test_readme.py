@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import tiny
+import yaml
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -106,12 +107,39 @@ def test_a_bare_make_lists_every_command():
         assert sorted(listed) == sorted(targets.replace("\\", " ").split())
 
 
-def test_every_link_leads_to_a_file_that_the_site_has():
-    """As `make docs` copies them; the anchors in them are mkdocs' to check."""
+def site_files(folder):
+    """What `make docs` copies of a repository."""
     (command,) = re.findall(r"git ls-files -z (.*?)\|", (ROOT / "Makefile").read_text(), re.S)
     words = shlex.split(command.replace("\\\n", ""))
-    listed = subprocess.run(["git", "ls-files", *words], cwd=ROOT, capture_output=True, text=True)
-    files = {ROOT / name for name in listed.stdout.splitlines()}
+    listed = subprocess.run(["git", "ls-files", *words], cwd=folder, capture_output=True, text=True)
+    return {*listed.stdout.splitlines()}
+
+
+def test_the_site_has_published_results_without_their_shards(tmp_path):
+    shown = ["report.html", "claims.md", "claims.json", "tables/a.csv", "tables/a.md"]
+    shown += ["tables/a.tex", "figures/b.png", "figures/b.pdf", "figures/b.csv"]
+    hidden = ["cells/r/m/seed-0/history.csv", "samples/base/v/steps-4/scores.csv"]
+    hidden += ["prompts/train.jsonl", "search/r/m.json", "tables/a.manifest.json"]
+    hidden += ["report.manifest.json", "standards/consistency/train/r.json"]
+    for name in [*shown, *hidden]:
+        file = tmp_path / "docs/results/shapes" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    assert site_files(tmp_path) == {f"docs/results/shapes/{name}" for name in shown}
+
+
+def test_a_broken_link_fails_the_build_of_the_site():
+    """mkdocs counts warnings in its strict mode, but with --quiet it has none."""
+    assert yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)["strict"] == "true"
+    command = ["make", "-n", "docs", "-o", ".venv-docs/done"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line for line in told.splitlines() if line.endswith("bin/mkdocs build")]
+
+
+def test_every_link_leads_to_a_file_that_the_site_has():
+    """As `make docs` copies them; the anchors in them are mkdocs' to check."""
+    files = {ROOT / name for name in site_files(ROOT)}
     pages = [file for file in files if file.suffix == ".md"]
     links = [
         (page.relative_to(ROOT), target)

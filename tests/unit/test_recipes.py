@@ -244,6 +244,11 @@ def test_a_flow_that_is_exact_has_no_loss():
     assert flow.flow_loss(Exact(), latents, torch.zeros(64, 3), seeded()) < 1e-6
 
 
+def test_no_file_of_a_new_world_says_where_it_was_made(world):
+    texts = [file.read_text() for file in (world / "shapes").rglob("*.json")]
+    assert len(texts) > 8 and not any(str(world) in text for text in texts)
+
+
 def test_candidates_of_a_caption_differ_and_repeat(world):
     saved = torch.load(world / "choices.pt", weights_only=True)
     again = choices.base_candidates(world / "shapes", 4, seed=99)

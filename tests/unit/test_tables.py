@@ -231,6 +231,14 @@ def test_table1_holds_the_baselines_and_both_bases(wide):
     assert list(dict.fromkeys(data["method"])) == expected
 
 
+def test_table4_of_a_scorer_that_is_also_trained_on_counts_no_others(tmp_path):
+    config = make_config(scorers={"hpsv2": None}, rewards=["hpsv2"], methods={"rlcm": {}})
+    write_results(tmp_path, config)
+    table = table4.make(Results(config, tmp_path))
+    assert {*table.data["status"]} == {"measured", "trained"}
+    assert "other differences" not in table.markdown()
+
+
 def test_table4_compares_each_baseline_with_its_own_base(wide):
     config, root = wide
     # The diffusion base is another model: a difference taken to the consistency base would show.
