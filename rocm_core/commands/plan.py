@@ -34,7 +34,6 @@ from rocm_core.weights import to_fetch
 SNAKEFILE = ROOT / "Snakefile"
 POWER = 0.8
 WIDTH = 100
-COLUMNS = 3
 
 
 def plan(configfile: str, each: bool = False) -> Iterator[str]:
@@ -74,49 +73,50 @@ def jobs(planning: subprocess.Popen[str]) -> Iterator[str]:
     if single:
         several["rules of one job each"] = len(single)
     yield f"jobs: {sum(counts.values())}"
-    cells = [f"{count:6}  {rule:22}" for rule, count in several.items()]
-    for row in range(0, len(cells), COLUMNS):
-        yield "".join(cells[row : row + COLUMNS]).rstrip()
+    yield from _columns([f"{count:6}  {rule}" for rule, count in several.items()], 3)
 
 
 def costs(config: Config) -> Iterator[str]:
     """Hours of computing and bytes of disk, in lines."""
     needs = budget_of(config)
+    guess = f", {UNKNOWN_PROMPTS} each of {' and '.join(needs.guessed)}" if needs.guessed else ""
     gigabytes = (needs.image_bytes + needs.lora_bytes) / 1e9
     if config.world == "paper":
         exaflop = {name: teraflop / 1e6 for name, teraflop in needs.teraflop.items()}
         parts = ", ".join(f"{name} {value:.2g}" for name, value in exaflop.items() if value)
         yield f"operations: {sum(exaflop.values()):.3g} EFLOP ({parts})"
         yield "GPU hours, at a fifth and at a tenth of the peak in bfloat16:"
+        of_gpus = []
         for gpu, peak in GPUS.items():
             low, high = (sum(exaflop.values()) * 1e6 / peak / share / 3600 for share in REACHED)
-            yield f"  {low:6,.0f} – {high:,.0f}  {gpu}"
+            of_gpus.append(f"{low:6,.0f} – {high:,.0f}  {gpu}")
+        yield from _columns(of_gpus, 3)
         yield from priced(config)
-        yield f"disk: {gigabytes:.3g} GB of results, with {needs.images:,} images"
+        yield f"disk: {gigabytes:.3g} GB of results, with {needs.images:,} images{guess}"
         yield f"weights and prompts {to_fetch(needed(config))}"
     else:
         passes = sum(work.forward + work.backward for work in needs.work.values())
         hours = passes * seconds_per_pass() / 3600
         yield f"CPU hours: {hours:.2g} of one core like the study's, and the start of each job"
-        yield f"disk: less than {gigabytes:.2g} GB of results, with {needs.images:,} images"
-    if needs.guessed:
-        yield f"  counted as {UNKNOWN_PROMPTS} prompts each: {', '.join(needs.guessed)}"
+        yield f"disk: less than {gigabytes:.2g} GB of results, with {needs.images:,} images{guess}"
 
 
 def priced(config: Config) -> Iterator[str]:
     """As which network each policy's passes and memory are reckoned, in lines."""
     policies = sorted({cell.settings.policy for cell in make_grid(config)})
     known = {policy: costs_of(config, policy) for policy in policies}
-    yield "networks, and memory to train one image with a divergence, by checkpointing:"
+    yield "networks, and memory to train one image with a divergence, checkpointed by:"
+    said = []
     for policy, own in known.items():
         if own is None:
             model = config.policies[policy].model
-            yield f"  {policy}: {model} is unknown: nothing of it is counted"
+            said.append(f"  {policy}: {model} is unknown: nothing of it is counted")
             continue
         side = config.resolution or own.side
-        modes = zip(("each step", "each block"), own.memory.get(side, ()), strict=False)
+        modes = zip(("steps", "blocks"), own.memory.get(side, ()), strict=False)
         memory = ", ".join(f"{mode} {gib} GiB" for mode, gib in modes)
-        yield f"  {policy}: {own.name}, {memory or f'unknown at {side} pixels'}"
+        said.append(f"  {policy}: {own.name}, {memory or f'unknown at {side} pixels'}")
+    yield from _columns(said, 2)
 
 
 def claims(config: Config, found: Sequence[Prospect]) -> Iterator[str]:
@@ -142,6 +142,13 @@ def each_claim(found: Sequence[Prospect]) -> Iterator[str]:
     for one in found:
         if one.missing:
             yield from _wrapped(f"     –  {one.claim.id:3}  {one.missing}", 13)
+
+
+def _columns(cells: Sequence[str], columns: int) -> Iterator[str]:
+    """Cells in rows of so many, as wide as the widest."""
+    width = max(map(len, cells), default=0)
+    for row in range(0, len(cells), columns):
+        yield "".join(f"{cell:{width}}" for cell in cells[row : row + columns]).rstrip()
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
