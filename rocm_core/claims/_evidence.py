@@ -65,9 +65,9 @@ class Evidence:
 
     def tuned_alike(self, reward: str, one: str, other: str) -> bool:
         """Whether both families have settings to choose from: several trainings of each, or a
-        search of each."""
+        search of each, of what is configured, whatever else is swept."""
         arms = [self.methods(reward, [family]) for family in (one, other)]
-        cells = [self.results.sources(reward, method)[0].cell for arm in arms for method in arm]
+        cells = [self.results.sources(reward, arm[0])[0].cell for arm in arms]
         return min(map(len, arms)) > 1 or all(cell and searched(cell.settings) for cell in cells)
 
     def regularised(self, reward: str) -> list[str]:

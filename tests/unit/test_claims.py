@@ -279,11 +279,15 @@ def test_without_its_control_a_question_is_not_tested(tmp_path, sweeps, asked):
 
 def test_searched_settings_are_a_control_too(tmp_path):
     search = {"search": [1e-3, 1e-4], "iterations": 20}
-    for methods, asked in (
-        ({"rocm-none": {"learning_rate": search}, "rocm-kl": {"beta": search}}, True),
-        ({"rocm-none": {"learning_rate": search}, "rocm-kl": {"beta": 0.1}}, False),
+    both = {"rocm-none": {"learning_rate": search}, "rocm-kl": {"beta": search}}
+    curve = [{"methods": ["rocm-kl"], "setting": "beta", "values": [0.1, 1.0]}]  # figure 4's
+    for methods, sweeps, asked in (
+        (both, [], True),
+        (both, curve, True),
+        (both | {"rocm-kl": {"beta": 0.1}}, [], False),
+        (both | {"rocm-kl": {"beta": 0.1}}, curve, False),
     ):
-        evidence = Evidence(Results(make_config(methods=methods), tmp_path))
+        evidence = Evidence(Results(make_config(methods=methods, sweeps=sweeps), tmp_path))
         assert evidence.tuned_alike("hpsv2", "rocm-kl", "rocm-none") == asked
 
 
