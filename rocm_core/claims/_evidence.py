@@ -20,7 +20,7 @@ from rocm_core.analysis import (
     compare_differences,
     only,
 )
-from rocm_core.grid import METHODS, is_held_out, searched, snapshot_steps
+from rocm_core.grid import METHODS, is_held_out, searched, snapshot_steps, trials_of
 
 BASELINES = tuple(METHODS)
 ROCM_NONE = "rocm-none"
@@ -62,6 +62,17 @@ class Evidence:
         wanted = set(families)
         every = [self.results.models[m] for m in self.results.methods(reward, sweeps=True)]
         return [s.method for s in every if "prompts" not in s.swept and s.family in wanted]
+
+    def tries(self, reward: str, one: str, other: str) -> tuple[list[str], list[str]]:
+        """The tries of two families: the trials of their searches or, where not both have some,
+        their trainings with swept settings."""
+        first, second = (
+            [trial.variant for trial in trials_of(self.results.cells, reward, family)]
+            for family in (one, other)
+        )
+        if first and second:
+            return first, second
+        return self.methods(reward, [one]), self.methods(reward, [other])
 
     def tuned_alike(self, reward: str, one: str, other: str) -> bool:
         """Whether both families have settings to choose from: several trainings of each, or a

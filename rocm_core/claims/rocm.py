@@ -385,24 +385,24 @@ def never_below_the_base(e: Evidence) -> Iterator[Part]:
         " tuning: PPO's less ROCM's, as many tries each. The best is chosen on the other half of"
         " the prompts."
     ),
-    needs="a sweep of rlcm or ddpo and of a ROCM method, three tries each",
+    needs="a search or a sweep of rlcm or ddpo and of a ROCM method, three tries each",
     rule=every,
 )
 def tuning(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
-        every = [ROCM_NONE, *e.regularised(reward)]
-        searched = [family for family in every if len(e.methods(reward, [family])) > 2]
-        for ppo in (m for m in ("rlcm", "ddpo") if len(e.methods(reward, [m])) > 2):
-            for ours in searched:
-                label = f"{metric_label(reward)}: {e.label(ppo)} − {e.label(ours)}"
-                yield part(label, MORE, _tuning, e, reward, ppo, ours)
+        for ppo in ("rlcm", "ddpo"):
+            for ours in [ROCM_NONE, *e.regularised(reward)]:
+                tries = e.tries(reward, ppo, ours)
+                if min(map(len, tries)) > 2:
+                    label = f"{metric_label(reward)}: {e.label(ppo)} − {e.label(ours)}"
+                    yield part(label, MORE, _tuning, e, reward, tries)
 
 
-def _tuning(e: Evidence, reward: str, ppo: str, ours: str) -> Comparison:
-    budget = min(len(e.methods(reward, [method])) for method in (ppo, ours))
+def _tuning(e: Evidence, reward: str, tries: tuple[list[str], list[str]]) -> Comparison:
+    budget = min(map(len, tries))
     lost = []
-    for method in (ppo, ours):
-        search = e.finals(reward, [method])[:budget]
+    for methods in tries:
+        search = [(method, None) for method in methods[:budget]]
         best = e.chosen(reward, search, reward, by=reward)
         scores = [aligned(e.scores(reward, c, reward), best)[0].to_numpy() for c in search]
         lost.append(best.sort_index(axis=1) - np.mean(scores, axis=0))

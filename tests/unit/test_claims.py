@@ -321,6 +321,27 @@ def test_every_claim_of_a_paper_has_its_place_there():
         assert set(stated.shown_in) <= drawn and bool(stated.where) == bool(stated.number)
 
 
+def test_what_tuning_is_worth_shows_in_the_trials_of_searches(tmp_path):
+    """PPO's three tries differ, ROCM's do not; or the other way round."""
+    betas, rates = [0.01, 0.1, 1.0], [1e-4, 1e-3, 1e-2]
+    config = make_config(
+        methods={
+            "rocm-kl": {"beta": {"search": betas, "iterations": 20}},
+            "rlcm": {"learning_rate": {"search": rates, "iterations": 20}},
+        },
+        rewards=["hpsv2"],
+    )
+    ours = [f"rocm-kl--beta-{beta:g}--iterations-20" for beta in betas]
+    ppo = [f"rlcm--learning_rate-{rate:g}--iterations-20" for rate in rates]
+    for apart, alike, verdict in ((ppo, ours, CONFIRMED), (ours, ppo, REFUTED)):
+        planted = {("hpsv2", name): {"hpsv2": 0.02 * i} for i, name in enumerate(apart)}
+        planted |= {("hpsv2", name): {"hpsv2": 0.02} for name in alike}
+        write_results(tmp_path / verdict, config, planted)
+        found = verdict_on("14a", tmp_path / verdict, config)
+        assert found.verdict == verdict and found.scope == "one training per method"
+        assert abs(found.decisive.part.comparison.difference.mean) == pytest.approx(0.02, rel=0.1)
+
+
 def test_the_control_has_no_more_tries_than_the_divergence(tmp_path):
     """A third learning rate is not compared with two values of β."""
     rates = [1e-3, 3e-4, 1e-4]
