@@ -8,7 +8,6 @@ would take the differences between the images of one caption away that RLHF need
 """
 
 import copy
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from rocm_core.shapes.models import (
     make_diffusion_scheduler,
     make_unet,
     tokenize,
+    write_pipeline,
 )
 from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scenes
 
@@ -166,11 +166,7 @@ def save_pipelines(
         ),
     }
     for name, pipeline in pipelines.items():
-        pipeline.to(dtype=torch.float16).save_pretrained(output / name)
-        for file in (output / name).glob("*/config.json"):
-            config = json.loads(file.read_text(encoding="utf-8"))
-            config.pop("_name_or_path", None)  # where a part was read from, on this machine
-            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_pipeline(pipeline, output / name)
 
 
 def main(

@@ -24,6 +24,7 @@ from rocm_core.shapes.models import (
     make_projecting_encoder,
     make_transformer,
     tokenize,
+    write_pipeline,
 )
 from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scenes
 
@@ -149,7 +150,7 @@ def save_pipeline(
         tokenizer_2=tokenizer,
         **WITHOUT_T5,
     )
-    pipeline.to(dtype=torch.float16).save_pretrained(output)
+    write_pipeline(pipeline, output)
 
 
 def main(

@@ -1,6 +1,7 @@
 """Architectures of the shapes world's base models: Stable Diffusion's classes at a tiny size, and
 Stable Diffusion 3's of the second few-step base."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,13 @@ def save_half(module: Any, folder: Path) -> None:
     module.half()
     module.save_pretrained(folder)
     module.float()
+
+
+def write_pipeline(pipeline: Any, folder: Path) -> None:
+    """Write a pipeline as diffusers' folder in float16, which does not say where its parts were
+    read from on this machine."""
+    pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -34,7 +34,7 @@ def test_a_site_asks_for_gpus_in_its_own_form_by_one_key() -> None:
     assert Resources(gres="gpu:a100").request(0) == {"gpu": 0}
     text = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
     rules = [rule for rule in text.split("\nrule ") if "commands.launch --gpus" in rule]
-    assert len(rules) == 6 and " gpu=" not in text
+    assert len(rules) == 8 and " gpu=" not in text
     for rule in rules:
         (asked,) = re.findall(r"\*\*CONFIG\.resources\.request\((.*)\),", rule)
         assert f"gpus=lambda w, output: {asked}," in rule

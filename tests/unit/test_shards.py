@@ -271,7 +271,7 @@ def test_only_a_cell_without_a_usable_shard_is_made_again(clone):
     ((name, fault),) = artefacts(clone, methods=methods).unused.items()
     assert name == KL and fault.endswith("made with beta 0.05, the configuration says 0.1")
     assert any(fault == line for line in problems(clone, methods=methods))
-    for change in ({"generation": {"seed": 9}}, {"metrics": ["gold"], "published": []}):
+    for change in ({"generation": {"seed": 9}}, {"metrics": ["hpsv2", "gold"], "published": []}):
         assert not artefacts(clone, **change).layout.sharded, change
     settings = {"rlcm": {"learning_rate": {"search": [1e-4, 1e-2], "iterations": 2}}}
     unused = artefacts(clone, methods=GRID["methods"] | settings).unused
