@@ -258,6 +258,8 @@ class Results:
         if base is None:
             return None
         own = base.set_index("step")["value"].reindex(history["step"])
+        if own.isna().any():
+            raise UserError(f"{path} lacks steps of {source.name}; remake it")
         return history.assign(reward=history["reward"] - own.to_numpy())
 
     def history(

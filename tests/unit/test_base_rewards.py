@@ -7,6 +7,7 @@ import tiny
 from synthetic import make_wide_config, write_results
 
 from rocm_core.analysis import Results, curves
+from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, base_runs, make_grid
 from rocm_core.grid.base_rewards import starts_in_pairs
 from rocm_core.tables import costs
@@ -99,6 +100,16 @@ def test_curves_show_what_was_gained_over_the_base(tmp_path):
     assert "less what the base scores" not in costs.make(Results(plain, tmp_path / "plain")).caption
     raw = results.history(results.sources("hpsv2", "rlcm")[0], ["reward"])["reward"]
     assert raw.max() > 6  # figure 5 shows it as it is
+
+
+def test_a_base_that_lacks_steps_is_refused(tmp_path):
+    config = make_wide_config(base_rewards=True)
+    write_results(tmp_path, config)
+    for file in (tmp_path / "base_rewards" / "consistency").glob("*.csv"):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(lines[:-4]))
+    with pytest.raises(UserError, match="lacks steps of hpsv2/rlcm/seed-0; remake it"):
+        curves(Results(config, tmp_path), "hpsv2", ["rlcm"])
 
 
 def test_a_missing_score_of_the_base_is_a_gap(tmp_path):
