@@ -51,17 +51,20 @@ def metric_label(name: str) -> str:
     return _NAMES.get(name.replace("-", "_"), name)
 
 
-def method_label(source: "Source", *, short: bool = False) -> str:
-    """A method and what a sweep chose: "ROCM, KL (beta 0.01)"; `short` drops ROCM. A base is named
-    after its policy."""
+def method_label(source: "Source", *, short: bool = False, where: bool = True) -> str:
+    """A method and what a sweep chose: "ROCM, KL (beta 0.01)"; `short` drops ROCM. What is like it
+    on another few-step model is named so, and after that unless not `where`: "ROCM, KL (flow)". A
+    base is named after its policy."""
     if source.cell is None:
         return f"{source.policy} base" if short else f"Base ({source.policy} model)"
-    label = _NAMES.get(source.family, source.family)
-    if source.is_rocm:
+    label = _NAMES.get(source.like, source.family)
+    if source.like.startswith("rocm-"):
         label = divergence_label(source.divergence)
         label = label if short else f"ROCM, {label}"
-    values = ", ".join(f"{setting} {spell(value)}" for setting, value in source.swept.items())
-    return f"{label} ({values})" if values else label
+    values = [f"{setting} {spell(value)}" for setting, value in source.swept.items()]
+    if where and source.family not in (source.like, label):
+        values.insert(0, source.policy)
+    return f"{label} ({', '.join(values)})" if values else label
 
 
 def divergence_label(name: str) -> str:

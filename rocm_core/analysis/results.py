@@ -16,14 +16,17 @@ from rocm_core.analysis.statistics import Estimate, paired_difference, per_promp
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid import (
+    METHODS,
     BaseRun,
     Cell,
+    Method,
     Standards,
     base_runs,
     combine,
     compared_gradients,
     evaluation_sets,
     make_grid,
+    name_of,
     sample_sets,
     scaled_sets,
     standardised,
@@ -70,6 +73,15 @@ class Source:
     def divergence(self) -> str:
         """What keeps the training near its base; "none" for a base, too."""
         return self.cell.settings.divergence if self.cell else "none"
+
+    @property
+    def like(self) -> str:
+        """What the method would be called on the policy `consistency`, unless the field has its
+        own name for it: direct-flow-kl is like rocm-kl."""
+        if self.cell is None or self.family in METHODS:
+            return self.family
+        algorithm, divergence = self.cell.settings.algorithm, self.divergence
+        return name_of(Method(algorithm, "consistency", divergence))
 
     @property
     def is_rocm(self) -> bool:
@@ -121,9 +133,15 @@ class Results:
         methods = self.methods(reward)
         return [*dict.fromkeys(self.base_of(reward, method) for method in methods), *methods]
 
-    def label(self, method: str, *, short: bool = False) -> str:
+    def label(self, method: str, *, short: bool = False, where: bool = True) -> str:
         """How tables and figures name a method or a base: `method_label`."""
-        return method_label(self.models[method], short=short)
+        return method_label(self.models[method], short=short, where=where)
+
+    @property
+    def generators(self) -> list[str]:
+        """The policies trained with few steps: all but the diffusion model."""
+        every = dict.fromkeys(cell.settings.policy for cell in self.cells)
+        return [policy for policy in every if policy != "diffusion"]
 
     def beta(self, source: Source) -> float:
         """The weight of a model's divergence; where it was searched or steered, what it was in the

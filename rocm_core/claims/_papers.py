@@ -33,6 +33,8 @@ STATED = {
     "Q4b": Stated(*_OWN, ("gold_vs_reward", "sweep")),
     "Q4c": Stated(*_OWN, ("gold_vs_reward", "sweep")),
     "Q5": Stated(*_OWN, ("efficiency", "gold_vs_reward")),
+    "Q6a": Stated(*_OWN, ("gold_vs_reward", "table4")),
+    "Q6b": Stated(*_OWN, ("gold_vs_reward",)),
     "1": Stated(_ROCM, "section 4.1, table 1", UNKNOWN, ("table1", "table4")),
     "2": Stated(_ROCM, "section 4.1, table 1", UNKNOWN, ("table1", "table4")),
     "3": Stated(_ROCM, "section 4.1, table 1", UNKNOWN, ("table1",)),
@@ -61,7 +63,7 @@ STATED = {
     ),
     "13": Stated(_ROCM, "section 4.1, tables 1 and 4", UNKNOWN, ("table1", "table4")),
     "14a": Stated(_ROCM, "sections 1 and 5", "none is given in the text", ("sweep", "table2")),
-    "14b": Stated(_ROCM, "section 4.1", "none is given in the text", ()),
+    "14b": Stated(_ROCM, "section 4.1", "none is given in the text", ("gradients",)),
     "R1": Stated(
         *(_RLCM, "abstract and section 5"),
         "Aesthetic after 10,000 reward queries: RLCM 6.60, DDPO 6.39 (read off a figure); its"

@@ -1,7 +1,7 @@
 """The claims ledger: what a run says about each claim of the papers, and about our own questions.
 
 A claim is a function that yields the comparisons it rests on (`rocm`, `rlcm`, `questions`,
-`hacking`), and a rule that turns their outcomes into a verdict. docs/claims.md says how.
+`hacking`, `transfer`), and a rule that makes a verdict of their outcomes. docs/claims.md says how.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rocm_core.analysis import LEVEL, MARGIN, RESAMPLES, Results
-from rocm_core.claims import hacking, questions, rlcm, rocm
+from rocm_core.claims import hacking, questions, rlcm, rocm, transfer
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import Claim, Verdict, decide
 from rocm_core.claims._write import limits, markdown, record
@@ -17,7 +17,7 @@ from rocm_core.provenance import atomic_write, write_json
 
 CLAIMS = tuple(
     value
-    for module in (questions, hacking, rocm, rlcm)
+    for module in (questions, hacking, transfer, rocm, rlcm)
     for value in vars(module).values()
     if isinstance(value, Claim)
 )

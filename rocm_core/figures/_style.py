@@ -192,13 +192,15 @@ def log_x(axes: Axes, low: float, high: float) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def handles(results: Results, methods: Sequence[str]) -> list[Line2D]:
-    """Legend entries: colour and marker of each method; ROCM is named where others are, too."""
-    short = all(results.models[method].is_rocm for method in methods)
+def handles(results: Results, methods: Sequence[str], *, where: bool = True) -> list[Line2D]:
+    """Legend entries: colour and marker of each method; ROCM is named where others are, too.
+    Without `where` those of its like, on whatever few-step model it is."""
+    short = all(results.models[method].like.startswith("rocm-") for method in methods)
+    looks = [look(m if where else results.models[m].like) for m in methods]
+    labels = [results.label(method, short=short, where=where) for method in methods]
     return [
-        Line2D([], [], color=colour, marker=marker, label=results.label(method, short=short))
-        for method in methods
-        for colour, marker in [look(method)]
+        Line2D([], [], color=colour, marker=marker, label=label)
+        for (colour, marker), label in zip(looks, labels, strict=True)
     ]
 
 

@@ -64,25 +64,37 @@ def counts(data: pd.DataFrame) -> str:
 def draw_paths(
     results: Results, data: pd.DataFrame, metric: Callable[[str], str], label: Callable[[str], str]
 ) -> Figure:
-    """One panel per training reward: `metric(reward)` on the x axis, labelled `label(reward)`.
+    """One panel per training reward and, where there are several, per few-step generator, in which
+    what is alike looks alike: `metric(reward)` on the x axis, labelled `label(reward)`.
 
     `data` comes from `trajectories`; the gold judge is on the y axis.
     """
-    figure, panels = style.by_reward(results.rewards, height=2.9)
-    for reward, panel in panels.items():
-        own = only(data, reward=reward)
-        for method, path in own.groupby("method", sort=False):
-            _draw(panel, path, str(method), metric(reward))
-        style.note_missing(panel, results, results.methods_with_snapshots(reward), own["method"])
-        panel.set(xlabel=label(reward), ylabel=metric_label(GOLD))
+    split = len(results.generators) > 1
+    places: dict[tuple[str, str], list[str]] = {}
+    for reward in results.rewards:
+        for method in results.methods_with_snapshots(reward):
+            policy = results.models[method].policy if split else ""
+            places.setdefault((reward, policy), []).append(method)
+    figure, panels = style.wrapped(len(places), height=2.9)
+    for panel, ((reward, policy), methods) in zip(panels, places.items(), strict=True):
+        paths = {method: only(data, reward=reward, method=method) for method in methods}
+        for method, path in paths.items():
+            if len(path):
+                _draw(panel, path, results.models[method].like, metric(reward))
+        style.note_missing(panel, results, methods, [m for m, path in paths.items() if len(path)])
+        title = metric_label(reward)
+        title = f"{title}, {policy}" if split else f"Trained on {title}"
+        panel.set(title=title, xlabel=label(reward), ylabel=metric_label(GOLD))
         panel.locator_params(nbins=5)
     base = Line2D([], [], color="black", marker="o", linestyle="", label="base")
-    style.legend(figure, [base, *style.handles(results, results.methods_with_snapshots())])
+    alike = {results.models[m].like: m for m in results.methods_with_snapshots()[::-1]}
+    shown = list(alike.values())[::-1]
+    style.legend(figure, [base, *style.handles(results, shown, where=False)])
     return figure
 
 
-def _draw(panel: Axes, data: pd.DataFrame, method: str, metric: str) -> None:
-    colour, marker = style.look(method)
+def _draw(panel: Axes, data: pd.DataFrame, like: str, metric: str) -> None:
+    colour, marker = style.look(like)
     x, y = (only(data, metric=name) for name in (metric, GOLD))
     panel.plot(x["mean"], y["mean"], color=colour, marker=".", markersize=4, linewidth=1.4)
     last = [[[p["change"] - p["low"]], [p["high"] - p["change"]]] for p in (x.iloc[-1], y.iloc[-1])]

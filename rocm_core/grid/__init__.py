@@ -25,8 +25,11 @@ from rocm_core.grid.budget import (
 )
 from rocm_core.grid.cells import (
     METHODS,
+    POLICIES,
     Cell,
+    Method,
     make_grid,
+    name_of,
     parse_method,
     spell,
     table,

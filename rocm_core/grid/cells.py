@@ -83,13 +83,18 @@ def parse_method(name: str, key: str, policies: Iterable[str] = ()) -> tuple[str
         module = short_name(module_of("divergences", divergence, key))
         divergence = facts("divergences", divergence, key)["ALIAS_OF"] or module
     method = Method(algorithm, policy, divergence)
+    return name_of(method), method
+
+
+def name_of(method: Method) -> str:
+    """The canonical name of a method."""
     known_as = {meaning: known for known, meaning in METHODS.items()}
     if method in known_as:
-        return known_as[method], method
-    if (algorithm, policy) == ("direct", "consistency"):
-        return f"rocm-{_spell(divergence)}", method
-    suffix = [] if divergence == "none" else [_spell(divergence)]
-    return "-".join([_spell(algorithm), _spell(policy), *suffix]), method
+        return known_as[method]
+    if (method.algorithm, method.policy) == ("direct", "consistency"):
+        return f"rocm-{_spell(method.divergence)}"
+    suffix = [] if method.divergence == "none" else [_spell(method.divergence)]
+    return "-".join([_spell(method.algorithm), _spell(method.policy), *suffix])
 
 
 def _spell(module: str) -> str:

@@ -650,3 +650,54 @@ def test_rebel_is_compared_with_ppo_on_what_both_train_on(tmp_path):
     effects = {("hpsv2", "rebel-consistency"): {"hpsv2": 0.05}, ("hpsv2", "rlcm"): {"hpsv2": 0.02}}
     write_results(tmp_path, config, effects)
     assert verdict_on("Q5", tmp_path, config).verdict == CONFIRMED
+
+
+GENERATORS = {
+    "policies": {
+        name: {"model": name, "chain": chain, "steps": 4, "guidance_scale": 1.0}
+        for name, chain in (("consistency", "lcm"), ("flow", "flow"))
+    },
+    "rewards": ["hpsv2"],
+    "methods": {
+        "rocm-none": {},
+        "rocm-kl": {"beta": 0.05},
+        "direct-flow": {},
+        "direct-flow-kl": {"beta": 0.05},
+        "ppo-flow": {},
+    },
+    "seeds": [0, 1, 2],
+}
+
+
+@pytest.mark.parametrize(
+    ("learned", "kept", "verdicts"),
+    [
+        (0.03, 0.3, (CONFIRMED, CONFIRMED)),
+        (-0.03, 0.3, (REFUTED, CONFIRMED)),
+        (0.03, -0.3, (CONFIRMED, REFUTED)),
+    ],
+)
+def test_what_transfers_must_hold_on_every_generator(tmp_path, learned, kept, verdicts):
+    config = make_config(**GENERATORS)
+    effects = {("hpsv2", method): {"hpsv2": 0.03, "gold": 0.0} for method in config.methods}
+    effects["hpsv2", "rocm-kl"] = {"hpsv2": 0.03, "gold": 0.3}
+    effects["hpsv2", "direct-flow-kl"] = {"hpsv2": 0.03, "gold": kept}
+    effects["hpsv2", "ppo-flow"] = {"hpsv2": learned}
+    write_results(tmp_path, config, effects)
+    found = [verdict_on(claim, tmp_path, config) for claim in ("Q6a", "Q6b")]
+    assert tuple(one.verdict for one in found) == verdicts
+    assert [f.part.label for f in found[0].findings] == [
+        "HPSv2, consistency: ROCM, no divergence − base",
+        "HPSv2, consistency: ROCM, KL − base",
+        "HPSv2, flow: ROCM, no divergence − base",
+        "HPSv2, flow: ROCM, KL − base",
+        "HPSv2, flow: RLCM − base",
+    ]
+    assert len(found[1].findings) == 2
+
+
+def test_one_generator_shows_no_transfer(tmp_path):
+    config = make_config()
+    write_results(tmp_path, config)
+    for claim in ("Q6a", "Q6b"):
+        assert verdict_on(claim, tmp_path, config).verdict == NOT_TESTED

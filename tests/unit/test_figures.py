@@ -131,6 +131,27 @@ def test_kl_is_half_the_squared_distance(finished):
     assert last(data, "rocm-kl", "kl")["mean"] == pytest.approx(5)
 
 
+def test_each_generator_has_a_panel_in_which_what_is_alike_looks_alike(tmp_path):
+    policies = {
+        name: {"model": name, "chain": chain, "steps": 4, "guidance_scale": 1.0}
+        for name, chain in (("consistency", "lcm"), ("flow", "flow"))
+    }
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": 0.05}, "direct-flow-kl": {"beta": 0.05}}
+    config = make_config(policies=policies, methods=methods)
+    write_results(tmp_path, config)
+    figure = draw("gold_vs_reward", config, tmp_path).figure
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    assert [*panels] == [f"{r}, {p}" for r in ("HPSv2", "Aesthetic") for p in policies]
+    colours = {
+        title: [line.get_color() for line in axes.lines if len(line.get_xdata()) > 2]
+        for title, axes in panels.items()
+    }
+    none, kl = (_style.look(method)[0] for method in ("rocm-none", "rocm-kl"))
+    assert colours["HPSv2, consistency"] == [none, kl] and colours["HPSv2, flow"] == [kl]
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert entries == ["base", "no divergence", "KL"]
+
+
 def test_squared_distance_has_one_line_for_each_stochastic_transition(finished):
     drawing = draw("squared_distance", *finished)
     assert sorted(drawing.data["transition"].unique()) == [2, 3, 4]
