@@ -6,12 +6,8 @@
 from rocm_core.grid.artefacts import (
     DISTANCES,
     Artefacts,
-    job_code,
     needed,
-    render_code,
     shown_sections,
-    study_code,
-    train_version,
     used,
 )
 from rocm_core.grid.base_rewards import BaseRun, base_runs
@@ -35,6 +31,7 @@ from rocm_core.grid.cells import (
     table,
     trials_of,
 )
+from rocm_core.grid.codes import job_code, render_code, study_code, train_version
 from rocm_core.grid.costs import STABLE_DIFFUSION, costs_of
 from rocm_core.grid.ensembles import Standards, combine
 from rocm_core.grid.evaluation import (
