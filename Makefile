@@ -46,10 +46,10 @@ help:
 	@sed -n 's/^# //p; /^PYTHON/q' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/main
-	@python -m rocm_core.commands.configuration --configfile $(CONFIG)
-	snakemake all --cores $(CORES) --quiet host reason --configfile $(CONFIG)
+	@python -m rocm_core.commands.configuration --configfile "$(CONFIG)"
+	snakemake all --cores $(CORES) --quiet host reason --configfile "$(CONFIG)"
 	@echo
-	@python -m rocm_core.commands.configuration --results $(CONFIG)
+	@python -m rocm_core.commands.configuration --results "$(CONFIG)"
 
 test: $(VENV)/dev
 	$(PYTEST)
@@ -69,22 +69,22 @@ lint: $(VENV)/dev
 	mypy
 
 cells: $(VENV)/main
-	@python -m rocm_core.commands.cells --configfile $(CONFIG)
+	@python -m rocm_core.commands.cells --configfile "$(CONFIG)"
 
 plan: $(VENV)/main
-	@python -m rocm_core.commands.plan --configfile $(CONFIG) $(PLAN)
+	@python -m rocm_core.commands.plan --configfile "$(CONFIG)" $(PLAN)
 
 watch: $(VENV)/main
-	@python -m rocm_core.commands.watch --configfile $(CONFIG)
+	@python -m rocm_core.commands.watch --configfile "$(CONFIG)"
 
 card publish: $(VENV)/main
-	@python -m rocm_core.commands.publish --configfile $(CONFIG) $(if $(CELLS),--cells $(CELLS)) \
+	@python -m rocm_core.commands.publish --configfile "$(CONFIG)" $(if $(CELLS),--cells $(CELLS)) \
 	  $(if $(filter card,$@),--cards)
 
 crate: $(VENV)/crate
-	crate=$$(python -m rocm_core.commands.crate --configfile $(CONFIG)) && \
+	crate=$$(python -m rocm_core.commands.crate --configfile "$(CONFIG)") && \
 	  .venv-validator/bin/rocrate-validator --no-interactive validate --no-paging \
-	  --profile-identifier workflow-run-crate --cache-path .venv-validator/contexts $$crate
+	  --profile-identifier workflow-run-crate --cache-path .venv-validator/contexts "$$crate"
 
 # Without --quiet, which also hides broken links from the strict mode. A report links to tables as
 # they are, beside the pages that are made of them.
@@ -98,25 +98,25 @@ docs: .venv-docs/done
 	cd .site/source && cp --parents docs/results/*/tables/*.md ../html
 
 verify: $(VENV)/main
-	@python -m rocm_core.commands.verify --configfile $(CONFIG)
+	@python -m rocm_core.commands.verify --configfile "$(CONFIG)"
 
 shards: $(VENV)/main
-	@python -m rocm_core.commands.shards --configfile $(CONFIG)
+	@python -m rocm_core.commands.shards --configfile "$(CONFIG)"
 
 accept: $(VENV)/main
-	@python -m rocm_core.commands.accept --configfile $(CONFIG) $(ACCEPT)
+	@python -m rocm_core.commands.accept --configfile "$(CONFIG)" $(ACCEPT)
 
 # Slurm tells each training run to save its state and exit.
 cancel:
 	@squeue --me --noheader --format='%i %Z' \
-	  | awk -v here='$(CURDIR)' '{job = $$1; sub(/^[^ ]+ /, "")} $$0 == here {print job}' \
+	  | awk -v here="$(CURDIR)" '{job = $$1; sub(/^[^ ]+ /, "")} $$0 == here {print job}' \
 	  | xargs --no-run-if-empty scancel --verbose
 
 preflight: $(VENV)/main
-	@python -m rocm_core.commands.preflight --configfile $(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))
+	@python -m rocm_core.commands.preflight --configfile "$(if $(filter file,$(origin CONFIG)),config/paper.yaml,$(CONFIG))"
 
 gate: $(VENV)/main
-	@python -m rocm_core.commands.gate --configfile $(if $(filter file,$(origin CONFIG)),config/pilot.yaml,$(CONFIG))
+	@python -m rocm_core.commands.gate --configfile "$(if $(filter file,$(origin CONFIG)),config/pilot.yaml,$(CONFIG))"
 
 judges: .venv-judges/done
 

@@ -84,7 +84,7 @@ def floors(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The graph without the arrows that a detour over other rooms implies."""
+    """The graph without the imports that a detour over other rooms implies."""
 
     def below(name: str) -> set[str]:
         return graph[name].union(*map(below, graph[name])) if graph[name] else set()
@@ -104,17 +104,18 @@ def first_line(room: str) -> str:
     return text
 
 
+def _listed(names: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
 def page() -> str:
     """docs/layout.md."""
     rooms = room_imports()
-    arrows = [
-        f"    {room} --> {target}"
-        for room, targets in sorted(direct(rooms).items())
-        for target in sorted(targets)
-    ]
+    arrows = direct(rooms)
     storeys = [
-        f"| {height} | {', '.join(f'`{room}`' for room in names)} |"
+        f"| {height if room == names[0] else ''} | `{room}` | {_listed(arrows[room])} |"
         for height, names in reversed(list(enumerate(floors(rooms))))
+        for room in names
     ]
     about = [f"| `{room}` | {first_line(room)} |" for room in sorted(rooms)]
     journeys = [
@@ -144,15 +145,11 @@ def page() -> str:
             "",
             "## Who imports whom",
             "",
-            "An arrow that follows from others is left out.",
+            "From the top floor down. What a room reaches through another one that it imports is",
+            "left out.",
             "",
-            "```mermaid",
-            "flowchart TD",
-            *arrows,
-            "```",
-            "",
-            "| floor | rooms |",
-            "|---|---|",
+            "| floor | room | imports |",
+            "|---|---|---|",
             *storeys,
             "",
             "## Two journeys for a newcomer",
