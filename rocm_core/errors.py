@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOSED = {errno.EROFS, errno.EACCES}
 
 
 class UserError(Exception):
@@ -41,13 +42,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(1)
-        if error.errno not in _DISK:
+        if error.errno not in _FULL | _CLOSED:
             raise
-        message = f"{error.filename or 'a file'} cannot be used: {error.strerror}"
+        message = f"{_place(error) or 'a file'} cannot be used: {error.strerror}"
     else:
         sys.exit(status)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _place(error: OSError) -> str | None:
+    """The file of an error; the folder that lets nobody make it where that is what is wrong."""
+    path = error.filename
+    if isinstance(path, str) and error.errno in _CLOSED:
+        while not os.path.lexists(path):
+            path = os.path.dirname(path) or os.getcwd()
+    return path
 
 
 def _nobody_reads() -> bool:

@@ -9,6 +9,7 @@ and claims are those of the whole grid.
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -33,7 +34,7 @@ from rocm_core.weights import to_fetch
 
 SNAKEFILE = ROOT / "Snakefile"
 POWER = 0.8
-WIDTH = 100
+WIDEST = 100
 
 
 def plan(configfile: str, each: bool = False) -> Iterator[str]:
@@ -138,21 +139,29 @@ def each_claim(found: Sequence[Prospect]) -> Iterator[str]:
     """What each claim has to expect, in lines: its power and text, or what is missing."""
     for one in found:
         if one.missing is None:
-            yield f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}"
+            yield from _wrapped(f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}", 13)
     for one in found:
         if one.missing:
             yield from _wrapped(f"     –  {one.claim.id:3}  {one.missing}", 13)
 
 
 def _columns(cells: Sequence[str], columns: int) -> Iterator[str]:
-    """Cells in rows of so many, as wide as the widest."""
+    """Cells in rows of so many, or of as many as fit, as wide as the widest."""
     width = max(map(len, cells), default=0)
+    columns = max(1, min(columns, _width() // max(1, width)))
     for row in range(0, len(cells), columns):
         yield "".join(f"{cell:{width}}" for cell in cells[row : row + columns]).rstrip()
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent)
+    further = " " * indent
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, _width(), subsequent_indent=further, **whole)
+
+
+def _width() -> int:
+    """Of the terminal, where that is narrower."""
+    return min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns)
 
 
 def main() -> None:
@@ -177,7 +186,7 @@ def main() -> None:
         print(json.dumps(record, indent=1, ensure_ascii=False))
         return
     for line in plan(given.configfile, given.claims):
-        print(line)
+        print("\n".join(_wrapped(line, 4)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """A configuration read and checked: its schema, its sections against one another, and its grid."""
 
+import contextlib
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.used import gating, listed, rewarding
 from rocm_core.plugins import did_you_mean, facts, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
-from rocm_core.provenance import located
+from rocm_core.provenance import folder_digest, located
 from rocm_core.reading import parse_yaml, read_yaml, show
 
 # Prompt sources that a world offers, and its gold judge, which knows the truth of that world.
@@ -131,6 +133,10 @@ def _check(config: Config) -> None:
     cells = make_grid(config)
     _check_held_out(cells)
     check_gradients(config, cells)
+    for model, lora in {(cell.settings.model, cell.settings.init_lora) for cell in cells}:
+        base, digest = _base_of(located(lora)) if lora else (None, "")
+        if base not in (None, model) and digest != folder_digest(model):
+            warn(f"init_lora: {lora} was trained on {base}, not on {model}")
     if config.study:
         bases = [f"base-{policy}" for policy in config.policies]
         _check_study(config.study, config.prompts, cells, bases)
@@ -142,6 +148,16 @@ def _check(config: Config) -> None:
             f" with {steps} inference steps, with which no images are made: name them in"
             " generation.inference_steps"
         )
+
+
+def _base_of(lora: Path) -> tuple[str | None, str]:
+    """The folder and digest of the base that a LoRA's manifest says it was trained on."""
+    for folder in lora.parents[:2]:  # a snapshot lies in a folder of the training's
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            model = manifest["settings"]["model"]
+            return model, manifest["weights"][model]
+    return None, ""
 
 
 def _check_held_out(cells: Sequence[Cell]) -> None:

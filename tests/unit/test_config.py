@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shlex
 import subprocess
 import sys
 
@@ -433,14 +434,14 @@ NAMED = {
 def test_make_says_where_the_results_are_however_the_name_is_written(
     tmp_path, monkeypatch, capsys, style
 ):
-    path, written = tmp_path / "config.yaml", yaml.safe_load(NAMED[style])
+    path, written = tmp_path / "it's mine.yaml", yaml.safe_load(NAMED[style])
     others = {k: v for k, v in yaml.safe_load(SMALL).items() if k not in written}
     path.write_text(NAMED[style] + (yaml.safe_dump(others) if others else ""))
     asked = ["make", "--dry-run", "demo", f"CONFIG={path}"]
     recipe = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (command,) = [line for line in recipe.splitlines() if "--results" in line]
     assert "results/" not in recipe
-    monkeypatch.setattr(sys, "argv", command.split()[2:])
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
     configuration.main()
     said = capsys.readouterr().out.split()
     assert said[1::2] == [f"results/tiny/{name}" for name in ("report.html", "tables/", "figures/")]

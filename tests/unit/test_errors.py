@@ -35,6 +35,21 @@ def test_a_full_disk_is_said_without_a_traceback(capsys):
     assert message == "error: lora.safetensors cannot be used: No space left on device\n"
 
 
+@pytest.mark.parametrize("file", ["results/demo/.history.csv.tmp", "history.csv"])
+def test_a_folder_that_is_closed_to_us_is_named(file, capsys, tmp_path, monkeypatch):
+    """Not a file in it that does not exist, least of all a temporary one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+
+    def main():
+        raise PermissionError(errno.EACCES, "Permission denied", file)
+
+    status, message = leave(main, capsys)
+    assert status == 2
+    folder = "results" if "/" in file else tmp_path
+    assert message == f"error: {folder} cannot be used: Permission denied\n"
+
+
 @pytest.mark.parametrize(("returned", "status"), [(None, None), (0, 0), (3, 3)])
 def test_the_exit_status_is_what_main_returns(returned, status, capsys):
     assert leave(lambda: returned, capsys) == (status, "")

@@ -1,5 +1,6 @@
 """The grid: the cells that a configuration asks for, each once, each with what it really uses."""
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from rocm_core.grid import (
 )
 from rocm_core.grid.cells import Method
 from rocm_core.plugins import ROOT, names
+from rocm_core.provenance import folder_digest
 
 
 def make_config(**changes) -> Config:
@@ -541,3 +543,26 @@ def test_cells_whose_steps_no_image_is_made_with_are_named(capsys):
     assert "generation.inference_steps" in said
     make_config(methods=methods, generation={"inference_steps": [None, 2]})
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("file", ["lora.safetensors", "snapshots/step-8.safetensors"])
+def test_a_lora_of_another_base_to_start_from_is_named(file, capsys, tmp_path):
+    """As its manifest says; a copy of the same base and a LoRA from elsewhere are let pass."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/unet.safetensors").write_text("weights")
+    model, lora = str(tmp_path / "base"), str(tmp_path / file)
+    policy = {"model": model, "steps": 4, "guidance_scale": 3.0}
+    changes = {
+        "policies": {"consistency": policy},
+        "training": {"learning_rate": 1e-3, "iterations": 10, "init_lora": lora},
+    }
+    errors.warn.cache_clear()
+    make_config(**changes)
+    for digest in (folder_digest(model), "another"):
+        manifest = {"settings": {"model": "moved"}, "weights": {"moved": digest}}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        assert capsys.readouterr().err == ""
+        make_config(**changes)
+    assert capsys.readouterr().err == (
+        f"warning: init_lora: {lora} was trained on moved, not on {model}\n"
+    )
