@@ -1,12 +1,13 @@
 """Errors that are the user's to mend: one sentence, no traceback, exit status 2."""
 
+import contextlib
 import errno
 import functools
 import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -42,22 +43,33 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(1)
-        if error.errno not in _FULL | _CLOSED:
-            raise
-        message = f"{_place(error) or 'a file'} cannot be used: {error.strerror}"
+        message = _unusable(error)
     else:
         sys.exit(status)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def _place(error: OSError) -> str | None:
-    """The file of an error; the folder that lets nobody make it where that is what is wrong."""
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Inside, a `UserError`, or a disk that is full or closed to us, ends Snakemake in one line."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {_unusable(error)}")
+
+
+def _unusable(error: OSError) -> str:
+    """What to say of a disk that is full or closed to us; raises any other error again."""
+    if error.errno not in _FULL | _CLOSED:
+        raise error
     path = error.filename
     if isinstance(path, str) and error.errno in _CLOSED:
-        while not os.path.lexists(path):
+        while not os.path.lexists(path):  # it is the folder that lets nobody make it
             path = os.path.dirname(path) or os.getcwd()
-    return path
+    return f"{path or 'a file'} cannot be used: {error.strerror}"
 
 
 def _nobody_reads() -> bool:

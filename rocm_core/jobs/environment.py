@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT
 
 
@@ -19,6 +20,16 @@ def whole_number(variable: str, most: int = 2**40) -> int | None:
         return int(number[1])
     print(f"{variable} is {text!r}, not a number from 1 to {most}: it is ignored", file=sys.stderr)
     return None
+
+
+def require_workplace() -> None:
+    """Raise `UserError` where Snakemake cannot keep its records in the working directory."""
+    records = Path(".snakemake")
+    if not os.access(records if records.exists() else records.parent, os.W_OK):
+        raise UserError(
+            f"{Path.cwd()} is closed to writing, and Snakemake keeps its records there: start it"
+            f" in a folder of your own, with -s {ROOT}/Snakefile"
+        )
 
 
 def job_environment(tell: bool) -> dict[str, str]:

@@ -13,7 +13,13 @@ from checkout import ROOT, Checkout
 
 import rocm_core.training.trainer
 from rocm_core.errors import UserError
-from rocm_core.jobs import StopRequest, private_folder, require_gpus, whole_number
+from rocm_core.jobs import (
+    StopRequest,
+    private_folder,
+    require_gpus,
+    require_workplace,
+    whole_number,
+)
 from rocm_core.training import Trainer, train
 from rocm_core.training.memory import memory_of
 
@@ -187,3 +193,17 @@ def test_a_link_in_place_of_a_claim_is_not_followed(shared, tmp_path):
     )
     assert job.returncode == 2 and job.stderr.startswith("error: GPUs cannot be claimed in ")
     assert "TMPDIR" in job.stderr and not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_a_folder_that_snakemake_cannot_keep_its_records_in_is_named(
+    records, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    if records:
+        (tmp_path / ".snakemake").mkdir()
+    require_workplace()
+    closed = ".snakemake" if records else "."
+    monkeypatch.setattr(os, "access", lambda path, mode: (str(path), mode) != (closed, os.W_OK))
+    with pytest.raises(UserError, match=f"{tmp_path} is closed to writing.* with -s {ROOT}/Snake"):
+        require_workplace()

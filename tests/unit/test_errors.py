@@ -3,6 +3,7 @@
 import errno
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,7 +11,7 @@ import tomllib
 import pytest
 from checkout import ROOT
 
-from rocm_core.errors import UserError, run
+from rocm_core.errors import UserError, run, told
 
 
 def leave(main, capsys):
@@ -44,10 +45,16 @@ def test_a_folder_that_is_closed_to_us_is_named(file, capsys, tmp_path, monkeypa
     def main():
         raise PermissionError(errno.EACCES, "Permission denied", file)
 
-    status, message = leave(main, capsys)
-    assert status == 2
     folder = "results" if "/" in file else tmp_path
-    assert message == f"error: {folder} cannot be used: Permission denied\n"
+    said = f"error: {folder} cannot be used: Permission denied"
+    assert leave(main, capsys) == (2, f"{said}\n")
+    with pytest.raises(SystemExit, match=re.escape(said)), told():  # in the Snakefile
+        main()
+
+
+def test_a_bug_keeps_its_traceback_in_the_snakefile_too():
+    with pytest.raises(FileNotFoundError), told():
+        raise FileNotFoundError(errno.ENOENT, "gone")
 
 
 @pytest.mark.parametrize(("returned", "status"), [(None, None), (0, 0), (3, 3)])

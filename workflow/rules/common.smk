@@ -11,10 +11,10 @@ if not os.path.isdir(f"{sys.path[0]}/rocm_core"):
     sys.exit(f"error: {workflow.current_basedir} is not a folder: name the Snakefile of a clone")
 
 from rocm_core.commands.verify import require_fresh
-from rocm_core.errors import UserError
+from rocm_core.errors import told
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
 from rocm_core.grid import shown_sections, snapshot_prompts, train_version
-from rocm_core.jobs import job_environment
+from rocm_core.jobs import job_environment, require_workplace
 from rocm_core.plugins import ROOT
 from rocm_core.provenance import Accepted, code_fingerprint, here, located, record_beside
 from rocm_core.provenance import record_origin, require_same_origin
@@ -22,7 +22,8 @@ from rocm_core.weights import digest_of_all, inputs_of, table, to_fetch, weights
 
 os.environ.update(job_environment(tell=workflow.is_main_process))
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
-try:
+with told():
+    workflow.is_main_process and require_workplace()
     CONFIG = given_config(
         config,
         CONFIG_FILES,
@@ -35,8 +36,6 @@ try:
     ACCEPTED = Accepted(FILES.layout)
     FILES.check_code()
     workflow.is_main_process and require_fresh(FILES)
-except UserError as error:
-    sys.exit(f"error: {error}")
 
 # Where jobs write, not shards. Of every cell, {cell}, and of every source; rules fill wildcards in.
 LAYOUT, CELLS = FILES.layout.live, FILES.cells
@@ -57,7 +56,8 @@ if CONFIG.partial and not main_scores():
 
 
 onstart:
-    record_origin(LAYOUT, CONFIG_FILES, SECTIONS)
+    with told():
+        record_origin(LAYOUT, CONFIG_FILES, SECTIONS)
 
 
 wildcard_constraints:
@@ -71,10 +71,8 @@ wildcard_constraints:
 
 def cell_of(name):
     """The cell or the base's policy called `name`, or a sentence that ends the run."""
-    try:
+    with told():
         return FILES.source(name)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def generation_of(source, steps=None):

@@ -23,10 +23,8 @@ READS = {
     "published curves": [*map(located, filter(None, [CONFIG.efficiency_overlay]))],
     "votes": [LAYOUT.study.results],
 }
-try:  # those that this configuration has the data for
+with told():  # those that this configuration has the data for
     TABLES, FIGURES = (offered(k, CONFIG, FILES.layout.sharded) for k in ("tables", "figures"))
-except UserError as error:
-    sys.exit(f"error: {error}")
 # What shows votes can be asked for before there are any, and then says so.
 OF_VOTES = [n for n in names("figures") if "votes" in facts("figures", n)["NEEDS"]]
 if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
