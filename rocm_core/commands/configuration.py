@@ -28,7 +28,8 @@ def main() -> None:
         print(f"Figures: {layout.root / 'figures'}/")
     else:
         config = load_config(arguments.configfile)
-        print(f"{arguments.configfile} is valid: {len(make_grid(config))} cells")
+        count = len(make_grid(config))
+        print(f"{arguments.configfile} is valid: {count} cell{'s' * (count != 1)}")
 
 
 if __name__ == "__main__":

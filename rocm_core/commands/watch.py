@@ -118,7 +118,7 @@ def report(files: Artefacts) -> str:
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     from_shards = sum(one.cell in files.layout.sharded for one in trainings)
     states += f", {from_shards} of them in {files.shards}" if from_shards else ""
-    lines = [f"{files.layout.root}: {len(trainings)} trainings: {states}"]
+    lines = [f"{files.layout.root}: {_trainings(len(trainings))}: {states}"]
     begun = [one for one in trainings if one.state in (RUNNING, STOPPED)]
     width = max((len(one.cell) for one in begun), default=0)
     for one in begun:
@@ -140,11 +140,17 @@ def report(files: Artefacts) -> str:
     coming, unknown = to_come(trainings)
     unit = "GPU hours" if files.config.resources.gpus else "hours"
     spent = sum(one.spent for one in trainings)
-    lines.append(
-        f"Training, in {unit}: {spent / 3600:.2f} so far, about {coming / 3600:.2f} to come"
-        + (f", and {unknown} trainings of a kind that has not begun" if unknown else "")
-    )
+    hours = [f"{spent / 3600:.2f} so far"]
+    if coming or not unknown:
+        hours.append(f"about {coming / 3600:.2f} to come")
+    if unknown:
+        hours.append(f"and {_trainings(unknown)} of a kind that has not begun")
+    lines.append(f"Training, in {unit}: {', '.join(hours)}")
     return "\n".join(lines)
+
+
+def _trainings(count: int) -> str:
+    return f"{count} training{'s' * (count != 1)}"
 
 
 _STATES = (FINISHED, RUNNING, STOPPED, WAITING)

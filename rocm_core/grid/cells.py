@@ -277,11 +277,17 @@ def table(cells: Sequence[Cell]) -> str:
     others = dict.fromkeys(key for row in rows for key in row if key not in hidden | set(keys))
     keys += [key for key in others if len({str(row[key]) for row in rows if key in row}) > 1]
     lines = [["cell", *keys]] + [
-        [c.name, *(str(r.get(k, "")) for k in keys)] for c, r in zip(cells, rows, strict=True)
+        [c.name, *(_shown(r.get(k, "")) for k in keys)] for c, r in zip(cells, rows, strict=True)
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join([*text, f"{len(cells)} cells"])
+    return "\n".join([*text, f"{len(cells)} cell{'s' * (len(cells) != 1)}"])
+
+
+def _shown(value: Any) -> str:
+    """A setting in the table; of one that is searched for, what is tried."""
+    tried = value.get("search", ()) if isinstance(value, dict) else ()
+    return "|".join(map(spell, tried)) or str(value)
 
 
 def cell_settings(

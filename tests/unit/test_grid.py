@@ -341,6 +341,12 @@ def test_the_table_shows_each_cell_and_the_settings_that_differ():
     assert lines[0].split() == header.split()
     assert lines[2].split() == ["hpsv2/rocm-kl/seed-0", "0.05", "0.001", "1", "10", "2"]
     assert len(lines) == 6 and lines[-1] == "4 cells"
+    search = {
+        "rocm-kl": {"beta": 0.05, "learning_rate": {"search": [0.001, 6e-5], "iterations": 5}}
+    }
+    first, *trials = table(make_grid(make_config(methods=search))).splitlines()[1:4]
+    assert first.split()[:3] == ["hpsv2/rocm-kl/seed-0", "0.05", "0.001|6e-05"]
+    assert [line.split()[2] for line in trials] == ["0.001", "6e-05"]
 
 
 BOTH = {

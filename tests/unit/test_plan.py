@@ -11,6 +11,7 @@ from synthetic import make_config, make_wide_config
 from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
+from rocm_core.commands import plan
 from rocm_core.commands.plan import claims, costs, each_claim
 from rocm_core.grid import (
     GPUS,
@@ -209,6 +210,20 @@ def test_an_image_of_another_network_takes_what_reproducing_says(policy, denoise
         cell = next(cell for cell in make_grid(config) if cell.method == method)
         work = training_work(config, cell.settings)
         assert work.teraflop(1024, costs) == pytest.approx(teraflop, rel=0.02)
+
+
+def test_a_plan_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(plan, "SNAKEFILE", tmp_path / "of a wheel, which has none")
+    monkeypatch.setattr(plan, "prospects", lambda config: [])
+    monkeypatch.setattr("sys.argv", ["plan", "--configfile", str(ROOT / "config/paper.yaml")])
+    said = {}
+    for columns in (60, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        plan.main()
+        said[columns] = capsys.readouterr().out
+        assert max(map(len, said[columns].splitlines())) <= min(columns, 100)
+    assert said[60].split() == said[200].split()
+    assert len(said[60].splitlines()) > len(said[200].splitlines())
 
 
 def test_a_plan_counts_each_policy_as_its_own_network():

@@ -210,3 +210,7 @@ def test_watch_says_what_runs_how_far_and_what_is_left(tmp_path):
     assert made.startswith("Made: images 0 of 6, scores 0 of 6, evaluated snapshots 0 of 5, tables")
     # 720 s + 360 s so far. To come: 90 × 36 s, and twice 100 × 1080 s / 150.
     assert hours == "Training, in hours: 0.30 so far, about 1.30 to come"
+    config = load_config("config/demo.yaml", {"methods": {"rocm-none": {}}})
+    first, _, hours = report(Artefacts(config, tmp_path / "new")).splitlines()
+    assert first == f"{tmp_path}/new: 1 training: 1 waiting"
+    assert hours == "Training, in hours: 0.00 so far, and 1 training of a kind that has not begun"
