@@ -56,5 +56,6 @@ def executable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
-    """A copy of this checkout without results; tests must leave it as it is."""
-    return copy_checkout(tmp_path_factory.mktemp("pristine"), executable)
+    """A copy of this checkout without results, in a folder whose name wants care; tests must leave
+    it as it is."""
+    return copy_checkout(tmp_path_factory.mktemp("it's a clöne"), executable)

@@ -57,7 +57,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     """A finished run with one new file of each kind in the checkout."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("extended"), executable)
+    checkout = copy_checkout(tmp_path_factory.mktemp("an extended clöne's"), executable)
     for file in DOCUMENTED.values():
         assert not (checkout.path / file).exists()
         (checkout.path / file).write_text(tiny.documented(file))

@@ -137,6 +137,15 @@ def test_a_broken_link_fails_the_build_of_the_site():
     assert [line for line in told.splitlines() if line.endswith("bin/mkdocs build")]
 
 
+def test_the_site_has_its_style_and_asks_for_nothing_from_elsewhere():
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)
+    files = site_files(ROOT)
+    assert {*settings["extra_css"]} <= files
+    assert settings["theme"]["font"] == "false" and "extra_javascript" not in settings
+    for name in files:  # for a diagram, the theme would load a script from another host
+        assert not name.endswith(".md") or "```mermaid" not in (ROOT / name).read_text(), name
+
+
 def test_every_link_leads_to_a_file_that_the_site_has():
     """As `make docs` copies them; the anchors in them are mkdocs' to check."""
     files = {ROOT / name for name in site_files(ROOT)}
