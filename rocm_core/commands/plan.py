@@ -154,9 +154,13 @@ def _columns(cells: Sequence[str], columns: int) -> Iterator[str]:
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
-    further = " " * indent
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, _width(), subsequent_indent=further, **whole)
+    return textwrap.wrap(
+        text,
+        _width(),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _width() -> int:
