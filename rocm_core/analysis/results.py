@@ -491,10 +491,8 @@ class Results:
         """`path`, noted as read with its sha256; raises `UserError` where there is none, or another
         than its manifest lists."""
         if not path.exists():
-            raise UserError(
-                f"{path} does not exist: finish the run first, or set partial=true to render"
-                " without it"
-            )
+            otherwise = "" if self.config.partial else ", or set partial=true to render without it"
+            raise UserError(f"{path} does not exist: finish the run first{otherwise}")
         self.files_read |= hash_inputs([path])
         return path
 

@@ -1,6 +1,7 @@
 """Model cards and folders for the hub, and the crate of a run, from results that are there."""
 
 import json
+import shutil
 
 import pytest
 from checkout import ROOT
@@ -61,6 +62,13 @@ def test_cards_alone_copy_nothing_and_a_pattern_that_fits_nothing_is_refused(fin
     assert "times the divergence" not in (folder / "README.md").read_text()
     with pytest.raises(UserError, match="no finished cell of .* fits nothing"):
         publish(config, root, ["nothing"])
+
+
+def test_a_card_wants_the_prompts_that_its_scores_are_of(finished, tmp_path):
+    config, root = finished
+    shutil.copytree(root / "cells", tmp_path / "cells")
+    with pytest.raises(UserError, match=r"validation\.jsonl does not exist: finish the run first$"):
+        publish(config, tmp_path)
 
 
 def test_a_run_is_a_workflow_run_crate(tmp_path):
