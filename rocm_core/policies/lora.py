@@ -174,6 +174,8 @@ def load_lora(network: Network, path: str | Path, name: str = "unet") -> None:
     it names with the rank it names, or whose numbers are not finite.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the lora.safetensors in it")
     if not path.is_file():
         raise UserError(f"{path} does not exist: train the cell first")
     tensors, settings = read_lora(path)

@@ -119,7 +119,8 @@ def train(
 
         if main:
             folder.note(step=trainer.step)
-            print(f"going on after step {trainer.step} of {settings.iterations}", file=sys.stderr)
+            begins = f"going on after step {trainer.step} of" if trainer.step else "training for"
+            print(f"{begins} {settings.iterations} iterations", file=sys.stderr)
             run = folder.attempts()[0]["token"]
             progress.begin(settings, trainer.history, run, state / "snapshots")
             stack.callback(progress.close)

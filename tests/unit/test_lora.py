@@ -103,6 +103,8 @@ def test_other_values_can_be_saved_in_its_place(unet, tmp_path):
 def test_files_that_cannot_be_used_are_named(unet, tmp_path):
     with pytest.raises(UserError, match="absent.safetensors does not exist"):
         load_lora(unet, tmp_path / "absent.safetensors")
+    with pytest.raises(UserError, match="is a folder: name the lora.safetensors in it"):
+        load_lora(unet, tmp_path)
     add_adapter(unet, 2, 6.0, tiny.TARGETS, seed=0)
     path = tmp_path / "lora.safetensors"
     save_lora(path, unet)
