@@ -20,6 +20,7 @@ os.environ.update(
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
 )
+os.environ.pop("COLUMNS", None)  # xdist's workers have one of 80, as if there were a terminal
 
 # Files that take half a minute or more come first: no worker ends long after the others.
 SLOWEST_FIRST = (

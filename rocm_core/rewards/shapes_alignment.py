@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 
+from rocm_core.rewards._shapes import looked_at
 from rocm_core.rewards._weightless import Weightless
 from rocm_core.shapes.captioner import read
 from rocm_core.shapes.scenes import Scenes, parse
@@ -23,11 +24,11 @@ class ShapesAlignment(Weightless):
     """F1 of what prompt and image state, in [0, 1]: 1 where the image shows exactly its prompt."""
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Scores (N,) of images (N, 3, 32, 32) in [0, 1], each for its own caption.
+        """Scores (N,) of images (N, 3, H, W) in [0, 1], each for its own caption.
 
         Raises :class:`UserError` for a prompt of another world.
         """
-        return agreement(read(images), parse(prompts)).to(images.device)
+        return agreement(read(looked_at(images)), parse(prompts)).to(images.device)
 
 
 def agreement(first: Scenes, second: Scenes) -> torch.Tensor:

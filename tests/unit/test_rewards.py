@@ -261,6 +261,22 @@ def test_gold_is_the_judge_and_has_no_gradient():
         load_reward("gold", Path("anywhere"))
 
 
+@pytest.mark.parametrize("name", ["gold", "shapes-alignment"])
+def test_who_knows_the_shapes_world_looks_at_images_of_any_size(name):
+    """A rendering shown larger is the same to it; one shown smaller is blurred, yet far better than
+    that of another caption."""
+    captions = [
+        "a large red circle in the center on a plain gray background",
+        "a small blue square left of a large green triangle on a plain white background",
+    ]
+    images, reward = render(parse(captions), 0), load_reward(name)
+    assert reward.score(images, captions).min() > 0.99
+    larger = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert reward.score(larger, captions).min() > 0.9
+    small = torch.nn.functional.avg_pool2d(images, 2)
+    assert (reward.score(small, captions) > 2 * reward.score(small, captions[::-1])).all()
+
+
 @pytest.mark.parametrize("size", [(64, 48), (20, 32), (512, 512)])
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 def test_resize_follows_pil_within_rounding(fit, size):
