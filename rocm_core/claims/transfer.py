@@ -11,9 +11,13 @@ _NEEDS = "two policies beside diffusion, each trained by the same methods"
 
 
 def _generators(e: Evidence, reward: str) -> list[str]:
-    """The few-step generators trained on a reward, if there are several."""
-    found = [policy for policy in e.results.generators if e.on_policy(reward, policy)]
-    return found if len(found) > 1 else []
+    """The few-step generators trained on a reward, where several are, each by the same methods."""
+    models, trained = e.results.models, {}
+    for policy in e.results.generators:
+        if methods := e.on_policy(reward, policy):
+            trained[policy] = {(models[m].algorithm, models[m].divergence) for m in methods}
+    same = len(set(map(frozenset, trained.values()))) == 1
+    return list(trained) if same and len(trained) > 1 else []
 
 
 @claim(

@@ -661,6 +661,7 @@ GENERATORS = {
     "methods": {
         "rocm-none": {},
         "rocm-kl": {"beta": 0.05},
+        "rlcm": {},
         "direct-flow": {},
         "direct-flow-kl": {"beta": 0.05},
         "ppo-flow": {},
@@ -689,6 +690,7 @@ def test_what_transfers_must_hold_on_every_generator(tmp_path, learned, kept, ve
     assert [f.part.label for f in found[0].findings] == [
         "HPSv2, consistency: ROCM, no divergence − base",
         "HPSv2, consistency: ROCM, KL − base",
+        "HPSv2, consistency: RLCM − base",
         "HPSv2, flow: ROCM, no divergence − base",
         "HPSv2, flow: ROCM, KL − base",
         "HPSv2, flow: RLCM − base",
@@ -696,8 +698,12 @@ def test_what_transfers_must_hold_on_every_generator(tmp_path, learned, kept, ve
     assert len(found[1].findings) == 2
 
 
-def test_one_generator_shows_no_transfer(tmp_path):
-    config = make_config()
+WITHOUT_RLCM = {m: settings for m, settings in GENERATORS["methods"].items() if m != "rlcm"}
+
+
+@pytest.mark.parametrize("trained", [{}, GENERATORS | {"methods": WITHOUT_RLCM}])
+def test_one_generator_shows_no_transfer_nor_do_two_with_unequal_methods(tmp_path, trained):
+    config = make_config(**trained)
     write_results(tmp_path, config)
     for claim in ("Q6a", "Q6b"):
         assert verdict_on(claim, tmp_path, config).verdict == NOT_TESTED
