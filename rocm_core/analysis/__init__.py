@@ -26,7 +26,7 @@ from rocm_core.analysis.efficiency import (
     what_is_paid_for,
 )
 from rocm_core.analysis.gate import Check, checks
-from rocm_core.analysis.judging import evaluators, overall
+from rocm_core.analysis.judging import GOLD, evaluators, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,
@@ -35,7 +35,7 @@ from rocm_core.analysis.labels import (
     number,
     training_seeds,
 )
-from rocm_core.analysis.results import GOLD, Results, Source, only
+from rocm_core.analysis.results import Results, Source, only
 from rocm_core.analysis.statistics import (
     LEVEL,
     Estimate,

@@ -1,12 +1,18 @@
 """Which metrics evaluate a model: the gold judge where there is one, else those not trained on."""
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
-from rocm_core.analysis.results import GOLD, Results
 from rocm_core.grid import is_held_out
 
+if TYPE_CHECKING:  # else a search, which needs `overall`, would be as old as how results are read
+    from rocm_core.analysis.results import Results
 
-def evaluators(results: Results, reward: str) -> list[str]:
+GOLD = "gold"
+
+
+def evaluators(results: "Results", reward: str) -> list[str]:
     """The gold judge where there is one, else every metric that no training on a reward used."""
     metrics, used = results.config.metrics, results.used(reward)
     return [GOLD] if GOLD in metrics else [m for m in metrics if is_held_out(m, used)]
@@ -20,7 +26,7 @@ def overall(scores: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
     return scores.iloc[:, 0] if scores.shape[1] == 1 else (scores / units).mean(axis=1)
 
 
-def final_scores(results: Results, method: str, reward: str) -> pd.DataFrame:
+def final_scores(results: "Results", method: str, reward: str) -> pd.DataFrame:
     """Final scores of a method or base by the evaluators of `reward`, one row per prompt; empty
     where some are missing."""
     return pd.DataFrame(

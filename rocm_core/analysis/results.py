@@ -35,7 +35,6 @@ from rocm_core.grid import (
 from rocm_core.prompts import Prompt, read_prompts
 from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles, hash_inputs
 
-GOLD = "gold"
 _KEYS = ["reward", "method", "seed"]
 _SCORES = ["prompt_id", "metric", "value"]
 

@@ -147,3 +147,12 @@ def test_trials_of_other_prompts_are_refused(tmp_path):
     other.write_text(base.read_text().replace("\np", "\nq"))
     with pytest.raises(UserError, match="other.csv are not of the prompts that choose"):
         choose(Trained("hpsv2"), [({"beta": 1.0}, base), ({"beta": 2.0}, other)], base)
+
+
+@pytest.mark.parametrize("script", ["choose", "choose_snapshot"])
+def test_a_choice_stays_when_the_way_results_are_shown_changes(script):
+    from rocm_core.provenance import module_closure
+
+    follows = module_closure(f"workflow/scripts/{script}.py")
+    assert "rocm_core.analysis.choice" in follows
+    assert not {"rocm_core.analysis.results", "rocm_core.analysis.labels"} & {*follows}
