@@ -37,6 +37,12 @@ from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles, hash_inputs
 
 _KEYS = ["reward", "method", "seed"]
 _SCORES = ["prompt_id", "metric", "value"]
+# What is asked whether it tames reward hacking: settings of a training, and algorithms.
+_TRICKS = {
+    *("truncate", "stop_input", "low_variance", "stop_by", "gate_by", "step_weights"),
+    *("last_step_divergence", "reference_reset", "reference_decay"),
+}
+_ALGORITHMS = ("grpo", "rebel", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,16 @@ class Source:
     def is_rocm(self) -> bool:
         """Whether this is ROCM: first-order training of the consistency policy."""
         return (self.algorithm, self.policy) == ("direct", "consistency")
+
+    @property
+    def has_trick(self) -> bool:
+        """Whether a sweep gave it a setting against reward hacking."""
+        return bool(_TRICKS & self.swept.keys())
+
+    @property
+    def is_contestant(self) -> bool:
+        """Whether the ledger asks if it tames reward hacking (Q4)."""
+        return self.has_trick or self.algorithm in _ALGORITHMS
 
 
 class Results:

@@ -19,11 +19,6 @@ from rocm_core.claims._evidence import (
 from rocm_core.claims._verdict import EFFECT, MORE, Part, at_least, claim, every, part
 from rocm_core.grid import trials_of
 
-_TRICKS = {
-    *("truncate", "stop_input", "low_variance", "stop_by", "gate_by", "step_weights"),
-    *("last_step_divergence", "reference_reset", "reference_decay"),
-}
-_ALGORITHMS = ("grpo", "rebel", "hybrid")
 _JUDGE = "Judge: the gold judge, without one the held-out scorers"
 _NEEDS = (
     "rocm-none and a contestant, with snapshots of both: grpo, rebel or hybrid, or a sweep of what"
@@ -37,8 +32,8 @@ def _contestants(e: Evidence) -> list[tuple[str, str]]:
         (reward, source.method)
         for reward in e.rewards
         if e.methods(reward, [ROCM_NONE])
-        for source in map(e.results.models.get, e.results.methods(reward, sweeps=True))
-        if source and (_TRICKS & source.swept.keys() or source.algorithm in _ALGORITHMS)
+        for source in (e.results.models[m] for m in e.results.methods(reward, sweeps=True))
+        if source.is_contestant
     ]
 
 
