@@ -12,6 +12,7 @@ from PIL import Image
 
 from rocm_core.configuration import Config
 from rocm_core.grid import (
+    Artefacts,
     base_runs,
     compared_gradients,
     evaluation_sets,
@@ -138,6 +139,10 @@ def write_results(
     signals, own = {"rocm": 0.1, "rlcm": 0.01}, np.random.default_rng(1)
     for policy in dict.fromkeys(cell.settings.policy for cell in cells):
         write_samples(policy, f"base-{policy}", {}, 0)
+    for path, (_, _, scorers) in Artefacts(config, root).measured_bases().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = {name: {"mean": LEVELS[name], "std": SPREADS[name]} for name in scorers}
+        path.write_text(json.dumps({"prompts": 64, "scorers": known}))
 
     for number, cell in enumerate(cells):
         effect = effects.get((cell.reward, cell.variant), {})

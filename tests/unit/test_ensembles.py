@@ -235,10 +235,6 @@ def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config(**ensembles())
     write_results(root, config, {("both", "rocm-kl"): {"hpsv2": 0.02, "aesthetic": 0.8}})
-    (path,) = Artefacts(config, root).standards("both/rocm-kl/seed-0")
-    path.parent.mkdir(parents=True)
-    measured = {"hpsv2": {"mean": 0.27, "std": 0.02}, "aesthetic": {"mean": 5.2, "std": 0.4}}
-    path.write_text(json.dumps({"prompts": 64, "scorers": measured}))
     return Results(config, root)
 
 
