@@ -37,7 +37,7 @@ STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 GUIDED = {"time_cond_proj_dim": 8}
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 FLOW = "FlowMatchEulerDiscreteScheduler"
-STOCHASTIC = {"shift": 3.0, "stochastic_sampling": True}
+DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
 SD, XL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
 TWINS = {
     "LCM-SDXL": Twin(XL, "LCMScheduler", "lcm", STABLE, GUIDED, guidance_scale=7.5),
@@ -68,29 +68,43 @@ TWINS = {
         guidance_scale=3.0,
         asked=PLAIN,
     ),
+    "PixArt with TCD": Twin(
+        *("PixArtAlphaPipeline", "TCDScheduler", "tcd", STABLE), asked=PLAIN | {"eta": 0.3}
+    ),
+    "PixArt with ancestral steps": Twin(
+        *("PixArtAlphaPipeline", "EulerAncestralDiscreteScheduler", "ancestral", STABLE),
+        asked=PLAIN,
+    ),
     "SANA-Sprint": Twin(
         *("SanaSprintPipeline", "SCMScheduler", "scm", {"sigma_data": 0.5}),
         guidance_scale=4.5,
         asked={"use_resolution_binning": False},
         pixels=32,
     ),
-    "SD3.5-turbo": Twin(SD3, FLOW, "flow", STOCHASTIC),
+    "SD3.5-turbo": Twin(SD3, FLOW, "flow", {"shift": 3.0}),
     "SD3 with guidance": Twin(
         SD3, "FlowMatchLCMScheduler", "flow", {"shift": 3.0}, guidance_scale=4.0
     ),
     "SD3 without noise": Twin(SD3, FLOW, "euler", {"shift": 3.0}),
-    "FLUX.1-schnell": Twin(
-        *("FluxPipeline", FLOW, "flow", {"stochastic_sampling": True}),
-        asked={"max_sequence_length": 256},
-    ),
+    "FLUX.1-schnell": Twin(*("FluxPipeline", FLOW, "flow"), asked={"max_sequence_length": 256}),
+    # In bfloat16, diffusers rounds guidance × 1000: the 3500 of its authors would become 3504.
     "FLUX.1-dev": Twin(
-        *("FluxPipeline", FLOW, "flow", STOCHASTIC | {"use_dynamic_shifting": True}),
-        {"guidance_embeds": True},
-        guidance_scale=3.5,
+        *("FluxPipeline", FLOW, "flow", DYNAMIC, {"guidance_embeds": True}), guidance_scale=2.0
+    ),
+    "FLUX.1 with LCM's scheduler": Twin(
+        *("FluxPipeline", "FlowMatchLCMScheduler", "flow"), asked={"max_sequence_length": 256}
+    ),
+    "FLUX.1 without noise": Twin(
+        *("FluxPipeline", FLOW, "euler"), asked={"max_sequence_length": 256}
     ),
 }
-# One of each denoiser, and between them each chain.
+# One of each denoiser; the others have other chains, or guidance in two passes or embedded.
 EACH = ("LCM-SDXL", "PixArt-LCM", "SANA-Sprint", "SD3.5-turbo", "FLUX.1-schnell", "SD with TCD")
+# Chains without a published model. Not DDIM for PixArt: of one step, its pipeline returns x̂0.
+UNPUBLISHED = (
+    *("PixArt with TCD", "PixArt with ancestral steps"),
+    *("FLUX.1 with LCM's scheduler", "FLUX.1 without noise"),
+)
 
 
 def write(folder: Path, name: str, seed: int = 0) -> Path:
@@ -259,8 +273,10 @@ PARTS: dict[str, Callable[[Path, Twin], dict[str, Any]]] = {
 
 
 def settings(name: str, model: object, steps: int = 4, **changes: Any) -> dict[str, Any]:
-    """What names the model in settings of ours, as a configuration would."""
+    """What names the model in settings of ours, as a configuration would; where timesteps are
+    given, `steps` are as many."""
     twin = TWINS[name]
+    steps = len(twin.options.get("timesteps", range(steps)))
     return {
         **{"policy": "consistency", "chain": twin.chain, "model": str(model)},
         **{"inference_steps": steps, "guidance_scale": twin.guidance_scale},
@@ -279,7 +295,7 @@ def load(name: str, model: object, steps: int = 4, dtype: torch.dtype = torch.fl
 
 
 def pipeline(name: str, model: object) -> Any:
-    """diffusers' own, made of the folder's parts."""
+    """diffusers' own, made of the folder's parts; where our chain is `flow`, it draws noise too."""
     from rocm_core.policies.denoisers import (
         flux,
         pixart,
@@ -301,7 +317,10 @@ def pipeline(name: str, model: object) -> Any:
     }[twin.pipeline]
     there = {part: kind for part, kind in classes.items() if (folder / part).is_dir()}
     parts = dict.fromkeys(classes) | load_parts(folder, there)
-    scheduler = getattr(diffusers, twin.scheduler).from_pretrained(f"{model}/scheduler")
+    drawing = (
+        {"stochastic_sampling": True} if (twin.scheduler, twin.chain) == (FLOW, "flow") else {}
+    )
+    scheduler = getattr(diffusers, twin.scheduler).from_pretrained(f"{model}/scheduler", **drawing)
     kind = getattr(diffusers, twin.pipeline)
     if twin.pipeline == SD:
         parts |= {"safety_checker": None, "feature_extractor": None}
