@@ -2,8 +2,9 @@
 milliseconds; and what diffusers' own pipelines make of them."""
 
 import json
+import shutil
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import diffusers
 import tiny
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
 
 CLIP_LENGTH, T5_LENGTH, WIDTH = 12, 16, 16
+# The layers that LCM-LoRA adapts.
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+ADAPTED += ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "0.conv")
 LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 
 
@@ -123,6 +128,34 @@ def write(folder: Path, name: str, seed: int = 0) -> Path:
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": twin.pipeline}))
     return folder
+
+
+def write_with_lora(folder: Path, lora: Path) -> None:
+    """Write SDXL as published, whose scheduler is Euler's, and a LoRA that makes it an LCM."""
+    write(folder, "SDXL with guidance")
+    shutil.rmtree(folder / "scheduler")
+    spacing = {"timestep_spacing": "leading", "steps_offset": 1}
+    diffusers.EulerDiscreteScheduler(**STABLE | spacing).save_pretrained(folder / "scheduler")
+    write_lora(lora, diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"))
+
+
+def write_lora(folder: Path, unet: nn.Module, rank: int = 3, alpha: float = 2.0) -> None:
+    """Write a random LoRA under the names of LCM-LoRA's files, which are those of kohya's
+    trainer."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name, layer in unet.named_modules():
+        if name.endswith(ADAPTED) and hasattr(layer, "weight"):
+            outputs, inputs, *kernel = layer.weight.shape
+            shapes = {"down": (rank, inputs, *kernel), "up": (outputs, rank, *([1] * len(kernel)))}
+            key = f"lora_unet_{name.replace('.', '_')}"
+            for part, shape in shapes.items():
+                values = 0.3 * torch.randn(shape, generator=generator)
+                tensors[f"{key}.lora_{part}.weight"] = values
+            tensors[f"{key}.alpha"] = torch.tensor(alpha)
+    assert len(tensors) > 3 * 10
+    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
 
 
 def _vae(channels: int = 4, **more: Any) -> nn.Module:
@@ -294,8 +327,8 @@ def load(name: str, model: object, steps: int = 4, dtype: torch.dtype = torch.fl
     return load_policy(ModelSettings(**settings(name, model, steps)), dtype=dtype)
 
 
-def pipeline(name: str, model: object) -> Any:
-    """diffusers' own, made of the folder's parts; where our chain is `flow`, it draws noise too."""
+def parts_of(pipeline: str) -> Mapping[str, str]:
+    """The parts that we read of a diffusers pipeline, with their classes, by folder."""
     from rocm_core.policies.denoisers import (
         flux,
         pixart,
@@ -304,17 +337,24 @@ def pipeline(name: str, model: object) -> Any:
         stable_diffusion_3,
         stable_diffusion_xl as xl,
     )
-    from rocm_core.policies.denoisers.parts import load_parts
 
-    twin, folder = TWINS[name], Path(str(model))
-    classes = {
+    return {
         SD: sd.PARTS,
+        "LatentConsistencyModelPipeline": sd.PARTS,
         XL: xl.StableDiffusionXL.parts,
         SD3: stable_diffusion_3.StableDiffusion3.parts,
         "PixArtAlphaPipeline": pixart.PixArt.parts,
         "SanaSprintPipeline": sana.Sana.parts,
         "FluxPipeline": flux.Flux.parts,
-    }[twin.pipeline]
+    }[pipeline]
+
+
+def pipeline(name: str, model: object) -> Any:
+    """diffusers' own, made of the folder's parts; where our chain is `flow`, it draws noise too."""
+    from rocm_core.policies.denoisers.parts import load_parts
+
+    twin, folder = TWINS[name], Path(str(model))
+    classes = parts_of(twin.pipeline)
     there = {part: kind for part, kind in classes.items() if (folder / part).is_dir()}
     parts = dict.fromkeys(classes) | load_parts(folder, there)
     drawing = (
