@@ -2,8 +2,9 @@
 milliseconds; and what diffusers' own pipelines make of them."""
 
 import json
+import shutil
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import diffusers
 import tiny
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
 
 CLIP_LENGTH, T5_LENGTH, WIDTH = 12, 16, 16
+# The layers that LCM-LoRA adapts.
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+ADAPTED += ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "0.conv")
 LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 
 
@@ -37,7 +42,7 @@ STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 GUIDED = {"time_cond_proj_dim": 8}
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 FLOW = "FlowMatchEulerDiscreteScheduler"
-STOCHASTIC = {"shift": 3.0, "stochastic_sampling": True}
+DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
 SD, XL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
 TWINS = {
     "LCM-SDXL": Twin(XL, "LCMScheduler", "lcm", STABLE, GUIDED, guidance_scale=7.5),
@@ -68,29 +73,43 @@ TWINS = {
         guidance_scale=3.0,
         asked=PLAIN,
     ),
+    "PixArt with TCD": Twin(
+        *("PixArtAlphaPipeline", "TCDScheduler", "tcd", STABLE), asked=PLAIN | {"eta": 0.3}
+    ),
+    "PixArt with ancestral steps": Twin(
+        *("PixArtAlphaPipeline", "EulerAncestralDiscreteScheduler", "ancestral", STABLE),
+        asked=PLAIN,
+    ),
     "SANA-Sprint": Twin(
         *("SanaSprintPipeline", "SCMScheduler", "scm", {"sigma_data": 0.5}),
         guidance_scale=4.5,
         asked={"use_resolution_binning": False},
         pixels=32,
     ),
-    "SD3.5-turbo": Twin(SD3, FLOW, "flow", STOCHASTIC),
+    "SD3.5-turbo": Twin(SD3, FLOW, "flow", {"shift": 3.0}),
     "SD3 with guidance": Twin(
         SD3, "FlowMatchLCMScheduler", "flow", {"shift": 3.0}, guidance_scale=4.0
     ),
     "SD3 without noise": Twin(SD3, FLOW, "euler", {"shift": 3.0}),
-    "FLUX.1-schnell": Twin(
-        *("FluxPipeline", FLOW, "flow", {"stochastic_sampling": True}),
-        asked={"max_sequence_length": 256},
-    ),
+    "FLUX.1-schnell": Twin(*("FluxPipeline", FLOW, "flow"), asked={"max_sequence_length": 256}),
+    # In bfloat16, diffusers rounds guidance × 1000: the 3500 of its authors would become 3504.
     "FLUX.1-dev": Twin(
-        *("FluxPipeline", FLOW, "flow", STOCHASTIC | {"use_dynamic_shifting": True}),
-        {"guidance_embeds": True},
-        guidance_scale=3.5,
+        *("FluxPipeline", FLOW, "flow", DYNAMIC, {"guidance_embeds": True}), guidance_scale=2.0
+    ),
+    "FLUX.1 with LCM's scheduler": Twin(
+        *("FluxPipeline", "FlowMatchLCMScheduler", "flow"), asked={"max_sequence_length": 256}
+    ),
+    "FLUX.1 without noise": Twin(
+        *("FluxPipeline", FLOW, "euler"), asked={"max_sequence_length": 256}
     ),
 }
-# One of each denoiser, and between them each chain.
+# One of each denoiser; the others have other chains, or guidance in two passes or embedded.
 EACH = ("LCM-SDXL", "PixArt-LCM", "SANA-Sprint", "SD3.5-turbo", "FLUX.1-schnell", "SD with TCD")
+# Chains without a published model. Not DDIM for PixArt: of one step, its pipeline returns x̂0.
+UNPUBLISHED = (
+    *("PixArt with TCD", "PixArt with ancestral steps"),
+    *("FLUX.1 with LCM's scheduler", "FLUX.1 without noise"),
+)
 
 
 def write(folder: Path, name: str, seed: int = 0) -> Path:
@@ -109,6 +128,34 @@ def write(folder: Path, name: str, seed: int = 0) -> Path:
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": twin.pipeline}))
     return folder
+
+
+def write_with_lora(folder: Path, lora: Path) -> None:
+    """Write SDXL as published, whose scheduler is Euler's, and a LoRA that makes it an LCM."""
+    write(folder, "SDXL with guidance")
+    shutil.rmtree(folder / "scheduler")
+    spacing = {"timestep_spacing": "leading", "steps_offset": 1}
+    diffusers.EulerDiscreteScheduler(**STABLE | spacing).save_pretrained(folder / "scheduler")
+    write_lora(lora, diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"))
+
+
+def write_lora(folder: Path, unet: nn.Module, rank: int = 3, alpha: float = 2.0) -> None:
+    """Write a random LoRA under the names of LCM-LoRA's files, which are those of kohya's
+    trainer."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name, layer in unet.named_modules():
+        if name.endswith(ADAPTED) and hasattr(layer, "weight"):
+            outputs, inputs, *kernel = layer.weight.shape
+            shapes = {"down": (rank, inputs, *kernel), "up": (outputs, rank, *([1] * len(kernel)))}
+            key = f"lora_unet_{name.replace('.', '_')}"
+            for part, shape in shapes.items():
+                values = 0.3 * torch.randn(shape, generator=generator)
+                tensors[f"{key}.lora_{part}.weight"] = values
+            tensors[f"{key}.alpha"] = torch.tensor(alpha)
+    assert len(tensors) > 3 * 10
+    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
 
 
 def _vae(channels: int = 4, **more: Any) -> nn.Module:
@@ -259,8 +306,10 @@ PARTS: dict[str, Callable[[Path, Twin], dict[str, Any]]] = {
 
 
 def settings(name: str, model: object, steps: int = 4, **changes: Any) -> dict[str, Any]:
-    """What names the model in settings of ours, as a configuration would."""
+    """What names the model in settings of ours, as a configuration would; where timesteps are
+    given, `steps` are as many."""
     twin = TWINS[name]
+    steps = len(twin.options.get("timesteps", range(steps)))
     return {
         **{"policy": "consistency", "chain": twin.chain, "model": str(model)},
         **{"inference_steps": steps, "guidance_scale": twin.guidance_scale},
@@ -278,8 +327,8 @@ def load(name: str, model: object, steps: int = 4, dtype: torch.dtype = torch.fl
     return load_policy(ModelSettings(**settings(name, model, steps)), dtype=dtype)
 
 
-def pipeline(name: str, model: object) -> Any:
-    """diffusers' own, made of the folder's parts."""
+def parts_of(pipeline: str) -> Mapping[str, str]:
+    """The parts that we read of a diffusers pipeline, with their classes, by folder."""
     from rocm_core.policies.denoisers import (
         flux,
         pixart,
@@ -288,20 +337,30 @@ def pipeline(name: str, model: object) -> Any:
         stable_diffusion_3,
         stable_diffusion_xl as xl,
     )
-    from rocm_core.policies.denoisers.parts import load_parts
 
-    twin, folder = TWINS[name], Path(str(model))
-    classes = {
+    return {
         SD: sd.PARTS,
+        "LatentConsistencyModelPipeline": sd.PARTS,
         XL: xl.StableDiffusionXL.parts,
         SD3: stable_diffusion_3.StableDiffusion3.parts,
         "PixArtAlphaPipeline": pixart.PixArt.parts,
         "SanaSprintPipeline": sana.Sana.parts,
         "FluxPipeline": flux.Flux.parts,
-    }[twin.pipeline]
+    }[pipeline]
+
+
+def pipeline(name: str, model: object) -> Any:
+    """diffusers' own, made of the folder's parts; where our chain is `flow`, it draws noise too."""
+    from rocm_core.policies.denoisers.parts import load_parts
+
+    twin, folder = TWINS[name], Path(str(model))
+    classes = parts_of(twin.pipeline)
     there = {part: kind for part, kind in classes.items() if (folder / part).is_dir()}
     parts = dict.fromkeys(classes) | load_parts(folder, there)
-    scheduler = getattr(diffusers, twin.scheduler).from_pretrained(f"{model}/scheduler")
+    drawing = (
+        {"stochastic_sampling": True} if (twin.scheduler, twin.chain) == (FLOW, "flow") else {}
+    )
+    scheduler = getattr(diffusers, twin.scheduler).from_pretrained(f"{model}/scheduler", **drawing)
     kind = getattr(diffusers, twin.pipeline)
     if twin.pipeline == SD:
         parts |= {"safety_checker": None, "feature_extractor": None}

@@ -1,4 +1,4 @@
-"""config/few-step.yaml on tiny twins of its models: trained, drawn, scored, shown."""
+"""config/few-step.yaml on tiny twins of its models: tried, trained, drawn, scored, shown."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,6 @@ import yaml
 from checkout import Checkout, copy_checkout
 
 TWINS = {
-    "sdxl": "LCM-SDXL",
     "pixart": "PixArt-LCM",
     "sana": "SANA-Sprint",
     "sd3": "SD3.5-turbo",
@@ -18,15 +17,17 @@ TWINS = {
 
 
 def tiny_config(checkout: Checkout) -> dict:
-    """The configuration with other models, scorers, prompts and lengths, and JS left out."""
+    """The configuration with other models, scorers, prompts and lengths."""
     config = yaml.safe_load((checkout.path / "config/few-step.yaml").read_text())
     shapes = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     for name, policy in config["policies"].items():
-        policy.pop("lora", None)
         policy["model"] = f"models/{name}"
-        policy["guidance_scale"] = few_step.TWINS[TWINS[name]].guidance_scale
-        few_step.write(checkout.path / policy["model"], TWINS[name])
-    methods = {n: own or {} for n, own in config["methods"].items() if not n.endswith("-js")}
+        if "lora" in policy:
+            policy["lora"] = f"models/{name}-lora"
+            few_step.write_with_lora(*(checkout.path / policy[key] for key in ("model", "lora")))
+        else:
+            few_step.write(checkout.path / policy["model"], TWINS[name])
+    methods = config["methods"]
     short = {"iterations": 1, "accumulation_steps": 2, "updates_per_iteration": 1}
     short["images_per_prompt"] = 2
     for name in methods:
@@ -52,17 +53,23 @@ def test_few_step_models_go_from_their_folders_to_the_tables(
     checkout = copy_checkout(tmp_path, executable)
     config = tiny_config(checkout)
     (checkout.path / "config/tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    tried = checkout.python(
+        "-m", "rocm_core.commands.preflight", "--configfile", "config/tiny.yaml"
+    )
+    assert tried.returncode == 0 and tried.stdout.endswith("\nready\n"), tried.stdout + tried.stderr
     asked = ("tables", "--cores", "2", "--show-failed-logs", "--configfile", "config/tiny.yaml")
     done = checkout.snakemake(*asked)
     assert done.returncode == 0, done.stdout + done.stderr
     results = checkout.path / "results/few-step"
     for name in config["policies"]:
-        cells = [f"hpsv2/{method}/seed-0" for method in (f"direct-{name}-kl", f"ppo-{name}")]
+        methods = (f"direct-{name}-kl", f"direct-{name}-js", f"ppo-{name}")
+        cells = [f"hpsv2/{method}/seed-0" for method in methods]
         for source in (f"base-{name}", *cells):
             (folder,) = (results / "samples" / source / "validation").iterdir()
             with open(folder / "scores.csv", newline="") as file:
                 rows = list(csv.DictReader(file))
             assert len(rows) == 2 * 6 and {row["metric"] for row in rows} == {*config["scorers"]}
-    with open(results / "tables/table1.csv", newline="") as file:
-        shown = file.read()
-    assert all(f"direct-{name}-kl" in shown for name in config["policies"])
+    shown = {table: (results / f"tables/{table}.csv").read_text() for table in ("table1", "table4")}
+    for name in config["policies"]:
+        assert f"direct-{name}-kl" in shown["table1"] and f"direct-{name}-js" in shown["table1"]
+        assert f"ppo-{name}" in shown["table4"]

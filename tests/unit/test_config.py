@@ -226,6 +226,15 @@ def test_a_broken_configuration_is_refused_in_a_sentence_that_names_the_key(case
     assert [word for word in expected.split() if word not in message] == [], message
 
 
+@pytest.mark.parametrize("policy", ["sd3", "flux"])
+def test_a_flow_as_published_has_no_density_and_the_chain_is_named_that_has(policy):
+    values = yaml.safe_load((ROOT / "config/few-step.yaml").read_text(encoding="utf-8"))
+    assert values["policies"][policy].pop("chain") == "flow"
+    said = f"direct-{policy}-kl: the divergence kl is over the steps that draw noise, and the chain"
+    with pytest.raises(UserError, match=f"{said} euler .* name another chain there, such as flow"):
+        make_grid(parse_config(values))
+
+
 def test_the_same_divergence_by_two_names_must_agree(tmp_path):
     message = refuse(
         SMALL.replace("  rocm-js:", "  rocm-reverse-kl: {beta: 9}\n  rocm-js:"), tmp_path

@@ -1,5 +1,5 @@
 """A step of the few-step models does no hidden passes: their operations at true size and fewer
-layers, or at full depth with the slow tests, counted without any weights."""
+layers, or at full depth with the faults, counted without any weights."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SHALLOW = {
     "SD3.5-large": {"num_layers": 2},
     "FLUX.1": {"num_layers": 1, "num_single_layers": 2},
 }
-FULL = [pytest.param(name, {}, marks=pytest.mark.slow) for name in true_size.MODELS]
+FULL = [pytest.param(name, {}, marks=pytest.mark.faults) for name in true_size.MODELS]
 
 
 @pytest.mark.parametrize(("name", "network"), [*SHALLOW.items(), *FULL])
@@ -58,3 +58,10 @@ def test_plans_count_what_torch_counts(name):
         assert [forward, backward, decode] == expected
     adapter = sum(p.numel() for k, p in policy.network.named_parameters() if "lora" in k)
     assert costs.bytes_per_rank == pytest.approx(4 * adapter / 16, rel=0.05)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["PixArt-α", "SANA-Sprint"])  # which take the least time
+def test_plans_know_the_memory_that_is_predicted(name):
+    (costs,) = [costs for costs in COSTS.values() if costs.name == name]
+    assert true_size.peak(name, "step") == pytest.approx(costs.memory[1024][0], abs=0.5)

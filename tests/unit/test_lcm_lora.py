@@ -3,21 +3,22 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import few_step
 import pytest
 import tiny
 import torch
+from few_step import ADAPTED, write_lora
 from safetensors.torch import load_file, save_file
 
+from rocm_core.configuration import ModelSettings
 from rocm_core.errors import UserError
-from rocm_core.policies import add_adapter, lora_parameters
+from rocm_core.policies import add_adapter, load_policy, lora_parameters
 from rocm_core.training import train
 
 PROMPTS = ["a red cat", "two dogs"]
-# The layers that the published LoRA of Stable Diffusion 1.5 adapts.
-ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-ADAPTED += ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "0.conv")
 RANK, ALPHA = 3, 2.0
 
 
@@ -35,21 +36,8 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def lora(model, tmp_path_factory) -> str:
-    """A random LoRA under the names of the published file, which are those of kohya's trainer."""
     folder = tmp_path_factory.mktemp("models") / "lcm-lora"
-    folder.mkdir()
-    torch.manual_seed(3)
-    tensors = {}
-    for name, layer in tiny.load_policy("diffusion", model, 4, 1.0).network.named_modules():
-        if name.endswith(ADAPTED) and hasattr(layer, "weight"):
-            outputs, inputs, *kernel = layer.weight.shape
-            shapes = {"down": (RANK, inputs, *kernel), "up": (outputs, RANK, *([1] * len(kernel)))}
-            key = f"lora_unet_{name.replace('.', '_')}"
-            for part, shape in shapes.items():
-                tensors[f"{key}.lora_{part}.weight"] = torch.randn(shape) * 0.3
-            tensors[f"{key}.alpha"] = torch.tensor(ALPHA)
-    assert len(tensors) > 3 * 10
-    save_file(tensors, folder / "pytorch_lora_weights.safetensors")
+    write_lora(folder, tiny.load_policy("diffusion", model, 4, 1.0).network, RANK, ALPHA)
     return str(folder)
 
 
@@ -95,6 +83,31 @@ def test_images_are_those_of_diffusers_with_the_lora_fused(
     with policy.reference():  # the model with LCM-LoRA and without our adapter
         reference = policy.decode(policy.rollout(embeddings, noise).latents)
     torch.testing.assert_close(reference, images, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_images_of_sdxl_are_those_of_diffusers_with_the_lora_fused(tmp_path, monkeypatch, steps):
+    """As config/few-step.yaml has it: without guidance, on a model with another scheduler."""
+    from diffusers import EulerDiscreteScheduler, LCMScheduler
+
+    name, folder, lora = "SDXL with guidance", tmp_path / "sdxl", tmp_path / "lora"
+    few_step.write_with_lora(folder, lora)
+    plain = replace(few_step.TWINS[name], guidance_scale=1.0)
+    monkeypatch.setitem(few_step.TWINS, name, plain)
+    settings = few_step.settings(name, folder, steps, model_lora=str(lora))
+    policy = load_policy(ModelSettings(**settings))
+    noise = policy.noise(0, ["a", "b"], "test")
+    images = policy.decode(policy.rollout(policy.encode_prompts(PROMPTS), noise).latents)
+    pipeline = few_step.pipeline(name, folder)
+    published = EulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    pipeline.scheduler = LCMScheduler.from_config(published.config)
+    base = few_step.their_images(name, pipeline, PROMPTS, noise, monkeypatch)
+    pipeline.load_lora_weights(str(lora))
+    pipeline.fuse_lora()
+    wanted = few_step.their_images(name, pipeline, PROMPTS, noise, monkeypatch)
+    torch.testing.assert_close(images, wanted, atol=1e-5, rtol=0)
+    assert (images - base).abs().max() > 0.1
 
 
 def test_a_cell_trains_on_it_and_its_lora_holds_our_layers_only(model, lora, reward, tmp_path):

@@ -1,5 +1,6 @@
 """What is checkpointed is chosen so that a step stays within its memory."""
 
+import few_step
 import pytest
 import tiny
 import torch
@@ -91,6 +92,19 @@ def test_the_predicted_peak_is_the_measured_one(model, reference, mode):
     predicted = predict_peak(policy, reward, batch, algorithm.reference, mode)
     policy.activation_checkpointing = mode
     assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", few_step.EACH)
+def test_so_it_is_with_every_denoiser(tmp_path, name):
+    policy = few_step.load(name, few_step.write(tmp_path / "model", name), 3)
+    add_adapter(policy.network, 2, 6.0, ("to_q", "to_k", "to_v", "to_out.0"), seed=0)
+    algorithm = load_algorithm(tiny.settings(divergence="kl", beta=0.1))
+    batch, reward = batch_for(policy), tiny.Brightness()
+    for mode in MODES:
+        predicted = predict_peak(policy, reward, batch, algorithm.reference, mode)
+        policy.activation_checkpointing = mode
+        assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
 
 
 @pytest.mark.parametrize("reference", ["full", "stop"])

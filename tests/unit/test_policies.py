@@ -72,6 +72,7 @@ def pipeline_images(model, policy, noise, monkeypatch, guidance_scale=3.0, lora=
     ("steps", "guidance_scale", "scheduler"),
     [
         (1, 3.0, {}),
+        (2, 3.0, {}),
         (4, 7.5, {}),
         (8, 1.5, {}),
         (4, 3.0, {"prediction_type": "v_prediction"}),

@@ -5,13 +5,15 @@ import pickle
 import shutil
 from pathlib import Path
 
+import few_step
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
 from rocm_core.errors import UserError
-from rocm_core.weights import record, table
+from rocm_core.weights import files_of, record, table
+from rocm_core.weights.catalogue import class_of
 
 FILES = {
     "unet": "unet/diffusion_pytorch_model.safetensors",
@@ -89,9 +91,16 @@ def test_the_names_of_published_files_give_the_same_images(place: Path) -> None:
     assert torch.equal(draw(place), expected)
 
 
-def test_the_table_names_the_files_that_are_read() -> None:
-    for base in ("LCM_Dreamshaper_v7", "dreamshaper-7", "stable-diffusion-v1-5"):
-        assert {f"weights/{base}/{file}" for file in FILES.values()} <= table().keys()
+@pytest.mark.parametrize("index", [path for path in table() if path.endswith("model_index.json")])
+def test_the_table_names_the_files_that_are_read(index: str) -> None:
+    folder = index.removesuffix("/model_index.json")
+    pipeline = class_of(folder, "model_index.json")
+    assert pipeline and f"{folder}/scheduler/scheduler_config.json" in table()
+    for part in few_step.parts_of(pipeline):
+        files = files_of(f"{folder}/{part}")
+        name = "tokenizer_config" if part.startswith("tokenizer") else "config"
+        assert f"{folder}/{part}/{name}.json" in files
+        assert part.startswith("tokenizer") or any(f.endswith(".safetensors") for f in files)
 
 
 class RunsCode:

@@ -3,6 +3,7 @@
 import math
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ from rocm_core.policies.chains import Schedule
 STEPS = (1, 2, 4, 8)
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 KINDS = ("epsilon", "v_prediction", "sample")
+# Steps divide by the smallest signal, which magnifies the single precision of the schedulers.
+ROUNDED = 1e-4
 
 
 def schedule(kind: str, **config):
@@ -30,15 +33,12 @@ def mean_of(step, state, output):
 
 def drawn(monkeypatch, value: float):
     """Have a scheduler draw `value` wherever it draws noise."""
-    for name in ("tcd", "scm", "flow_match_lcm", "flow_match_euler_discrete"):
+    flows = ("flow_match_lcm", "flow_match_euler_discrete")
+    for name in ("lcm", "ddim", "tcd", "scm", "euler_ancestral_discrete", *flows):
         module = getattr(diffusers.schedulers, f"scheduling_{name}")
         monkeypatch.setattr(
             module, "randn_tensor", lambda shape, **_: torch.full(shape, value).double()
         )
-    ancestral = diffusers.schedulers.scheduling_euler_ancestral_discrete
-    monkeypatch.setattr(
-        ancestral, "randn_tensor", lambda shape, **_: torch.full(shape, value).double()
-    )
 
 
 def their_step(monkeypatch, scheduler, time, state, output, **options):
@@ -85,6 +85,50 @@ def both(kind, alpha, state, output):
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", KINDS)
+def test_lcms_steps_are_the_schedulers(monkeypatch, steps, kind):
+    scheduler, given = schedule("LCMScheduler", prediction_type=kind)
+    chain = load("chains", "lcm").make(given, steps)
+    known, expected = alphas().tolist(), []
+    times = [999 - 20 * int(i * 50 / steps) for i in range(steps)]
+    for now, after in zip(times, [known[t] for t in times[1:]] + [1.0], strict=True):
+        scaled = 10 * now  # with σ_data = 0.5, the scalings of the boundary
+        skip, out = 0.25 / (scaled**2 + 0.25), scaled / math.sqrt(scaled**2 + 0.25)
+
+        def mean(state, output, now=now, after=after, skip=skip, out=out):
+            image, _ = both(kind, known[now], state, output)
+            return math.sqrt(after) * (skip * state + out * image)
+
+        expected.append((mean, math.sqrt(1 - after)))
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == times == [step.timestep for step in chain.steps]
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected, ROUNDED)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_ddims_steps_are_the_schedulers(monkeypatch, steps, kind):
+    """Equations 12 and 16 of its paper, with η = 1, as Stable Diffusion's schedule has them."""
+    stable = STABLE_DIFFUSION | {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}
+    scheduler, given = schedule("DDIMScheduler", prediction_type=kind, **stable)
+    chain = load("chains", "ddim").make(given, steps)
+    known, gap, expected = alphas().tolist(), 1000 // steps, []
+    times = [gap * i + 1 for i in reversed(range(steps))]
+    for now, after in zip(times, [known[t] for t in times[1:]] + [known[0]], strict=True):
+        alpha = known[now]
+        variance = (1 - after) / (1 - alpha) * (1 - alpha / after)
+
+        def mean(state, output, alpha=alpha, after=after, variance=variance):
+            image, noise = both(kind, alpha, state, output)
+            return math.sqrt(after) * image + math.sqrt(1 - after - variance) * noise
+
+        expected.append((mean, math.sqrt(variance)))
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == times == [step.timestep for step in chain.steps]
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected, ROUNDED, eta=1.0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gamma", [None, 1.0])
 def test_tcds_steps_are_the_schedulers(monkeypatch, steps, kind, gamma):
     scheduler, given = schedule("TCDScheduler", prediction_type=kind, gamma=gamma)
@@ -103,8 +147,7 @@ def test_tcds_steps_are_the_schedulers(monkeypatch, steps, kind, gamma):
         expected.append((mean, math.sqrt(1 - ratio)))
     scheduler.set_timesteps(steps)
     assert scheduler.timesteps.tolist() == times == [step.timestep for step in chain.steps]
-    # The first step divides by the smallest signal, which magnifies the scheduler's rounding.
-    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected, 1e-4, eta=share)
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected, ROUNDED, eta=share)
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -120,7 +163,14 @@ def test_ancestral_steps_are_the_schedulers(monkeypatch, steps, kind, spacing):
     )
     chain = load("chains", "ancestral").make(given, steps)
     scheduler.set_timesteps(steps)
-    sigmas = scheduler.sigmas.double().tolist()
+    times = {
+        "trailing": [999 - i * 1000 / steps for i in range(steps)],
+        "linspace": [*np.linspace(0, 999, steps)[::-1]],
+        "leading": [1000 // steps * i + 1 for i in reversed(range(steps))],
+    }[spacing]
+    assert scheduler.timesteps.tolist() == pytest.approx(times)
+    known = alphas()
+    sigmas = [*np.interp(times, range(1000), ((1 - known) / known).sqrt()), 0.0]
     expected = []
     for now, after in zip(sigmas, sigmas[1:], strict=False):
         up = math.sqrt(after**2 * (now**2 - after**2) / now**2)
@@ -133,7 +183,7 @@ def test_ancestral_steps_are_the_schedulers(monkeypatch, steps, kind, spacing):
             return image + down * (state - image) / now
 
         expected.append((mean, up))
-    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected)
+    check(monkeypatch, chain, scheduler, scheduler.timesteps, expected, ROUNDED)
     state, index = torch.ones(3), 0
     for step, time in zip(chain.steps, scheduler.timesteps, strict=True):
         scheduler._step_index = index
@@ -150,23 +200,32 @@ FLOWS = {
 }
 
 
+def shifted(sigmas, factor):
+    """As SD3's paper does it (its equation 23); FLUX.1's factor is e^µ."""
+    return [factor * sigma / (1 + (factor - 1) * sigma) for sigma in sigmas]
+
+
+def levels(steps, shift):
+    """Down to the smallest of 1000 equal levels, which diffusers has already shifted, and 0."""
+    return [*shifted(np.linspace(1, *shifted([0.001], shift), steps), shift), 0.0]
+
+
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"])
 @pytest.mark.parametrize("name", FLOWS)
 def test_flows_steps_are_the_schedulers(monkeypatch, steps, kind, name):
-    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
     config = dict(FLOWS[name])
-    asked = {}
+    asked, sigmas = {}, levels(steps, config["shift"])
     if config.get("sigmas"):
         config["sigmas"] = asked["sigmas"] = tuple(1 - i / steps for i in range(steps))
+        sigmas = [*shifted(asked["sigmas"], config["shift"]), 0.0]
     if config.get("use_dynamic_shifting"):
-        asked["mu"] = calculate_shift(1024)
+        asked["mu"] = 0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)
+        sigmas = [*shifted(asked["sigmas"], math.exp(asked["mu"])), 0.0]
     if kind == "FlowMatchEulerDiscreteScheduler":
         config["stochastic_sampling"] = True
     scheduler, given = schedule(kind, **config)
     scheduler.set_timesteps(steps, **asked)
-    sigmas = scheduler.sigmas.double().tolist()
     expected = [
         (lambda x, u, now=now, after=after: (1 - after) * (x - now * u), after)
         for now, after in zip(sigmas, sigmas[1:], strict=False)
@@ -183,7 +242,7 @@ def test_a_flow_without_noise_is_the_schedulers_and_has_no_density(monkeypatch, 
     scheduler, given = schedule("FlowMatchEulerDiscreteScheduler", shift=3.0)
     chain = load("chains", "euler").make(given, steps)
     scheduler.set_timesteps(steps)
-    sigmas = scheduler.sigmas.double().tolist()
+    sigmas = levels(steps, 3.0)
     expected = [
         (lambda x, u, gap=after - now: x + gap * u, 0.0)
         for now, after in zip(sigmas, sigmas[1:], strict=False)
@@ -200,21 +259,28 @@ def test_scms_steps_are_the_schedulers(monkeypatch, steps):
     scheduler, given = schedule("SCMScheduler", sigma_data=0.5)
     chain = load("chains", "scm").make(given, steps)
     scheduler.set_timesteps(steps, **({} if steps == 2 else {"intermediate_timesteps": None}))
-    angles, generator = scheduler.timesteps, torch.Generator().manual_seed(0)
+    angles = [1.5708 * (1 - i / steps) for i in range(steps + 1)]
+    if steps == 2:
+        angles[1] = 1.3
+    assert scheduler.timesteps.tolist() == pytest.approx(angles, abs=1e-6)
+    generator, size = torch.Generator().manual_seed(0), 0.5
     scheduler._step_index = 0
-    assert chain.start == 0.5
-    for step, angle in zip(chain.steps, angles, strict=False):
+    assert chain.start == size
+    for step, angle, after in zip(chain.steps, angles, angles[1:], strict=False):
         state, output = torch.randn(2, 16, generator=generator, dtype=torch.float64)
-        time = torch.sin(angle.double()) / (torch.cos(angle.double()) + torch.sin(angle.double()))
-        norm = (time**2 + (1 - time) ** 2).sqrt()
-        given_state = state / 0.5 * norm
-        assert step.timestep == pytest.approx(float(time), abs=1e-6)
+        time = math.sin(angle) / (math.cos(angle) + math.sin(angle))
+        norm = math.hypot(time, 1 - time)
+        given_state = state / size * norm
+        assert step.timestep == pytest.approx(time, abs=1e-6)
         torch.testing.assert_close(step.input * state, given_state, rtol=1e-6, atol=1e-6)
         velocity = ((1 - 2 * time) * given_state + (1 - 2 * time + 2 * time**2) * output) / norm
-        theirs, spread = their_step(monkeypatch, scheduler, angle, state, velocity * 0.5)
-        ours = mean_of(step, state, output)
-        last = step is chain.steps[-1]
-        torch.testing.assert_close(ours * (0.5 if last else 1), theirs, rtol=1e-5, atol=1e-5)
+        image = math.cos(angle) * state - math.sin(angle) * size * velocity
+        unit = size if step is chain.steps[-1] else 1.0  # in which the pipeline gives an image
+        ours = mean_of(step, state, output) * unit
+        torch.testing.assert_close(ours, math.cos(after) * image, rtol=2e-6, atol=2e-6)
+        assert step.std == pytest.approx(math.sin(after) * size, rel=2e-6, abs=1e-9)
+        theirs, spread = their_step(monkeypatch, scheduler, angle, state, velocity * size)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
         assert float(spread.mean()) == pytest.approx(step.std, abs=1e-5)
     assert len(chain.stds) == steps - 1
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from checkout import ROOT
 
 from rocm_core.errors import UserError
 from rocm_core.shapes import scenes as world
@@ -129,3 +130,8 @@ def test_a_verdict_does_not_depend_on_the_batch(scenes):
     together = judge(images, captions)
     alone = torch.cat([judge(images[i : i + 1], captions[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(together[:5], alone, atol=1e-5, rtol=0)
+
+
+def test_all_weights_of_the_world_are_small_enough_for_a_clone():
+    files = [path for path in (ROOT / "resources/shapes").rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) <= 40e6
