@@ -60,7 +60,7 @@ def ensemble_label(name: str, ensemble: Ensemble) -> str:
         metric_label(scorer) if weight == 1 else f"{weight:g} × {metric_label(scorer)}"
         for scorer, weight in ensemble.of.items()
     ]
-    combine = ensemble.combine
+    combine: str = ensemble.combine
     if combine == "mean_minus_std":
         times = "" if ensemble.deviations == 1 else f"{ensemble.deviations:g} "
         combine = f"mean less {times}SD"

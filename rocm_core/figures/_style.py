@@ -79,13 +79,18 @@ _LOOK: dict[str, Look] = {
     "base-consistency": ("#7f7f7f", "."),
     "base-diffusion": ("#b0a080", "x"),
 }
-# Of what has no look of its own: Tol's muted palette with other markers. Both counts have no common
-# factor, so that all pairs come up.
+# Of what has no look of its own: such colours with other markers. Their counts have no common factor,
+# so that every pair comes up.
 _COLOURS = (
     *("#332288", "#cc6677", "#117733", "#56b4e9", "#882255"),
     *("#999933", "#e69f00", "#44aa99", "#aa4499"),
 )
-_MARKERS = ("s", "^", "D", "v", "P", "<", "h", ">", "d", "p")
+_MARKERS = ("s", "^", "D", "P", "v", "<", "h", ">", "d", "p")
+_PAIRS = [
+    (_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+    for number in range(len(_COLOURS) * len(_MARKERS))
+]
+_SPARE = [pair for pair in _PAIRS if pair not in _LOOK.values()]
 GREY = "#999999"  # of what stands beside what is shown
 
 
@@ -95,8 +100,9 @@ def look(family: str) -> Look:
 
 
 def spare_look(number: int) -> Look:
-    """The looks of things that are told apart by their number alone; 90 differ."""
-    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+    """The looks of things that are told apart by their number alone, some 80 of them; the first
+    nine differ in colour, too."""
+    return _SPARE[number % len(_SPARE)]
 
 
 @dataclass(frozen=True)
