@@ -79,8 +79,8 @@ _LOOK: dict[str, Look] = {
     "base-consistency": ("#7f7f7f", "."),
     "base-diffusion": ("#b0a080", "x"),
 }
-# Of what has no look of its own: such colours with other markers. Their counts have no common factor,
-# so that every pair comes up.
+# Of what has no look of its own: such colours with other markers. Their counts have no common
+# factor, so that every pair comes up.
 _COLOURS = (
     *("#332288", "#cc6677", "#117733", "#56b4e9", "#882255"),
     *("#999933", "#e69f00", "#44aa99", "#aa4499"),

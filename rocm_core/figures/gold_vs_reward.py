@@ -6,7 +6,7 @@ from rocm_core.figures._trajectories import PAIRED, counts, draw_paths, ensemble
 
 TITLE = "Gold judge against trained reward"
 NEEDS = ("snapshots", "gold")
-READS = ("snapshots", "scores")
+READS = ("snapshots", "scores, if any stop early")
 PLACE = 0
 
 
