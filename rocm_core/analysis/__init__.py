@@ -33,6 +33,7 @@ from rocm_core.analysis.labels import (
     divergence_label,
     metric_label,
     number,
+    swept_label,
     training_seeds,
 )
 from rocm_core.analysis.results import Results, Source, only

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rocm_core.configuration import Ensemble
 from rocm_core.grid import spell
 
 if TYPE_CHECKING:
@@ -44,11 +45,26 @@ _NAMES = {
     "dpok": "DPOK",
     "d3po": "D3PO",
 }
+# Algorithms whose methods have no name of their own in the field, on whichever policy.
+_ALGORITHMS = {"grpo": "GRPO", "rebel": "REBEL", "hybrid": "hybrid"}
 
 
 def metric_label(name: str) -> str:
     """A scorer's published name: hpsv2 → HPSv2."""
     return _NAMES.get(name.replace("-", "_"), name)
+
+
+def ensemble_label(name: str, ensemble: Ensemble) -> str:
+    """An ensemble and what it is made of: "several (sum of Aesthetic, HPSv2, 2 × PickScore)"."""
+    members = [
+        metric_label(scorer) if weight == 1 else f"{weight:g} × {metric_label(scorer)}"
+        for scorer, weight in ensemble.of.items()
+    ]
+    combine: str = ensemble.combine
+    if combine == "mean_minus_std":
+        times = "" if ensemble.deviations == 1 else f"{ensemble.deviations:g} "
+        combine = f"mean less {times}SD"
+    return f"{name} ({combine} of {', '.join(members)})"
 
 
 def method_label(source: "Source", *, short: bool = False, where: bool = True) -> str:
@@ -61,10 +77,19 @@ def method_label(source: "Source", *, short: bool = False, where: bool = True) -
     if source.like.startswith("rocm-"):
         label = divergence_label(source.divergence)
         label = label if short else f"ROCM, {label}"
-    values = [f"{setting} {spell(value)}" for setting, value in source.swept.items()]
+    elif source.algorithm in _ALGORITHMS:
+        label = _ALGORITHMS[source.algorithm]
+        if source.divergence != "none":
+            label = f"{label}, {divergence_label(source.divergence)}"
+    values = [swept_label(source)] if source.swept else []
     if where and source.family not in (source.like, label):
         values.insert(0, source.policy)
     return f"{label} ({', '.join(values)})" if values else label
+
+
+def swept_label(source: "Source") -> str:
+    """What a sweep chose: "low_variance 2, truncate last"."""
+    return ", ".join(f"{setting} {spell(value)}" for setting, value in source.swept.items())
 
 
 def divergence_label(name: str) -> str:

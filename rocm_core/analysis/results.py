@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rocm_core.analysis.labels import method_label
+from rocm_core.analysis.labels import ensemble_label, method_label, metric_label
 from rocm_core.analysis.statistics import Estimate, paired_difference, per_prompt
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
@@ -151,6 +151,11 @@ class Results:
     def label(self, method: str, *, short: bool = False, where: bool = True) -> str:
         """How tables and figures name a method or a base: `method_label`."""
         return method_label(self.models[method], short=short, where=where)
+
+    def reward_label(self, reward: str) -> str:
+        """How headings with room name a training reward: an ensemble with what it is made of."""
+        ensemble = self.config.ensembles.get(reward)
+        return ensemble_label(reward, ensemble) if ensemble else metric_label(reward)
 
     @property
     def generators(self) -> list[str]:
@@ -446,10 +451,14 @@ class Results:
         """Whether the configuration has snapshots of this method evaluated."""
         return any(s.reward == reward and s.method == method for s in self._with_snapshots)
 
-    def methods_with_snapshots(self, reward: str | None = None) -> list[str]:
-        """The methods of a reward (None: of any) whose snapshots are evaluated, without sweeps."""
-        evaluated = {s.method for s in self._with_snapshots if reward in (None, s.reward)}
-        return [method for method in self.methods(reward) if method in evaluated]
+    def methods_with_snapshots(
+        self, reward: str | None = None, *, tricks: bool = False
+    ) -> list[str]:
+        """The methods of a reward (None: of any) whose snapshots are evaluated, without sweeps but
+        those of settings against reward hacking if asked for."""
+        own = [s for s in self._with_snapshots if reward in (None, s.reward)]
+        evaluated = {s.method for s in own if s.has_trick or not s.swept}
+        return [method for method in self.methods(reward, sweeps=tricks) if method in evaluated]
 
     @cached_property
     def _with_snapshots(self) -> list[Source]:

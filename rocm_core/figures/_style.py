@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import pandas as pd
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import Formatter, LogFormatterMathtext, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from rocm_core.analysis import Results, metric_label
 from rocm_core.figures._fonts import FAMILY, use_fonts
@@ -54,8 +55,9 @@ _STYLE: dict[Any, Any] = {
 }
 styled = matplotlib.rc_context(_STYLE)  # decorates every function that draws
 
+Look = tuple[str, Any]  # colour and marker, by its name or, for a star of n points, (n, 1, 0)
 # Okabe & Ito's palette (2008) and Tol's muted one, without their yellows, too pale on white.
-_LOOK = {
+_LOOK: dict[str, Look] = {
     "rocm-none": ("#d55e00", "X"),
     "rocm-kl": ("#0072b2", "o"),
     "rocm-js": ("#009e73", "s"),
@@ -70,15 +72,37 @@ _LOOK = {
     "ddpo": ("#666666", "p"),
     "dpok": ("#a6761d", "h"),
     "d3po": ("#117733", "d"),
+    "grpo-consistency": ("#6699cc", (3, 1, 0)),
+    "grpo-consistency-kl": ("#aa4499", (4, 1, 0)),
+    "rebel-consistency": ("#44aa99", (8, 1, 0)),
+    "hybrid-consistency": ("#661100", "8"),
     "base-consistency": ("#7f7f7f", "."),
     "base-diffusion": ("#b0a080", "x"),
 }
-_SPARE = (("#44aa99", "o"), ("#aa4499", "s"), ("#6699cc", "^"), ("#661100", "D"))
+# Of what has no look of its own: such colours with other markers. Their counts have no common
+# factor, so that every pair comes up.
+_COLOURS = (
+    *("#332288", "#cc6677", "#117733", "#56b4e9", "#882255"),
+    *("#999933", "#e69f00", "#44aa99", "#aa4499"),
+)
+_MARKERS = ("s", "^", "D", "P", "v", "<", "h", ">", "d", "p")
+_PAIRS = [
+    (_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+    for number in range(len(_COLOURS) * len(_MARKERS))
+]
+_SPARE = [pair for pair in _PAIRS if pair not in _LOOK.values()]
+GREY = "#999999"  # of what stands beside what is shown
 
 
-def look(family: str) -> tuple[str, str]:
+def look(family: str) -> Look:
     """Colour and marker of a method, the same in every figure and run; its sweeps share them."""
-    return _LOOK.get(family) or _SPARE[zlib.crc32(family.encode()) % len(_SPARE)]
+    return _LOOK.get(family) or spare_look(zlib.crc32(family.encode()))
+
+
+def spare_look(number: int) -> Look:
+    """The looks of things that are told apart by their number alone, some 80 of them; the first
+    nine differ in colour, too."""
+    return _SPARE[number % len(_SPARE)]
 
 
 @dataclass(frozen=True)
@@ -205,16 +229,41 @@ def handles(results: Results, methods: Sequence[str], *, where: bool = True) -> 
 
 
 def legend(figure: Figure, entries: Sequence[Line2D]) -> None:
-    """One legend above all panels."""
+    """One legend above all panels, in as many columns as there is room for."""
     columns = len(entries) if len(entries) <= 5 else 3 if len(entries) in (6, 9) else 4
-    figure.legend(
-        handles=entries,
-        loc="outside upper center",
-        ncols=columns,
-        columnspacing=1.2,
-        handlelength=1.5,
-        handletextpad=0.5,
-    )
+    _legend(figure, entries, columns, "outside upper center")
+
+
+def legend_below(figure: Figure, groups: Sequence[Sequence[Line2D]]) -> None:
+    """One legend below all panels with a column per group, for which the figure grows."""
+    longest = max(map(len, groups))
+    blank = Line2D([], [], linestyle="", label="")
+    entries = [entry for group in groups for entry in [*group, *[blank] * (longest - len(group))]]
+    height = _legend(figure, entries, len(groups), "outside lower center").height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + height)
+
+
+def _legend(
+    figure: Figure,
+    entries: Sequence[Line2D],
+    columns: int,
+    place: Literal["outside upper center", "outside lower center"],
+) -> Bbox:
+    """The legend of at most so many columns that is no wider than the figure; its extent."""
+    while True:
+        drawn = figure.legend(
+            handles=entries,
+            loc=place,
+            ncols=columns,
+            columnspacing=1.2,
+            handlelength=1.5,
+            handletextpad=0.5,
+        )
+        extent = drawn.get_window_extent()
+        if columns == 1 or extent.width <= figure.bbox.width:
+            return extent
+        drawn.remove()
+        columns -= 1
 
 
 def note_missing(

@@ -75,7 +75,7 @@ def make(results: Results) -> style.Drawing:
         f"Running mean of {what_is_paid_for(results)}, over as many reward queries for every method"
         " of a row (a twentieth of the shortest training, an iteration at least); line and band:"
         f" mean and standard deviation over {training_seeds(data['seeds'], 'band')}. Every image"
-        " passed through the U-Net forward counts as one pass. Axes are logarithmic where methods"
+        " passed through the network forward counts as one pass. Axes are logarithmic where methods"
         f" differ more than {style.UNEVEN:g}-fold in cost."
     )
     if len(published):

@@ -2,7 +2,7 @@
 
 from rocm_core.analysis import GOLD, Results, metric_label, only
 from rocm_core.figures import _style as style
-from rocm_core.figures._trajectories import PAIRED, counts, trajectories
+from rocm_core.figures._trajectories import PAIRED, counts, ensembles, trajectories
 
 TITLE = "Trained reward and gold judge over training"
 NEEDS = ("snapshots",)
@@ -35,7 +35,7 @@ def make(results: Results) -> style.Drawing:
     style.legend(figure, style.handles(results, results.methods_with_snapshots()))
     caption = (
         f"Mean score of the snapshots over {counts(data)}; step 0 is the base model. "
-        f"Bands: {PAIRED}.{style.no_interval(data['low'], 'band')}"
+        f"Bands: {PAIRED}.{style.no_interval(data['low'], 'band')}{ensembles(results)}"
     )
     if gold:
         caption += " The gold judge is 1 for a perfect picture of the caption."

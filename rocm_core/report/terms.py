@@ -25,7 +25,7 @@ TERMS = {
     " base.",
     "d²": "Squared distance between the means of a generation step by the trained model and by its"
     " base, in units of the step's noise; every divergence here is a function of it.",
-    "NFE": "Number of function evaluations: forward passes of the U-Net, one per image, during"
+    "NFE": "Number of function evaluations: forward passes of the network, one per image, during"
     " training.",
     "reward queries": "Images scored by the training reward.",
     "training seconds": "Time of a training's iterations without loading, saving and waiting: on"

@@ -16,7 +16,6 @@ from rocm_core.analysis import (
     decimals,
     environment,
     mean_interval,
-    metric_label,
 )
 from rocm_core.provenance import atomic_write, write_csv
 
@@ -126,6 +125,6 @@ def blocks_of(results: Results, data: pd.DataFrame, heading: str) -> list[Block]
     """One block per training reward, whose name fills the {} of the heading: see `lines`."""
     by_reward = data.groupby("reward", sort=False)
     return [
-        Block(heading.format(metric_label(str(reward))), lines(results, rows))
+        Block(heading.format(results.reward_label(str(reward))), lines(results, rows))
         for reward, rows in by_reward
     ]

@@ -12,7 +12,6 @@ from rocm_core.analysis import (
     compared_rewards,
     curves,
     decimals,
-    metric_label,
     number,
     reach,
     training_seeds,
@@ -45,7 +44,7 @@ def make(results: Results) -> Table:
     for reward in compared_rewards(results):
         measured = curves(results, reward, results.methods(reward))
         goal, slowest = common_reward(results, measured) if measured else (float("nan"), "")
-        heading = f"Trained on {metric_label(reward)}"
+        heading = f"Trained on {results.reward_label(reward)}"
         means = [curve["mean"] for curve in measured.values()]
         # Decimals that show how far the curves go, with two digits.
         digits = max((decimals((mean.max() - mean.min()) / 2) for mean in means), default=3)

@@ -56,7 +56,7 @@ def make(results: Results) -> Table:
     header += ["d² per step, first to last"] if len(per_step) else []
     blocks = []
     for reward in results.rewards:
-        block = Block(f"Trained on {metric_label(reward)}")
+        block = Block(f"Trained on {results.reward_label(reward)}")
         for method in results.models_of(reward):
             line = [cells.get((reward, method, name), Cell("–")) for name in names]
             steps = [f"{mean:.3g}" for mean in only(per_step, reward=reward, method=method)["mean"]]

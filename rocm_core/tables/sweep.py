@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, Source, amount, metric_label, only
-from rocm_core.grid import beta_tries, searched, spell
+from rocm_core.analysis import GOLD, Results, Source, amount, metric_label, only, swept_label
+from rocm_core.grid import beta_tries, searched
 from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of, with_cells
 
 TITLE = "Swept settings"
@@ -21,17 +21,24 @@ COLUMNS = [
 
 def make(results: Results) -> Table:
     """One block per reward and swept method: change of the trained reward and of the gold judge.
+    Where sweeps trained to the end, their block leaves out the shorter trials of a search.
 
     `data` has `COLUMNS`; status is measured or missing; best marks the largest change of a block
     and metric.
     """
     gold = [GOLD] if GOLD in results.config.metrics else []
     of_table2 = {cell.name for cell in beta_tries(results.cells) if cell.swept}
+    cells = [
+        (source, source.cell)
+        for source in results.trained
+        if source.cell and source.name not in of_table2
+    ]
+    whole = {(c.reward, c.method) for _, c in cells if c.swept and not c.trial}
     families: dict[tuple[str, str], dict[str, Source]] = {}
-    for source in results.trained:
-        if source.name not in of_table2 and not (source.cell and searched(source.cell.settings)):
-            tried = families.setdefault((str(source.reward), source.family), {})
-            tried.setdefault(source.method, source)
+    for source, cell in cells:
+        family = cell.reward, cell.method
+        if not (cell.trial if family in whole else searched(cell.settings)):
+            families.setdefault(family, {}).setdefault(source.method, source)
     families = {key: tried for key, tried in families.items() if len(tried) > 1}
     data = pd.DataFrame(
         [
@@ -43,12 +50,14 @@ def make(results: Results) -> Table:
         ],
         columns=["mean" if name == "change" else name for name in COLUMNS[:-1]],
     )
-    family = data["method"].map({name: source.family for name, source in results.models.items()})
-    best = data.groupby([data["reward"], family, data["metric"]])["mean"].transform("max")
+    block = data["method"].map({name: source.family for name, source in results.models.items()})
+    best = data.groupby([data["reward"], block, data["metric"]])["mean"].transform("max")
     data["best"] = data["mean"] == best
     by_block = rows_of(data, ["reward", "metric"])
-    cells = [entry(row, digits, is_change=True, bold=bool(row["best"])) for row, digits in by_block]
-    shown = with_cells(data, cells)
+    entries = [
+        entry(row, digits, is_change=True, bold=bool(row["best"])) for row, digits in by_block
+    ]
+    shown = with_cells(data, entries)
     blocks = []
     for (reward, method), tried in families.items():
         rows = [
@@ -58,7 +67,7 @@ def make(results: Results) -> Table:
             ]
             for name, source in tried.items()
         ]
-        blocks.append(Block(f"{results.label(method)} on {metric_label(reward)}", rows))
+        blocks.append(Block(f"{results.label(method)} on {results.reward_label(reward)}", rows))
     present = only(data, status="measured")
     caption = (
         "Change against the own base on the same prompts and noise, with the 95 % interval of a "
@@ -71,10 +80,13 @@ def make(results: Results) -> Table:
 
 
 def _settings(source: Source, tried: Iterable[Source]) -> str:
-    """The values of what is swept in the family."""
+    """The values of what is swept in the family; where not all of it has the same settings swept,
+    the method as it stands is shown without values."""
     if source.swept:
-        return ", ".join(f"{setting} {spell(value)}" for setting, value in source.swept.items())
+        return swept_label(source)
     assert source.cell  # a base is not swept
-    names = dict.fromkeys(setting for other in tried for setting in other.swept)
+    names, *others = dict.fromkeys(tuple(other.swept) for other in tried if other.swept)
+    if others:
+        return "as configured"
     values = [f"{name} {getattr(source.cell.settings, name)}" for name in names]
     return f"{', '.join(values)}, as configured"

@@ -14,6 +14,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 from synthetic import make_config, make_wide_config, write_results, write_votes
@@ -22,7 +23,7 @@ from rocm_core.analysis import Results
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError, warn
 from rocm_core.figures import _fonts, _images, _style
-from rocm_core.grid import make_grid, offered
+from rocm_core.grid import load_config, make_grid, offered
 from rocm_core.plugins import facts, names
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import Layout, module_closure
@@ -484,6 +485,64 @@ def test_a_method_looks_the_same_in_every_run_and_unlike_any_other():
     looks = list(_style._LOOK.values())
     assert len({colour for colour, _ in looks}) == len({m for _, m in looks}) == len(looks)
     assert _style.look("rocm-renyi") == _style.look("rocm-renyi") not in looks
+    spare = [_style.spare_look(number) for number in range(80)]
+    assert len(set(spare)) == 80 and not set(spare) & set(looks)
+    assert len({colour for colour, _ in spare[:9]}) == 9
+
+
+def test_the_methods_of_the_contest_look_and_read_apart():
+    results = Results(load_config("config/contest.yaml"), "nowhere")
+    methods = results.methods()
+    assert len({_style.look(method) for method in methods}) == len(methods) == 6
+    labels = [results.label(method) for method in methods]
+    assert labels == [*("ROCM, no divergence", "ROCM, KL", "RLCM", "GRPO, KL", "REBEL", "hybrid")]
+
+
+@pytest.mark.parametrize("letters", [10, 30, 90])
+def test_a_legend_has_as_many_columns_as_there_is_room_for(letters):
+    figure, _ = _style.panels(1, 1)
+    entries = [Line2D([], [], label="m" * letters) for _ in range(7)]
+    _style.legend(figure, entries)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    extent, whole = legend.get_window_extent(), figure.bbox
+    inside = whole.x0 <= extent.x0 and extent.x1 <= whole.x1
+    assert inside or (letters == 90 and legend._ncols == 1)
+    assert whole.y0 <= extent.y0 and extent.y1 <= whole.y1
+
+
+def test_settings_against_hacking_have_a_panel_beside_the_methods_without_them(tmp_path):
+    """What `stop_by` stopped is where the images of the chosen snapshots are."""
+    tricks = [("truncate", [1]), ("stop_by", ["aesthetic"]), ("beta", [0.5])]
+    sweeps = [
+        {"methods": ["rocm-kl" if name == "beta" else "rocm-none"], "setting": name, "values": one}
+        for name, one in tricks
+    ]
+    config = make_config(sweeps=sweeps, rewards=["hpsv2"], seeds=[0, 1])
+    stopped = {"hpsv2": 0.03, "gold": 0.2}
+    write_results(tmp_path, config, EFFECTS | {("hpsv2", "rocm-none--stop_by-aesthetic"): stopped})
+    drawing = draw("gold_vs_reward", config, tmp_path)
+    methods, swept = drawing.figure.axes
+    assert (methods.get_title(), swept.get_title()) == (
+        "Trained on HPSv2",
+        "Trained on HPSv2, swept",
+    )
+    assert methods.get_xlim() == swept.get_xlim() and methods.get_ylim() == swept.get_ylim()
+    paths = [line.get_color() for line in swept.lines if len(line.get_xdata()) > 2]
+    assert paths == [_style.GREY, _style.spare_look(0)[0]]
+    folders = [f"samples/hpsv2/rocm-none--stop_by-aesthetic/seed-{seed}" for seed in (0, 1)]
+    files = [tmp_path / folder / "validation/steps-4/scores.csv" for folder in folders]
+    scores = pd.concat(map(pd.read_csv, files))
+    first = scores[scores["prompt_id"].isin([f"p{i:04d}" for i in range(16)])]
+    end = last(drawing.data, "rocm-none--stop_by-aesthetic", "gold")
+    assert end["mean"] == pytest.approx(first[first["metric"] == "gold"]["value"].mean())
+    assert end["n"] == 16 and end["change"] == pytest.approx(0.2, abs=0.05)
+    above, below = drawing.figure.legends
+    assert [text.get_text() for text in below.get_texts()] == [
+        *("ROCM, no divergence", "truncate 1", "stop_by aesthetic")
+    ]
+    assert "rocm-kl--beta-0.5" not in set(drawing.data["method"])
+    assert "a marker alone" in drawing.caption
 
 
 def test_only_figures_with_data_are_offered(tmp_path, monkeypatch):

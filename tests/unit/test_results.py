@@ -96,6 +96,39 @@ def test_a_source_knows_what_its_method_stands_for_and_how_it_reads():
     )
 
 
+def test_algorithms_and_ensembles_have_names_to_read():
+    policies = {
+        name: {"model": name, "chain": chain, "steps": 4, "guidance_scale": 1.0}
+        for name, chain in (("consistency", "lcm"), ("flow", "flow"))
+    }
+    own = {"images_per_prompt": 2, "batch_size": 2}
+    methods = {
+        "grpo-flow-kl": {"beta": 0.1} | own,
+        "grpo-consistency": own,
+        "rebel-consistency": own,
+        "hybrid-flow": own,
+    }
+    ensembles = {
+        "both": {"of": {"hpsv2": 1, "aesthetic": 2}},
+        "careful": {"of": {"hpsv2": 1, "aesthetic": 1}, "combine": "mean_minus_std"},
+    }
+    config = make_config(
+        policies=policies,
+        methods=methods,
+        ensembles=ensembles,
+        rewards=["both", "careful", "hpsv2"],
+    )
+    results = Results(config, "nowhere")
+    assert [results.label(method) for method in methods] == [
+        *("GRPO, KL (flow)", "GRPO", "REBEL", "hybrid (flow)")
+    ]
+    assert [results.reward_label(reward) for reward in results.rewards] == [
+        "both (sum of HPSv2, 2 × Aesthetic)",
+        "careful (mean less SD of HPSv2, Aesthetic)",
+        "HPSv2",
+    ]
+
+
 def test_missing_scores_are_an_error_that_names_the_file(finished):
     config, root = finished
     path = root / "samples/hpsv2/rocm-kl/seed-1/validation/steps-4/scores.csv"

@@ -300,6 +300,23 @@ def test_the_sweep_lists_every_try_beside_the_method_as_it_stands(wide):
     assert tried["change"] == pytest.approx(0.05, abs=0.005) and tried["low"] > 0
 
 
+def test_trials_of_a_search_stand_aside_for_trainings_that_a_sweep_gave_a_setting(tmp_path):
+    search = {"learning_rate": {"search": [1e-4, 3e-4], "iterations": 10}}
+    methods = {"rocm-none": search, "rocm-kl": {"beta": 0.05} | search}
+    tricks = [
+        {"methods": ["rocm-none"], "setting": "truncate", "values": [1]},
+        {"methods": ["rocm-none"], "setting": "stop_input", "values": [True]},
+    ]
+    config = make_config(methods=methods, sweeps=tricks)
+    write_results(tmp_path, config)
+    blocks = sweep.make(Results(config, tmp_path)).blocks
+    settings = {block.heading: [row[0].text for row in block.rows] for block in blocks}
+    whole = ["as configured", "truncate 1", "stop_input true"]
+    trials = [f"learning_rate {rate}, iterations 10" for rate in (0.0001, 0.0003)]
+    assert settings["ROCM, no divergence on HPSv2"] == whole
+    assert settings["ROCM, KL on HPSv2"] == trials
+
+
 def test_table_2_finds_the_planted_best_and_keeps_the_sweep_behind_it(wide):
     table = table2.make(Results(*wide))
     data = table.data[table.data["reward"] == "hpsv2"].set_index("beta")

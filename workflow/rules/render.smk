@@ -7,6 +7,10 @@ from rocm_core.plugins import facts, names
 # What READS of a table or figure can name.
 READS = {
     "scores": main_scores(),
+    # The snapshot that `stop_by` chose is known by its images.
+    "scores, if any stop early": (
+        main_scores() if any(cell.settings.stop_by for cell in CELLS.values()) else []
+    ),
     "scores at every step": samples("scores.csv", ["validation"]),
     "scores on every set": samples("scores.csv", every_step=False),
     "readouts": main_scores("readouts.csv"),
