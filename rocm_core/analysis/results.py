@@ -313,6 +313,12 @@ class Results:
         frame = self._read_csv(path, columns)
         return None if frame is None else frame[columns]
 
+    def nfe(self, reward: str, method: str) -> pd.Series | None:
+        """NFE until each step of a method's training, by its first seed; None where there is no
+        history (partial)."""
+        history = self.history(self.sources(reward, method)[0], ["step", "nfe"])
+        return None if history is None else history.set_index("step")["nfe"]
+
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
         """The training manifest of each cell, by the cell's name."""

@@ -192,11 +192,9 @@ class Evidence:
     def nfe(self, reward: str, method: str) -> list[tuple[int, float]]:
         """(step, NFE until then) of every snapshot of a method, by its first seed."""
         self.require(reward, method)
-        source = self.results.sources(reward, method)[0]
-        history = self.results.history(source, ["step", "nfe"])
-        if history is None:
-            raise Undecidable(f"cell {source.name} missing")
-        spent = history.set_index("step")["nfe"]
+        spent = self.results.nfe(reward, method)
+        if spent is None:
+            raise Undecidable(f"cell {self.results.sources(reward, method)[0].name} missing")
         return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
 
     def signal(self, reward: str, method: str, at: str, gradient: str) -> pd.Series:

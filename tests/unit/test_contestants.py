@@ -46,7 +46,7 @@ class Chain:
         gain, shift = (p.detach().numpy() for p in policy.network.parameters())
         z = given.noise.flatten(1).numpy()
         self.noise, self.states = z[:, 1:], [z[:, 0]]
-        for k in range(STEPS):
+        for k in range(len(gain)):
             drawn = toy.STD * z[:, k + 1] if k + 1 < z.shape[1] else 0.0
             self.states.append(gain[k] * self.states[k] + shift[k] + drawn)
         self.gain, self.final = gain, self.states[-1]
@@ -90,12 +90,16 @@ def test_grpos_first_update_is_ppos_where_the_group_is_the_prompts_buffer(kind, 
     assert torch.equal(*found) and found[0].abs().max() > 0
 
 
-def test_grpo_is_a_plain_loop_over_the_papers_objective():
-    """Two epochs of two updates: min(ρ A, clip(ρ, 1 ± ε) A) - β KL, averaged over images, steps."""
-    policy, plain = (toy.ToyPolicy(STEPS) for _ in range(2))
+@pytest.mark.parametrize("name", ["grpo", "hybrid"])
+def test_a_clipped_policy_gradient_is_a_plain_loop_over_its_objective(name):
+    """Two epochs of two updates: min(ρ A, clip(ρ, 1 ± ε) A) - β KL, averaged over images and steps
+    that draw. The hybrid adds the reward of a last step that draws none, from the state that was
+    sampled before it, with the weights of the time."""
+    hybrid = name == "hybrid"
+    policy, plain = (toy.ToyPolicy(STEPS + hybrid, deterministic=hybrid) for _ in range(2))
     settings = {"ratio_clip": 0.1, "inner_epochs": 2, "updates_per_iteration": 2}
     regularised = {"divergence": "kl", "beta": 0.3, "learning_rate": 0.05}
-    learner = algorithm("grpo", **settings, **regularised)
+    learner = algorithm(name, **settings, **regularised)
     batches = [batch(policy, 8, seed, "ab") for seed in (0, 1)]
     optimiser = optimiser_of(policy, learner.settings)
     learner.update(policy, toy.Closeness(), batches, optimiser)
@@ -106,27 +110,31 @@ def test_grpo_is_a_plain_loop_over_the_papers_objective():
     halves = zip(*(np.split(chain.reward, 2) for chain in chains), strict=True)
     every = dict(zip("ab", map(np.concatenate, halves), strict=True))
     old = [gain.detach().clone(), shift.detach().clone()]
-    beyond = 0
+    clipped = 0
     for _ in range(2):
         for chain, given in zip(chains, batches, strict=True):
             total = torch.zeros((), dtype=torch.double)
             for i, prompt in enumerate(given.prompts):
-                group = every[prompt]
-                advantage = float((chain.reward[i] - group.mean()) / (group.std() + 1e-6))
+                group, own = every[prompt], chain.reward[i]
+                advantage = float((own - group.mean()) / (group.std() + 1e-6))
+                if hybrid:
+                    advantage = float(own - (group.sum() - own) / (len(group) - 1))
+                    end = gain[STEPS] * chain.states[STEPS][i] + shift[STEPS]
+                    total = total - (end - toy.TARGET).square()
                 for k in range(STEPS):
                     x, y = (torch.tensor(chain.states[j][i]) for j in (k, k + 1))
                     now = Normal(gain[k] * x + shift[k], toy.STD).log_prob(y)
                     was = Normal(old[0][k] * x + old[1][k], toy.STD).log_prob(y)
                     ratio = (now - was).exp()
-                    beyond += abs(float(ratio.detach()) - 1) > 0.1
                     kept = ratio.clamp(0.9, 1.1)
+                    clipped += bool(kept * advantage < ratio * advantage)
                     kl = (gain[k] * x + shift[k] - toy.GAIN * x).square() / (2 * toy.STD**2)
                     total = total + torch.min(ratio * advantage, kept * advantage) - 0.3 * kl
             adam.zero_grad()
             (-total / (len(given.prompts) * STEPS)).backward()
             torch.nn.utils.clip_grad_norm_([gain, shift], 1.0)
             adam.step()
-    assert beyond > 5
+    assert clipped > 5
     for ours, theirs in zip(policy.network.parameters(), (gain, shift), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10) and not torch.equal(ours, old[0])
 
@@ -427,6 +435,63 @@ def test_truncated_first_updates_are_the_ones_derived_by_hand():
     slope = -2 * (ends - toy.TARGET)
     assert gradient.tolist() == pytest.approx([0, -np.mean(slope * draws), 0, -np.mean(slope)])
     assert seen.reward.tolist() == pytest.approx(-((ends - toy.TARGET) ** 2).mean(0))
+
+
+class CountedPolicy(toy.ToyPolicy):
+    """Knows how often its network saw an image."""
+
+    evaluations = 0
+
+    def mean(self, index, state, embeddings, stop_input=False):
+        self.evaluations += len(state)
+        return super().mean(index, state, embeddings, stop_input)
+
+
+class CountedCloseness(toy.Closeness):
+    scorings = 0
+
+    def score(self, images, prompts):
+        self.scorings += len(images)
+        return super().score(images, prompts)
+
+
+def test_at_equal_cost_noise_drawn_again_scatters_more_than_further_images():
+    """On two steps, two draws for each of n images cost what 2n images do, in evaluations and in
+    scorings. Where α x_0 + σ ε has the law of x_1 both have one mean. The draws of an image share
+    its x_0, so that their covariance, which is the variance of what x_0 alone says, is added: by
+    hand, of g = 2 (w x - 1) in shift and x g in gain, with x ~ N(0, v) and correlation c. Draws
+    cost no further rollout, though: for each image that is rolled out they scatter less."""
+    policy, reward = CountedPolicy(STEPS, deterministic=True), CountedCloseness()
+    signal, std = policy.chain.last_step
+    v = toy.GAIN**2 + toy.STD**2
+    w = math.sqrt((v - std**2) / v) / signal  # α² w² v + σ² = v: the chain keeps its law
+    with torch.no_grad():
+        policy.network.gain[1] = w
+    images, updates, found, costs = 4, 1000, {}, []
+    for name, size, changes in (
+        ("further images", 2 * images, {"truncate": "last"}),
+        ("drawn again", images, {"truncate": "last", "low_variance": 2}),
+    ):
+        policy.evaluations = reward.scorings = 0
+        learner, gradients = algorithm("direct", **changes), toy.Gradients(policy)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(updates):
+            learner.update(policy, reward, [toy.batch(policy, size, generator)], gradients)
+        found[name] = torch.stack(gradients.steps)[:, [1, 3]]  # of the last step
+        costs.append((policy.evaluations, reward.scorings))
+    assert costs[0] == costs[1] == (4 * images * updates, 2 * images * updates)
+    mean = torch.tensor([2 * w * v, -2.0])
+    for gradient in found.values():
+        error = gradient.std(0) / math.sqrt(updates)
+        assert ((gradient.mean(0) - mean) / error).abs().max() < 3
+    c = signal**2 * w**2
+    variance = np.array([8 * w**2 * v**2 + 4 * v, 4 * w**2 * v])
+    covariance = np.array([8 * w**2 * v**2 * c**2 + 4 * v * c, 4 * w**2 * v * c])
+    further, again = (gradient.var(0).numpy() for gradient in found.values())
+    print("variance of drawing again over that of further images:", again / further)
+    assert further == pytest.approx(variance / (2 * images), rel=0.1)
+    assert again == pytest.approx((variance + covariance) / (2 * images), rel=0.1)
+    assert (further < again).all() and (again < 2 * further).all()
 
 
 @pytest.fixture(scope="module")

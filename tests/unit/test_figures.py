@@ -126,6 +126,29 @@ def test_trajectories_recover_the_planted_changes_with_their_intervals(finished)
     assert (data[data["step"] == 0]["change"] == 0).all()
 
 
+def test_unlike_trainings_are_shown_over_nfe(tmp_path):
+    """An iteration of RLCM takes 16 times as long here as one of ROCM."""
+    methods = {"rocm-none": {"inference_steps": 2}, "rlcm": {"inference_steps": 32}}
+    config = make_config(methods=methods, rewards=["hpsv2"])
+    write_results(tmp_path, config, EFFECTS)
+    drawing = draw("training", config, tmp_path)
+    for method, each in (("rocm-none", 16), ("rlcm", 256)):
+        own = drawing.data[drawing.data["method"] == method]
+        assert own["nfe"].tolist() == (each * own["step"]).tolist() and own["nfe"].max() > 0
+    for panel in drawing.figure.axes:
+        ends = [line.get_xdata()[-1] for line in panel.lines]
+        assert ends == [16 * 40, 256 * 40] and panel.get_xlabel() == "NFE"
+        assert panel.get_xscale() == "symlog"
+    assert "linear from 0 to 100 and logarithmic beyond" in drawing.caption
+
+
+def test_trainings_of_one_kind_are_shown_over_steps(finished):
+    drawing = draw("training", *finished)
+    assert {panel.get_xlabel() for panel in drawing.figure.axes[-2:]} == {"training step"}
+    assert [line.get_xdata()[-1] for line in drawing.figure.axes[0].lines] == [40] * 3
+    assert drawing.data["nfe"].max() == 40 * 32
+
+
 def test_kl_is_half_the_squared_distance(finished):
     data = draw("gold_vs_kl", *finished).data
     assert last(data, "rocm-none", "kl")["mean"] == pytest.approx(200)
