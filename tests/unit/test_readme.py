@@ -4,6 +4,7 @@ import csv
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import tiny
@@ -44,9 +45,11 @@ def test_a_lora_in_a_plain_pipeline_draws_what_the_policy_draws(tmp_path, monkey
     code = examples("README.md")[0]
     (path,) = re.findall('load_lora_weights\\("(.*)"\\)', code)
     save_lora(tmp_path / path, policy.network)
+    as_typed = f"{code}\nassert image.size == (32, 32)"  # in a process that has imported nothing
+    done = subprocess.run([sys.executable, "-c", as_typed], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     names: dict = {}
     exec(code, names)
-    assert names["image"].size == (32, 32)
     noise = policy.noise(0, ["a"], "samples")
     given = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
     theirs = names["pipe"](names["prompt"], latents=noise[:, 0], **given).images
