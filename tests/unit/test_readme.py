@@ -101,6 +101,12 @@ def test_a_reward_of_ones_own_package_is_trained_on_by_its_name(tmp_path, monkey
     assert len(rewards) == 10 and rewards[-1] > 2 * rewards[0]
 
 
+def test_every_configuration_is_in_the_table_of_its_folder():
+    rows = re.findall("^\\| (`.*?) \\|", (ROOT / "config/README.md").read_text(), re.M)
+    named = re.findall(r"`([\w-]+\.yaml)`", " ".join(rows))
+    assert sorted(named) == sorted(file.name for file in (ROOT / "config").glob("*.yaml"))
+
+
 def test_a_bare_make_lists_every_command():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (targets,) = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.M)
