@@ -147,7 +147,9 @@ def _pipeline(settings: Mapping[str, Any]) -> dict[str, Any]:
     repo, licence = _origin(lora) if lora else (None, None)
     own = facts("chains", chain)["SCHEDULERS"] or (("DDIMScheduler",) if chain == "ddim" else ())
     steps, timesteps = settings["inference_steps"], settings.get("timesteps")
-    call = {"timesteps": [*timesteps]} if timesteps else {"num_inference_steps": steps}
+    call: dict[str, Any] = (
+        {"timesteps": [*timesteps]} if timesteps else {"num_inference_steps": steps}
+    )
     call["guidance_scale"] = settings["guidance_scale"]
     if size := settings.get("resolution"):
         call |= {"height": size, "width": size}

@@ -150,6 +150,27 @@ def test_a_cards_example_draws_what_the_policy_draws(tmp_path, monkeypatch, name
     assert (drawn - theirs).abs().max() <= 1e-4 < 1e-3 < (drawn - base).abs().max()
 
 
+@pytest.mark.parametrize(
+    ("name", "policy", "said"),
+    [
+        ("diffusion", {"steps": 20}, ("DDIMScheduler", "eta=1.0")),
+        ("hyper", {"steps": 8, "chain": "tcd"}, ("TCDScheduler", "eta=0.3")),
+        ("hyper", {"steps": 8, "chain": "tcd", "gamma": 0.5}, ("TCDScheduler", "eta=0.5")),
+        ("own", {"timesteps": [999, 749], "steps": 2}, ("LCMScheduler", "timesteps=[999, 749]")),
+    ],
+)
+def test_a_card_names_the_scheduler_of_the_chain_and_what_it_is_asked(tmp_path, name, policy, said):
+    policy = policy | {"model": "weights/stable-diffusion-v1-5", "guidance_scale": 1.0}
+    if name != "diffusion":
+        policy["lora"] = "weights/lcm-lora-sdv1-5"
+    snippet, _ = card_of(tmp_path, name, policy, "bfloat16", resolution=512)
+    scheduler, asked = said
+    assert f"pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config)" in snippet
+    assert asked in snippet and "height=512, width=512" in snippet
+    assert ("num_inference_steps" in snippet) == ("timesteps" not in policy)
+    assert ("pipe.fuse_lora()" in snippet) == (name != "diffusion")
+
+
 def settings_of(policy, resolution):
     return ModelSettings(
         policy="consistency",
