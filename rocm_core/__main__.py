@@ -13,8 +13,8 @@ from rocm_core.errors import UserError, run
 from rocm_core.plugins import ROOT
 
 _OF_RULES = {"launch", "render"}  # nobody types these
-# These compare results with the code of the workflow's rules and scripts.
-_OF_A_CLONE = {"accept", "verify"}
+# These need the workflow's rules and scripts: to compare results with their code, or to copy them.
+_OF_A_CLONE = {"accept", "crate", "verify"}
 
 
 def names() -> list[str]:
@@ -44,8 +44,8 @@ def main() -> int | None:
     args = parser.parse_args()
     if args.command in _OF_A_CLONE and not (ROOT / "workflow").is_dir():
         raise UserError(
-            f"rocm-core {args.command} compares results with the workflow's code: run it in a clone"
-            " of the repository, after `pip install -e .` there"
+            f"rocm-core {args.command} needs the workflow's rules and scripts beside the package:"
+            " run it in a clone of the repository, after `pip install -e .` there"
         )
     sys.argv = [f"rocm-core {args.command}", *args.arguments]
     return importlib.import_module(f"rocm_core.commands.{args.command}").main()

@@ -25,6 +25,8 @@ PROFILES = {
 }
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"  # where sha256 is defined
 CODE = "code"  # where the crate has a copy of the workflow and the configuration
+# Folders whose manifests are of no job of the run: copies, and what `make preflight` tries.
+OTHERS = {CODE, "publish", "preflight"}
 
 
 def write_crate(configfile: str | Path, root: str | Path | None = None) -> Path:
@@ -37,7 +39,11 @@ def write_crate(configfile: str | Path, root: str | Path | None = None) -> Path:
 
     config = load_config(configfile)
     root = Path(root or config.root)
-    manifests = [file for file in sorted(root.rglob("*manifest.json")) if CODE not in file.parts]
+    manifests = [
+        file
+        for file in sorted(root.rglob("*manifest.json"))
+        if file.relative_to(root).parts[0] not in OTHERS
+    ]
     if not manifests:
         raise UserError(f"{root} holds no manifests yet: run the workflow first")
     crate = ROCrate(version="1.1")  # on which the profiles are based

@@ -1,9 +1,10 @@
 """What a configuration would run, cost and decide, before anything is paid for.
 
-`python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: in
-seconds, without a GPU, weights or a network, and in twenty lines at most; `--claims`, or
-`PLAN=--claims`, adds a line about each claim. Jobs are those that Snakemake still has to run; costs
-and claims are those of the whole grid.
+`python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: without
+a GPU, weights or a network, and in twenty lines at most; `--claims`, or `PLAN=--claims`, adds a
+line about each claim. Rehearsing the claims takes most of its time, half a minute of one core for
+the paper's grid. Jobs are those that Snakemake still has to run; costs and claims are those of the
+whole grid.
 """
 
 import argparse

@@ -7,7 +7,7 @@ results/<name>/publish/<cell>/ for every finished cell; `--cards` only their REA
 import argparse
 import fnmatch
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rocm_core.analysis import Results, Source, mean_interval, metric_label, onl
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
 from rocm_core.grid import load_config
+from rocm_core.grid.models import default_chain, denoiser
+from rocm_core.plugins import facts, load
 from rocm_core.provenance import atomic_write, hash_inputs
 from rocm_core.weights import files_of, table
 
@@ -26,6 +28,7 @@ LICENCES = {
     "Apache-2.0": "apache-2.0",
     "MIT": "mit",
     "Open RAIL++": "openrail++",
+    "CreativeML Open RAIL++-M": "openrail++",
     "CreativeML Open RAIL-M": "creativeml-openrail-m",
 }
 EMBEDDED = "resources/"  # this repository's own models, under its licence
@@ -90,6 +93,7 @@ def card(results: Results, source: Source, samples: Sequence[tuple[str, str]] = 
     repo, licence = _origin(settings["model"])
     scores = list(_scores(results, source))
     title = f"{results.config.name}: {source.name}"
+    embedded = settings["model"].startswith(EMBEDDED)
     data = ModelCardData(
         base_model=repo,
         library_name="diffusers",
@@ -117,14 +121,11 @@ def card(results: Results, source: Source, samples: Sequence[tuple[str, str]] = 
         template_path=str(TEMPLATE),
         title=title,
         base=repo or settings["model"],
-        embedded=settings["model"].startswith(EMBEDDED),
-        merged=settings.get("model_lora"),
+        embedded=embedded,
         licence=licence,
         label=results.label(source.method),
         reward=metric_label(source.reward),
         settings={key: settings[key] for key in wanted if settings.get(key) is not None},
-        steps=settings["inference_steps"],
-        guidance=settings["guidance_scale"],
         divergence=settings["divergence"],
         beta=manifest["beta"],
         scores=[(metric_label(m), e.plus_minus(4), c.change()) for m, e, c in scores],
@@ -132,8 +133,40 @@ def card(results: Results, source: Source, samples: Sequence[tuple[str, str]] = 
         samples=samples,
         manifest=manifest,
         lora=LORA,
+        # Others are used as they were trained: in bfloat16 on a GPU, which has float32's range. So
+        # have diffusers' examples of SANA-Sprint and FLUX.1; in float16 some networks overflow.
+        precision="float32" if embedded else manifest.get("precision", "bfloat16"),
+        **_pipeline(settings),
     )
     return str(text)
+
+
+def _pipeline(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes diffusers' pipeline of a base model draw as the policy does."""
+    chain, lora = settings["chain"], settings.get("model_lora")
+    repo, licence = _origin(lora) if lora else (None, None)
+    own = facts("chains", chain)["SCHEDULERS"] or (("DDIMScheduler",) if chain == "ddim" else ())
+    steps, timesteps = settings["inference_steps"], settings.get("timesteps")
+    call: dict[str, Any] = (
+        {"timesteps": [*timesteps]} if timesteps else {"num_inference_steps": steps}
+    )
+    call["guidance_scale"] = settings["guidance_scale"]
+    if size := settings.get("resolution"):
+        call |= {"height": size, "width": size}
+    if chain == "ddim":
+        call["eta"] = load("chains", chain).ETA
+    if chain == "tcd":  # of which pipelines have another default than their scheduler
+        gamma = settings.get("gamma")
+        call["eta"] = load("chains", chain).GAMMA if gamma is None else gamma
+    if chain == "scm" and steps != 2:
+        call["intermediate_timesteps"] = None
+    return {
+        "merged": repo or lora,
+        "merged_licence": licence,
+        "by_peft": denoiser(settings["model"]) == "pixart",  # whose pipeline loads no LoRA
+        "scheduler": own[0] if own and default_chain(settings["model"]) != chain else None,
+        "call": call,
+    }
 
 
 def _origin(model: str) -> tuple[str | None, str | None]:

@@ -68,6 +68,13 @@ def test_every_node_worked_and_no_gpu_had_two_jobs_at_once(grid: Site) -> None:
     assert max(at_once) == sum(GPUS.values())  # all were in use, and the third job waited
 
 
+def test_what_the_site_lacks_is_said_once_and_not_for_every_job(grid: Site) -> None:
+    """This one has no accounts, by which the executor asks first."""
+    said = (grid.path / "snakemake.log").read_text()
+    assert len(submitted(said)) > 5
+    assert said.count("No SLURM account given") == said.count("proceed without") == 1
+
+
 def test_forcing_one_cell_submits_it_and_its_descendants_only(grid: Site) -> None:
     log = grid.path / "snakemake.log"
     before, manifest = len(log.read_text()), grid.manifest()

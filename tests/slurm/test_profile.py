@@ -1,8 +1,10 @@
 """The profile itself: needs no Slurm."""
 
+import logging
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from checkout import ROOT, Checkout
 
@@ -59,3 +61,20 @@ def test_every_job_that_wants_a_gpu_checks_that_it_is_there(tmp_path: Path) -> N
     named = ("evaluate", "evaluate_snapshots", "score_published")
     expected = {"train": {"2"}} | {name: {"1"} for name in named}
     assert {script: gpus for script, gpus in asked.items() if gpus != {"none"}} == expected
+
+
+def test_without_sacctmgr_the_executor_ends_and_with_the_documented_one_it_is_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from snakemake_executor_plugin_slurm.accounts import validate_account
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="sacctmgr"):
+        validate_account("your-account", logging.getLogger())
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    (lines,) = re.findall("executable `sacctmgr` of two lines, `(.*?)` and `(.*?)`", text)
+    (tmp_path / "sacctmgr").write_text("\n".join(lines))
+    (tmp_path / "sacctmgr").chmod(0o755)
+    for _ in range(2):
+        assert validate_account("your-account", logging.getLogger()) == "your-account"
+    assert not caplog.records

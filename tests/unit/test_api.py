@@ -114,9 +114,10 @@ def test_the_command_lists_its_commands_and_refuses_others(monkeypatch, capsys):
     command.main()
     assert capsys.readouterr().out.endswith("15 cells\n")
     monkeypatch.setattr(command, "ROOT", ROOT / "docs")  # as in a wheel
-    monkeypatch.setattr("sys.argv", ["rocm-core", "verify", "--configfile", "config/demo.yaml"])
-    with pytest.raises(UserError, match="run it in a clone of the repository"):
-        command.main()
+    for name in ("accept", "crate", "verify"):
+        monkeypatch.setattr("sys.argv", ["rocm-core", name, "--configfile", "config/demo.yaml"])
+        with pytest.raises(UserError, match=f"{name} needs .*: run it in a clone of"):
+            command.main()
     monkeypatch.setattr("sys.argv", ["rocm-core", "launch"])
     with pytest.raises(SystemExit):
         command.main()

@@ -1,13 +1,17 @@
 """The benchmarks measure what they say: equal gradients, and models of the size they name."""
 
+import json
+import re
+
 import open_clip
 import pytest
 import tiny
 import torch
+from checkout import ROOT
 from safetensors.torch import load_file
 
 from benchmarks import models
-from benchmarks.compare import SIZES, SWITCHES
+from benchmarks.compare import RESULTS, SIZES, SWITCHES
 from benchmarks.contenders.ours import Ours
 from benchmarks.contenders.plain import PlainLoop
 from rocm_core.policies import HIDDEN
@@ -126,3 +130,12 @@ def test_models_of_true_size_are_written_in_layouts_that_load(tmp_path, monkeypa
         reward = load_reward("hpsv2", paths["scorer"])
         assert reward.score(images, ["a large red circle"]).isfinite().all()
     assert models.write_models("full", tmp_path) == paths
+
+
+def test_the_share_of_start_up_is_that_of_the_record_and_less_than_a_fifth():
+    stages = json.loads((RESULTS / "demo.json").read_text())["seconds"].values()
+    start = sum(seconds["start-up"] for seconds in stages)
+    whole = sum(sum(seconds.values()) for seconds in stages)
+    text = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    (percent,) = re.findall(r"start-up takes (\d+) % of the time", text)
+    assert int(percent) == round(100 * start / whole) < 20

@@ -1,17 +1,20 @@
 """Every command in README and docs is one that its program understands, and names what there is."""
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, Checkout, count_jobs
 
 from rocm_core.__main__ import names as commands
 from rocm_core.plugins import names
 
+LOOKING = ("cells", "help", "plan", "watch")  # of make's targets, those that start nothing
 PAGES = [
     *(ROOT / name for name in ("README.md", "config/README.md", "results/README.md")),
     *(ROOT / "docs").rglob("*.md"),
@@ -37,6 +40,38 @@ def test_make_knows_its_targets() -> None:
     for words in typed:
         done = subprocess.run([*words, "-n"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+
+
+def that_start_nothing() -> list[Any]:
+    """Of the pages' commands; where Snakemake plans, it takes seconds each, of the paper many."""
+    make = [words for words in documented("make") if words[1] in LOOKING]
+    typed = make + [words for words in documented("snakemake") if "-n" in words]
+    planned = pytest.mark.faults
+    return [
+        pytest.param(words, id=said, marks=planned if {"plan", "-n"} & {*words} else ())
+        for said, words in {" ".join(words): words for words in typed}.items()
+    ]
+
+
+@pytest.mark.parametrize("words", that_start_nothing())
+def test_what_starts_nothing_runs_in_a_fresh_clone_and_says_something(
+    pristine: Checkout, tmp_path: Path, words: list[str]
+) -> None:
+    if words[0] == "snakemake":
+        at = pristine.at(tmp_path) if "-s" in words else pristine
+        typed = [word.replace("/path/to/rocm", str(pristine.path)) for word in words[1:]]
+        done = at.snakemake(*typed)
+        assert done.returncode == 0, done.stderr
+        assert count_jobs(done.stdout + done.stderr)
+        return
+    environment = pristine.environment(pristine.path)
+    environment["PATH"] = f"{Path(pristine.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = [*words, "-o", ".venv/main"]
+    done = subprocess.run(
+        command, cwd=pristine.path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_snakemake_knows_the_options_and_nothing_swallows_a_target(

@@ -4,6 +4,7 @@ import csv
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import tiny
@@ -44,9 +45,11 @@ def test_a_lora_in_a_plain_pipeline_draws_what_the_policy_draws(tmp_path, monkey
     code = examples("README.md")[0]
     (path,) = re.findall('load_lora_weights\\("(.*)"\\)', code)
     save_lora(tmp_path / path, policy.network)
+    as_typed = f"{code}\nassert image.size == (32, 32)"  # in a process that has imported nothing
+    done = subprocess.run([sys.executable, "-c", as_typed], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     names: dict = {}
     exec(code, names)
-    assert names["image"].size == (32, 32)
     noise = policy.noise(0, ["a"], "samples")
     given = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "pt"}
     theirs = names["pipe"](names["prompt"], latents=noise[:, 0], **given).images
@@ -96,6 +99,12 @@ def test_a_reward_of_ones_own_package_is_trained_on_by_its_name(tmp_path, monkey
     with open(tmp_path / "trained/history.csv", newline="") as file:
         rewards = [float(row["reward"]) for row in csv.DictReader(file)]
     assert len(rewards) == 10 and rewards[-1] > 2 * rewards[0]
+
+
+def test_every_configuration_is_in_the_table_of_its_folder():
+    rows = re.findall("^\\| (`.*?) \\|", (ROOT / "config/README.md").read_text(), re.M)
+    named = re.findall(r"`([\w-]+\.yaml)`", " ".join(rows))
+    assert sorted(named) == sorted(file.name for file in (ROOT / "config").glob("*.yaml"))
 
 
 def test_a_bare_make_lists_every_command():

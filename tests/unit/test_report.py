@@ -424,6 +424,11 @@ def luminance(page, selector, name):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def contrast(one, other):
+    """The ratio of two luminances (WCAG 2.2)."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+
 @in_a_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
@@ -435,7 +440,13 @@ def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(open_page, width, 
     assert (paper > 0.5) == (scheme == "light")
     for selector in ("body", ".soft", "nav a", ".fails", ".scope"):
         ink = luminance(page, selector, "color")
-        assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, selector
+        assert contrast(ink, paper) >= 4.5, selector
+    for kind in ("confirmed", "refuted", "no-difference", "not-decidable", "not-tested"):
+        page.eval_on_selector(".verdict", "(e, kind) => e.className = 'verdict ' + kind", kind)
+        ground = page.eval_on_selector(".verdict", "e => getComputedStyle(e).backgroundColor")
+        clear = ground == "rgba(0, 0, 0, 0)"
+        behind = paper if clear else luminance(page, ".verdict", "backgroundColor")
+        assert contrast(luminance(page, ".verdict", "color"), behind) >= 4.5, kind
     wide = page.locator("#cells .scroll").first
     assert wide.evaluate("e => e.scrollWidth > e.clientWidth") == (width == 390)
     page.wait_for_function(
@@ -455,9 +466,18 @@ def test_without_scripts_everything_can_be_read(open_page):
     page.locator("#claim-Q1 summary").click()
     assert page.locator("#claim-Q1 dl").is_visible()
     term = page.locator(".term").first
+
+    def shown():
+        return term.evaluate("e => getComputedStyle(e, '::after').content").strip('"')
+
+    assert shown() == "none"
+    term.hover()
+    assert shown() in TERMS.values()
+    page.mouse.move(0, 0)
+    assert shown() == "none"
     page.keyboard.press("Tab")  # from now on focus is the keyboard's
     term.focus()
-    assert term.evaluate("e => getComputedStyle(e, '::after').content").strip('"') in TERMS.values()
+    assert shown() in TERMS.values()
 
 
 @in_a_browser

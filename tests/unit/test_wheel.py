@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -44,7 +45,7 @@ def test_the_wheel_has_every_module_and_every_file_that_one_reads(wheel):
     assert "Provides-Extra: trackers" in text and "# ROCM: RLHF on consistency models" in text
 
 
-def test_readmes_example_runs_from_the_wheel(wheel, tmp_path):
+def test_readmes_example_and_the_commands_run_from_the_wheel(wheel, tmp_path):
     """In a virtual environment with the wheel and, of other packages, those that are here."""
     empty = tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", empty], check=True)
@@ -61,15 +62,31 @@ def test_readmes_example_runs_from_the_wheel(wheel, tmp_path):
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
-    def run(*command):
+    def run(*command, status=0):
         done = subprocess.run(
             [*command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == status, done.stderr
+        return done.stderr if status else done.stdout
 
     file, version, shape = run(empty / "bin/python", "-c", code).split(maxsplit=2)
     assert Path(file) == site / "rocm_core/__init__.py"
     assert shape.strip() == "(1, 3, 32, 32)"
     assert run(empty / "bin/rocm-core", "--version").strip() == version
     assert "weights/" in run(empty / "bin/rocm-core", "weights", "--list")
+
+    for name in ("demo", "paper"):
+        shutil.copy(ROOT / f"config/{name}.yaml", tmp_path)
+    command, demo = empty / "bin/rocm-core", ("--configfile", "demo.yaml")
+    assert run(command, "cells", *demo).endswith("5 cells\n")
+    planned = run(command, "plan", *demo)
+    assert "unknown without the Snakefile of a clone" in planned and "CPU hours: " in planned
+    assert "5 trainings" in run(command, "watch", "--once", *demo)
+    refused = {
+        ("preflight", "--configfile", "paper.yaml"): "fetch them with `snakemake weights`",
+        ("train", *demo, "--cell", "hpsv2/rocm-kll/seed-0", "--output", "out"): "did you mean",
+        ("crate", *demo): "run it in a clone of the repository",
+    }
+    for words, said in refused.items():
+        error = run(command, *words, status=2)
+        assert said in error and "Traceback" not in error, error
