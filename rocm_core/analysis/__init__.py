@@ -26,7 +26,8 @@ from rocm_core.analysis.efficiency import (
     what_is_paid_for,
 )
 from rocm_core.analysis.gate import Check, checks
-from rocm_core.analysis.judging import GOLD, evaluators, overall
+from rocm_core.analysis.gold import GOLD
+from rocm_core.analysis.judging import evaluators, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,

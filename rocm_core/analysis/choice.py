@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from rocm_core.analysis.judging import GOLD, overall
+from rocm_core.analysis.gold import GOLD
+from rocm_core.analysis.judging import overall
 from rocm_core.configuration import Ensemble
 from rocm_core.errors import UserError
 from rocm_core.grid import Standards, combine, is_held_out

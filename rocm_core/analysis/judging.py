@@ -4,12 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from rocm_core.analysis.gold import GOLD
 from rocm_core.grid import is_held_out
 
 if TYPE_CHECKING:  # else a search, which needs `overall`, would be as old as how results are read
     from rocm_core.analysis.results import Results
-
-GOLD = "gold"
 
 
 def evaluators(results: "Results", reward: str) -> list[str]:

@@ -621,7 +621,7 @@ def test_a_contestant_that_keeps_the_gold_beats_no_divergence_stopped_early(
     effects |= {("hpsv2", name): hacked | {"gold": min(gold, 0.0)} for name in others}
     write_results(tmp_path, config, effects)
     contending = {
-        "HPSv2: rebel-consistency − no divergence",
+        "HPSv2: REBEL − no divergence",
         "HPSv2: ROCM, KL (reference_reset 10) − no divergence",
         "HPSv2: ROCM, no divergence (stop_by aesthetic) − no divergence",
     }
