@@ -1,3 +1,3 @@
-"""The name of the gold judge among the metrics: a module of its own, for readers that need no more."""
+"""The gold judge's name among the metrics: a module of its own, as readers need no more."""
 
 GOLD = "gold"
