@@ -37,7 +37,8 @@ from rocm_core.analysis.labels import (
     swept_label,
     training_seeds,
 )
-from rocm_core.analysis.results import Results, Source, only
+from rocm_core.analysis.results import Results, only
+from rocm_core.analysis.sources import Source
 from rocm_core.analysis.statistics import (
     LEVEL,
     Estimate,

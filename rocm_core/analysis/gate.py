@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from rocm_core.analysis.anchors import Anchors
-from rocm_core.analysis.results import Results, Source, only
+from rocm_core.analysis.results import Results, only
+from rocm_core.analysis.sources import Source
 from rocm_core.errors import UserError
 
 _UNREGULARISED, _REGULARISED, _BASELINE = "rocm-none", "rocm-kl", "rlcm"

@@ -8,7 +8,7 @@ from rocm_core.configuration import Ensemble
 from rocm_core.grid import spell
 
 if TYPE_CHECKING:
-    from rocm_core.analysis.results import Source
+    from rocm_core.analysis.sources import Source
 
 _NAMES = {
     "gold": "Gold judge",
