@@ -10,6 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from rocm_core.analysis import Results
+from rocm_core.claims import CLAIMS
+from rocm_core.claims._evidence import Evidence
+from rocm_core.claims._verdict import Verdict, decide
 from rocm_core.configuration import Config
 from rocm_core.grid import (
     Artefacts,
@@ -179,6 +183,12 @@ def write_results(
         _write_csv(path, "step,prompt_id,metric,value", rows)
     if config.study:
         write_votes(root, config.study.comparisons)
+
+
+def verdict_on(claim: str, root: Path, config: Config) -> Verdict:
+    """What the ledger makes of one claim."""
+    (asked,) = [one for one in CLAIMS if one.id == claim]
+    return decide(asked, Evidence(Results(config, root)))
 
 
 def write_votes(root: Path, comparisons: Any) -> None:
