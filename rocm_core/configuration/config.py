@@ -38,7 +38,11 @@ from rocm_core.configuration.settings import (
 
 # Settings of training; `rocm_core.configuration.schema` says which there are.
 _Layer = Annotated[dict[str, Any], WithJsonSchema({"type": "training"})]
-_Value = Annotated[Any, WithJsonSchema({"type": ["number", "string", "boolean", "null"]})]
+_NUMBERS = {"type": "array", "items": {"type": "number"}, "allowed": "a list of numbers"}
+_Value = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": ["number", "string", "boolean", "null"]}, _NUMBERS]}),
+]
 _Names = Annotated[tuple[PluginName, ...], items(1)]
 
 

@@ -243,7 +243,8 @@ def _plan(
                 ):
                     chosen = dict(zip(swept, values, strict=True))
                     below = [*layers(reward, method), (f"{key}.values", chosen)]
-                    yield reward, method, key, below, tuple(chosen.items()), False
+                    named = ((k, tuple(v) if isinstance(v, list) else v) for k, v in chosen.items())
+                    yield reward, method, key, below, tuple(named), False
 
 
 def _combinations(layers: Layers, key: str) -> Iterator[dict[str, Any]]:
@@ -265,6 +266,8 @@ def spell(value: Any) -> str:
     """A swept value as folders and labels write it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.12g}"
+    if isinstance(value, tuple):
+        return "-".join(map(spell, value))
     return str(value).lower()
 
 

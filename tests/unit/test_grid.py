@@ -266,6 +266,21 @@ def test_any_setting_can_be_swept():
     assert cells["aesthetic/rocm-none--inference_steps-8/seed-0"].settings.inference_steps == 8
 
 
+def test_a_swept_value_may_be_a_list_of_numbers():
+    sweeps = [
+        {"methods": ["rocm-none"], "setting": "truncate", "values": [1, [1, 4]]},
+        {"methods": ["rocm-kl"], "setting": "step_weights", "values": [[0.5, 1, 2.5]]},
+    ]
+    cells = cells_of(sweeps=sweeps, rewards=["hpsv2"])
+    drawn = cells["hpsv2/rocm-none--truncate-1-4/seed-0"]
+    assert drawn.settings.truncate == (1, 4) and drawn.swept == (("truncate", (1, 4)),)
+    weighed = cells["hpsv2/rocm-kl--step_weights-0.5-1-2.5/seed-0"]
+    assert weighed.settings.step_weights == (0.5, 1.0, 2.5)
+    for given in ([1, 2, 3], ["a"]):
+        with pytest.raises(UserError, match="must be a .* or a list of"):
+            cells_of(sweeps=[sweeps[0] | {"values": [given]}])
+
+
 def test_every_divergence_with_a_file_is_a_method():
     methods = {f"rocm-{name.replace('_', '-')}": {"beta": 1} for name in grid_divergences()}
     cells = cells_of(methods=methods, rewards=["hpsv2"])
