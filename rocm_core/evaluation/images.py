@@ -54,10 +54,10 @@ def iterate_images(
 def generate(
     settings: GenerationSettings,
     prompts: Sequence[Prompt],
-    lora: Path | None,
-    output: Path,
+    lora: str | Path | None,
+    output: str | Path,
     fingerprint: str,
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[str | Path] = (),
 ) -> None:
     """Write `<prompt id>.png` for every prompt, index.jsonl and manifest.json to folder `output`.
 
@@ -71,7 +71,7 @@ def generate(
     """
     if not prompts:
         raise UserError("there are no prompts to generate images for")
-    began = time.perf_counter()
+    began, output = time.perf_counter(), Path(output)
     hashes = hash_inputs([*inputs, *([lora] if lora else [])])
     made: dict[str, Any] = dict(
         settings=settings.to_dict(), code=fingerprint, weights=settings.weights, inputs=hashes

@@ -61,10 +61,14 @@ def test_every_prompt_has_its_image_an_index_line_and_a_hash(model, tmp_path):
     assert manifest["settings"]["seed"] == 1000 and manifest["nfe"] == 7 * 4
 
 
-def test_images_name_the_adapter_and_the_prompts_that_they_were_made_from(model, lora, tmp_path):
+@pytest.mark.parametrize("kind", [Path, str])
+def test_images_name_the_adapter_and_the_prompts_that_they_were_made_from(
+    model, lora, tmp_path, kind
+):
     (tmp_path / "prompts.jsonl").write_text("…")
     settings = tiny.generation_settings(model=model)
-    generate(settings, PROMPTS[:1], lora, tmp_path / "out", "f00d", [tmp_path / "prompts.jsonl"])
+    adapter, output, prompts = map(kind, (lora, tmp_path / "out", tmp_path / "prompts.jsonl"))
+    generate(settings, PROMPTS[:1], adapter, output, "f00d", [prompts])
     inputs = json.loads((tmp_path / "out/manifest.json").read_text())["inputs"]
     assert {Path(os.path.normpath(tmp_path / "out" / name)): inputs[name] for name in inputs} == {
         file: hashlib.sha256(file.read_bytes()).hexdigest()
