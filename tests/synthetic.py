@@ -95,12 +95,13 @@ def make_wide_config(**changes: Any) -> Config:
 
 
 def write_results(
-    root: Path, config: Config, effects: Effects | None = None, size: int = 8
+    root: Path, config: Config, effects: Effects | None = None, size: int | None = None
 ) -> None:
     """Write a finished run: each (reward, method) moves metrics by its `effects` at the end of
     training, linearly over the steps, the same for every prompt but for a little noise; `slope` is
     the gain of the training reward a step. On sets beside the validation prompts half of an effect
-    is left. An image takes 0.01 s a step; its read-outs move by `high_frequency`."""
+    is left. An image takes 0.01 s a step; its read-outs move by `high_frequency`. There are images
+    if they have a size."""
     effects = effects or {}
     count = config.prompts["validation"].count or 40
     prompts = [Prompt(f"p{i:04d}", f"a red circle, picture {i}", "synthetic") for i in range(count)]
@@ -223,9 +224,11 @@ def _png(colour: tuple[int, ...], size: int) -> bytes:
     return file.getvalue()
 
 
-def _write_images(folder: Path, prompts: list[Prompt], colour: tuple[int, ...], size: int) -> None:
+def _write_images(
+    folder: Path, prompts: list[Prompt], colour: tuple[int, ...], size: int | None
+) -> None:
     folder.mkdir(parents=True)
-    for prompt in prompts[:12]:
+    for prompt in prompts[:12] if size else ():
         (folder / f"{prompt.id}.png").write_bytes(_png(colour, size))
 
 

@@ -30,7 +30,7 @@ PROMPTS = [
 
 def with_prompts(root, texts):
     config = make_config()
-    write_results(root, config)
+    write_results(root, config, size=8)
     prompts = [Prompt(f"p{number:04d}", text, "own") for number, text in enumerate(texts)]
     write_prompts(root / "prompts" / "validation.jsonl", prompts)
     return config, root

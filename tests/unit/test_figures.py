@@ -35,7 +35,7 @@ EFFECTS = {
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config()
-    write_results(root, config, EFFECTS)
+    write_results(root, config, EFFECTS, size=8)
     return config, root
 
 
@@ -50,7 +50,7 @@ WIDE = {
 def wide(tmp_path_factory):
     root = tmp_path_factory.mktemp("wide")
     config = make_wide_config()
-    write_results(root, config, EFFECTS | WIDE)
+    write_results(root, config, EFFECTS | WIDE, size=8)
     return config, root
 
 
@@ -205,7 +205,7 @@ def test_figure_1_shows_kl_on_hpsv2_and_without_them_what_comes_first(finished, 
     assert len(data) == 12 and data["file"].notna().all()
     assert set(zip(data["reward"], data["method"], strict=True)) == {("hpsv2", "rocm-kl")}
     other = make_config(rewards=["aesthetic"], methods={"rocm-none": {}, "rocm-js": {"beta": 1}})
-    write_results(tmp_path, other)
+    write_results(tmp_path, other, size=8)
     data = draw("figure1", other, tmp_path).data
     assert set(zip(data["reward"], data["method"], strict=True)) == {("aesthetic", "rocm-js")}
 
@@ -332,7 +332,7 @@ def test_figure_6_shows_every_stage_and_the_snapshot_that_the_judge_likes_best(t
         ("aesthetic", "rocm-none"): {"gold": -2.0},
         ("aesthetic", "rocm-kl"): {"gold": 2.0},
     }
-    write_results(tmp_path, config, effects)
+    write_results(tmp_path, config, effects, size=8)
     data = draw("figure6", config, tmp_path).data
     assert set(data["reward"]) == {"aesthetic"} and set(data["method"]) == {"rocm-none", "rocm-kl"}
     along = data[data["part"] == "A"].groupby("method")["step"].agg(list)
@@ -356,7 +356,7 @@ def test_figure_6_prefers_models_trained_on_animals_and_shows_them_animals(tmp_p
     sweeps = [swept | {"values": ["animals"]}]
     config = make_config(methods=methods, prompts=prompts, sweeps=sweeps, seeds=[0, 1])
     assert {c.evaluated_on for c in make_grid(config)} == {"validation", "animals"}
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     animals = [Prompt(f"a{i}", f"animal {i}", "synthetic") for i in range(3)]
     write_prompts(tmp_path / "prompts/animals.jsonl", animals)
     for folder in tmp_path.glob("samples/aesthetic/*--prompts-animals/*/snapshots/step-*"):
@@ -385,7 +385,7 @@ def lacking(tmp_path_factory):
     @functools.cache
     def lacking(make, method):
         root = tmp_path_factory.mktemp("lacking")
-        write_results(root, make(), EFFECTS)
+        write_results(root, make(), EFFECTS, size=8)
         for path in root.glob(f"*/*/{method}/seed-*/**/*"):
             if path.is_file():
                 path.unlink()

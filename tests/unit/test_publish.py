@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
             }
         }
     )
-    write_results(root, config, {("hpsv2", "rocm-kl"): {"hpsv2": 0.02, "gold": -0.3}})
+    write_results(root, config, {("hpsv2", "rocm-kl"): {"hpsv2": 0.02, "gold": -0.3}}, size=8)
     for cell in ("rocm-kl", "rocm-none"):
         (root / f"cells/hpsv2/{cell}/seed-0/lora.safetensors").write_bytes(b"a LoRA")
     return config, root

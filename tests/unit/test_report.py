@@ -86,7 +86,7 @@ class Page(HTMLParser):
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     config = make_config()
-    write_results(root, config, EFFECTS)
+    write_results(root, config, EFFECTS, size=8)
     write_claims(root)
     (root / "figures").mkdir()
     for name in offered("figures", config):
@@ -203,7 +203,7 @@ def test_the_first_screen_is_the_ledger(finished):
 @pytest.mark.parametrize(("text", "said"), [("{", "is not a ledger"), (None, "does not exist")])
 def test_a_page_without_a_ledger_is_an_error(tmp_path, text, said):
     config = make_config(partial=True)
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     if text:
         (tmp_path / "claims.json").write_text(text)
     with pytest.raises(UserError, match=f"claims.json {said}"):
@@ -216,14 +216,14 @@ def test_the_same_results_give_the_same_page(finished):
 
 def test_a_figure_that_was_not_drawn_is_an_error(tmp_path):
     config = make_config()
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
     with pytest.raises(UserError, match="figures/gold_vs_reward.png does not exist"):
         make(Results(config, tmp_path))
 
 
 def test_partial_lists_the_gaps_and_marks_them_in_the_readings(tmp_path):
-    write_results(tmp_path, make_config(), EFFECTS)
+    write_results(tmp_path, make_config(), EFFECTS, size=8)
     write_claims(tmp_path)
     missing = "samples/hpsv2/rocm-kl/seed-0/validation/steps-4/scores.csv"
     (tmp_path / missing).unlink()
@@ -238,14 +238,14 @@ def test_partial_lists_the_gaps_and_marks_them_in_the_readings(tmp_path):
 def test_a_steered_beta_shows_the_value_it_came_to(tmp_path):
     methods = {"rocm-none": {}, "rocm-kl": {"beta": {"target": 0.01, "start": 1.0}}}
     config = make_config(methods=methods, partial=True)
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
     assert re.search(r"target 0\.01, start 1\.0\s+\(0\.07\)", make(Results(config, tmp_path)).html)
 
 
 def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
     config = make_config(methods={"rocm-none": {}, "rlcm": {}}, partial=True)
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
     ppo, direct = (
         {cell.method: set(cell.settings.to_dict()) for cell in make_grid(config)}[method]
@@ -262,7 +262,7 @@ def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
 
 def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
     config = make_config(partial=True)
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
     path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
     change = {"by": "A. Student", "at": "2026-11-28", "commit": "beef", "code": "n" * 8}
@@ -278,7 +278,7 @@ def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
 
 def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):
     config = make_config(partial=True)
-    write_results(tmp_path, config)
+    write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
     path = tmp_path / "cells/hpsv2/rocm-kl/seed-0/manifest.json"
     manifest = json.loads(path.read_text())
