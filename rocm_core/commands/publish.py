@@ -1,7 +1,8 @@
 """Folders of trained LoRAs as the hub wants them, each with its model card; nothing is uploaded.
 
 `python -m rocm_core.commands.publish --configfile config/demo.yaml` writes
-results/<name>/publish/<cell>/ for every finished cell; `--cards` only their README.md.
+results/<name>/publish/<reward>--<method>--seed-<s>/ for every finished cell; `--cards` only their
+README.md.
 """
 
 import argparse
