@@ -217,12 +217,13 @@ def _plan(
     def is_wanted(reward: str, method: str) -> bool:
         return config.cells.get(f"{reward}/{method}", {}) is not None
 
+    unwatched = {"snapshot_every": 0, "snapshot_at": [], "stop_by": None}
     for reward in config.rewards:
         for method in filter(functools.partial(is_wanted, reward), config.methods):
             key, own = f"methods.{method}", layers(reward, method)
             yield reward, method, key, own, (), False
             for chosen in _combinations(own, key):
-                below = [*own, (f"{key}, search", chosen | {"snapshot_every": 0, "stop_by": None})]
+                below = [*own, (f"{key}, search", chosen | unwatched)]
                 yield reward, method, key, below, tuple(chosen.items()), True
     for index, sweep in enumerate(config.sweeps):
         key = f"sweeps[{index}]"
@@ -401,6 +402,8 @@ def _check_scorers(config: Config, reward: str, merged: Mapping[str, Any], key: 
             require_known(scorer, config.scorers, f"{key}.{name}", "not among the scorers")
             if scorer == "gold":
                 raise UserError(f"{key}.{name}: the gold judge has no say in a training: remove it")
+    if merged.get("snapshot_at") and not merged["snapshot_every"]:
+        raise UserError(f"{key}.snapshot_at adds to others: set snapshot_every above 0")
     if merged.get("stop_by") and not merged["snapshot_every"]:
         raise UserError(f"{key}.stop_by chooses among snapshots: set snapshot_every above 0")
     gates = listed(merged.get("gate_by"))

@@ -9,11 +9,13 @@ from rocm_core.plugins import facts
 
 
 def snapshot_steps(settings: TrainingSettings) -> list[int]:
-    """Steps after which a snapshot is kept: multiples of `snapshot_every`, and the last one."""
+    """Steps after which a snapshot is kept, rising: multiples of `snapshot_every`, those of
+    `snapshot_at`, and the last one."""
     if not settings.snapshot_every:
         return []
-    steps = range(settings.snapshot_every, settings.iterations, settings.snapshot_every)
-    return [*steps, settings.iterations]
+    last = settings.iterations
+    steps = {*range(settings.snapshot_every, last, settings.snapshot_every), last}
+    return sorted(steps | {step for step in settings.snapshot_at if step < last})
 
 
 def state_settings(settings: TrainingSettings) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def test_a_cell_carries_all_that_it_uses():
     assert (cell.algorithm, cell.divergence, cell.beta) == ("direct", "kl", 0.05)
     assert (cell.learning_rate, cell.adam_betas, cell.lora_rank) == (1e-3, (0.9, 0.999), 16)
     assert snapshot_steps(cell) == [4, 8, 10]  # the last step too
+    dense = cell.model_copy(update={"snapshot_at": (6, 2, 8, 12)})
+    assert snapshot_steps(dense) == [2, 4, 6, 8, 10]
 
 
 def test_settings_of_a_cell_override_those_of_its_method_and_these_the_shared_ones():
@@ -264,6 +266,18 @@ def test_any_setting_can_be_swept():
     cells = cells_of(sweeps=[sweep])
     assert len(cells) == 4 + 2 * 2 * 2
     assert cells["aesthetic/rocm-none--inference_steps-8/seed-0"].settings.inference_steps == 8
+
+
+def test_further_snapshots_are_of_the_final_training_and_change_no_other():
+    search = {"beta": {"search": [0.1, 1.0], "iterations": 5}, "snapshot_at": [1]}
+    cells = cells_of(methods={"rocm-none": {}, "rocm-kl": search}, rewards=["hpsv2"])
+    final, *trials = (cell.settings for cell in cells.values() if cell.method == "rocm-kl")
+    assert final.snapshot_at == (1,) and snapshot_steps(final)[0] == 1
+    assert len(trials) == 2 and not any(snapshot_steps(trial) for trial in trials)
+    others = [*trials, cells["hpsv2/rocm-none/seed-0"].settings]
+    assert not any("snapshot_at" in settings.to_dict() for settings in others)
+    with pytest.raises(UserError, match="snapshot_at adds to others: set snapshot_every above 0"):
+        cells_of(methods={"rocm-none": {"snapshot_at": [1], "snapshot_every": 0}})
 
 
 def test_a_swept_value_may_be_a_list_of_numbers():
