@@ -353,12 +353,15 @@ class TrainingSettings(CellSettings):
     snapshot_every: Annotated[Whole, number(0, 1_000_000_000, "steps")] = 0
     """Steps between snapshots of the LoRA, the last step included; 0 keeps none."""
     snapshot_at: Annotated[
-        tuple[Annotated[Whole, number(1, 1_000_000_000, "steps")], ...],
-        items(0, "a list of distinct steps"),
-        Field(exclude_if=lambda steps: not steps),
-    ] = ()
+        Annotated[
+            tuple[Annotated[Whole, number(1, 1_000_000_000, "steps")], ...],
+            items(1, "a list of distinct steps"),
+        ]
+        | None,
+        OPTIONAL,
+    ] = None
     """Further steps after which a snapshot is kept, as of a training that goes far in its first
-    ones."""
+    ones; null: none."""
     stop_by: Annotated[Scorers | None, OPTIONAL] = None
     """One or several scorers that stop a training early, in hindsight: the images that are scored
     are those of `best.safetensors`, the snapshot that they prefer on some of the training prompts.

@@ -518,12 +518,16 @@ def _rows(*keys: Iterable[str]) -> set[tuple[str, ...]]:
 
 def shown_sections(config: Config, kind: str, name: str) -> dict[str, str]:
     """A digest of each section of a configuration that something rendered depends on, in the order
-    of the file, which is that of the methods. `study` is one where votes are counted."""
+    of the file, which is that of the methods. `study` is one where votes are counted. What is null
+    or false in `training` does not count: a setting that is newer than a drawing is so there."""
     votes = kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]
     hidden = (*config.PLUMBING, *([] if votes else ["study"]))
+    sections = config.to_dict()
+    training = sections["training"].items()
+    sections["training"] = {k: v for k, v in training if v is not None and v is not False}
     return {
         key: digest_of({key: json.dumps(value)})
-        for key, value in sorted(config.to_dict().items())
+        for key, value in sorted(sections.items())
         if key not in hidden
     }
 

@@ -217,7 +217,7 @@ def _plan(
     def is_wanted(reward: str, method: str) -> bool:
         return config.cells.get(f"{reward}/{method}", {}) is not None
 
-    unwatched = {"snapshot_every": 0, "snapshot_at": [], "stop_by": None}
+    unwatched = {"snapshot_every": 0, "snapshot_at": None, "stop_by": None}
     for reward in config.rewards:
         for method in filter(functools.partial(is_wanted, reward), config.methods):
             key, own = f"methods.{method}", layers(reward, method)

@@ -15,7 +15,7 @@ def snapshot_steps(settings: TrainingSettings) -> list[int]:
         return []
     last = settings.iterations
     steps = {*range(settings.snapshot_every, last, settings.snapshot_every), last}
-    return sorted(steps | {step for step in settings.snapshot_at if step < last})
+    return sorted(steps | {step for step in settings.snapshot_at or () if step < last})
 
 
 def state_settings(settings: TrainingSettings) -> dict[str, Any]:

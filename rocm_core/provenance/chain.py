@@ -79,7 +79,8 @@ def check_manifest(
 
     damaged: files that are missing or not what their own manifests list. They are named there, and
     not again by everything that was made from them. absent: files that need not be here, with the
-    sha256 that their manifests list. looked_at: which files' names are.
+    sha256 that their manifests list, or folders of such files (`lacking`). looked_at: which files'
+    names are.
     """
     path, folder = made.manifest, made.manifest.parent
     was = manifest["settings"]
@@ -127,9 +128,11 @@ def damage(
 
 
 def lacking(path: Path, manifest: Mapping[str, Any]) -> dict[Path, str]:
-    """{file: sha256} of what a manifest lists and shards do without."""
+    """{file: sha256} of what a manifest lists and shards do without; where it has one digest for
+    all of them, their folder and that digest."""
     listed = _files(path.parent, manifest["outputs"], left_out)
-    return {file: sha256 for file, sha256 in listed.items() if not file.exists()}
+    in_bulk = {path.parent: manifest["left_out"]} if "left_out" in manifest else {}
+    return in_bulk | {file: sha256 for file, sha256 in listed.items() if not file.exists()}
 
 
 def _files(
@@ -156,11 +159,16 @@ def _check_inputs(
             yield f"{made.manifest}: made from {first_of(others)}, which is not its own"
     rest = read.keys() - set(damaged)
     here = {file: file.is_file() for file in rest}
-    if missing := [file for file in rest if not (here[file] or file in absent)]:
+    if missing := [file for file in rest if not (here[file] or _is_absent(file, absent))]:
         yield f"{made.manifest}: made from {first_of(missing)}, which is missing"
     digests = {f: content_digest(f) if here[f] else absent.get(f, read[f]) for f in rest}
     if changed := [file for file in rest if digests[file] != read[file]]:
         yield f"{made.manifest}: made from another {first_of(changed)}"
+
+
+def _is_absent(file: Path, absent: Mapping[Path, str]) -> bool:
+    """Whether a file need not be here, by itself or with all of its folder."""
+    return file in absent or (left_out(file.name) and not absent.keys().isdisjoint(file.parents))
 
 
 def first_of(files: Collection[Path]) -> str:

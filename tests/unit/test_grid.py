@@ -21,6 +21,7 @@ from rocm_core.grid import (
     make_grid,
     parse_config,
     parse_method,
+    shown_sections,
     snapshot_steps,
     table,
 )
@@ -278,6 +279,18 @@ def test_further_snapshots_are_of_the_final_training_and_change_no_other():
     assert not any("snapshot_at" in settings.to_dict() for settings in others)
     with pytest.raises(UserError, match="snapshot_at adds to others: set snapshot_every above 0"):
         cells_of(methods={"rocm-none": {"snapshot_at": [1], "snapshot_every": 0}})
+
+
+def test_a_setting_that_is_newer_than_a_drawing_leaves_it_valid():
+    config = make_config()
+    assert config.training["snapshot_at"] is None
+    given = {key: value for key, value in config.training.items() if key != "snapshot_at"}
+    older = config.model_copy(update={"training": given})  # by a version that does not know it
+    shown = shown_sections(config, "table", "table1")
+    assert shown_sections(older, "table", "table1") == shown
+    given = config.training | {"snapshot_at": [1]}
+    other = shown_sections(config.model_copy(update={"training": given}), "table", "table1")
+    assert {key for key in shown if shown[key] != other[key]} == {"training"}
 
 
 def test_a_swept_value_may_be_a_list_of_numbers():

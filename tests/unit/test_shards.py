@@ -132,6 +132,15 @@ def test_a_clone_without_results_is_whole_and_has_nothing_to_make(clone):
     assert [name for _, name in files.rendered() if name in ("figure1", "figure2", "samples")] == []
 
 
+def test_a_published_figure_may_show_images_that_have_one_digest_for_all(clone):
+    figure = "figures/gold_vs_kl.manifest.json"
+    read = json.loads((clone / "shards" / figure).read_text())["inputs"]
+    for folder, found in ((SNAPSHOTS, []), (f"{IMAGES}/step-2", ["which is missing"])):
+        shown = {f"../{folder}/step-2/{PROMPTS['validation'][0].id}.png": "0" * 64}
+        say(figure, inputs=read | shown)(clone / "shards")
+        assert [line.rpartition(", ")[2] for line in problems(clone)] == found
+
+
 def say(manifest, outputs=(), **changes):
     """Have a manifest list other files and say something else, by somebody who seals it."""
 

@@ -227,6 +227,8 @@ def test_results_of_other_settings_are_stale(run):
     ]
     assert found[-1].startswith(f"{run / 'report.manifest.json'}: made from a configuration that")
     assert found[-1].endswith("differs in methods")
+    training = CONFIG["training"] | {"ema_decay": 0.5}
+    assert problems(run, training=training)[-1].endswith("differs in training")
     found = of_jobs(problems(run, generation={"seed": 9}))
     assert len(found) == 3 + 2 and all("made with seed 1000" in line for line in found)
 
