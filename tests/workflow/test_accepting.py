@@ -74,7 +74,7 @@ def test_verify_names_what_another_version_of_a_scorer_makes_stale(finished: Che
 
 
 def test_verify_names_what_another_choice_of_snapshots_makes_stale(finished: Checkout) -> None:
-    finished.edit_function("snapshot_steps", "[*steps, settings.iterations]", "[*steps]")
+    finished.edit_function("snapshot_steps", ", last}", "}")
     stale, _ = verified(finished)
     assert stale["cells"] == 6 and stale["figures/figure6"] == stale["claims"] == 1
 

@@ -250,7 +250,7 @@ def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checko
 
 
 def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:
-    finished.edit_function("snapshot_steps", "[*steps, settings.iterations]", "[*steps]")
+    finished.edit_function("snapshot_steps", ", last}", "}")
     assert finished.jobs() == cells(6)
 
 
