@@ -121,8 +121,13 @@ class Checkout:
         return replace(self, path=path)
 
     def copied(self, to: Path) -> Self:
-        """A copy of it, to be edited."""
-        shutil.copytree(self.path, to, symlinks=True)
+        """A copy of it, to be edited; of large files that no test writes to, another link."""
+
+        def copy(source: str, target: str) -> None:
+            shared = Path(source).relative_to(self.path).parts[0] in ("docs", "resources")
+            (os.link if shared else shutil.copy2)(source, target)
+
+        shutil.copytree(self.path, to, symlinks=True, copy_function=copy)
         time.sleep(0.01)  # an edit is later than everything copied
         return self.at(to)
 

@@ -179,7 +179,7 @@ JOURNEYS: dict[str, list[tuple[str, str]]] = {
     "β, from the configuration to a table": [
         ("config/demo.yaml", "`methods.<method>` gives β"),
         ("rocm_core/configuration/settings.py", "`TrainingSettings.beta`: its type and bounds"),
-        ("rocm_core/grid/cells.py", "each cell's layers of settings are merged and checked"),
+        ("rocm_core/grid/settings.py", "each cell's layers of settings are merged and checked"),
         ("workflow/rules/train.smk", "the settings travel as JSON in `params`"),
         ("rocm_core/training/job.py", "`train` gets them typed, and writes β to the manifest"),
         ("rocm_core/training/controller.py", "where β has a target, it is adapted"),

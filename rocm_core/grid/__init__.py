@@ -19,18 +19,7 @@ from rocm_core.grid.budget import (
     images_per_iteration,
     training_work,
 )
-from rocm_core.grid.cells import (
-    METHODS,
-    POLICIES,
-    Cell,
-    Method,
-    make_grid,
-    name_of,
-    parse_method,
-    spell,
-    table,
-    trials_of,
-)
+from rocm_core.grid.cells import Cell, make_grid, spell, table, trials_of
 from rocm_core.grid.codes import job_code, render_code, study_code, train_version
 from rocm_core.grid.costs import STABLE_DIFFUSION, costs_of
 from rocm_core.grid.ensembles import Standards, combine
@@ -49,6 +38,7 @@ from rocm_core.grid.evaluation import (
 from rocm_core.grid.gradients import compared_gradients
 from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.loading import given_config, load_config, parse_config
+from rocm_core.grid.methods import METHODS, POLICIES, Method, name_of, parse_method
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle
 from rocm_core.grid.snapshots import snapshot_steps, state_settings

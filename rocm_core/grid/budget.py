@@ -4,7 +4,8 @@ from dataclasses import astuple, dataclass, replace
 
 from rocm_core.configuration import Config, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
-from rocm_core.grid.cells import Cell, chain_of, ends_without_noise
+from rocm_core.grid.cells import Cell
+from rocm_core.grid.chains import chain_of, ends_without_noise
 from rocm_core.grid.costs import STABLE_DIFFUSION, Costs, costs_of
 from rocm_core.grid.evaluation import (
     generation_settings,

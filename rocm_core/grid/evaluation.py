@@ -5,7 +5,8 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from rocm_core.configuration import Config, GenerationSettings
-from rocm_core.grid.cells import Cell, chain_of, make_grid, spell
+from rocm_core.grid.cells import Cell, make_grid, spell
+from rocm_core.grid.chains import chain_of
 from rocm_core.prompts import prompt_count
 
 _AT = "--lora-"

@@ -16,10 +16,12 @@ from rocm_core.configuration import (
     type_config,
 )
 from rocm_core.errors import UserError, warn
-from rocm_core.grid.cells import POLICIES, Cell, chain_of, make_grid, parse_method
+from rocm_core.grid.cells import Cell, make_grid
+from rocm_core.grid.chains import chain_of
 from rocm_core.grid.evaluation import contests, drawn_otherwise, training_sets
 from rocm_core.grid.gradients import check_gradients
 from rocm_core.grid.held_out import is_held_out
+from rocm_core.grid.methods import POLICIES, parse_method
 from rocm_core.grid.used import gating, listed, rewarding
 from rocm_core.plugins import did_you_mean, facts, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count

@@ -25,7 +25,7 @@ from rocm_core.grid import (
     snapshot_steps,
     table,
 )
-from rocm_core.grid.cells import Method
+from rocm_core.grid.methods import Method
 from rocm_core.plugins import ROOT, names
 from rocm_core.provenance import folder_digest
 
@@ -408,6 +408,13 @@ def test_settings_of_a_reward_reach_its_methods_and_are_ignored_where_without_ef
     assert cells["aesthetic/rlcm/seed-0"].settings.iterations == 7
     with pytest.raises(UserError, match="cells.hpsv2/rocm-none.ratio_clip has no effect on direct"):
         cells_of(cells={"hpsv2/rocm-none": {"ratio_clip": 0.5}})
+
+
+def test_null_and_false_ask_for_nothing():
+    nothing = {"truncate": None, "stop_input": False, "gate_by": None}
+    for method in ("rlcm", "rocm-none"):
+        plain, asking = (cells_of(methods={method: given}) for given in ({}, nothing))
+        assert plain == asking
 
 
 def test_a_cell_set_to_null_is_not_there_nor_swept():
