@@ -22,7 +22,11 @@ def candidates(seed):
     return judged(captions, [(images * 255).round().to(torch.uint8) for images in columns])
 
 
-@pytest.mark.parametrize("name", scorers.RECIPES)
+# HPSv2's recipe is PickScore's with another temperature.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.faults if n == "hpsv2" else []) for n in scorers.RECIPES],
+)
 def test_a_trained_scorer_is_read_back_and_training_repeats(name, tmp_path, monkeypatch):
     monkeypatch.setattr(scorers, "RENDERINGS", 200)
     monkeypatch.setattr(scorers, "BATCH", 8)

@@ -259,7 +259,9 @@ def edit_code_and_settings(checkout: Checkout) -> None:
     checkout.edit("config/matrix.yaml", "beta: 0.25", "beta: 0.3")  # of JS
 
 
-@pytest.mark.parametrize("edit", [lambda checkout: None, edit_code_and_settings])
+@pytest.mark.parametrize(
+    "edit", [pytest.param(lambda checkout: None, marks=pytest.mark.faults), edit_code_and_settings]
+)
 def test_the_command_plans_what_its_fork_plans(
     finished: Checkout, edit: Callable[[Checkout], None]
 ) -> None:
