@@ -12,6 +12,7 @@ from rocm_core.grid import (
     Artefacts,
     job_code,
     load_config,
+    made_results,
     render_code,
     searched,
     settle,
@@ -64,7 +65,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
         value = 0.3 + len(source) / 100
         return "".join(f"{prompt.id},{metric},{value}\n" for prompt in ids for metric in metrics)
 
-    for one in run.made({}):
+    for one in made_results(run, {}):
         if one.outputs[0] in run.measured_bases():
             files = {one.outputs[0]: '{"scorers": {}}'}
             write(one.manifest, files, one.settings, one.code, inputs=one.inputs)
@@ -103,7 +104,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
             reward_queries=4 * settings.iterations,
             nfe=16 * settings.iterations,
         )
-    for one in run.made({}):  # best snapshots, gradients
+    for one in made_results(run, {}):  # best snapshots, gradients
         if one.source and not one.manifest.exists():
             files = dict.fromkeys(one.outputs, f"made of {one.source}")
             write(one.manifest, files, one.settings, one.code, inputs=one.inputs)

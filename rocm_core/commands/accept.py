@@ -15,7 +15,7 @@ from typing import Any
 from rocm_core.commands.verify import read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Artefacts, load_config
+from rocm_core.grid import Artefacts, load_config, made_prompts, made_results
 from rocm_core.prompts import make_prompts, read_prompts, write_prompts
 from rocm_core.provenance import (
     Accepted,
@@ -45,47 +45,46 @@ def accept(
     files = Artefacts(config, root)
     _require_same_prompts(files)
     accepted, kept = Accepted(files.layout), []
-    wanted = [
-        made
-        for made in files.made(read_sets(files)[0])
-        if any(fnmatch.fnmatch(made.source or _chosen(made), pattern) for pattern in cells)
-    ]
-    for made in [*files.made_prompts(), *wanted]:
-        manifest, problems = read_manifest(made.manifest)
+    prompt_sets = [*made_prompts(files)]
+    for one in made_results(files, read_sets(files)[0]):
+        own = one.source or _chosen(one)
+        if one not in prompt_sets and not any(fnmatch.fnmatch(own, pattern) for pattern in cells):
+            continue
+        manifest, problems = read_manifest(one.manifest)
         if not manifest:
             say(problems[0])
             continue
-        if "digest" in manifest and made.code in (manifest["code"], accepted_code(manifest)):
+        if "digest" in manifest and one.code in (manifest["code"], accepted_code(manifest)):
             continue
         try:
-            manifest = _bound(made, manifest)
-            others = [*check_manifest(made, manifest)]
+            manifest = _bound(one, manifest)
+            others = [*check_manifest(one, manifest)]
         except UserError as error:
             others = [str(error)]
         if others:
             say(f"not accepted: {others[0]}")
             continue
-        say(f"{made.manifest}: {manifest['code'][:12]} → {made.code[:12]}")
-        kept.append(made.manifest)
+        say(f"{one.manifest}: {manifest['code'][:12]} → {one.code[:12]}")
+        kept.append(one.manifest)
         if not dry_run:
-            accepted.accept(made.manifest, manifest, made.code)
+            accepted.accept(one.manifest, manifest, one.code)
     if kept and not dry_run:
         accepted.save()
     return kept
 
 
-def _bound(made: Made, manifest: dict[str, Any]) -> dict[str, Any]:
+def _bound(one: Made, manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest that names its inputs. Whoever accepts one of an older version, which does not,
     also vouches that its files were made from those that are there now."""
     if "digest" in manifest:
         return manifest
-    inputs = by_relative_path(hash_inputs(made.inputs or ()), made.manifest.parent)
+    inputs = by_relative_path(hash_inputs(one.inputs or ()), one.manifest.parent)
     return sealed(manifest | {"inputs": inputs})
 
 
-def _chosen(made: Made) -> str:
+def _chosen(one: Made) -> str:
     """The reward and the method whose settings were chosen."""
-    return f"{made.manifest.parent.name}/{made.outputs[0].stem}"
+    return f"{one.manifest.parent.name}/{one.outputs[0].stem}"
 
 
 def _require_same_prompts(files: Artefacts) -> None:

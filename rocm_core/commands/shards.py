@@ -15,7 +15,7 @@ from typing import Any
 from rocm_core.commands.verify import examine, read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Artefacts, load_config
+from rocm_core.grid import Artefacts, load_config, made_results
 from rocm_core.provenance import (
     Made,
     atomic_write,
@@ -44,14 +44,14 @@ def save(
     prompts, unreadable = read_sets(files)
     if unreadable:
         raise UserError(unreadable[0])
-    made = [*files.made_prompts(), *files.made(prompts)]
-    found, _ = examine([(one, False) for one in made])
-    shared = [one for one in made if not one.source and not found[one.manifest]]
-    makers = {file: one for one in made for file in one.outputs}
+    results = [*made_results(files, prompts)]
+    found, _ = examine([(one, False) for one in results])
+    shared = [one for one in results if not one.source and not found[one.manifest]]
+    makers = {file: one for one in results for file in one.outputs}
     taken: dict[str, int] = {}
     unfinished, refused = [], {}
     for name in files.sources:
-        own = [one for one in made if one.source == name]
+        own = [one for one in results if one.source == name]
         chain = [makers[f] for one in own for f in one.inputs or () if f in makers] + own
         told = [problem for one in chain for problem in found[one.manifest]]
         if not all(one.manifest.exists() for one in own):
@@ -61,7 +61,7 @@ def save(
         elif own:
             taken[name] = 0
     _require_same_prompts(files, shared)
-    for one in [*shared, *(one for one in made if one.source in taken)]:
+    for one in [*shared, *(one for one in results if one.source in taken)]:
         size = _copy(files, one)
         if one.source:
             taken[one.source] += size

@@ -15,7 +15,15 @@ from typing import Any
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run, warn
-from rocm_core.grid import Artefacts, load_config, offered, used
+from rocm_core.grid import (
+    Artefacts,
+    load_config,
+    made_renderings,
+    made_results,
+    made_study,
+    offered,
+    used,
+)
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
 from rocm_core.provenance import (
     Made,
@@ -52,10 +60,10 @@ def verify(config: Config, root: str | Path | None = None) -> tuple[list[str], l
     for tree, of_shards in trees:
         prompts, unreadable = read_sets(tree)
         problems += [*unreadable, *_check_prompts(tree, prompts)]
-        made = [*tree.made_prompts(), *tree.made(prompts)]
-        drawn = [*tree.made_study(), *tree.made_renderings()]
-        problems += _check_strays(made)
-        due = _of_shards(tree, made, drawn, len(trees) == 1) if of_shards else [*made, *drawn]
+        results = [*made_results(tree, prompts)]
+        drawn = [*made_study(tree), *made_renderings(tree)]
+        problems += _check_strays(results)
+        due = _of_shards(tree, results, drawn, len(trees) == 1) if of_shards else [*results, *drawn]
         everything += [(one, of_shards) for one in due]
     found, notes = examine(everything)
     return [*problems, *itertools.chain(*found.values())], notes
@@ -134,8 +142,11 @@ def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata"))
     if files.config.partial or (records.is_dir() and any(records.iterdir())):
         return
     prompts, _ = read_sets(files)
-    made = [*files.made_prompts(), *files.made(prompts)]
-    here = [(one, manifest) for one in made if (manifest := read_manifest(one.manifest)[0])]
+    here = [
+        (one, manifest)
+        for one in made_results(files, prompts)
+        if (manifest := read_manifest(one.manifest)[0])
+    ]
     stale = [one.manifest for one, manifest in here if _is_stale(one, manifest)]
     root = files.layout.root
     if stale:

@@ -3,13 +3,7 @@
 `load_config` is the way in: it reads a configuration and checks it against its grid.
 """
 
-from rocm_core.grid.artefacts import (
-    DISTANCES,
-    Artefacts,
-    needed,
-    shown_sections,
-    used,
-)
+from rocm_core.grid.artefacts import Artefacts, needed, used
 from rocm_core.grid.base_rewards import BaseRun, base_runs
 from rocm_core.grid.budget import (
     GPUS,
@@ -38,6 +32,14 @@ from rocm_core.grid.evaluation import (
 from rocm_core.grid.gradients import compared_gradients
 from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.loading import given_config, load_config, parse_config
+from rocm_core.grid.made import (
+    DISTANCES,
+    made_prompts,
+    made_renderings,
+    made_results,
+    made_study,
+    shown_sections,
+)
 from rocm_core.grid.methods import METHODS, POLICIES, Method, name_of, parse_method
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle

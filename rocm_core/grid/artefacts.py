@@ -1,9 +1,8 @@
 """The files of a grid: what its jobs make, for the rules and for the commands that only look."""
 
 import itertools
-import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rocm_core.configuration import (
 from rocm_core.errors import UserError
 from rocm_core.grid.base_rewards import BaseRun, base_runs
 from rocm_core.grid.cells import Cell, make_grid, trials_of
-from rocm_core.grid.codes import job_code, render_code, study_code
+from rocm_core.grid.codes import job_code
 from rocm_core.grid.evaluation import (
     contests,
     evaluation_sets,
@@ -30,14 +29,11 @@ from rocm_core.grid.gradients import compared_gradients
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
 from rocm_core.grid.shard_faults import shard_faults
-from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.grid.used import listed, standardised, used_scorers
-from rocm_core.plugins import facts
-from rocm_core.prompts import Prompt, prompt_files
+from rocm_core.prompts import prompt_files
 from rocm_core.provenance import (
     Accepted,
     Layout,
-    Made,
     SampleFiles,
     SnapshotFiles,
     digest_of,
@@ -46,9 +42,6 @@ from rocm_core.provenance import (
     record_beside,
 )
 from rocm_core.weights import files_of, inputs_of
-
-# What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
-DISTANCES = ("squared_distance",)
 
 
 class Artefacts:
@@ -348,98 +341,6 @@ class Artefacts:
         """`paths`; of a partial run those that exist."""
         return [path for path in paths if not self.config.partial or path.exists()]
 
-    def made_prompts(self) -> Iterator[Made]:
-        """The prompt sets, but those that only the shards have."""
-        for name, settings in self.config.prompts.items():
-            code, inputs = job_code("make_prompts"), self.kept_out(name)
-            if self.layout.found(path := self.layout.prompts(name)) == path:
-                yield _alone(path, settings.to_dict(), code, inputs)
-
-    def made(self, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[Made]:
-        """All trainings, and the images and scores on those sets whose `prompts` are given; without
-        those of shards, and the choices that only they have."""
-        for one in self._made(prompts):
-            only_there = not one.source and self.layout.found(one.outputs[0]) != one.outputs[0]
-            if one.source not in self.layout.sharded and not only_there:
-                yield one
-
-    def _made(self, prompts: Mapping[str, Sequence[Prompt]]) -> Iterator[Made]:
-        config, metrics = self.config, self.config.metrics
-        ids = {name: [prompt.id for prompt in part] for name, part in prompts.items()}
-        scorers = {"scorers": config.scorer_paths()}
-        for name, cell in self.cells.items():
-            own, settings = self.layout.cell(name), cell.settings
-            files = [own.lora, own.history, *map(own.snapshot, snapshot_steps(settings))]
-            inputs = [self.layout.prompts(settings.prompts), *self.choice(name)]
-            inputs += self.standards(name)
-            trained = cell.trained_with.to_dict()
-            code = job_code("train", settings)
-            yield Made(own.manifest, trained, code, files, inputs, source=name)
-            if self.gradients(name):
-                of = [self.layout.prompts(settings.prompts), *self.standards(name), own.lora]
-                compared, code = self.gradient_settings(name), self.gradient_code(name)
-                yield _alone(own.gradients, compared, code, of, source=name)
-            if settings.stop_by:
-                settled = self.generation(name).to_dict()
-                count = {"count": config.snapshots.stop_prompts}
-                yield Made(
-                    record_beside(own.best),
-                    settled | {"scorers": self.choosers(name)} | count,
-                    self.choosing_code(name),
-                    [own.best, own.choice],
-                    [self.layout.prompts(settings.prompts)]
-                    + [own.snapshot(step) for step in snapshot_steps(settings)],
-                    source=name,
-                )
-        for file, (policy, prompt_set, measured) in self.measured_bases().items():
-            base = self.generation(f"base-{policy}").to_dict()
-            base |= {"scorers": self.scorer_paths(measured)}
-            inputs, code = [self.layout.prompts(prompt_set)], self.measuring_code(policy, measured)
-            yield _alone(file, base, code, inputs)
-        for key, run in {run.key: run for run in self.base_runs.values()}.items():
-            file, code = self.layout.base_rewards(run.policy, key), self.base_run_code(key)
-            inputs = [self.layout.prompts(run.prompts), *self.base_run_standards(key)]
-            yield _alone(file, self.base_run_settings(key), code, inputs)
-        for reward, method in self.searches:
-            tried, code = {"tried": self.tried(reward, method)}, job_code("choose")
-            inputs = [self.base_scores(reward, method), *self.trial_scores(reward, method)]
-            inputs += self.trial_standards(reward, method)
-            yield _alone(self.layout.choice(reward, method), tried, code, inputs)
-        for name, prompt_set, images in self.folders(ids):
-            drawn = self.generation(name, images.steps)
-            files = [images.index, *map(images.image, ids[prompt_set])]
-            code, inputs = job_code("generate", drawn), [self.layout.prompts(prompt_set)]
-            inputs += [self.lora(name)] if name in self.cells else []
-            yield Made(images.manifest, drawn.to_dict(), code, files, inputs, source=name)
-            code, rows = job_code("score", metrics=metrics), _rows(ids[prompt_set], metrics)
-            yield _alone(images.scores, scorers, code, files, rows, name)
-            code, rows = job_code("measure"), _rows(ids[prompt_set], self.readouts)
-            yield _alone(images.readouts, {"clip": self.clip}, code, files, rows, name)
-        main = ids.keys() & {"validation"} if config.published else ()
-        for name, prompt_set, images in self.folders(main, every_step=False):
-            files = [images.index, *map(images.image, ids[prompt_set])]
-            code, rows = job_code("score_published"), _rows(ids[prompt_set], config.published)
-            yield _alone(images.published, {"scorers": self.published}, code, files, rows, name)
-        for name, evaluated in self.evaluated().items():
-            cell, drawn = self.cells[name], self.generation(name)
-            if cell.evaluated_on in ids:
-                first = ids[cell.evaluated_on][: snapshot_prompts(config)]
-                steps = snapshot_steps(cell.settings)
-                inputs = [self.layout.prompts(cell.evaluated_on)]
-                inputs += map(self.layout.cell(name).snapshot, steps)
-                images_of_steps = itertools.starmap(
-                    evaluated.image, itertools.product(steps, first)
-                )
-                yield Made(
-                    evaluated.manifest,
-                    drawn.to_dict() | scorers,
-                    job_code("evaluate_snapshots", drawn, metrics),
-                    [evaluated.scores, *images_of_steps],
-                    inputs,
-                    _rows(map(str, [0, *steps]), first, [*metrics, *DISTANCES]),
-                    source=name,
-                )
-
     def rendered(self) -> list[tuple[str, str]]:
         """(kind, name) of every table and figure that there is data for, the claims, the report."""
         sharded = self.layout.sharded
@@ -447,27 +348,6 @@ class Artefacts:
             (k, n) for k in ("table", "figure") for n in offered(f"{k}s", self.config, sharded)
         ]
         return [*drawn, ("claims", "claims"), ("report", "report")]
-
-    def made_renderings(self) -> Iterator[Made]:
-        """Tables, figures, claims, the report and the agreement with the published packages."""
-        for kind, name in self.rendered():
-            files = self.layout.rendered(kind, name)
-            shown = shown_sections(self.config, kind, name)
-            code = render_code(kind, name, self.config)
-            yield Made(record_beside(files[0]), shown, code, files, None, rendered=True)
-        if self.config.published:
-            code, inputs = job_code("scorer_agreement"), self.main_scores()
-            yield _alone(self.layout.scorer_agreement, {}, code, inputs)
-
-    def made_study(self) -> Iterator[Made]:
-        """The page of the user study and what its votes say, once they exist."""
-        study, config = self.layout.study, self.config.study
-        if config and study.key.exists():
-            code = study_code("build")
-            yield Made(record_beside(study.key), config.to_dict(), code, [study.key], None)
-        if config and study.results.exists():
-            files, inputs = [study.results, study.table], [study.key, study.votes]
-            yield Made(record_beside(study.results), {}, study_code("aggregate"), files, inputs)
 
     def measured_bases(self) -> dict[Path, tuple[str, str, tuple[str, ...]]]:
         """{file of `standards`: its policy, prompt set and scorers}."""
@@ -499,37 +379,6 @@ class Artefacts:
     def published(self) -> dict[str, str | None]:
         """{metric: weights} of the published packages that score images."""
         return self.scorer_paths(self.config.published)
-
-
-def _alone(
-    file: Path,
-    settings: Mapping[str, Any],
-    code: str,
-    inputs: Sequence[Path],
-    rows: Collection[tuple[str, ...]] = (),
-    source: str = "",
-) -> Made:
-    return Made(record_beside(file), settings, code, [file], inputs, rows, source=source)
-
-
-def _rows(*keys: Iterable[str]) -> set[tuple[str, ...]]:
-    return set(itertools.product(*keys))
-
-
-def shown_sections(config: Config, kind: str, name: str) -> dict[str, str]:
-    """A digest of each section of a configuration that something rendered depends on, in the order
-    of the file, which is that of the methods. `study` is one where votes are counted. What is null
-    or false in `training` does not count: a setting that is newer than a drawing is so there."""
-    votes = kind in ("claims", "report") or "votes" in facts(f"{kind}s", name)["NEEDS"]
-    hidden = (*config.PLUMBING, *([] if votes else ["study"]))
-    sections = config.to_dict()
-    training = sections["training"].items()
-    sections["training"] = {k: v for k, v in training if v is not None and v is not False}
-    return {
-        key: digest_of({key: json.dumps(value)})
-        for key, value in sorted(sections.items())
-        if key not in hidden
-    }
 
 
 def used(config: Config) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from rocm_core.grid.made import made_results
 from rocm_core.provenance import (
     Layout,
     Made,
@@ -25,7 +26,7 @@ def shard_faults(shards: Artefacts, live: Layout) -> dict[str, str]:
     if not found:
         return {}
     prompts = {name: () for name in shards.config.prompts}
-    everything = [*shards.made_prompts(), *shards.made(prompts)]
+    everything = [*made_results(shards, prompts)]
     faults = {one.manifest: _fault(one, shards.layout, live) for one in everything}
     makers = {file: one for one in everything for file in one.outputs}
     for one in everything:
@@ -37,13 +38,13 @@ def shard_faults(shards: Artefacts, live: Layout) -> dict[str, str]:
     return found
 
 
-def _fault(made: Made, shards: Layout, live: Layout) -> str:
-    manifest, problems = read_manifest(made.manifest)
+def _fault(one: Made, shards: Layout, live: Layout) -> str:
+    manifest, problems = read_manifest(one.manifest)
     if manifest:
-        small = check_manifest(made, manifest, looked_at=lambda name: not left_out(name))
+        small = check_manifest(one, manifest, looked_at=lambda name: not left_out(name))
         problems = [*itertools.islice(small, 1)]
-    file = made.outputs[0]
+    file = one.outputs[0]
     other = live.root / file.relative_to(shards.root)
-    if not (problems or made.source) and other.exists() and sha256_file(other) != sha256_file(file):
+    if not (problems or one.source) and other.exists() and sha256_file(other) != sha256_file(file):
         problems = [f"{file} is not the same as {other}"]
     return next(iter(problems), "")

@@ -13,7 +13,7 @@ import rocm_core.evaluation.snapshots
 from rocm_core.analysis import Results, choose_snapshot
 from rocm_core.errors import UserError
 from rocm_core.evaluation import evaluate_snapshots, score_snapshots
-from rocm_core.grid import Artefacts, job_code, make_grid, state_settings
+from rocm_core.grid import Artefacts, job_code, made_results, make_grid, state_settings
 from rocm_core.plugins import ROOT
 from rocm_core.policies import add_adapter, save_lora
 from rocm_core.prompts import write_prompts
@@ -85,14 +85,16 @@ def test_who_chooses_changes_no_training_but_the_images():
     assert job_code("train", cell.settings) == job_code("train", other.settings)
     files = stopped.layout.cell(name)
     assert stopped.lora(name) == files.best and plain.lora(name) == files.lora
-    (training,) = (one for one in stopped.made({}) if one.manifest == files.manifest)
-    assert training in [*plain.made({})]
-    (made,) = (one for one in stopped.made({}) if one.manifest == record_beside(files.best))
+    (training,) = (one for one in made_results(stopped, {}) if one.manifest == files.manifest)
+    assert training in [*made_results(plain, {})]
+    (made,) = (
+        one for one in made_results(stopped, {}) if one.manifest == record_beside(files.best)
+    )
     assert made.outputs == [files.best, files.choice]
     snapshots = [files.snapshot(step) for step in (10, 20, 30, 40)]
     assert made.inputs == [stopped.layout.prompts("train"), *snapshots]
     assert made.settings["scorers"] == {"aesthetic": None} and made.settings["count"] == 64
-    assert not [one for one in plain.made({}) if files.best in one.outputs]
+    assert not [one for one in made_results(plain, {}) if files.best in one.outputs]
 
 
 def test_a_trial_of_a_search_is_not_stopped():

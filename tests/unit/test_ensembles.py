@@ -16,7 +16,7 @@ from rocm_core.configuration import Ensemble
 from rocm_core.errors import UserError
 from rocm_core.evaluation import generate, measure_base, score_folder
 from rocm_core.figures.gold_vs_reward import make as draw
-from rocm_core.grid import Artefacts, make_grid, state_settings
+from rocm_core.grid import Artefacts, made_results, make_grid, state_settings
 from rocm_core.tables.table1 import make as tabulate
 from rocm_core.training import train
 from rocm_core.training.ensemble import EnsembleReward
@@ -185,7 +185,7 @@ def test_an_ensemble_is_a_reward_like_any_other_whose_base_is_measured_once():
     assert files.standards("both/rocm-kl/seed-1") == [file]
     assert files.standards("hpsv2/rocm-kl/seed-1") == []
     assert [*files.measured_bases()] == [file]
-    (made,) = (one for one in files.made({}) if one.outputs == [file])
+    (made,) = (one for one in made_results(files, {}) if one.outputs == [file])
     assert made.settings["scorers"] == both.scorers and made.inputs == [
         files.layout.prompts("train")
     ]

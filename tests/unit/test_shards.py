@@ -35,7 +35,7 @@ from rocm_core.commands.shards import save
 from rocm_core.commands.verify import verify
 from rocm_core.commands.watch import FINISHED, look
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, job_code, parse_config
+from rocm_core.grid import Artefacts, job_code, made_results, parse_config
 from rocm_core.provenance import digest_of, left_out, record_beside, sealed
 
 SEARCHED = {"rlcm": {"learning_rate": {"search": [1e-4, 1e-3], "iterations": 2}}}
@@ -122,7 +122,7 @@ def test_the_images_of_snapshots_have_one_digest_for_all(study):
 def test_a_clone_without_results_is_whole_and_has_nothing_to_make(clone):
     files = artefacts(clone)
     assert files.layout.sharded == {*files.sources} and not files.unused
-    assert [*files.made_prompts(), *files.made(PROMPTS)] == []
+    assert [*made_results(files, PROMPTS)] == []
     assert problems(clone) == []
     assert not (clone / "run").exists()
     assert all(training.state == FINISHED for training in look(files))
