@@ -80,7 +80,7 @@ for _name in _OPERATORS:
 
 def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """`function` of arguments of which some are pairs."""
-    name = _name_of(function)
+    name = torch_name(function)
     if name in _ABOUT:
         return function(args[0].value, *args[1:], **kwargs)
     pairs = [leaf for leaf in _leaves([*args, *kwargs.values()]) if isinstance(leaf, Pair)]
@@ -99,8 +99,7 @@ def _apply(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[
     return _paired(values, changes, lambda value, change: change)
 
 
-@torch.compiler.assume_constant_result
-def _name_of(function: Callable[..., Any]) -> str:
+def torch_name(function: Callable[..., Any]) -> str:
     """torch's name without underscores; refuses what works in place."""
     name = function.__name__
     if name.endswith("_") and not name.startswith("__"):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rocm_core.errors import UserError
+from rocm_core.policies.compensation import torch_name
 
 
 def compile_network(network: nn.Module, device: torch.device) -> None:
@@ -22,6 +23,7 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
     gradients.donated_buffer = False
     # Else kinds round to bfloat16 in other places, and the adapter starts off the reference.
     code.emulate_precision_casts = True
+    torch.compiler.assume_constant_result(torch_name)
     try:
         torch.compile(_probe)(torch.zeros(8, device=device))
     except Exception as error:  # of as many kinds as there are compilers
