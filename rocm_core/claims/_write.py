@@ -100,11 +100,13 @@ def limits(verdicts: Sequence[Verdict]) -> list[str]:
             f"One training seed: a verdict marked “{ONE_TRAINING}” is about these training runs"
             " alone, and another seed may decide otherwise."
         )
-    untested: dict[str, list[str]] = {}
-    for one in verdicts:
-        if one.verdict == NOT_TESTED and not STATED.get(one.claim.id, OWN).paper:
-            untested.setdefault(one.reason, []).append(one.claim.id)
-    told += [f"Not tested: {', '.join(ids)} ({why})." for why, ids in untested.items()]
+    untested = [
+        one.claim.id
+        for one in verdicts
+        if one.verdict == NOT_TESTED and not STATED.get(one.claim.id, OWN).paper
+    ]
+    if untested:
+        told.append(f"Not tested: {', '.join(untested)}; the ledger says what each needs.")
     decided = [one.claim.id for one in verdicts if one.verdict not in (UNDECIDED, NOT_TESTED)]
     return [f"Decided here: {', '.join(decided) or 'nothing'}.", *told] if told else []
 

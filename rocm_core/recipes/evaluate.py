@@ -71,6 +71,7 @@ def generators(world: Path) -> dict[str, Generate]:
         pipeline.set_progress_bar_config(disable=True)
 
         def generate(captions: list[str], steps: int, seed: int = SEED) -> Tensor:
+            torch.manual_seed(seed)  # the flow's pipeline gives its scheduler no generator
             g = torch.Generator().manual_seed(seed)
             parts = [
                 pipeline(
