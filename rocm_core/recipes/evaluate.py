@@ -71,7 +71,8 @@ def generators(world: Path) -> dict[str, Generate]:
         pipeline.set_progress_bar_config(disable=True)
 
         def generate(captions: list[str], steps: int, seed: int = SEED) -> Tensor:
-            torch.manual_seed(seed)  # the flow's pipeline gives its scheduler no generator
+            # The flow's scheduler is given no generator; its noise must not be that of the latents.
+            torch.manual_seed(1_000_000 + seed)
             g = torch.Generator().manual_seed(seed)
             parts = [
                 pipeline(
