@@ -27,7 +27,7 @@ SLOWEST_FIRST = (
     *("test_faults", "test_grid", "test_whole_workflow", "test_few_step", "test_kills"),
     *("test_plugins", "test_pilot", "test_commands", "test_training", "test_figures"),
     *("test_accepting", "test_agreement", "test_reruns", "test_claims", "test_page"),
-    *("test_compensation", "test_memory", "test_two_processes", "test_weights"),
+    *("test_compensation", "test_memory", "test_two_processes", "test_compile", "test_weights"),
 )
 
 

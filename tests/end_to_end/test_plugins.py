@@ -184,6 +184,7 @@ def edited(outside: Checkout, folder: Path, file: str, old: str, new: str) -> di
     return checkout.jobs(config=CONFIG, targets=["score"])
 
 
+@pytest.mark.faults  # for its time
 def test_plugins_outside_of_the_checkout_are_trained_and_scored(outside: Checkout) -> None:
     assert outside.jobs(config=CONFIG, targets=["score"]) == {}
     results = outside.path / "results/ideas"
@@ -200,6 +201,7 @@ def test_plugins_outside_of_the_checkout_are_trained_and_scored(outside: Checkou
         assert {row["metric"] for row in rows(scores)} == {"my_rewards.redness"}
 
 
+@pytest.mark.faults  # for its time
 def test_an_edit_of_the_users_algorithm_runs_its_cell_again(
     outside: Checkout, tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_an_edit_of_the_users_algorithm_runs_its_cell_again(
     assert jobs == {"train_cell": 1, "evaluate_images": 1}
 
 
+@pytest.mark.faults  # for its time
 def test_an_edit_of_what_the_users_reward_imports_runs_all_that_uses_it_again(
     outside: Checkout, tmp_path: Path
 ) -> None:
@@ -215,6 +218,7 @@ def test_an_edit_of_what_the_users_reward_imports_runs_all_that_uses_it_again(
     assert jobs["evaluate_images"] == 3  # the base's are scored again, not made again
 
 
+@pytest.mark.faults  # for its time
 def test_a_comment_in_the_users_file_runs_nothing_again(outside: Checkout, tmp_path: Path) -> None:
     old = '"""How red an image is."""'
     assert (
@@ -222,6 +226,7 @@ def test_a_comment_in_the_users_file_runs_nothing_again(outside: Checkout, tmp_p
     )
 
 
+@pytest.mark.faults  # for its time
 def test_an_error_in_the_users_file_is_one_sentence(outside: Checkout, tmp_path: Path) -> None:
     packages = tmp_path / "ideas"
     shutil.copytree(outside.packages, packages)

@@ -183,6 +183,7 @@ def test_partial_results_are_drawn_with_their_gaps_marked(copy: Checkout) -> Non
     assert f"samples/{CELLS[1]}" in (results(copy) / "report.html").read_text()
 
 
+@pytest.mark.faults  # for its time
 def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
     """What trains, generates and scores draws its noise from the edited module."""
     noise = copy.path / "rocm_core/policies/noise.py"

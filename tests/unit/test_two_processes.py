@@ -9,6 +9,8 @@ import pytest
 import torch
 import two_processes
 
+pytestmark = pytest.mark.faults  # for its time
+
 TESTS = Path(two_processes.__file__).parent
 
 

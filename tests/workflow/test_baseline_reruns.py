@@ -85,7 +85,7 @@ def test_a_new_checkout_runs_everything_once(compared: Checkout) -> None:
 @pytest.mark.parametrize(
     ("file", "trained", "sampled"),
     [
-        ("algorithms/ppo.py", 6, 4 * 3 + 2),
+        pytest.param("algorithms/ppo.py", 6, 4 * 3 + 2, marks=pytest.mark.faults),
         pytest.param("algorithms/direct.py", 3, 2 * 3 + 1, marks=pytest.mark.faults),
         ("rewards/jpeg_compressibility.py", 3, 8 * 3 + 3),  # a metric, too
         ("policies/chains/ddim.py", 2, 3 * 3),
