@@ -399,7 +399,7 @@ VALID = {"small": yaml.safe_load(SMALL)} | {path.stem: read_yaml(path) for path 
 TRAINING = sorted(load_schema()["properties"]["training"]["properties"])
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutants())
 def test_any_mutant_of_a_valid_configuration_is_valid_or_refused_in_one_sentence(values):
     try:
