@@ -23,6 +23,7 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
     gradients.donated_buffer = False
     # Else kinds round to bfloat16 in other places, and the adapter starts off the reference.
     code.emulate_precision_casts = True
+    # Here and not as its decorator, which would import the compiler wherever a policy is.
     torch.compiler.assume_constant_result(torch_name)
     try:
         torch.compile(_probe)(torch.zeros(8, device=device))
