@@ -3,6 +3,7 @@
 `ROCM_KILLS=100 python -m pytest -s -m faults tests/unit/test_kills.py` does it a hundred times.
 """
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -85,6 +86,19 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(
     print(f"{algorithm}: {killed} kills in {runs} runs, {duration:.1f} s each if undisturbed")
 
 
+def stop_between_writes(process, guard):
+    """In the middle of one it holds the guard, so that its state cannot be taken over."""
+    while True:
+        os.kill(process, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(process, os.WUNTRACED)[1])
+        with open(guard) as file:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.kill(process, signal.SIGCONT)
+        time.sleep(0.01)
+
+
 def test_a_run_that_was_stopped_and_taken_for_dead_leaves_its_successors_results_alone(
     model, reward, tmp_path, monkeypatch
 ):
@@ -114,7 +128,7 @@ def test_a_run_that_was_stopped_and_taken_for_dead_leaves_its_successors_results
     stopped = start("run", "a")
     while not list(tmp_path.glob("run-state/step-*.state")):
         time.sleep(0.01)
-    os.kill(stopped.pid, signal.SIGSTOP)
+    stop_between_writes(stopped.pid, tmp_path / "run-state/lock.guard")
     successor = start("run", "b")
     successor.join()
     undisturbed.join()
