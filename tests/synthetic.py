@@ -22,6 +22,7 @@ from rocm_core.grid import (
     evaluation_sets,
     lora_scales,
     make_grid,
+    measured_steps,
     parse_config,
     sample_sets,
     scaled_sets,
@@ -157,7 +158,7 @@ def write_results(
         if compared := compared_gradients(config, cells, cell):
             lines = [
                 (at, other, 64, signals[other.split("-")[0]] * own.uniform(0.98, 1.02), 1.0)
-                for at in ("start", "end")
+                for at in measured_steps(cell, [*compared])
                 for other in compared
             ]
             header = "at,gradient,images,squared_mean,variance"

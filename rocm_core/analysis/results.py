@@ -185,8 +185,8 @@ class Results:
     def gradients(self) -> pd.DataFrame:
         """How far gradients of single images scatter, by several methods at the same weights.
 
-        Columns: reward, method and seed of the training whose weights they are; at, its start or
-        end; gradient, the method that takes it; images; squared_mean and variance, as
+        Columns: reward; weights, the method at whose end they are, or "" where all trainings start;
+        seed; gradient, the method that takes it; images; squared_mean and variance, as
         `rocm_core.training.gradients` has them; signal, the share of the first in their sum, which
         does not depend on the loss's unit: 1 without noise, and about 0, on either side, where the
         noise drowns the mean.
@@ -195,7 +195,8 @@ class Results:
         path_of = lambda source: self.layout.cell(source.name).gradients  # noqa: E731
         found = self._concatenate(self._with_gradients, path_of, columns)
         signal = found["squared_mean"] / (found["squared_mean"] + found["variance"])
-        return found[[*_KEYS, *columns]].assign(signal=signal)
+        weights = found["method"].where(found["at"] == "end", "")
+        return found[["reward", "seed", *columns[1:]]].assign(weights=weights, signal=signal)
 
     def compared_gradients(self, reward: str) -> list[str]:
         """The methods of a reward whose gradients are compared at each other's weights."""

@@ -197,19 +197,20 @@ class Evidence:
             raise Undecidable(f"cell {self.results.sources(reward, method)[0].name} missing")
         return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
 
-    def signal(self, reward: str, method: str, at: str, gradient: str) -> pd.Series:
+    def signal(self, reward: str, weights: str, gradient: str) -> pd.Series:
         """The share of the mean in one image's gradient, by seed: of the method `gradient`, at the
-        start or end of trainings of `method`."""
-        sources = self.results.sources(reward, method)
+        end of trainings of the method `weights`; "": at the start, which all share."""
+        sources = self.results.sources(reward, gradient)
         if len(sources) < 2:
             raise NotConfigured(
                 "one training seed: gradients are compared over seeds, so two are needed"
             )
-        where = {"reward": reward, "method": method, "at": at, "gradient": gradient}
+        where = {"reward": reward, "weights": weights, "gradient": gradient}
         found = only(self.results.gradients, **where).set_index("seed")["signal"]
         for source in sources:
             if source.seed not in found.index:
-                raise Undecidable(f"gradients of {source.name} missing")
+                at = f"the end of {weights}" if weights else "the start"
+                raise Undecidable(f"gradients of {source.name} at {at} missing")
         return found.sort_index()
 
     def require(self, reward: str, method: str) -> None:

@@ -1,12 +1,12 @@
 """What tames reward hacking: every contestant against no divergence, stopped early.
 
 A contestant is a method that is not one of the papers', a setting against hacking that a sweep
-gives to one, or an ensemble of rewards, without a divergence. It is judged as its training ends, or
-as `stop_by` ends it; the control, `rocm-none` on the same reward or on a member of the ensemble, at
-the snapshot that the scorers not trained on choose on the other half of the prompts.
+gives to one, or an ensemble of rewards, without a divergence. The control is `rocm-none` on the
+same rewards or on each member of the ensemble, stopped at the snapshot that the scorers not trained
+on choose on the other half of the prompts. A part is a contestant: its mean over its controls.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from rocm_core.analysis import GOLD, Comparison, metric_label
 from rocm_core.claims._evidence import (
@@ -18,14 +18,17 @@ from rocm_core.claims._evidence import (
     Undecidable,
     aligned,
     compared,
+    pooled,
 )
 from rocm_core.claims._verdict import EFFECT, MORE, Part, at_least, claim, every, part
 from rocm_core.grid import trials_of
 
-_JUDGE = "Judge: the gold judge, without one the held-out scorers. One contestant is enough."
+_JUDGE = (
+    "Judge: the gold judge, without one the held-out scorers. The mean over all rewards; one"
+    " contestant is enough."
+)
 _ENSEMBLES = (
-    "Where there is a gold judge, an ensemble contends with each of its members, both without a"
-    " divergence."
+    "Where there is a gold judge, an ensemble contends with its members, both without a divergence."
 )
 _NEEDS = (
     "rocm-none and a contestant, with snapshots of both: grpo, rebel or hybrid, or a sweep of what"
@@ -33,39 +36,55 @@ _NEEDS = (
 )
 _OR_ENSEMBLE = f"{_NEEDS}, or an ensemble"
 Arm = tuple[str, str]  # a reward, and a method that trains on it
-Contest = Callable[[Evidence, Arm, Arm], Comparison]
+Arms = list[tuple[Arm, Arm]]  # a contestant beside each of its controls
+Contests = dict[str, Arms]  # by what a part is called
+Contest = Callable[[Evidence, Arm, Arm], tuple[Scores, Scores]]
 
 
-def _contestants(e: Evidence) -> list[tuple[Arm, Arm]]:
-    """Contestants on the reward of their control."""
-    return [
-        ((reward, source.method), (reward, ROCM_NONE))
-        for reward in e.rewards
-        if e.methods(reward, [ROCM_NONE])
-        for source in (e.results.models[m] for m in e.results.methods(reward, sweeps=True))
-        if source.is_contestant
-    ]
+def _contestants(e: Evidence, *, stop_by: bool) -> Contests:
+    """Contestants on each reward that they and the control train on; `stop_by` may be one."""
+    found: Contests = {}
+    for reward in e.rewards:
+        if e.methods(reward, [ROCM_NONE]):
+            for method in e.results.methods(reward, sweeps=True):
+                if e.results.models[method].is_contestant:
+                    if stop_by or not _stops_itself(e, method):
+                        arms = found.setdefault(f"{e.label(method)} − no divergence", [])
+                        arms.append(((reward, method), (reward, ROCM_NONE)))
+    return found
 
 
-def _ensembles(e: Evidence) -> list[tuple[Arm, Arm]]:
-    """Ensembles, and the same training on a member. Only the gold judge is the same for both:
+def _ensembles(e: Evidence) -> Contests:
+    """Ensembles beside the same training on each member. Only the gold judge is the same for both:
     other scorers are held out from the one than from the other."""
     trained = [reward for reward in e.rewards if e.methods(reward, [ROCM_NONE])]
-    return [
-        ((ensemble, ROCM_NONE), (member, ROCM_NONE))
+    arms = {
+        f"{metric_label(ensemble)} − its members, no divergence": [
+            ((ensemble, ROCM_NONE), (member, ROCM_NONE))
+            for member in e.config.members(ensemble)
+            if member in trained
+        ]
         for ensemble in trained
         if ensemble in e.config.ensembles and e.judge == GOLD
-        for member in e.config.members(ensemble)
-        if member in trained
-    ]
+    }
+    return {label: beside for label, beside in arms.items() if beside}
 
 
-def _each(e: Evidence, contest: Contest, arms: Iterable[tuple[Arm, Arm]]) -> Iterator[Part]:
-    for ours, control in arms:
-        (reward, method), (other, _) = ours, control
-        against = "no divergence" if other == reward else f"the same on {metric_label(other)}"
-        label = f"{metric_label(reward)}: {e.label(method)} − {against}"
-        yield part(label, MORE, contest, e, ours, control, unit=EFFECT)
+def _all(e: Evidence) -> Contests:
+    return _contestants(e, stop_by=True) | _ensembles(e)
+
+
+def _each(e: Evidence, contest: Contest, contests: Contests) -> Iterator[Part]:
+    for label, arms in contests.items():
+        yield part(label, MORE, _mean_effect, e, contest, arms, unit=EFFECT)
+
+
+def _mean_effect(e: Evidence, contest: Contest, arms: Arms) -> Comparison:
+    return pooled([e.effects(*contest(e, *beside)) for beside in arms])
+
+
+def _stops_itself(e: Evidence, method: str) -> bool:
+    return "stop_by" in e.results.models[method].swept
 
 
 @claim(
@@ -81,17 +100,16 @@ def _each(e: Evidence, contest: Contest, arms: Iterable[tuple[Arm, Arm]]) -> Ite
     rule=at_least(1),
 )
 def at_equal_reward(e: Evidence) -> Iterator[Part]:
-    models = e.results.models
-    arms = [pair for pair in _contestants(e) if "stop_by" not in models[pair[0][1]].swept]
-    yield from _each(e, _at_equal_reward, arms)
+    yield from _each(e, _at_equal_reward, _contestants(e, stop_by=False))
 
 
-def _at_equal_reward(e: Evidence, *arms: Arm) -> Comparison:
+def _at_equal_reward(e: Evidence, *arms: Arm) -> tuple[Scores, Scores]:
     rises = [_rises(e, *arm) for arm in arms]
     level = min(max(gain for _, gain in rise) for rise in rises)
     if level <= 0:
         raise Undecidable(f"{' or '.join(map('/'.join, arms))} gained nothing")
-    return compared(*(_at_gain(e, arm, rise, level) for arm, rise in zip(arms, rises, strict=True)))
+    ours, control = (_at_gain(e, arm, rise, level) for arm, rise in zip(arms, rises, strict=True))
+    return ours, control
 
 
 def _rises(e: Evidence, reward: str, method: str) -> list[tuple[int, float]]:
@@ -114,25 +132,26 @@ def _at_gain(e: Evidence, arm: Arm, rise: list[tuple[int, float]], level: float)
 
 @claim(
     "Q4b",
-    "Something keeps more of the truth than no divergence at the same NFE",
+    "Something keeps more of the truth than no divergence at the same NFE, where both may stop",
     test=(
-        "The contestant's last snapshot within the NFE that the cheaper training ends with, those"
-        " of searches not counted; the control stops where the scorers not trained on say, within"
-        f" them too. {_JUDGE} {_ENSEMBLES}"
+        "Within the NFE that the cheaper training ends with, those of searches not counted, both"
+        " stop where the scorers not trained on say; stop_by has stopped itself."
+        f" {_JUDGE} {_ENSEMBLES}"
     ),
     needs=_OR_ENSEMBLE,
     rule=at_least(1),
 )
 def at_equal_nfe(e: Evidence) -> Iterator[Part]:
-    yield from _each(e, _at_equal_nfe, [*_contestants(e), *_ensembles(e)])
+    yield from _each(e, _at_equal_nfe, _all(e))
 
 
-def _at_equal_nfe(e: Evidence, ours: Arm, control: Arm) -> Comparison:
+def _at_equal_nfe(e: Evidence, ours: Arm, control: Arm) -> tuple[Scores, Scores]:
     limit = min(e.nfe(*arm)[-1][1] for arm in (ours, control))
-    candidates, stops = (_within(e, *arm, limit) for arm in (ours, control))
-    ends = candidates[-1][1] == e.steps(*ours)[-1]
-    last = (ours[1], None) if ends else candidates[-1]
-    return compared(e.scores(ours[0], last, e.judge), e.chosen(control[0], stops, e.judge))
+    if _stops_itself(e, ours[1]):
+        stopped = e.final(*ours, e.judge)
+    else:
+        stopped = e.chosen(ours[0], _within(e, *ours, limit), e.judge)
+    return stopped, e.chosen(control[0], _within(e, *control, limit), e.judge)
 
 
 def _within(e: Evidence, reward: str, method: str, limit: float) -> list[Candidate]:
@@ -145,7 +164,8 @@ def _within(e: Evidence, reward: str, method: str, limit: float) -> list[Candida
 
 @claim(
     "Q4c",
-    "Something keeps more of the truth than no divergence after the same search",
+    "Something, trained to its end, keeps more of the truth than no divergence stopped early, after"
+    " the same search",
     test=(
         "Whole trainings with what a search of as many tries chose, of whatever NFE; a setting has"
         " no search of its own, but trains with what its method's chose. The control stops where"
@@ -155,17 +175,17 @@ def _within(e: Evidence, reward: str, method: str, limit: float) -> list[Candida
     rule=at_least(1),
 )
 def after_equal_search(e: Evidence) -> Iterator[Part]:
-    yield from _each(e, _after_equal_search, [*_contestants(e), *_ensembles(e)])
+    yield from _each(e, _after_equal_search, _all(e))
 
 
-def _after_equal_search(e: Evidence, ours: Arm, control: Arm) -> Comparison:
+def _after_equal_search(e: Evidence, ours: Arm, control: Arm) -> tuple[Scores, Scores]:
     searched = [(reward, e.results.models[method].family) for reward, method in (ours, control)]
     tried = {len(trials_of(e.results.cells, *arm)) for arm in searched}
     if len(tried) > 1 or 0 in tried:
         one, other = map("/".join, searched)
         raise NotConfigured(f"no search of {one} and as long a one of {other}")
     stops: list[Candidate] = [(control[1], step) for step in e.steps(*control)]
-    return compared(e.final(*ours, e.judge), e.chosen(control[0], stops, e.judge))
+    return e.final(*ours, e.judge), e.chosen(control[0], stops, e.judge)
 
 
 @claim(

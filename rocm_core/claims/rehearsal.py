@@ -142,13 +142,13 @@ class Rehearsal(Evidence):
         every = super().steps(reward, method)
         return every[:: -max(1, len(every) // SNAPSHOTS)][::-1]
 
-    def signal(self, reward: str, method: str, at: str, gradient: str) -> pd.Series:
+    def signal(self, reward: str, weights: str, gradient: str) -> pd.Series:
         """Drawn around `SIGNAL`."""
-        sources = self.results.sources(reward, method)
+        sources = self.results.sources(reward, gradient)
         if len(sources) < 2:
-            return super().signal(reward, method, at, gradient)  # raises, saying so
+            return super().signal(reward, weights, gradient)  # raises, saying so
         mean = SIGNAL[0 if self.results.models[gradient].algorithm == "direct" else 1]
-        normal = self._drawn._normal("gradients", reward, method, at, gradient)
+        normal = self._drawn._normal("gradients", reward, weights, gradient)
         return pd.Series(mean * (1 + normal(len(sources)) / 2), [s.seed for s in sources])
 
     def nfe(self, reward: str, method: str) -> list[tuple[int, float]]:

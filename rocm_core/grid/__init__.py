@@ -29,7 +29,7 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
-from rocm_core.grid.gradients import compared_gradients
+from rocm_core.grid.gradients import compared_gradients, measured_steps
 from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.made import (

@@ -25,7 +25,7 @@ from rocm_core.grid.evaluation import (
     snapshot_prompts,
     training_sets,
 )
-from rocm_core.grid.gradients import compared_gradients
+from rocm_core.grid.gradients import compared_gradients, measured_steps
 from rocm_core.grid.needs import offered
 from rocm_core.grid.search import searched
 from rocm_core.grid.shard_faults import shard_faults
@@ -186,8 +186,13 @@ class Artefacts:
 
     def gradient_settings(self, cell: str) -> dict[str, Any]:
         """The settings of that job."""
-        shared = {k: getattr(self.config.gradients, k) for k in ("images", "images_per_prompt")}
-        return {"methods": {k: s.to_dict() for k, s in self.gradients(cell).items()}, **shared}
+        compared = self.gradients(cell)
+        return {
+            "methods": {k: s.to_dict() for k, s in compared.items()},
+            "images": self.config.gradients.images,
+            "images_per_prompt": self.config.gradients.images_per_prompt,
+            "steps": measured_steps(self.cells[cell], [*compared]),
+        }
 
     def gradient_code(self, cell: str) -> str:
         """Code fingerprint of that job."""

@@ -13,6 +13,7 @@ from rocm_core.grid.evaluation import (
     scaled_sets,
     snapshot_prompts,
 )
+from rocm_core.grid.gradients import measured_steps
 from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.grid.used import gating
 from rocm_core.prompts import prompt_count
@@ -169,9 +170,11 @@ def budget_of(config: Config) -> Budget:
             prompts = min(most, known.get(cell.settings.prompts) or most)
             scored = replace(drawing, scored=len(choosers))
             add("images and scores", policy, scored * (steps * prompts))
-        for compared in files.gradients(name).values():
-            passes = training_work(config, compared, rounds=rounds)
-            add("images and scores", policy, passes * (2 * config.gradients.images))
+        compared = files.gradients(name)
+        for settings in compared.values():
+            passes = training_work(config, settings, rounds=rounds)
+            images = config.gradients.images * len(measured_steps(cell, [*compared]))
+            add("images and scores", policy, passes * images)
         if name in files.evaluated():
             drawing += Work(forward=drawing.forward)  # by the reference, for the distance to it
             count = len(kept) * snapshot_prompts(config)

@@ -18,14 +18,20 @@ _SHARED = (
 def compared_gradients(
     config: Config, cells: Sequence[Cell], cell: Cell
 ) -> dict[str, TrainingSettings]:
-    """{method: its settings} of the trainings whose gradients are measured at the start and at the
-    end of `cell`'s own: those that `gradients.methods` names, of its reward and seed; none where it
-    is not one of them."""
+    """{method: its settings} of the trainings whose gradients are measured at the end of `cell`'s
+    own: those that `gradients.methods` names, of its reward and seed; none where it is not one."""
     wanted = config.gradients.methods
     if cell.variant not in wanted or cell.trial:
         return {}
     alike = [c for c in cells if (c.reward, c.seed, c.trial) == (cell.reward, cell.seed, False)]
     return {c.variant: c.settings for c in alike if c.variant in wanted}
+
+
+def measured_steps(cell: Cell, compared: Sequence[str]) -> dict[str, int]:
+    """{"start" or "end": the iteration of `cell` whose prompts and noise are taken}: all trainings
+    start from the same weights, so the first of the `compared` methods has the start of all."""
+    start = {"start": 1} if cell.variant == compared[0] else {}
+    return start | {"end": cell.settings.iterations}
 
 
 def check_gradients(config: Config, cells: Sequence[Cell]) -> None:

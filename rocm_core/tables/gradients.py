@@ -12,32 +12,27 @@ NEEDS = ("gradients",)
 READS = ("gradients",)
 PLACE = 8
 COLUMNS = [
-    *("reward", "method", "at", "gradient", "status", "signal", "deviation"),
+    *("reward", "weights", "gradient", "status", "signal", "deviation"),
     *("squared_mean", "variance", "images", "seeds"),
 ]
 
 
 def make(results: Results) -> Table:
-    """One block per reward and training whose weights they are, a row per method that takes the
-    gradient.
+    """Blocks of each reward, where all trainings start and where each ends, a row per method that
+    takes the gradient.
 
-    `data` has `COLUMNS`; status is measured or missing; signal is the mean over seeds of the share
-    that `Results.gradients` has, deviation its standard deviation over seeds, empty for one.
+    `data` has `COLUMNS`: weights as in `Results.gradients`; status, measured or missing; signal,
+    the mean over seeds of the share there; deviation, its standard deviation, empty for one.
     """
     rows, blocks = [], []
     for reward in results.rewards:
         compared = results.compared_gradients(reward)
-        for method in compared:
-            lines = []
-            for gradient in compared:
-                own = [
-                    _row(results, reward=reward, method=method, at=at, gradient=gradient)
-                    for at in ("start", "end")
-                ]
-                rows += own
-                lines.append([Cell(results.label(gradient)), *map(_cell, own)])
-            heading = f"{metric_label(reward)}, training by {results.label(method)}"
-            blocks.append(Block(heading, lines))
+        for weights in ["", *compared] if compared else []:
+            own = [_row(results, reward=reward, weights=weights, gradient=g) for g in compared]
+            rows += own
+            where = f"end of {results.label(weights)}" if weights else "start of every training"
+            lines = [[Cell(results.label(row["gradient"])), _cell(row)] for row in own]
+            blocks.append(Block(f"{metric_label(reward)}, {where}", lines))
     data = pd.DataFrame(rows, columns=COLUMNS)
     seeds = training_seeds(data["seeds"], "deviation")
     caption = (
@@ -46,7 +41,7 @@ def make(results: Results) -> Table:
         " block take theirs on the same images at the same weights. In brackets: how many images'"
         " mean has as much signal as noise."
     )
-    return Table(TITLE, caption, ["Gradient by", "At the start", "At the end"], blocks, data)
+    return Table(TITLE, caption, ["Gradient by", "Signal"], blocks, data)
 
 
 def _row(results: Results, **where: str) -> dict[str, Any]:

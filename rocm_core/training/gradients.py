@@ -24,7 +24,6 @@ from rocm_core.provenance import hash_inputs, record_beside, write_csv, write_ma
 from rocm_core.training.trainer import Trainer
 
 COLUMNS = ("at", "gradient", "images", "squared_mean", "variance")
-WEIGHTS = ("start", "end")
 
 
 class Scatter:
@@ -81,12 +80,16 @@ def scatter(
     images: int,
     images_per_prompt: int,
     *,
+    step: int = 1,
     lora: Path | None = None,
     accelerator: Any = None,
     standards: Standards | None = None,
 ) -> tuple[float, float]:
     """|G|² and the variance of a gradient of one image, by the algorithm of some settings, without
-    its divergence: at the start of their training, or with the weights of `lora` at its end."""
+    its divergence: at the start of their training, or with the weights of `lora`.
+
+    step: the iteration whose prompts and noise are taken, the same for all algorithms.
+    """
     from accelerate import Accelerator
 
     unit = 2 if facts("algorithms", settings.algorithm)["PAIRED"] else 1
@@ -96,6 +99,7 @@ def scatter(
         "updates_per_iteration": images // unit,
         "images_per_prompt": images_per_prompt,
         "inner_epochs": 1,
+        "iterations": step,
         "compile": False,
         **({"divergence": "none", "beta": 0.0, "gate_by": None} if settings.regularises else {}),
         **({"init_lora": str(lora)} if lora else {}),
@@ -105,7 +109,7 @@ def scatter(
     own = settings.model_copy(update={key: alike[key] for key in alike.keys() & fields.keys()})
     trainer = Trainer(own, prompts, "", accelerator or Accelerator(), standards=standards)
     gradients = Scatter([*trainer.lora.values()], unit, images_per_prompt // unit)
-    _, batches = trainer.begin(settings.iterations if lora else 1)
+    _, batches = trainer.begin(step)
     # Of a policy gradient all images are sampled before the first update, of which each has one.
     sampled_first = "updates_per_iteration" in fields
     for together in [batches] if sampled_first else [[batch] for batch in batches]:
@@ -118,25 +122,30 @@ def measure_gradients(
     prompts: Sequence[Prompt],
     images: int,
     images_per_prompt: int,
+    steps: Mapping[str, int],
     lora: Path,
     output: Path,
     fingerprint: str,
     inputs: Iterable[Path] = (),
     standards: Standards | None = None,
 ) -> None:
-    """Write `COLUMNS` of every method's gradient, at the start of a training and with the `lora`
-    of its end, and a manifest beside it. inputs: the files that all this is made from."""
+    """Write `COLUMNS` of every method's gradient, and a manifest beside it.
+
+    steps: at which iteration, of "start", of any training, and "end", with the `lora` of one's end.
+    inputs: the files that all this is made from.
+    """
     from accelerate import Accelerator
 
     began, hashes, accelerator = time.perf_counter(), hash_inputs([*inputs, lora]), Accelerator()
     rows = []
-    for at in WEIGHTS:
+    for at, step in steps.items():
         for name, settings in methods.items():
             estimates = scatter(
                 settings,
                 prompts,
                 images,
                 images_per_prompt,
+                step=step,
                 lora=lora if at == "end" else None,
                 accelerator=accelerator,
                 standards=standards,
@@ -151,6 +160,7 @@ def measure_gradients(
             "methods": {name: settings.to_dict() for name, settings in methods.items()},
             "images": images,
             "images_per_prompt": images_per_prompt,
+            "steps": dict(steps),
         },
         code=fingerprint,
         weights=[*dict.fromkeys(w for s in methods.values() for w in s.weights)],

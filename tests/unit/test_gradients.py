@@ -14,7 +14,7 @@ from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import CONFIRMED, NOT_TESTED, decide
 from rocm_core.claims.rocm import gradient_variance
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, compared_gradients, make_grid
+from rocm_core.grid import Artefacts, compared_gradients, make_grid, measured_steps
 from rocm_core.provenance import record_beside
 from rocm_core.tables import gradients as table
 from rocm_core.training import Trainer, measure_gradients, scatter
@@ -99,7 +99,8 @@ def test_gradients_of_backpropagation_are_those_of_each_image_alone(model, rewar
         latents = run.policy.rollout(batch.embeddings, batch.noise).latents
         losses.append(-reward.score(run.policy.decode(latents), batch.prompts).sum())
     wanted = by_hand(single_gradients(run, losses))
-    found = scatter(settings.model_copy(update={"batch_size": 4}), tiny.PROMPTS, 6, 2, lora=lora)
+    same = {"step": settings.iterations, "lora": lora}
+    found = scatter(settings.model_copy(update={"batch_size": 4}), tiny.PROMPTS, 6, 2, **same)
     assert found == pytest.approx(wanted, rel=1e-3)
     before = scatter(settings, tiny.PROMPTS, 6, 2)
     assert before != pytest.approx(wanted, rel=0.1)  # at the start
@@ -128,7 +129,7 @@ def test_gradients_of_ppo_are_those_of_each_images_log_probability(model, reward
     ppo = tiny.settings(
         model=model, algorithm="ppo", prompt_buffer_minimum=2, ratio_clip=0.5, beta=0.0
     )
-    found = scatter(ppo, tiny.PROMPTS, 6, 2, lora=lora)
+    found = scatter(ppo, tiny.PROMPTS, 6, 2, step=settings.iterations, lora=lora)
     assert found == pytest.approx(by_hand(whole), rel=1e-3)
 
 
@@ -141,7 +142,8 @@ def test_a_pair_counts_as_two_images_and_weights_stay_as_they_are(model, reward,
     }
     output = tmp_path / "gradients.csv"
     for name in ("one", "two"):
-        measure_gradients(methods, tiny.PROMPTS, 8, 4, lora, output, "f00d")
+        steps = {"start": 1, "end": settings.iterations}
+        measure_gradients(methods, tiny.PROMPTS, 8, 4, steps, lora, output, "f00d")
         output.rename(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert record_beside(output).exists()
@@ -208,6 +210,22 @@ def test_each_training_is_compared_with_those_of_its_reward_and_seed():
     assert Artefacts(make_config()).gradient_files() == []
 
 
+def test_the_start_that_trainings_share_is_measured_once():
+    methods = ("rocm-none", "rlcm")
+    for cell in make_grid(make_wide_config()):
+        if cell.variant in methods:
+            start = {"start": 1} if cell.variant == "rocm-none" else {}
+            assert measured_steps(cell, methods) == start | {"end": cell.settings.iterations}
+
+
+def test_all_methods_take_theirs_on_the_same_images(model, reward, tmp_path):
+    """However long the training of each is."""
+    _, settings, lora = trained(model, tmp_path)
+    longer = settings.model_copy(update={"iterations": settings.iterations + 3})
+    taken = [scatter(own, tiny.PROMPTS, 6, 2, step=2, lora=lora) for own in (settings, longer)]
+    assert taken[0] == taken[1]
+
+
 def test_the_claim_is_decided_by_the_share_of_signal_over_seeds(tmp_path):
     config = make_wide_config()
     write_results(tmp_path, config)
@@ -228,7 +246,7 @@ def test_the_table_names_what_is_missing(tmp_path):
     config = make_wide_config(partial=True)
     write_results(tmp_path, config)
     made = table.make(Results(config, tmp_path))
-    assert len(made.data) == 2 * 2 * 2 * 2  # rewards, trainings, gradients, start and end
+    assert len(made.data) == 2 * 3 * 2  # rewards; the start, and both ends; gradients
     own = made.data.groupby("gradient")["signal"].mean()
     assert own["rocm-none"] == pytest.approx(0.0909, rel=0.1)
     assert own["rlcm"] == pytest.approx(0.0099, rel=0.1)
@@ -237,5 +255,5 @@ def test_the_table_names_what_is_missing(tmp_path):
     results = Results(config, tmp_path)
     made = table.make(results).data
     lost = made[made["status"] == "missing"]
-    assert set(zip(lost["reward"], lost["method"], strict=True)) == {("hpsv2", "rlcm")}
+    assert set(zip(lost["reward"], lost["weights"], strict=True)) == {("hpsv2", "rlcm")}
     assert "cells/hpsv2/rlcm/seed-0/gradients.csv" in results.gaps

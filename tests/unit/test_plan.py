@@ -301,8 +301,8 @@ def test_a_budget_counts_gradients_and_what_the_base_is_scored_for():
         for one in (config, make_config(seeds=[0, 1], snapshots={"prompts": 0}, **asked))
     )
     by_method = {c.method: training_work(config, c.settings) for c in make_grid(config)}
-    # Two rewards and seeds, each of two trainings at its start and end, 64 images.
-    gradients = (by_method["rocm-none"] + by_method["rocm-kl"]) * (2 * 2 * 2 * 2 * 64)
+    # Two rewards and seeds, 64 images where two trainings start and where each of them ends.
+    gradients = (by_method["rocm-none"] + by_method["rocm-kl"]) * (2 * 2 * 3 * 64)
     queries = 2 * 40  # seeds, of 40 iterations of one image, by both rewards
     base = Work(forward=4 * queries, decoded=queries, scored=2 * queries)
     assert after == before + gradients + base

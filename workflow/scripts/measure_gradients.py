@@ -16,7 +16,7 @@ def main() -> None:
         "--settings",
         type=json.loads,
         required=True,
-        help="{methods: {method: its settings}, images, images_per_prompt}, JSON",
+        help="{methods: {method: its settings}, images, images_per_prompt, steps}, JSON",
     )
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--lora", type=Path, required=True, help="of the training's end")
@@ -31,6 +31,7 @@ def main() -> None:
         read_prompts(args.prompts),
         args.settings["images"],
         args.settings["images_per_prompt"],
+        args.settings["steps"],
         args.lora,
         args.output,
         args.fingerprint,
