@@ -64,6 +64,7 @@ def test_a_broken_study_is_refused_in_a_sentence_that_names_the_key(change, word
     assert [word for word in words.split() if word not in str(error.value)] == [], error.value
 
 
+@pytest.mark.faults  # for its time
 def test_snakemake_shows_the_best_draws_figure_3_and_keeps_the_votes(tmp_path):
     checkout = copy_checkout(tmp_path / "checkout")
     values = configuration(comparisons=[[BEST, SECOND]])

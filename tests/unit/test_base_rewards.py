@@ -102,6 +102,7 @@ def test_curves_show_what_was_gained_over_the_base(tmp_path):
     assert raw.max() > 6  # figure 5 shows it as it is
 
 
+@pytest.mark.faults  # for its time
 def test_a_base_that_lacks_steps_is_refused(tmp_path):
     config = make_wide_config(base_rewards=True)
     write_results(tmp_path, config)
@@ -112,6 +113,7 @@ def test_a_base_that_lacks_steps_is_refused(tmp_path):
         curves(Results(config, tmp_path), "hpsv2", ["rlcm"])
 
 
+@pytest.mark.faults  # for its time
 def test_a_missing_score_of_the_base_is_a_gap(tmp_path):
     config = make_wide_config(base_rewards=True, partial=True)
     write_results(tmp_path, config)

@@ -116,7 +116,9 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
             {"divergence": "js_sampled", "beta": 0.1, "reference_gradient": "stop"},
             marks=pytest.mark.faults,
         ),
-        {"ema_decay": 0.9, "accumulation_steps": 2, "batch_size": 1},
+        pytest.param(
+            {"ema_decay": 0.9, "accumulation_steps": 2, "batch_size": 1}, marks=pytest.mark.faults
+        ),
         pytest.param(
             {"learning_rate_schedule": "linear", "warmup_steps": 3, "memory": 0.001}
             | {"learning_rate_end": 0.5},
@@ -133,13 +135,15 @@ def test_two_runs_give_the_same_bytes_and_another_seed_others(run):
         {"algorithm": "dpok", "divergence": "js_sampled", "beta": 0.1, "value_updates": 2},
         {"algorithm": "d3po", "divergence": "kl", "beta": 1.0, "ratio_clip": 0.1}
         | {"images_per_prompt": 2},
-        {"divergence": "kl", "beta": 0.1, "reference_reset": 2},
+        pytest.param(
+            {"divergence": "kl", "beta": 0.1, "reference_reset": 2}, marks=pytest.mark.faults
+        ),
         pytest.param(
             {"divergence": "kl", "beta": 0.1, "reference_decay": 0.5, "algorithm": "ppo"},
             marks=pytest.mark.faults,
         ),
         pytest.param({"truncate": [1, 3], "stop_input": True}, marks=pytest.mark.faults),
-        {"truncate": "last", "low_variance": 2},
+        pytest.param({"truncate": "last", "low_variance": 2}, marks=pytest.mark.faults),
         {"algorithm": "grpo", "divergence": "kl", "beta": 0.1, "images_per_prompt": 2},
         {"algorithm": "hybrid", "images_per_prompt": 2, "inner_epochs": 2},
         {"algorithm": "rebel", "images_per_prompt": 2, "inner_epochs": 2, "prompt_buffer": 4}

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from checkout import Checkout
 
 CONFIG = ("--configfile", "config/matrix.yaml")
@@ -99,6 +100,7 @@ def test_a_rename_is_accepted_and_nothing_is_trained(finished: Checkout) -> None
     assert len(json.loads(path.read_text())["accepted"]) == 2
 
 
+@pytest.mark.faults  # for its time
 def test_accepting_can_be_limited_to_cells_and_listed_first(finished: Checkout) -> None:
     rename(finished)
     before = {path: path.read_bytes() for path in finished.path.glob("results/**/*.json")}
@@ -111,6 +113,7 @@ def test_accepting_can_be_limited_to_cells_and_listed_first(finished: Checkout) 
     assert verified(finished)[0] == {"cells": 3}
 
 
+@pytest.mark.faults  # for its time
 def test_what_was_accepted_can_be_taken_back(finished: Checkout) -> None:
     path = finished.path / "rocm_core/training/job.py"
     before = path.read_text()
@@ -161,6 +164,7 @@ def test_settings_and_weights_and_damage_are_never_accepted(finished: Checkout) 
     assert said.count("made with other weights in weights/hpsv2") == 3
 
 
+@pytest.mark.faults  # for its time
 def test_results_of_an_older_version_are_accepted_and_then_bound(finished: Checkout) -> None:
     """Their manifests do not name what they were made from: who accepts them vouches for that."""
     results = finished.path / "results/matrix"
@@ -184,6 +188,7 @@ def test_results_of_an_older_version_are_accepted_and_then_bound(finished: Check
     assert f"{image.name} is not the file" in done.stdout
 
 
+@pytest.mark.faults  # for its time
 def test_prompts_are_made_again_before_their_code_is_accepted(finished: Checkout) -> None:
     finished.edit_function("clean", '"NFC"', '"NFKC"')  # the prompts are plain letters
     accept(finished)

@@ -148,7 +148,10 @@ def test_results_that_come_without_snakemakes_records_are_checked(
         assert f"{manifest.relative_to(tmp_path)} were made by other code or settings" in stale
 
 
-@pytest.mark.parametrize("after_run", [[], ["all", "--cores", "1", "--report-after-run"]])
+@pytest.mark.parametrize(
+    "after_run",
+    [[], pytest.param(["all", "--cores", "1", "--report-after-run"], marks=pytest.mark.faults)],
+)
 def test_snakemake_reports_on_a_finished_run(
     complete: Checkout, tmp_path: Path, after_run: list[str]
 ) -> None:

@@ -58,6 +58,7 @@ def true_size(complete: Checkout, tmp_path_factory: pytest.TempPathFactory) -> C
     return checkout
 
 
+@pytest.mark.faults  # for its time
 def test_touching_results_of_true_size_runs_nothing(true_size: Checkout) -> None:
     results = true_size.path / "results/matrix"
     for folder in ("figures", "samples", "cells", "prompts"):  # the inputs last
@@ -168,6 +169,7 @@ def test_other_weights_of_a_scorer_that_only_measures_train_nothing(finished: Ch
     assert finished.jobs() == IMAGES | {"evaluate_snapshots": 6} | AFTER_SCORES | AFTER_IMAGES
 
 
+@pytest.mark.faults  # for its time
 def test_another_line_in_the_prompt_list_trains_again(finished: Checkout) -> None:
     with open(finished.path / "lists/train.txt", "a") as file:
         file.write("a green triangle\n")
@@ -204,6 +206,7 @@ def test_another_order_of_the_methods_is_drawn_and_trains_nothing(finished: Chec
     assert finished.jobs() == DRAWN | OF_THE_CODE
 
 
+@pytest.mark.faults  # for its time
 def test_a_study_is_drawn_when_there_are_votes_and_redraws_nothing_else(finished: Checkout) -> None:
     pair = "[hpsv2/rocm-kl/seed-0, hpsv2/rocm-js/seed-0]"
     with open(finished.path / "config/matrix.yaml", "a") as file:
@@ -231,11 +234,13 @@ def test_every_job_shows_snakemake_its_settings_and_code(complete: Checkout) -> 
 
 # The edits below change results. Each is made in the function where it is decided, wherever that
 # function stands; `verify` names what they make stale (test_accepting.py).
+@pytest.mark.faults  # for its time
 def test_cleaning_prompts_in_another_way_makes_everything_again(finished: Checkout) -> None:
     finished.edit_function("clean", '"NFC"', '"NFKC"')
     assert finished.jobs() == cells(6) | IMAGES | {"make_prompts": 2} | OF_THE_CODE
 
 
+@pytest.mark.faults  # for its time
 def test_another_version_of_a_scorer_is_drawn_where_metrics_are_held_out(
     finished: Checkout,
 ) -> None:
@@ -245,6 +250,7 @@ def test_another_version_of_a_scorer_is_drawn_where_metrics_are_held_out(
     assert finished.jobs() == JUDGED | {"figure6": 1}
 
 
+@pytest.mark.faults  # for its time
 def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checkout) -> None:
     finished.edit(
         "rocm_core/rewards/blipscore.py", "DIFFERENTIABLE = True", "DIFFERENTIABLE = False"
@@ -252,6 +258,7 @@ def test_a_fact_of_a_scorer_is_drawn_wherever_facts_may_be_read(finished: Checko
     assert finished.jobs() == IMAGES | {"evaluate_snapshots": 6} | DRAWN | OF_THE_CODE
 
 
+@pytest.mark.faults  # for its time
 def test_dropping_the_last_snapshot_trains_again(finished: Checkout) -> None:
     finished.edit_function("snapshot_steps", ", last}", "}")
     assert finished.jobs() == cells(6)

@@ -35,6 +35,7 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
+@pytest.mark.faults  # for its time
 def test_weights_are_fetched_recorded_and_used(hub: FakeHub, tmp_path, executable: str) -> None:
     checkout, fetching = copy_checkout(tmp_path, executable), Checkout(tmp_path)
     (tmp_path / "lists").mkdir()
