@@ -41,7 +41,7 @@ class Site:
         with open(self.path / "snakemake.log", "a") as log:
             process = subprocess.Popen(
                 [sys.executable, IMPATIENT, "--profile", "slurm", *arguments]
-                + ["--configfile", self.config],
+                + ["--configfile", self.config, "--max-jobs-per-timespan", "100/1s"],
                 cwd=self.path,
                 env=self.cluster.environment | FAKE_GPU | environment,
                 stdout=log,
