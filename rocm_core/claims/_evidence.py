@@ -210,7 +210,7 @@ class Evidence:
         for source in sources:
             if source.seed not in found.index:
                 at = f"the end of {weights}" if weights else "the start"
-                raise Undecidable(f"gradients of {source.name} at {at} missing")
+                raise Undecidable(f"gradients by {source.name} at {at} missing")
         return found.sort_index()
 
     def require(self, reward: str, method: str) -> None:

@@ -2,8 +2,9 @@
 
 A contestant is a method that is not one of the papers', a setting against hacking that a sweep
 gives to one, or an ensemble of rewards, without a divergence. The control is `rocm-none` on the
-same rewards or on each member of the ensemble, stopped at the snapshot that the scorers not trained
-on choose on the other half of the prompts. A part is a contestant: its mean over its controls.
+same rewards or on each member of the ensemble. Who stops does so at the snapshot that the scorers
+not trained on choose on the other half of the prompts. A part is a contestant: its mean over its
+controls.
 """
 
 from collections.abc import Callable, Iterator
@@ -148,6 +149,8 @@ def at_equal_nfe(e: Evidence) -> Iterator[Part]:
 def _at_equal_nfe(e: Evidence, ours: Arm, control: Arm) -> tuple[Scores, Scores]:
     limit = min(e.nfe(*arm)[-1][1] for arm in (ours, control))
     if _stops_itself(e, ours[1]):
+        if e.nfe(*ours)[-1][1] > limit:
+            raise NotConfigured(f"{'/'.join(ours)} may have stopped beyond {limit:,.0f} NFE")
         stopped = e.final(*ours, e.judge)
     else:
         stopped = e.chosen(ours[0], _within(e, *ours, limit), e.judge)
@@ -168,8 +171,9 @@ def _within(e: Evidence, reward: str, method: str, limit: float) -> list[Candida
     " the same search",
     test=(
         "Whole trainings with what a search of as many tries chose, of whatever NFE; a setting has"
-        " no search of its own, but trains with what its method's chose. The control stops where"
-        f" the scorers not trained on say. {_JUDGE} {_ENSEMBLES}"
+        " no search of its own, but trains with what its method's chose, and stop_by ends where its"
+        " scorers say. The control stops where the scorers not trained on say."
+        f" {_JUDGE} {_ENSEMBLES}"
     ),
     needs=f"{_OR_ENSEMBLE}; and searches of both",
     rule=at_least(1),

@@ -389,8 +389,8 @@ def never_below_the_base(e: Evidence) -> Iterator[Part]:
     "First-order training needs less tuning than PPO",
     test=(
         "Trained reward of the best of a search less that of its mean try, which is lost without"
-        " tuning: PPO's less ROCM's, as many tries each, in standard deviations of the bests'"
-        " rewards. The best is chosen on the other half of the prompts."
+        " tuning: PPO's less ROCM's, as many tries each, in standard deviations over prompts of"
+        " the rewards of the two best. The best is chosen on the other half of the prompts."
     ),
     needs="a search or a sweep of rlcm or ddpo and of a ROCM method, three tries each",
     rule=every,

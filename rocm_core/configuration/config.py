@@ -119,12 +119,12 @@ class Snapshots(Settings):
 
 
 class Gradients(Settings):
-    """Measuring how far the gradients of single images scatter, before and after a training."""
+    """Measuring how far the gradients of single images scatter, where trainings start and end."""
 
     methods: Annotated[tuple[PluginName, ...], items()] = ()
-    """Methods, in the spelling of their folders, whose gradients are compared with each other at
-    the weights of each of their trainings: on the same images, at its start and at its end. None:
-    nothing is measured."""
+    """Methods, in the spelling of their folders, whose gradients are compared with each other on
+    the same images at the same weights: where all their trainings start and where each of them
+    ends. None: nothing is measured."""
     images: Annotated[Whole, number(4, 1_000_000, "images")] = 64
     """Images whose gradients are taken; a multiple of `images_per_prompt`, twice it at least."""
     images_per_prompt: Annotated[Whole, number(2, 100_000, "images")] = 8
@@ -235,7 +235,7 @@ class Config(Settings):
     gradients: Annotated[Gradients, Field(exclude_if=lambda value: value == Gradients())] = (
         Gradients()
     )
-    """Measuring how far the gradients of single images scatter, before and after a training."""
+    """Measuring how far the gradients of single images scatter, where trainings start and end."""
     metrics: Annotated[_Names, OrNull]
     """Scorers that measure the images; null: all of `scorers`."""
     efficiency_overlay: Path | None = None

@@ -173,8 +173,8 @@ def budget_of(config: Config) -> Budget:
         compared = files.gradients(name)
         for settings in compared.values():
             passes = training_work(config, settings, rounds=rounds)
-            images = config.gradients.images * len(measured_steps(cell, [*compared]))
-            add("images and scores", policy, passes * images)
+            measured = config.gradients.images * len(measured_steps(cell, [*compared]))
+            add("images and scores", policy, passes * measured)
         if name in files.evaluated():
             drawing += Work(forward=drawing.forward)  # by the reference, for the distance to it
             count = len(kept) * snapshot_prompts(config)

@@ -28,8 +28,8 @@ def compared_gradients(
 
 
 def measured_steps(cell: Cell, compared: Sequence[str]) -> dict[str, int]:
-    """{"start" or "end": the iteration of `cell` whose prompts and noise are taken}: all trainings
-    start from the same weights, so the first of the `compared` methods has the start of all."""
+    """{"start" or "end": the iteration of `cell` at which prompts and noise are drawn}: all
+    trainings start from the same weights, so the first of the `compared` has the start of all."""
     start = {"start": 1} if cell.variant == compared[0] else {}
     return start | {"end": cell.settings.iterations}
 

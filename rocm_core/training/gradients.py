@@ -88,7 +88,7 @@ def scatter(
     """|G|² and the variance of a gradient of one image, by the algorithm of some settings, without
     its divergence: at the start of their training, or with the weights of `lora`.
 
-    step: the iteration whose prompts and noise are taken, the same for all algorithms.
+    step: the iteration at which prompts and noise are drawn, alike for all algorithms.
     """
     from accelerate import Accelerator
 

@@ -39,6 +39,7 @@ class Site:
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start `snakemake --profile slurm <arguments>` on the grid; it writes snakemake.log."""
         with open(self.path / "snakemake.log", "a") as log:
+            # The profile's own span would keep each Snakemake for a minute after its last job.
             process = subprocess.Popen(
                 [sys.executable, IMPATIENT, "--profile", "slurm", *arguments]
                 + ["--configfile", self.config, "--max-jobs-per-timespan", "100/1s"],

@@ -78,6 +78,18 @@ def test_both_stop_at_equal_nfe_and_the_control_alone_after_an_equal_search(tmp_
     assert verdicts == [NO_DIFFERENCE, REFUTED]
 
 
+def test_what_may_have_stopped_beyond_the_equal_nfe_is_left_out(tmp_path):
+    """A longer training, of which nobody says at which step `stop_by` ended it."""
+    methods = contest().model_dump()["methods"]
+    methods["rocm-kl"] |= {"iterations": 80}
+    stopped = [{"methods": ["rocm-kl"], "setting": "stop_by", "values": ["aesthetic"]}]
+    config = contest(methods=methods, sweeps=stopped)
+    write_results(tmp_path, config)
+    missing = {f.part.label: f.part.missing for f in verdict_on("Q4b", tmp_path, config).findings}
+    label = "ROCM, KL (stop_by aesthetic) − no divergence"
+    assert "may have stopped beyond" in missing.pop(label) and set(missing.values()) == {None}
+
+
 @pytest.mark.parametrize("shorter", ["rocm-none", "rebel-consistency"])
 def test_at_equal_reward_it_does_not_count_where_the_snapshots_lie(tmp_path, shorter):
     """The same training with snapshots at 10 and 20 steps, and with a single one at 40."""

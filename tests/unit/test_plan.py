@@ -296,10 +296,12 @@ def test_passes_are_those_that_the_study_counted():
 def test_a_budget_counts_gradients_and_what_the_base_is_scored_for():
     config = make_config(seeds=[0, 1], snapshots={"prompts": 0})
     asked = {"gradients": {"methods": ["rocm-none", "rocm-kl"]}, "base_rewards": True}
-    before, after = (
-        budget_of(one).work["images and scores"]
+    budgets = [
+        budget_of(one)
         for one in (config, make_config(seeds=[0, 1], snapshots={"prompts": 0}, **asked))
-    )
+    ]
+    assert budgets[0].images == budgets[1].images  # which are kept
+    before, after = (budget.work["images and scores"] for budget in budgets)
     by_method = {c.method: training_work(config, c.settings) for c in make_grid(config)}
     # Two rewards and seeds, 64 images where two trainings start and where each of them ends.
     gradients = (by_method["rocm-none"] + by_method["rocm-kl"]) * (2 * 2 * 3 * 64)

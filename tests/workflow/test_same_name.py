@@ -65,7 +65,10 @@ def test_another_file_over_the_same_one_is_another_configuration(
     assert "holds the results of config/matrix.yaml, config/two.yaml, from which" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["{", '{"files": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"files": 1}', *(pytest.param(text, marks=pytest.mark.faults) for text in ("", "[1]"))],
+)
 def test_a_broken_record_is_named(finished: Checkout, text: str) -> None:
     (finished.path / RECORD).write_text(text)
     done = finished.snakemake("-n", "all", "--configfile", "config/matrix.yaml")

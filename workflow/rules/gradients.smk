@@ -1,4 +1,4 @@
-# How far the gradients of single images scatter at the start and at the end of a training, by every
+# How far the gradients of single images scatter, where trainings start and where one ends, by every
 # method that the configuration compares.
 
 

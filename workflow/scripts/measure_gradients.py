@@ -1,4 +1,4 @@
-"""Measure how far the gradients of single images scatter, at a training's start and end."""
+"""Measure how far the gradients of single images scatter, at a training's end or also its start."""
 
 import argparse
 import json
