@@ -57,8 +57,9 @@ test: $(VENV)/dev
 test-unit: $(VENV)/dev
 	$(PYTEST) tests/unit
 
+# One worker more than there are cores: what runs on Slurm mostly waits.
 test-faults: $(VENV)/dev
-	$(PYTEST) -m faults
+	$(PYTEST) -n $$(($(WORKERS) + 1)) -m faults
 
 lint: $(VENV)/dev
 	ruff check .
