@@ -149,7 +149,8 @@ def count_jobs(plan: str, targets: Sequence[str] = ()) -> dict[str, int]:
 
 
 def copy_checkout(to: Path, executable: str = sys.executable) -> Checkout:
-    """The tracked files and those that would be, as a fresh clone has them."""
+    """The tracked files and those that would be, as a fresh clone has them; but of published runs
+    only their pages, since shards, tables and figures are more than all else."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -158,7 +159,8 @@ def copy_checkout(to: Path, executable: str = sys.executable) -> Checkout:
         check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        of_a_run = name.startswith("docs/results/") and name.count("/") > 3
+        if (ROOT / name).is_file() and not of_a_run:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
     return Checkout(to, executable=executable)
