@@ -46,19 +46,18 @@ def _contestants(e: Evidence, *, stop_by: bool) -> Contests:
     """Contestants on each reward that they and the control train on; `stop_by` may be one."""
     found: Contests = {}
     for reward in e.rewards:
-        if e.methods(reward, [ROCM_NONE]):
-            for method in e.results.methods(reward, sweeps=True):
-                if e.results.models[method].is_contestant:
-                    if stop_by or not _stops_itself(e, method):
-                        arms = found.setdefault(f"{e.label(method)} − no divergence", [])
-                        arms.append(((reward, method), (reward, ROCM_NONE)))
+        for method in e.results.methods(reward, sweeps=True) if _has_control(e, reward) else []:
+            may = stop_by or not _stops_itself(e, method)
+            if may and e.results.models[method].is_contestant:
+                arms = found.setdefault(f"{e.label(method)} − no divergence", [])
+                arms.append(((reward, method), (reward, ROCM_NONE)))
     return found
 
 
 def _ensembles(e: Evidence) -> Contests:
     """Ensembles beside the same training on each member. Only the gold judge is the same for both:
     other scorers are held out from the one than from the other."""
-    trained = [reward for reward in e.rewards if e.methods(reward, [ROCM_NONE])]
+    trained = [reward for reward in e.rewards if _has_control(e, reward)]
     arms = {
         f"{metric_label(ensemble)} − its members, no divergence": [
             ((ensemble, ROCM_NONE), (member, ROCM_NONE))
@@ -82,6 +81,10 @@ def _each(e: Evidence, contest: Contest, contests: Contests) -> Iterator[Part]:
 
 def _mean_effect(e: Evidence, contest: Contest, arms: Arms) -> Comparison:
     return pooled([e.effects(*contest(e, *beside)) for beside in arms])
+
+
+def _has_control(e: Evidence, reward: str) -> bool:
+    return bool(e.methods(reward, [ROCM_NONE]))
 
 
 def _stops_itself(e: Evidence, method: str) -> bool:
