@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rocm_core.analysis.comparison import compare
 from rocm_core.analysis.labels import ensemble_label, method_label, metric_label
 from rocm_core.analysis.sources import Source
 from rocm_core.analysis.statistics import Estimate, paired_difference, per_prompt
@@ -359,11 +360,19 @@ class Results:
         return per_prompt(scores)
 
     def change(self, reward: str, method: str, metric: str) -> Estimate | None:
-        """What training changed of a metric against the own base, paired over prompts; None where
-        they have none in common, as where scores are missing (partial)."""
-        after = self.scores(method, metric, reward)
-        before = self.scores(self.base_of(reward, method), metric)
-        return paired_difference(after, before) if any(after.index.isin(before.index)) else None
+        """What training changed of a metric against the own base, paired by prompt; None where they
+        have none in common, as where scores are missing (partial).
+
+        The interval is over prompts and, where there are several, training seeds, as `compare` has
+        it; of a single training it says nothing about others.
+        """
+        mean, before = self.scores(method, metric, reward), self.base_of(reward, method)
+        own = only(self.final, reward=reward, method=method, metric=metric)
+        seeds = own.pivot(index="seed", columns="prompt_id", values="value").dropna(axis=1)
+        after, control = seeds.align(self.scores(before, metric), join="inner", axis=1)
+        if min(after.shape) > 1:
+            return compare(after, control.to_numpy()[None]).difference
+        return paired_difference(mean, control) if len(control) else None
 
     def scores_on(
         self, sources: Sequence[Source], metric: str, prompt_set: str, steps: int | str

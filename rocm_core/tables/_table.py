@@ -13,6 +13,7 @@ import pandas as pd
 from rocm_core.analysis import (
     Estimate,
     Results,
+    amount,
     decimals,
     environment,
     mean_interval,
@@ -83,6 +84,13 @@ def measured(value: Estimate | pd.Series | None, **more: Any) -> dict[str, Any]:
     if isinstance(value, pd.Series):
         value = mean_interval(value) if len(value) else None
     return {"status": "measured"} | vars(value) | more if value else {"status": "missing"}
+
+
+def interval_of(changes: pd.DataFrame) -> str:
+    """What the interval of `Results.change` is over, for a caption of rows that are measured."""
+    prompts, seeds = amount(changes["n"], "validation prompt"), changes["seeds"].dropna()
+    over = f"and {amount(seeds, 'training seed')}" if (seeds > 1).any() else "of one training"
+    return f"the 95 % interval over {prompts} {over}"
 
 
 def rows_of(data: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[pd.Series, int]]:

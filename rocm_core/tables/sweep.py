@@ -5,9 +5,18 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, Source, amount, metric_label, only, swept_label
+from rocm_core.analysis import GOLD, Results, Source, metric_label, only, swept_label
 from rocm_core.grid import beta_tries, searched
-from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of, with_cells
+from rocm_core.tables._table import (
+    Block,
+    Cell,
+    Table,
+    entry,
+    interval_of,
+    measured,
+    rows_of,
+    with_cells,
+)
 
 TITLE = "Swept settings"
 NEEDS = ("other sweeps",)
@@ -70,10 +79,8 @@ def make(results: Results) -> Table:
         blocks.append(Block(f"{results.label(method)} on {results.reward_label(reward)}", rows))
     present = only(data, status="measured")
     caption = (
-        "Change against the own base on the same prompts and noise, with the 95 % interval of a "
-        f"bootstrap over {amount(present['n'], 'validation prompt')} "
-        f"({amount(present['seeds'], 'training seed')}, averaged within a prompt). Bold: the "
-        "largest of its block, which was chosen among several and so flatters itself."
+        f"Change against the own base on the same prompts and noise, with {interval_of(present)}. "
+        "Bold: the largest of its block, which was chosen among several and so flatters itself."
     )
     header = ["Setting", "Trained reward", *map(metric_label, gold)]
     return Table(TITLE, caption, header, blocks, data.rename(columns={"mean": "change"}))

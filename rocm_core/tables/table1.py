@@ -4,7 +4,15 @@ import pandas as pd
 
 from rocm_core.analysis import GOLD, Results, amount, metric_label
 from rocm_core.grid import is_held_out
-from rocm_core.tables._table import Table, blocks_of, entry, measured, rows_of, with_cells
+from rocm_core.tables._table import (
+    Table,
+    blocks_of,
+    entry,
+    interval_of,
+    measured,
+    rows_of,
+    with_cells,
+)
 
 TITLE = "Held-out scores after training on each reward"
 READS = ("scores",)
@@ -72,8 +80,8 @@ def _caption(data: pd.DataFrame) -> str:
         "Mean ± half-width of the 95 % interval over "
         f"{amount(measured['n'], 'validation prompt')}; trained models are averaged over "
         f"{amount(measured['seeds'], 'training seed')} within each prompt.",
-        "Changes: against the own base on the same prompts and noise, with the 95 % interval of a"
-        " bootstrap over prompts.",
+        "Changes: against the own base on the same prompts and noise, with"
+        f" {interval_of(measured)}.",
         "Bold: the highest mean of a column in its block.",
         '"trained": the training used the metric, which therefore does not evaluate the model.',
     ]

@@ -16,6 +16,7 @@ from rocm_core.tables._table import (
     Table,
     blocks_of,
     entry,
+    interval_of,
     lines,
     measured,
     rows_of,
@@ -84,8 +85,7 @@ def _caption(results: Results, data: pd.DataFrame) -> str:
     sentences = [
         f"Base models: mean ± half-width of the 95 % interval over "
         f"{amount(measured['n'], 'validation prompt')}. Below: differences to the own base on the "
-        "same prompts and noise, with the 95 % interval of a bootstrap over prompts "
-        f"({amount(measured['seeds'].dropna(), 'training seed')}, averaged within a prompt).",
+        f"same prompts and noise, with {interval_of(measured)}.",
         "↑ and ↓: the interval excludes 0. In italics: a metric that the training used.",
     ]
     held_out = data[(data["status"] == "measured") & data["direction"].notna()]

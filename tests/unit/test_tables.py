@@ -112,6 +112,21 @@ def test_table1_says_what_training_changed_beside_the_means(finished):
     ]
 
 
+def test_the_interval_of_a_change_is_over_training_seeds_too(tmp_path):
+    config = make_config(seeds=[0, 1, 2])
+    write_results(tmp_path, config, EFFECTS)
+    for seed, moved in enumerate((-0.2, 0.0, 0.2)):
+        folder = tmp_path / f"samples/hpsv2/rocm-kl/seed-{seed}/validation/steps-4"
+        scores = pd.read_csv(folder / "scores.csv")
+        scores.loc[scores["metric"] == "gold", "value"] += moved
+        scores.to_csv(folder / "scores.csv", index=False)
+    results = Results(config, tmp_path)
+    change, other = (results.change("hpsv2", m, "gold") for m in ("rocm-kl", "rocm-none"))
+    assert change.half_width > 4.30 * 0.2 / 3**0.5 > 5 * other.half_width  # t of two degrees
+    assert "over 40 validation prompts and 3 training seeds" in table1.make(results).caption
+    assert "over 40 validation prompts of one" in table1.make(Results(make_config(), tmp_path)).caption
+
+
 def test_all_three_formats_show_the_same_entries(finished, tmp_path):
     config, root = finished
     render("table", "table1", config, root, tmp_path / "table1")
