@@ -120,11 +120,16 @@ def document() -> str:
             "|---|---|---|---|---|",
         ]
         for key, below in part.items():
-            default = f"`{json.dumps(below['default'])}`" if "default" in below else ""
+            default = f"`{_spelled(below['default'])}`" if "default" in below else ""
             kind = "keys, see below" if "properties" in below else allowed(below)
             cells = [f"`{key}`", below["description"], kind, default, _unit(below)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _spelled(value: Any) -> str:
+    """As a configuration has it: with a dot before an exponent."""
+    return re.sub(r"\b(\d+)e-0?(\d+)", r"\1.0e-\2", json.dumps(value))
 
 
 def _unit(part: Mapping[str, Any]) -> str:

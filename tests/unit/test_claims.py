@@ -51,6 +51,12 @@ def planted(shift, expects, seed=0):
     return Part("planted", expects, compare(treated, control))
 
 
+def test_the_page_about_claims_lists_them_as_they_are():
+    page = (ROOT / "docs/claims.md").read_text()
+    rows = [f"| {claim.id} | {claim.text} | {STATED[claim.id].where} |" for claim in CLAIMS]
+    assert "\n".join(rows) in page
+
+
 @pytest.mark.parametrize(
     ("shift", "expects", "verdict"),
     [
