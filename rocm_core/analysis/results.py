@@ -452,11 +452,11 @@ class Results:
         """The base's scores by the members of an ensemble; None where nothing of the policy trains
         on it, or they are not measured yet (partial)."""
         own = [c.settings for c in self.cells if (c.reward, c.settings.policy) == (reward, policy)]
-        for one in own[:1]:
-            path = self.layout.standards(policy, one.prompts, standardised(one))
-            measured = self._read_manifest(self.layout.found(path))
-            return measured and measured["scorers"]
-        return None
+        if not own:
+            return None
+        path = self.layout.standards(policy, own[0].prompts, standardised(own[0]))
+        measured = self._read_manifest(self.layout.found(path))
+        return measured and measured["scorers"]
 
     def existing(self, path: Path) -> Path:
         """`path`, noted as read with its sha256; raises `UserError` where there is none, or another

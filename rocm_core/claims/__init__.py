@@ -5,4 +5,4 @@ A claim finds the comparisons it rests on; a rule turns their outcomes into a ve
 
 from rocm_core.claims._assumed import derive, seconds_per_pass
 from rocm_core.claims.ledger import CLAIMS, Ledger, make
-from rocm_core.claims.rehearsal import REHEARSALS, Prospect, prospects
+from rocm_core.claims.rehearsal import Prospect, prospects

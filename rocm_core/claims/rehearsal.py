@@ -239,6 +239,9 @@ class _Drawn(Results):
         """Something: only table 1, of which no number counts, asks."""
         return pd.Series([0.0, 1.0])
 
+    def change(self, reward: str, method: str, metric: str) -> None:
+        """Nothing: only table 1 asks."""
+
     def seeds(self, reward: str, method: str) -> int | None:
         """All, and so for table 1."""
         return len(self.config.seeds) if self.models[method].cell else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from rocm_core.analysis import (
     Comparison,
+    Source,
     average_deviation,
     compare_differences,
     compare_seeds,
@@ -434,7 +435,7 @@ def _tuning(e: Evidence, reward: str, tries: tuple[list[str], list[str]]) -> Com
 def gradient_variance(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
         compared = [e.results.models[method] for method in e.results.compared_gradients(reward)]
-        whole = [s for s in compared if s.is_rocm and not {"truncate", "stop_input"} & {*s.swept}]
+        whole = [s for s in compared if s.is_rocm and not _is_truncated(s)]
         for ours, ppo in itertools.product(whole, (s for s in compared if s.algorithm == "ppo")):
             for weights in ("", ours.method, ppo.method):
                 where = f"the end of {weights}" if weights else "the start"
@@ -445,6 +446,11 @@ def gradient_variance(e: Evidence) -> Iterator[Part]:
                     *(e, reward, weights, ours.method, ppo.method),
                     unit=SHARE,
                 )
+
+
+def _is_truncated(source: Source) -> bool:
+    settings = source.cell and source.cell.settings
+    return any(getattr(settings, name, None) for name in ("truncate", "stop_input"))
 
 
 def _signal(e: Evidence, reward: str, weights: str, ours: str, ppo: str) -> Comparison:

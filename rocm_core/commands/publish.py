@@ -50,6 +50,7 @@ def publish(
         for source in results.trained
         if any(fnmatch.fnmatchcase(source.name, pattern) for pattern in cells)
         and results.layout.cell(source.name).manifest.exists()
+        and results.lora(source).exists()  # which stop_by chooses after the training
     ]
     if not chosen:
         raise UserError(

@@ -58,7 +58,8 @@ def main() -> None:
     folder = arguments.to or files.shards
     if folder is None:
         raise UserError("name a folder with --to, or `shards` in the configuration")
-    publish(Results(config, files.layout), folder, files if folder == files.shards else None)
+    is_shards = files.shards is not None and folder.resolve() == files.shards.resolve()
+    publish(Results(config, files.layout), folder, files if is_shards else None)
     print(f"{folder}/report.html")
 
 

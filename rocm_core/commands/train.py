@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from rocm_core.errors import UserError, run
-from rocm_core.grid import load_config, make_grid
+from rocm_core.grid import Artefacts, load_config, make_grid, searched, standardised
 from rocm_core.jobs import Progress
 from rocm_core.plugins import did_you_mean
 from rocm_core.prompts import make_prompts
@@ -30,6 +30,11 @@ def main() -> None:
     from rocm_core.training import train
 
     settings = cells[args.cell].settings
+    if searched(settings) or standardised(settings):
+        raise UserError(
+            f"--cell: {args.cell} needs what a search chooses, or how the base scores: train it by"
+            f" `snakemake {Artefacts(config).layout.cell(args.cell).lora}`"
+        )
     train(
         settings,
         make_prompts(config.prompts[settings.prompts]),

@@ -54,10 +54,13 @@ def _look(files: Artefacts, cell: str, settings: TrainingSettings) -> Training:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         spent = float(json.loads(manifest.read_text(encoding="utf-8"))["job_seconds"])
         return Training(cell, settings, FINISHED, settings.iterations, spent)
-    folders = [*(files.layout.states / cell).glob("*/")]
-    if not folders:
+    changed: dict[Path, float] = {}
+    for one in (files.layout.states / cell).glob("*/"):
+        with contextlib.suppress(FileNotFoundError):  # removed in between, as it has finished
+            changed[one] = one.stat().st_mtime
+    if not changed:
         return Training(cell, settings)
-    folder = max(folders, key=lambda folder: folder.stat().st_mtime)
+    folder = max(changed, key=changed.__getitem__)
     processes = max(1, files.config.resources.gpus)
     spent = sum(attempt.get("seconds", 0.0) for attempt in _attempts(folder / "attempts.json"))
     state, place = STOPPED, ""

@@ -16,7 +16,7 @@ from rocm_core.errors import UserError
 from rocm_core.evaluation.images import iterate_images, save_png
 from rocm_core.evaluation.job import pick_device, plain_paths, write_job_manifest
 from rocm_core.evaluation.scores import Sample, score, write_scores
-from rocm_core.policies import load_lora, load_policy, scale_lora
+from rocm_core.policies import Policy, load_lora, load_policy, scale_lora
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import hash_inputs
 from rocm_core.rewards import load_reward
@@ -39,8 +39,7 @@ def score_snapshots(
     rewards = {name: load_reward(name, path, device) for name, path in scorers.items()}
     found: dict[int, dict[str, list[float]]] = {}
     for step, file in _files_of(snapshots, prompts).items():
-        if file:
-            load_lora(policy.network, file, policy.denoiser.lora_name)
+        _take(policy, file, settings)
         found[step] = {name: [] for name in rewards}
         for batch, images, _ in iterate_images(policy, prompts, settings.seed, settings.batch_size):
             for name, reward in rewards.items():
@@ -58,6 +57,14 @@ def _files_of(snapshots: Path, prompts: Sequence[Prompt]) -> dict[int, Path | No
     if not steps or not prompts:
         raise UserError(f"{snapshots} holds no snapshot to evaluate, or there is no prompt")
     return {0: None} | {step: snapshots / f"step-{step}.safetensors" for step in steps}
+
+
+def _take(policy: Policy, snapshot: Path | None, settings: GenerationSettings) -> None:
+    """Give a policy a snapshot's adapter, as strong as its images are to be made; None: leave it
+    the base."""
+    if snapshot:
+        load_lora(policy.network, snapshot, policy.denoiser.lora_name)
+        scale_lora(policy.network, settings.lora_scale)
 
 
 def evaluate_snapshots(
@@ -86,9 +93,7 @@ def evaluate_snapshots(
     policy = load_policy(settings, pick_device())
     samples, rows = [], []
     for step, file in tqdm(files.items(), desc="generation", unit="snapshot", disable=None):
-        if file:
-            load_lora(policy.network, file, policy.denoiser.lora_name)
-            scale_lora(policy.network, settings.lora_scale)
+        _take(policy, file, settings)
         folder = output / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
         for batch, images, trajectory in iterate_images(

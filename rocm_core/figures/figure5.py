@@ -69,7 +69,7 @@ def make(results: Results) -> style.Drawing:
 
 
 def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
-    """`data` of each method of a reward; methods without a finished training are left out."""
+    """`data` of each method of a reward; methods of which nothing is known yet are left out."""
     curves = {}
     for method in results.methods(reward):
         histories = [_history(results, source) for source in results.sources(reward, method)]
@@ -80,14 +80,12 @@ def _curves(results: Results, reward: str) -> dict[str, pd.DataFrame]:
 
 
 def _history(results: Results, source: Source) -> pd.DataFrame | None:
-    columns = ["step", "reward", "training_seconds", "reward_queries"]
+    columns = ["step", "reward", "training_seconds"]
     frame = results.history(source, columns, unfinished=True)
     manifest = results.manifests.get(source.name)
     if frame is None or frame.empty or source.cell is None:
         return None
-    settings = source.cell.settings
-    images = settings.batch_size * settings.accumulation_steps  # of a process, in an iteration
-    processes = frame["reward_queries"].iloc[0] / images
+    processes = max(1, results.config.resources.gpus)
     if manifest is not None:
         processes = manifest.get("processes", 1)
     return frame.assign(training_seconds=frame["training_seconds"] * processes)

@@ -44,4 +44,4 @@ from rocm_core.grid.methods import METHODS, POLICIES, Method, name_of, parse_met
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle
 from rocm_core.grid.snapshots import snapshot_steps, state_settings
-from rocm_core.grid.used import gating, listed, rewarding, standardised, used_scorers
+from rocm_core.grid.used import gating, listed, standardised, used_scorers

@@ -2,17 +2,11 @@
 
 from dataclasses import astuple, dataclass, replace
 
-from rocm_core.configuration import Config, Search, TrainingSettings
+from rocm_core.configuration import Config, GenerationSettings, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
-from rocm_core.grid.cells import Cell
 from rocm_core.grid.chains import chain_of, ends_without_noise
 from rocm_core.grid.costs import STABLE_DIFFUSION, Costs, costs_of
-from rocm_core.grid.evaluation import (
-    generation_settings,
-    sample_sets,
-    scaled_sets,
-    snapshot_prompts,
-)
+from rocm_core.grid.evaluation import sample_sets, scaled_sets, snapshot_prompts
 from rocm_core.grid.gradients import measured_steps
 from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.grid.used import gating
@@ -53,7 +47,7 @@ class Work:
 
 
 def images_per_iteration(settings: TrainingSettings) -> int:
-    """Reward queries of an iteration of one process."""
+    """Images of an iteration of one process; some algorithms score them several times."""
     return settings.batch_size * settings.accumulation_steps
 
 
@@ -164,7 +158,7 @@ def budget_of(config: Config) -> Budget:
         kept = snapshot_steps(cell.settings)
         bytes_per_rank = own.bytes_per_rank if (own := costs[policy]) else 0.0
         lora += (1 + len(kept)) * _rank(cell.settings) * bytes_per_rank
-        drawing = _drawing(config, cell, cell.settings.inference_steps)
+        drawing = _drawing(config, files.generation(name))
         if choosers := files.choosers(name):
             steps, most = len(kept) + 1, config.snapshots.stop_prompts
             prompts = min(most, known.get(cell.settings.prompts) or most)
@@ -172,7 +166,9 @@ def budget_of(config: Config) -> Budget:
             add("images and scores", policy, scored * (steps * prompts))
         compared = files.gradients(name)
         for settings in compared.values():
-            passes = training_work(config, settings, rounds=rounds)
+            # As `scatter` takes them: without the divergence, where that is a part of its own.
+            free = {"divergence": "none"} if settings.regularises else {}
+            passes = training_work(config, settings.model_copy(update=free), rounds=rounds)
             measured = config.gradients.images * len(measured_steps(cell, [*compared]))
             add("images and scores", policy, passes * measured)
         if name in files.evaluated():
@@ -180,40 +176,33 @@ def budget_of(config: Config) -> Budget:
             count = len(kept) * snapshot_prompts(config)
             add("images and scores", policy, drawing * count)
             keep(policy, count)
-    for source in files.sources.values():
-        policy = _policy(source)
-        drawn = [
+    for name, source in files.sources.items():
+        sets: list[tuple[str, int | str]] = [
             *sample_sets(config, files.evaluation_sets, source),
-            *(
-                (name, generation_settings(config, source, at).inference_steps)
-                for name, at in scaled_sets(config, source)
-            ),
+            *scaled_sets(config, source),
         ]
-        for name, steps in drawn:
-            add("images and scores", policy, _drawing(config, source, steps) * sizes[name])
-            keep(policy, sizes[name])
+        for prompt_set, drawn in sets:
+            images_of = files.generation(name, drawn)
+            drawing = _drawing(config, images_of) * sizes[prompt_set]
+            add("images and scores", images_of.policy, drawing)
+            keep(images_of.policy, sizes[prompt_set])
     for policy, prompt_set, scorers in files.measured_bases().values():
-        drawing = _drawing(config, policy, files.generation(f"base-{policy}").inference_steps)
-        count = known.get(prompt_set) or UNKNOWN_PROMPTS
-        add("images and scores", policy, replace(drawing, scored=len(scorers)) * count)
+        drawing = _drawing(config, files.generation(f"base-{policy}"))
+        add("images and scores", policy, replace(drawing, scored=len(scorers)) * sizes[prompt_set])
     for run in {run.key: run for run in files.base_runs.values()}.values():
         one = next(iter(run.settings.values()))
-        drawing = _drawing(config, run.policy, one.inference_steps)
+        drawing = _drawing(config, one)
         count = one.iterations * images_per_iteration(one)
         add("images and scores", run.policy, replace(drawing, scored=len(run.settings)) * count)
-    guessed = [name for name in files.evaluation_sets if known[name] is None]
+    counted = [*files.evaluation_sets, *(name for _, name, _ in files.measured_bases().values())]
+    guessed = [name for name in dict.fromkeys(counted) if known[name] is None]
     return Budget(work, teraflop, sorted(unpriced), images, image_bytes, lora, guessed)
 
 
-def _policy(source: Cell | str) -> str:
-    return source.settings.policy if isinstance(source, Cell) else source
-
-
-def _drawing(config: Config, source: Cell | str, steps: int) -> Work:
-    """The passes for an image that all metrics score."""
-    policy = _policy(source)
-    guided = _guided(config, policy, config.policies[policy].guidance_scale)
-    return Work(forward=steps * guided, decoded=1, scored=len(config.metrics))
+def _drawing(config: Config, drawn: GenerationSettings | TrainingSettings) -> Work:
+    """The passes for an image, drawn like this, that all metrics score."""
+    passes = drawn.inference_steps * _guided(config, drawn.policy, drawn.guidance_scale)
+    return Work(forward=passes, decoded=1, scored=len(config.metrics))
 
 
 def _rank(settings: TrainingSettings) -> float:

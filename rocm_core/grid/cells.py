@@ -157,9 +157,9 @@ def _combinations(layers: Layers, key: str) -> Iterator[dict[str, Any]]:
         raise UserError(
             f"{key}: {' and '.join(searched)} are searched together: give both the same iterations"
         )
-    for values in itertools.product(*(search["search"] for search in searched.values())):
-        if searched:
-            yield dict(zip(searched, values, strict=True)) | {"iterations": lengths.copy().pop()}
+    for iterations in lengths:  # the one, or none where nothing is searched
+        for values in itertools.product(*(search["search"] for search in searched.values())):
+            yield dict(zip(searched, values, strict=True)) | {"iterations": iterations}
 
 
 def spell(value: Any) -> str:

@@ -259,9 +259,9 @@ def read_list(path: str, column: str | None = None) -> list[Prompt]:
     return prompts
 
 
-def number(texts: Iterable[str], source: str, prefix: str = "") -> list[Prompt]:
+def number(texts: Iterable[str], source: str) -> list[Prompt]:
     """Prompts with consecutive numbers as ids."""
-    return [Prompt(f"{prefix}{index:05d}", text, source) for index, text in enumerate(texts)]
+    return [Prompt(f"{index:05d}", text, source) for index, text in enumerate(texts)]
 
 
 def normalise(text: str) -> str:

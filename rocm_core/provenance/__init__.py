@@ -24,6 +24,7 @@ from rocm_core.provenance.files import (
     files_in,
     folder_digest,
     listed_hashes,
+    read_entry,
     read_listing,
     record_beside,
     record_of,

@@ -189,6 +189,14 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
+def read_entry(path: Path, key: str) -> Any:
+    """What a JSON file has under a key; raises `UserError` where it cannot be read or has none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} has no {key!r} ({error}): make it again") from None
+
+
 class CellFiles:
     """What a training leaves: the final LoRA, its history, its manifest and its snapshots; what
     `stop_by` chose among these; and how far gradients scatter at its weights."""

@@ -18,17 +18,8 @@ from rocm_core.provenance.files import walk
 SKIPPED = frozenset(
     f"rocm_core{name}"
     for name in (
-        *(
-            "",
-            ".errors",
-            ".reading",
-            ".plugins",
-            ".configuration",
-            ".provenance",
-            ".jobs",
-            ".commands",
-        ),
-        ".weights",
+        *("", ".errors", ".reading", ".plugins", ".configuration"),
+        *(".provenance", ".jobs", ".commands", ".weights"),
     )
 )
 

@@ -4,6 +4,7 @@ Rewards differ more between prompts than a training changes them, so that the cu
 rewards follows the prompts that it happens to draw. Less the base's, they do not.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from rocm_core.algorithms import with_shared_start
 from rocm_core.configuration import TrainingSettings
+from rocm_core.errors import UserError
 from rocm_core.grid import Standards
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import hash_inputs, record_beside, write_csv, write_manifest
@@ -35,7 +37,7 @@ def score_base(
 
     settings: {reward: those of a training on it}, which differ in nothing else. pairs: two images
     each start from the same noise. inputs: the files that all this is made from. Raises `UserError`
-    as `Trainer` does.
+    as `Trainer` does, and for a score that is not finite.
     """
     from accelerate import Accelerator
 
@@ -55,7 +57,10 @@ def score_base(
             for reward, run in runs.items():
                 run.reward.progress = (step - 1) / run.settings.iterations
                 scores[reward].append(run.reward.score(images, batch.prompts).float())
-        rows += [(step, reward, float(torch.cat(parts).mean())) for reward, parts in scores.items()]
+        for reward, parts in scores.items():
+            rows.append((step, reward, mean := float(torch.cat(parts).mean())))
+            if not math.isfinite(mean):
+                raise UserError(f"{reward} gives a score that is not finite: check its weights")
     write_csv(output, COLUMNS, rows)
     on_gpu = accelerator.device.type == "cuda"
     write_manifest(

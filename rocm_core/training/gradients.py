@@ -8,6 +8,7 @@ number of images at which noise and signal are equal, the simple noise scale of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rocm_core.configuration import Search, TrainingSettings
+from rocm_core.errors import UserError
 from rocm_core.grid import Standards
 from rocm_core.plugins import facts
 from rocm_core.prompts import Prompt
@@ -132,7 +134,7 @@ def measure_gradients(
     """Write `COLUMNS` of every method's gradient, and a manifest beside it.
 
     steps: at which iteration, of "start", of any training, and "end", with the `lora` of one's end.
-    inputs: the files that all this is made from.
+    inputs: the files that all this is made from. Raises `UserError` for one that is not finite.
     """
     from accelerate import Accelerator
 
@@ -150,6 +152,11 @@ def measure_gradients(
                 accelerator=accelerator,
                 standards=standards,
             )
+            if not all(map(math.isfinite, estimates)):
+                raise UserError(
+                    f"{at}: the gradient of {name} is not finite: lower learning_rate, or check"
+                    " what its reward gives"
+                )
             rows.append([at, name, images, *estimates])
             print(f"{at}, {name}: |G|² {estimates[0]:.4g}, variance {estimates[1]:.4g}", flush=True)
     write_csv(output, COLUMNS, rows)

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rocm_core.errors import UserError
+from rocm_core.plugins import require_known
 from rocm_core.provenance import LOCK, digest_of, files_in, sha256_file, write_json
 from rocm_core.weights.catalogue import (
     FOLDER,
@@ -39,6 +40,7 @@ def fetch(path: str, endpoint: str | None = None, mirror: str | Path | None = No
     endpoint: of the hub or of a mirror of it. mirror: a folder with the layout of weights/ to read
     instead, which is trusted. Raises `UserError`.
     """
+    require_known(path, table(), "the table of weights")
     file, locked = table()[path], read_lock().get(path, {})
     with _exclusive(path):
         if Path(path).is_file():

@@ -138,3 +138,8 @@ def test_one_cell_is_trained_without_snakemake_and_an_unknown_one_is_named(monke
     settings, prompts, output = called["a"]
     assert (settings.reward, settings.divergence, str(output)) == ("hpsv2", "kl", "/nowhere")
     assert len(prompts) == 2048 and str(called["k"]["progress"].files.folder) == "/nowhere.run"
+    for config, cell in (("shapes", "hpsv2/rocm-kl"), ("contest", "cautious/rocm-none")):
+        words[2] = f"config/{config}.yaml"
+        monkeypatch.setattr("sys.argv", [*words, f"{cell}/seed-0"])
+        with pytest.raises(UserError, match=f"snakemake results/{config}/cells/{cell}/seed-0/"):
+            command.main()

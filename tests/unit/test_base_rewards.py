@@ -6,6 +6,7 @@ import pytest
 import tiny
 from synthetic import make_wide_config, write_results
 
+import rocm_core.training.trainer
 from rocm_core.analysis import Results, curves
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, base_runs, make_grid
@@ -25,6 +26,17 @@ def trained(settings, steps):
 
     run = Trainer(settings, tiny.PROMPTS, "", Accelerator())
     return [run.iterate(step)["reward"] for step in range(1, steps + 1)]
+
+
+def test_a_score_of_the_base_that_is_not_finite_ends_the_job(model, monkeypatch, tmp_path):
+    class Broken(tiny.Brightness):
+        def score(self, images, prompts):
+            return super().score(images, prompts) * float("nan")
+
+    monkeypatch.setattr(rocm_core.training.trainer, "load_reward", lambda *_: Broken())
+    with pytest.raises(UserError, match="brightness gives a score that is not finite"):
+        scored(tiny.settings(model=model, divergence="none", beta=0.0), tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,15 @@ def test_worse_than_the_base_still_is_a_snapshot():
     assert choose_snapshot({0: {"a": [1.0]}, 5: {"a": [0.5]}, 9: {"a": [0.2]}})["chosen"] == 5
 
 
-def test_snapshots_are_scored_as_they_are_evaluated(model, monkeypatch, tmp_path):
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_snapshots_are_scored_as_they_are_evaluated(model, monkeypatch, tmp_path, scale):
     for step, size in ((2, 0.1), (4, 0.5)):
         policy = tiny.load_policy("consistency", model, 4, 3.0)
         add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
         tiny.perturb(policy.network, size)
         save_lora(tmp_path / f"snapshots/step-{step}.safetensors", policy.network)
     given = (
-        tiny.generation_settings(model=model),
+        tiny.generation_settings(model=model, lora_scale=scale),
         {"jpeg-compressibility": None, "drifting-hue": None},
         tiny.PROMPTS,
         tmp_path / "snapshots",

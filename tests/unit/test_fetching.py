@@ -57,6 +57,11 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def test_a_file_that_the_table_lacks_is_named():
+    with pytest.raises(UserError, match="the table of weights: 'weights/typo' is unknown"):
+        fetch("weights/typo")
+
+
 def lock() -> dict:
     return json.loads(Path("weights.lock").read_text())
 

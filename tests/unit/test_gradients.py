@@ -9,6 +9,7 @@ import tiny
 import torch
 from synthetic import make_config, make_wide_config, write_results
 
+import rocm_core.training.trainer
 from rocm_core.analysis import Results
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._verdict import CONFIRMED, NOT_TESTED, decide
@@ -152,6 +153,21 @@ def test_a_pair_counts_as_two_images_and_weights_stay_as_they_are(model, reward,
         *itertools.product(("start", "end"), methods)
     ]
     assert all(float(row["variance"]) > 0 and row["images"] == "8" for row in rows)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_job(model, reward, monkeypatch, tmp_path):
+    class Broken(tiny.Brightness):
+        def score(self, images, prompts):
+            return (images.sum((1, 2, 3)) - images.sum((1, 2, 3))).sqrt()  # 0, of slope 0 / 0
+
+    _, settings, lora = trained(model, tmp_path)
+    monkeypatch.setattr(rocm_core.training.trainer, "load_reward", lambda *_: Broken())
+    output = tmp_path / "gradients.csv"
+    with pytest.raises(UserError, match="start: the gradient of rocm-none is not finite"):
+        measure_gradients(
+            {"rocm-none": settings}, tiny.PROMPTS, 8, 4, {"start": 1}, lora, output, "f00d"
+        )
+    assert not output.exists()
 
 
 GRADIENTS = {"methods": ["rocm-none", "rlcm"]}

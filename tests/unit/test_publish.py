@@ -189,6 +189,15 @@ def adapt(policy, size):
     return policy
 
 
+def test_a_cell_of_which_no_snapshot_is_chosen_yet_is_not_finished(tmp_path):
+    config = make_config(methods={"rocm-none": {"stop_by": "clipscore"}, "rocm-kl": {"beta": 0.1}})
+    write_results(tmp_path, config, {})
+    for cell in ("rocm-kl", "rocm-none"):
+        (tmp_path / f"cells/hpsv2/{cell}/seed-0/lora.safetensors").write_bytes(b"a LoRA")
+    published = publish(config, tmp_path, ["hpsv2/*"], cards=True)
+    assert [folder.name for folder in published] == ["hpsv2--rocm-kl--seed-0"]
+
+
 def test_cards_alone_copy_nothing_and_a_pattern_that_fits_nothing_is_refused(finished):
     config, root = finished
     (folder,) = publish(config, root, ["hpsv2/rocm-none/*"], cards=True)

@@ -63,6 +63,7 @@ REASONS = {
         "hash_inputs": "records what is read, and refuses files that are not their manifests'",
         "files_in": "lists the files of a world that was made",
         "located": "where a file is whose content is in the params of the jobs that use it",
+        "read_entry": "reads an input as it stands, which the manifest lists",
         "record_beside": "as Layout",
         "stands": "whether a job was done already: by these settings, code, weights and inputs",
         "sha256_file": "lists the files of a world that was made",

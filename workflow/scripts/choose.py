@@ -7,7 +7,7 @@ from pathlib import Path
 from rocm_core.analysis import Trained, choose
 from rocm_core.configuration import Ensemble
 from rocm_core.errors import run
-from rocm_core.provenance import hash_inputs, record_beside, write_json, write_manifest
+from rocm_core.provenance import hash_inputs, read_entry, record_beside, write_json, write_manifest
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         args.trained["reward"],
         args.trained["used"],
         ensemble and Ensemble.from_dict(ensemble),
-        args.standards and json.loads(args.standards.read_text(encoding="utf-8"))["scorers"],
+        args.standards and read_entry(args.standards, "scorers"),
     )
     trials = list(zip(args.tried, args.scores, strict=True))
     write_json(args.output, choose(trained, trials, args.base))

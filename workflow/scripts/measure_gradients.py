@@ -7,6 +7,7 @@ from pathlib import Path
 from rocm_core.algorithms import load_settings
 from rocm_core.errors import run
 from rocm_core.prompts import read_prompts
+from rocm_core.provenance import read_entry
 from rocm_core.training import measure_gradients
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--fingerprint", required=True, help="of the code, for the manifest")
     args = parser.parse_args()
-    standards = json.loads(args.standards.read_text(encoding="utf-8")) if args.standards else {}
+    standards = read_entry(args.standards, "scorers") if args.standards else None
     methods = args.settings["methods"].items()
     measure_gradients(
         {name: load_settings(settings) for name, settings in methods},
@@ -36,7 +37,7 @@ def main() -> None:
         args.output,
         args.fingerprint,
         [args.prompts, *filter(None, [args.standards])],
-        standards.get("scorers"),
+        standards,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rocm_core.algorithms import load_settings
 from rocm_core.errors import run
 from rocm_core.prompts import read_prompts
+from rocm_core.provenance import read_entry
 from rocm_core.training import score_base
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     measured: dict[str, dict[str, float]] = {}
     for file in args.standards:
-        measured |= json.loads(file.read_text(encoding="utf-8"))["scorers"]
+        measured |= read_entry(file, "scorers")
     score_base(
         {reward: load_settings(own) for reward, own in args.settings["runs"].items()},
         read_prompts(args.prompts),

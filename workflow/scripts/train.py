@@ -9,6 +9,7 @@ from rocm_core.configuration import ProgressSettings
 from rocm_core.errors import run
 from rocm_core.jobs import Progress
 from rocm_core.prompts import read_prompts
+from rocm_core.provenance import read_entry
 from rocm_core.training import train
 
 
@@ -30,8 +31,8 @@ def main() -> None:
     parser.add_argument("--terminal", type=int, help="file descriptor for progress beside stderr")
     args = parser.parse_args()
     shown = ProgressSettings.from_dict(args.progress)
-    chosen = json.loads(args.choice.read_text(encoding="utf-8"))["chosen"] if args.choice else {}
-    standards = json.loads(args.standards.read_text(encoding="utf-8")) if args.standards else {}
+    chosen = read_entry(args.choice, "chosen") if args.choice else {}
+    standards = read_entry(args.standards, "scorers") if args.standards else None
     train(
         load_settings(args.settings),
         read_prompts(args.prompts),
@@ -42,7 +43,7 @@ def main() -> None:
         args.keep_state,
         chosen,
         [args.prompts, *filter(None, [args.choice, args.standards])],
-        standards=standards.get("scorers"),
+        standards=standards,
         progress=Progress(
             shown,
             args.run or args.output.with_name(f"{args.output.name}.run"),
