@@ -271,7 +271,7 @@ class Results:
     def outcomes(self) -> list[dict[str, Any]] | None:
         """What the raters of the user study said, one entry per comparison and question: the fields
         of `rocm_core.study.aggregate.Outcome.flat`. None before votes are aggregated."""
-        path = self.layout.study.results
+        path = self.layout.outcomes
         if not path.exists():
             return None
         return self.entries(path, "outcomes", "a study's results", "aggregate the votes again")
@@ -280,7 +280,7 @@ class Results:
     def comparisons(self) -> list[tuple[str, str]]:
         """What the user study compares: pairs of models. A name that stands for the best of several
         is that of the chosen one, once votes are aggregated."""
-        study, path = self.config.study, self.layout.study.results
+        study, path = self.config.study, self.layout.outcomes
         said = self._read_manifest(path) if path.exists() else {}
         try:
             models = {

@@ -20,7 +20,7 @@ def publish(results: Results, folder: Path, files: Artefacts | None = None) -> N
     the run is missing.
     """
     layout, config = results.layout, results.config
-    drawn = [(k, n) for k in ("table", "figure") for n in offered(f"{k}s", config, layout.sharded)]
+    drawn = [(k, n) for k in ("table", "figure") for n in offered(f"{k}s", config, layout)]
     pages = [layout.rendered(kind, name) for kind, name in [("claims", ""), *drawn]]
     pages += [[layout.scorer_agreement]] if files and layout.scorer_agreement.exists() else []
     records = [record_beside(files_of[0]) for files_of in pages] if files else []

@@ -2,7 +2,8 @@
 
 `python -m rocm_core.commands.shards --configfile config/shapes.yaml`, or `make shards`, copies the
 histories, scores, read-outs and manifests of finished cells and bases into the folder `shards` of
-the configuration, with the prompts and what searches chose. Only what `verify` passes is taken.
+the configuration, with the prompts, what searches chose and what a user study's votes say. Only
+what `verify` passes is taken.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 from rocm_core.commands.verify import examine, read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Artefacts, load_config, made_results
+from rocm_core.grid import Artefacts, load_config, made_results, made_study
 from rocm_core.provenance import (
     Made,
     atomic_write,
@@ -23,8 +24,11 @@ from rocm_core.provenance import (
     digest_of,
     left_out,
     read_manifest,
+    record_beside,
     sealed,
 )
+
+_OF_PEOPLE = ("key.json", "votes.jsonl")
 
 
 def save(
@@ -47,6 +51,8 @@ def save(
     results = [*made_results(files, prompts)]
     found, _ = examine([(one, False) for one in results])
     shared = [one for one in results if not one.source and not found[one.manifest]]
+    said = [one for one in made_study(files) if one.outputs[0] == files.layout.study.results]
+    shared += [one for one in said if not any(examine([(one, False)])[0].values())]
     makers = {file: one for one in results for file in one.outputs}
     taken: dict[str, int] = {}
     unfinished, refused = [], {}
@@ -105,7 +111,8 @@ def write(file: Path, content: bytes) -> None:
 
 def moved(files: Artefacts, manifest: Path) -> bytes:
     """A manifest of the results as it is to stand among the shards: what was read from them, where
-    they are. Images of snapshots, of which nothing else is made, have one digest for all."""
+    they are. Images of snapshots, of which nothing else is made, have one digest for all; so have
+    the votes of a user study and its key, which are not for all to read."""
     content = manifest.read_bytes()
     said: dict[str, Any] = json.loads(content)
     changed = said | {"inputs": _renamed(files, manifest.parent, said["inputs"])}
@@ -113,6 +120,10 @@ def moved(files: Artefacts, manifest: Path) -> bytes:
     if manifest.parent.name == "snapshots" and images:
         changed["outputs"] = {k: sha for k, sha in said["outputs"].items() if k not in images}
         changed["left_out"] = digest_of(images)
+    people = {name: sha for name, sha in said["inputs"].items() if name in _OF_PEOPLE}
+    if manifest == record_beside(files.layout.study.results) and people:
+        changed["inputs"] = {k: sha for k, sha in changed["inputs"].items() if k not in people}
+        changed["left_out"] = digest_of(people)
     if changed == said:
         return content
     return (json.dumps(sealed(changed), indent=1) + "\n").encode()

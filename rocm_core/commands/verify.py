@@ -26,6 +26,7 @@ from rocm_core.grid import (
 )
 from rocm_core.prompts import Prompt, normalise, prompt_count, read_prompts
 from rocm_core.provenance import (
+    Layout,
     Made,
     check_manifest,
     damage,
@@ -117,7 +118,9 @@ def _of_shards(
     """What shards must hold: all that can be made and, once the claims are published, drawn without
     images; where the results are here, too, only what there is anything of."""
     config, published = files.config, files.layout.rendered("claims")[0].exists()
-    pictures = {*offered("figures", config)} - {*offered("figures", config, files.cells)}
+    root = files.layout.root
+    without_images = offered("figures", config, Layout(root, root, files.cells))
+    pictures = {*offered("figures", config, files.layout)} - {*without_images}
 
     def is_there(one: Made) -> bool:
         if one.source:

@@ -348,10 +348,8 @@ class Artefacts:
 
     def rendered(self) -> list[tuple[str, str]]:
         """(kind, name) of every table and figure that there is data for, the claims, the report."""
-        sharded = self.layout.sharded
-        drawn = [
-            (k, n) for k in ("table", "figure") for n in offered(f"{k}s", self.config, sharded)
-        ]
+        kinds = ("table", "figure")
+        drawn = [(k, n) for k in kinds for n in offered(f"{k}s", self.config, self.layout)]
         return [*drawn, ("claims", "claims"), ("report", "report")]
 
     def measured_bases(self) -> dict[Path, tuple[str, str, tuple[str, ...]]]:

@@ -65,8 +65,9 @@ def made_study(files: Artefacts) -> Iterator[Made]:
         code = study_code("build")
         yield Made(record_beside(study.key), config.to_dict(), code, [study.key], None)
     if config and study.results.exists():
-        results, inputs = [study.results, study.table], [study.key, study.votes]
-        code = study_code("aggregate")
+        results, code = [study.results, study.table], study_code("aggregate")
+        # Shards have what the votes say, not who said it.
+        inputs = [study.key, study.votes] if study.votes.exists() else None
         yield Made(record_beside(study.results), {}, code, results, inputs)
 
 

@@ -1,21 +1,22 @@
 """What a configuration has the data for: the needs that tables and figures declare."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError
 from rocm_core.grid.cells import Cell, make_grid
 from rocm_core.grid.evaluation import evaluation_sets, inference_steps, lora_scales
 from rocm_core.plugins import did_you_mean, facts, names
+from rocm_core.provenance import Layout
 
 
-def offered(kind: str, config: Config, sharded: Collection[str] = ()) -> list[str]:
+def offered(kind: str, config: Config, layout: Layout | None = None) -> list[str]:
     """The tables or figures whose `NEEDS` a configuration meets, in the order of the report.
 
-    sharded: the cells and bases that shards stand for, which have no images. Raises `UserError`
-    where a module declares a need that does not exist.
+    layout: where its results are, by default in its own folder; what shards stand for has no
+    images. Raises `UserError` where a module declares a need that does not exist.
     """
-    met, place = _needs(config, sharded), {}
+    met, place = _needs(config, layout or Layout(config.root)), {}
     for name in names(kind):
         declared = facts(kind, name)
         for need in declared["NEEDS"]:
@@ -27,7 +28,7 @@ def offered(kind: str, config: Config, sharded: Collection[str] = ()) -> list[st
     return sorted(place, key=lambda name: place[name])
 
 
-def _needs(config: Config, sharded: Collection[str]) -> dict[str, bool]:
+def _needs(config: Config, layout: Layout) -> dict[str, bool]:
     """Whether a configuration has what a table or figure may need, by the name of the need."""
     cells = make_grid(config)
     settings = [cell.settings for cell in cells]
@@ -46,12 +47,12 @@ def _needs(config: Config, sharded: Collection[str]) -> dict[str, bool]:
         "snapshots": evaluated and any(one.snapshot_every for one in settings),
         "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
         "gradients": len(config.gradients.methods) > 1,
-        "images": any(cell.name not in sharded for cell in cells),
+        "images": any(cell.name not in layout.sharded for cell in cells),
         "gold": "gold" in config.metrics,
         "inference steps": len(set(inference_steps(config))) > 1,
         "LoRA scales": len(lora_scales(config)) > 1,
         "prompt sets": len(evaluation_sets(config, cells)) > 1,
-        "votes": config.study is not None and (config.root / "study" / "votes.jsonl").exists(),
+        "votes": config.study is not None and layout.has_votes,
     }
 
 

@@ -319,6 +319,16 @@ class Layout:
         copy = self.shards.root / path.relative_to(self.root)
         return copy if copy.exists() and not path.exists() else path
 
+    @property
+    def outcomes(self) -> Path:
+        """What the votes of the user study say; without votes here, what the shards have of it."""
+        return self.study.results if self.study.votes.exists() else self.found(self.study.results)
+
+    @property
+    def has_votes(self) -> bool:
+        """Whether there are votes, or shards of what they say."""
+        return self.study.votes.exists() or self.outcomes.exists()
+
     def prompts(self, name: str) -> Path:
         """A prompt set."""
         return self.root / "prompts" / f"{name}.jsonl"

@@ -96,7 +96,10 @@ def make(results: Results, *, with_trainings: bool = True) -> Report:
     )
     cells = _cells(results, with_trainings)
     side = next(side for most, side in _SIDES if len(cells) <= most)
-    shown = {name: load("tables", name).make(results) for name in offered("tables", results.config)}
+    shown = {
+        name: load("tables", name).make(results)
+        for name in offered("tables", results.config, results.layout)
+    }
     varying, shared = _varying(results)
     pictures = _pictures(results)
     verdicts = Counter(one["verdict"] for one in ledger)
@@ -170,7 +173,7 @@ def _pictures(results: Results) -> list[dict[str, Any]]:
     """Title, caption, files and inlined PNG of each figure in the results directory, and whether it
     shows images by models."""
     pictures = []
-    for name in offered("figures", results.config, results.layout.sharded):
+    for name in offered("figures", results.config, results.layout):
         path = results.layout.rendered("figure", name)[1]
         if not path.exists():
             if results.config.partial:

@@ -35,8 +35,16 @@ from rocm_core.commands.shards import save
 from rocm_core.commands.verify import verify
 from rocm_core.commands.watch import FINISHED, look
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, job_code, made_results, parse_config
-from rocm_core.provenance import digest_of, left_out, record_beside, sealed
+from rocm_core.grid import Artefacts, job_code, made_results, offered, parse_config, study_code
+from rocm_core.provenance import (
+    Layout,
+    digest_of,
+    hash_inputs,
+    left_out,
+    record_beside,
+    sealed,
+    write_manifest,
+)
 
 SEARCHED = {"rlcm": {"learning_rate": {"search": [1e-4, 1e-3], "iterations": 2}}}
 GRID = {key: CONFIG[key] for key in CONFIG if key != "study"}
@@ -102,6 +110,35 @@ def test_shards_hold_all_that_is_small_and_nothing_else(study):
     }
     assert problems(study) == []
     assert artefacts(study).layout.sharded == frozenset()  # what was made here stands for itself
+
+
+def test_what_people_voted_is_kept_but_not_who_said_it(study, tmp_path):
+    shutil.copytree(study / "run", tmp_path / "run")
+    asked = {"study": CONFIG["study"]}
+    config = configured(tmp_path, **asked)
+    assert "figure3" not in offered("figures", config, Layout(tmp_path / "run"))
+    files = Layout(tmp_path / "run").study
+    files.folder.mkdir()
+    for file in (files.key, files.votes, files.results, files.table):
+        file.write_text("{}")
+    write_manifest(
+        record_beside(files.results),
+        settings={},
+        code=study_code("aggregate"),
+        inputs=hash_inputs([files.key, files.votes]),
+        outputs=[files.results, files.table],
+    )
+    save(config, tmp_path / "run")
+    kept = {file.name for file in (tmp_path / "shards/study").iterdir()}
+    assert kept == {"results.json", "results.csv", "results.manifest.json"}
+    assert [line for line in problems(tmp_path, **asked) if "shards/study/" in line] == []
+    shutil.rmtree(tmp_path / "run")
+    layout = artefacts(tmp_path, **asked).layout
+    assert layout.outcomes == tmp_path / "shards/study/results.json"
+    assert "figure3" in offered("figures", config, layout)
+    assert [line for line in problems(tmp_path, **asked) if "/study/" in line] == []
+    layout.outcomes.write_text("[]")
+    assert any("study/results.json is not" in line for line in problems(tmp_path, **asked))
 
 
 def test_the_images_of_snapshots_have_one_digest_for_all(study):

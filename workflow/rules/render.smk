@@ -25,7 +25,7 @@ READS = {
     "images": main_scores("index.jsonl"),
     "times": samples("manifest.json", ["validation"]),
     "published curves": [*map(located, filter(None, [CONFIG.efficiency_overlay]))],
-    "votes": [LAYOUT.study.results],
+    "votes": [FILES.layout.outcomes],
 }
 with told():  # those that this configuration has the data for
     TABLES, FIGURES = (offered(k, CONFIG, FILES.layout.sharded) for k in ("tables", "figures"))
