@@ -116,6 +116,7 @@ def moved(files: Artefacts, manifest: Path) -> bytes:
     content = manifest.read_bytes()
     said: dict[str, Any] = json.loads(content)
     changed = said | {"inputs": _renamed(files, manifest.parent, said["inputs"])}
+    changed.pop("accepted", None)  # shards of other code are used as they are
     images = {name: sha for name, sha in said["outputs"].items() if left_out(name)}
     if manifest.parent.name == "snapshots" and images:
         changed["outputs"] = {k: sha for k, sha in said["outputs"].items() if k not in images}
