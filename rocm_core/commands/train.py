@@ -33,7 +33,7 @@ def main() -> None:
     if searched(settings) or standardised(settings):
         raise UserError(
             f"--cell: {args.cell} needs what a search chooses, or how the base scores: train it by"
-            f" `snakemake {Artefacts(config).layout.cell(args.cell).lora}`"
+            f" `snakemake {Artefacts(config).layout.live.cell(args.cell).lora}`"
         )
     train(
         settings,

@@ -28,7 +28,7 @@ READS = {
     "votes": [FILES.layout.outcomes],
 }
 with told():  # those that this configuration has the data for
-    TABLES, FIGURES = (offered(k, CONFIG, FILES.layout.sharded) for k in ("tables", "figures"))
+    TABLES, FIGURES = (offered(k, CONFIG, FILES.layout) for k in ("tables", "figures"))
 # What shows votes can be asked for before there are any, and then says so.
 OF_VOTES = [n for n in names("figures") if "votes" in facts("figures", n)["NEEDS"]]
 if CONFIG.partial and len(finished(STUDY_SAMPLES)) < len(STUDY_SAMPLES):
