@@ -258,6 +258,13 @@ def test_the_claim_is_decided_by_the_share_of_signal_over_seeds(tmp_path):
     assert without.verdict == NOT_TESTED and "gradients.methods" in without.reason
 
 
+def test_a_method_that_is_truncated_as_configured_is_not_the_papers(tmp_path):
+    config = make_wide_config(training={"stop_input": True})
+    write_results(tmp_path, config)
+    verdict = decide(gradient_variance, Evidence(Results(config, tmp_path)))
+    assert verdict.verdict == NOT_TESTED and not verdict.findings
+
+
 def test_the_table_names_what_is_missing(tmp_path):
     config = make_wide_config(partial=True)
     write_results(tmp_path, config)

@@ -293,6 +293,18 @@ def test_passes_are_those_that_the_study_counted():
         assert images * forward == row["total_nfe"]
 
 
+def test_a_budget_counts_images_as_they_are_drawn():
+    def work(**changes):
+        return budget_of(make_config(**changes)).work["images and scores"].forward
+
+    def trained_with(steps, prompts):
+        training = {"inference_steps": steps, "snapshot_every": 10}
+        drawn = {"snapshots": {"prompts": prompts}, "generation": {"inference_steps": 4}}
+        return work(training=training, **drawn)
+
+    assert trained_with(8, 0) == trained_with(2, 0) < trained_with(8, 8) == trained_with(2, 8)
+
+
 def test_a_budget_counts_gradients_and_what_the_base_is_scored_for():
     config = make_config(seeds=[0, 1], snapshots={"prompts": 0})
     asked = {"gradients": {"methods": ["rocm-none", "rocm-kl"]}, "base_rewards": True}

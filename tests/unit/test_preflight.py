@@ -63,6 +63,23 @@ def test_everything_is_tried_once(model, reward, tmp_path, monkeypatch):
     assert len(history.splitlines()) == 4
 
 
+def test_a_cell_that_the_bases_scores_gate_is_tried_before_they_are_measured(
+    model, reward, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rocm_core.evaluation.scores, "load_reward", lambda *_: reward)
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}\n" for i in range(4)))
+    gated = {
+        "policies": {"consistency": {"model": model, "steps": 3, "guidance_scale": 4.0}},
+        "scorers": {"clipscore": "nowhere", "blipscore": "nowhere"},
+        "methods": {"rocm-kl": {"beta": 0.1, "gate_by": "blipscore"}},
+    }
+    said: list[str] = []
+    assert preflight(parse_config(CONFIG | gated), said.append) == []
+    assert said[-1].startswith("clipscore/rocm-kl/seed-0: ")
+
+
 @pytest.mark.parametrize(
     ("resolution", "bases", "problem"),
     [

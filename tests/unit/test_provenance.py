@@ -20,6 +20,7 @@ from rocm_core.provenance import (
     hash_inputs,
     module_closure,
     package_versions,
+    read_entry,
     sealed,
     sha256_file,
     write_json,
@@ -73,6 +74,17 @@ def project(tmp_path):
 def fingerprint(root, *names):
     forget_code()
     return code_fingerprint(*(names or ["script.py"]), root=root)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"other": 1}'])
+def test_an_entry_that_a_file_lacks_is_named(tmp_path, content):
+    path = tmp_path / "choice.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"choice\.json has no 'chosen' .*: make it again"):
+        read_entry(path, "chosen")
+    path.write_text('{"chosen": {"beta": 1}}')
+    assert read_entry(path, "chosen") == {"beta": 1}
 
 
 def test_the_closure_follows_imports_wherever_they_stand(project):
