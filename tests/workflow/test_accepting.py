@@ -199,6 +199,15 @@ def test_prompts_are_made_again_before_their_code_is_accepted(finished: Checkout
     assert done.stderr.startswith("error: results/matrix/prompts/train.jsonl is not what the")
 
 
+def test_trainings_are_accepted_before_all_prompts_are_made(finished: Checkout) -> None:
+    for path in (finished.path / "results/matrix/prompts").glob("validation.*"):
+        path.unlink()
+    rename(finished)
+    said = accept(finished)
+    assert said.endswith("results/matrix: 6 artefacts accepted; `make verify` names them\n")
+    assert "train_cell" not in finished.jobs()
+
+
 def test_a_broken_record_of_what_was_accepted_is_named(finished: Checkout) -> None:
     for text in ("", "{", "[1]"):
         (finished.path / "results/matrix/accepted.json").write_text(text)
