@@ -12,10 +12,10 @@
 # make publish      a folder per finished LoRA with its card, ready for `hf upload`
 # make crate        a Workflow Run RO-Crate of what is finished
 # make docs         the pages of docs/ as a site, every link checked
-# make shards       keep what is finished as small files for git (docs/method.md, "A study over several days")
+# make shards       keep what is finished as small files for git (docs/reruns.md, "A study over several days")
 # make verify       check every artefact against the configuration
 # make accept       keep finished results over an update that changes code but no number;
-#                   ACCEPT=--dry-run lists them first (docs/method.md, "Keeping results over an update")
+#                   ACCEPT=--dry-run lists them first (docs/reruns.md, "Keeping results over an update")
 # make preflight    can this machine run config/paper.yaml?
 # make gate         what does the finished config/pilot.yaml say about starting the grid?
 # make judges       the environment of the published scorers

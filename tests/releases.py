@@ -1,6 +1,6 @@
 """The settings of the peers' releases beside ours: docs/releases.csv and the configurations.
 
-`python tests/releases.py` writes the table in docs/method.md again. `ours` in the CSV is an
+`python tests/releases.py` writes the table in docs/baselines.md again. `ours` in the CSV is an
 expression of a cell's settings; a value with three slashes is one for each of RLCM's tasks.
 """
 
@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT)]
 
 from rocm_core.grid import load_config, make_grid  # noqa: E402
 
-PAGE = ROOT / "docs/method.md"
+PAGE = ROOT / "docs/baselines.md"
 DATA = ROOT / "docs/releases.csv"
 BEGIN, END = "<!-- releases: python tests/releases.py -->\n", "<!-- end of releases -->\n"
 TASKS = ("aesthetic", "jpeg_compressibility", "jpeg_incompressibility", "alignment")
@@ -98,7 +98,7 @@ def _spell(value: Any) -> str:
 
 
 def page() -> str:
-    """docs/method.md with the table as it should be."""
+    """docs/baselines.md with the table as it should be."""
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"

@@ -52,7 +52,7 @@ def images_per_iteration(settings: TrainingSettings) -> int:
 
 
 def training_work(config: Config, settings: TrainingSettings, *, rounds: bool = True) -> Work:
-    """The passes for one image of a training (docs/method.md, "What they cost"). `rounds`: in
+    """The passes for one image of a training (docs/baselines.md, "What they cost"). `rounds`: in
     bfloat16, where means that are compared come from one pass of policy and reference."""
     work = _of_one_scorer(config, settings, rounds)
     scored = len(config.members(settings.reward)) * work.scored + len(gating(settings))

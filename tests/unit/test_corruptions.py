@@ -290,7 +290,7 @@ def test_a_run_that_was_moved_is_whole(run, tmp_path):
 
 
 def test_only_a_signature_could_find_hashes_that_are_all_rewritten(run):
-    """From an artefact up to the report: docs/method.md says so."""
+    """From an artefact up to the report: docs/reruns.md says so."""
     SCORE(run)
     changes = True
     while changes:
