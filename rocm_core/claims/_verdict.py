@@ -266,6 +266,10 @@ def _reason(verdict: str, findings: list[Finding]) -> str:
     if verdict not in (UNDECIDED, NOT_TESTED):
         return many
     gaps = list(dict.fromkeys(f.part.missing for f in findings if f.part.missing))
-    more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
-    why = f"{gaps[0]}{more}" if gaps else "an interval leaves it open"
+    why = first_of(gaps) if gaps else "an interval leaves it open"
     return "; ".join(filter(None, [why, many]))
+
+
+def first_of(gaps: list[str]) -> str:
+    """The first gap, and how many more there are."""
+    return f"{gaps[0]} and {len(gaps) - 1} more" if len(gaps) > 1 else gaps[0]

@@ -37,6 +37,7 @@ from rocm_core.claims._verdict import (
     Claim,
     Verdict,
     decide,
+    first_of,
 )
 from rocm_core.claims.ledger import CLAIMS
 from rocm_core.configuration import Config, Search
@@ -105,8 +106,7 @@ def _missing(verdict: Verdict) -> str | None:
         alike = [f if f.part.missing else replace(f, outcome=outcome) for f in verdict.findings]
         if verdict.claim.rule.decide(alike)[0] != expected:
             gaps = [*dict.fromkeys(f.part.missing for f in alike if f.part.missing)]
-            more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
-            return f"{gaps[0]}{more}" if gaps else f"needs {verdict.claim.needs}"
+            return first_of(gaps) if gaps else f"needs {verdict.claim.needs}"
     return None
 
 
