@@ -7,6 +7,7 @@ import shutil
 from html import unescape
 from html.parser import HTMLParser
 
+import glossary
 import pytest
 from markupsafe import escape
 from PIL import Image, PngImagePlugin
@@ -339,6 +340,10 @@ def test_files_beside_the_page_are_linked(finished, tmp_path):
     ):
         assert f'<a href="{file}">{name}</a>' in html
     assert "cells/hpsv2/rocm-none/seed-0/lora.safetensors" not in html
+
+
+def test_the_page_of_terms_is_up_to_date():
+    assert glossary.PAGE.read_text(encoding="utf-8") == glossary.page()
 
 
 def test_terms_are_explained_where_they_stand_and_in_one_list(finished):
