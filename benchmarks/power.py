@@ -16,7 +16,7 @@ from statistics import NormalDist, fmean
 import numpy as np
 
 from benchmarks.compare import RESULTS
-from rocm_core.analysis import GOLD, Results, average_deviation, seed_curves
+from rocm_core.analysis import GOLD, Results, average_deviation, seed_curves, settled
 from rocm_core.analysis.efficiency import reach
 from rocm_core.claims._evidence import Evidence, Undecidable, aligned
 from rocm_core.grid import load_config
@@ -74,13 +74,13 @@ def told(half: float) -> float:
 
 def cost_ratios(results: Results) -> Iterator[np.ndarray]:
     """Of every two trainings of a reward: the logarithm of one's reward queries by the other's
-    until the highest training reward that every seed of both reaches, by seed."""
+    until the highest training reward that every seed of both comes to, by seed."""
     for reward in results.rewards:
         curves = seed_curves(results, reward, results.methods(reward, sweeps=True))
         for one, other in combinations(curves.values(), 2):
             if min(len(one), len(other)) < 2:
                 continue
-            goal = min(curve["mean"].max() for curve in [*one, *other])
+            goal = min(map(settled, [*one, *other]))
             costs = [[reach(c, goal)["reward_queries"] for c in seeds] for seeds in (one, other)]
             yield np.log(costs[0]) - np.log(costs[1])
 

@@ -21,7 +21,9 @@ from rocm_core.analysis.efficiency import (
     compared_rewards,
     curves,
     reach,
+    rising,
     seed_curves,
+    settled,
     thinned,
     what_is_paid_for,
 )
@@ -49,5 +51,5 @@ from rocm_core.analysis.statistics import (
     percentile_interval,
     win_rate,
 )
-from rocm_core.analysis.sweeps import SweepPoint, sweep_points, verdicts
+from rocm_core.analysis.sweeps import ROCM_NONE, SweepPoint, sweep_points, unregularised, verdicts
 from rocm_core.analysis.templates import environment

@@ -127,6 +127,8 @@ def _summarise(
     difference, effect = _interval(mean, draws, prompts), None
     if isinstance(unit, float):
         effect = _interval(mean / unit, draws / unit, prompts)
+    elif unit and not draws.any():
+        effect = difference
     elif unit and difference.has_interval and (deviation := average_deviation(*unit)) > 0:
         units = ((_variances(unit[0], counts) + _variances(unit[1], counts)) / 2) ** 0.5
         effect = _interval(mean / deviation, draws / units, prompts)

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rocm_core.analysis.results import Results
 
 COSTS = ("training_seconds", "reward_queries", "nfe")
 _WINDOWS = 20  # of the running mean in the shortest training
+_SETTLED = 5  # a training has come to what it averages over the last fifth
 
 
 def compared_rewards(results: Results) -> list[str]:
@@ -30,7 +32,8 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
     are left out.
 
     Columns: step, `COSTS` (so far, averaged over seeds), mean and deviation over seeds (NaN of one)
-    of the running mean of the reward, seeds. Seeds are averaged as far as the shortest has come.
+    of the running mean of the reward, the mean trend, seeds. Seeds are averaged as far as the
+    shortest has come.
     """
     return {m: _averaged(seeds) for m, seeds in seed_curves(results, reward, methods).items()}
 
@@ -38,10 +41,11 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
 def seed_curves(
     results: Results, reward: str, methods: Iterable[str]
 ) -> dict[str, list[pd.DataFrame]]:
-    """The same for every training seed: step, `COSTS` and mean, the running mean of the reward.
+    """The same for every training seed: step, `COSTS`, mean and trend.
 
-    Batches differ between methods, so the running mean is over as many reward queries for all: a
-    twentieth of the shortest training, an iteration at least.
+    mean: the running mean of the reward, to be looked at. Batches differ between methods, so it is
+    over as many reward queries for all: a twentieth of the shortest training, an iteration at
+    least. trend: the rising curve that is nearest to the rewards (`rising`), to be measured on.
     """
     read = {method: _histories(results, reward, method) for method in methods}
     histories = {method: seeds for method, seeds in read.items() if seeds}
@@ -67,15 +71,36 @@ def _per_iteration(history: pd.DataFrame) -> float:
 
 def _running(history: pd.DataFrame, rows: int) -> pd.DataFrame:
     rows = min(rows, len(history))
-    mean = history["reward"].rolling(rows).mean()
-    return history[["step", *COSTS]].assign(mean=mean).iloc[rows - 1 :].reset_index(drop=True)
+    mean, trend = history["reward"].rolling(rows).mean(), rising(history["reward"])
+    curve = history[["step", *COSTS]].assign(mean=mean, trend=trend)
+    return curve.iloc[rows - 1 :].reset_index(drop=True)
+
+
+def rising(values: Iterable[float]) -> NDArray[np.float64]:
+    """Isotonic regression, by pooling adjacent violators (Barlow et al. 1972): of all curves that
+    never fall the nearest in least squares.
+
+    A running mean's maximum and its first passage of a level are those of its noise, which differs
+    between methods: images of one prompt rise and fall together. Once a training has turned for
+    good, the fit is flat, between what it had and what it has.
+    """
+    means: list[float] = []
+    counts: list[int] = []
+    for value in values:
+        mean, count = float(value), 1
+        while means and means[-1] >= mean:
+            before, many = means.pop(), counts.pop()
+            mean, count = (before * many + mean * count) / (many + count), many + count
+        means.append(mean)
+        counts.append(count)
+    return np.repeat(means, counts)
 
 
 def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
     length = min(map(len, seeds))
     stacked = {
         name: np.stack([seed[name].iloc[:length].to_numpy() for seed in seeds])
-        for name in (*COSTS, "mean")
+        for name in (*COSTS, "mean", "trend")
     }
     averages = {name: values.mean(0) for name, values in stacked.items()}
     deviation = stacked["mean"].std(0, ddof=1) if len(seeds) > 1 else np.nan
@@ -90,11 +115,11 @@ def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
 
 
 def common_reward(results: Results, curves: dict[str, pd.DataFrame]) -> tuple[float, str]:
-    """The best reward of the slowest algorithm, and which of its methods that is.
+    """The reward that the slowest algorithm comes to, and which of its methods that is.
 
     ROCM is one algorithm, and its fastest divergence counts: a strong one is meant to stay low.
     """
-    best = {method: float(curve["mean"].max()) for method, curve in curves.items()}
+    best = {method: settled(curve) for method, curve in curves.items()}
     fastest = {
         "rocm" if results.models[method].is_rocm else method: method
         for method in sorted(best, key=lambda method: best[method])
@@ -103,7 +128,13 @@ def common_reward(results: Results, curves: dict[str, pd.DataFrame]) -> tuple[fl
     return best[slowest], slowest
 
 
+def settled(curve: pd.DataFrame) -> float:
+    """What a training comes to: its trend over the last fifth."""
+    last = curve["trend"].iloc[-max(1, len(curve) // _SETTLED) :]
+    return float(min(last.mean(), last.iloc[-1]))  # the mean of equal numbers may be rounded up
+
+
 def reach(curve: pd.DataFrame, reward: float) -> pd.Series | None:
-    """The first row of a curve whose mean is at least `reward`."""
-    rows = curve[curve["mean"] >= reward]
+    """The first row of a curve whose trend is at least `reward`."""
+    rows = curve[curve["trend"] >= reward]
     return rows.iloc[0] if len(rows) else None

@@ -103,6 +103,14 @@ class Results:
             return configured
         return float(self.manifests.get(source.name, {}).get("beta", math.nan))
 
+    def learning_rate(self, source: Source) -> float:
+        """What a training's learning rate begins with; where it was searched, what was chosen, or
+        NaN while that is unknown."""
+        configured = source.cell.settings.learning_rate if source.cell else math.nan
+        if isinstance(configured, float) or source.reward is None:
+            return float(configured)
+        return float(self.choice(source.reward, source.family).get("learning_rate", math.nan))
+
     def choice(self, reward: str, method: str) -> dict[str, Any]:
         """What a search chose for a method on a reward; {} where none has."""
         path = self.layout.found(self.layout.choice(reward, method))

@@ -13,6 +13,8 @@ from rocm_core.analysis.judging import final_scores, overall
 from rocm_core.analysis.results import Results
 from rocm_core.grid import beta_tries
 
+ROCM_NONE = "rocm-none"
+
 
 @dataclass(frozen=True)
 class SweepPoint:
@@ -51,6 +53,19 @@ def sweep_points(results: Results, *, trials: bool) -> list[SweepPoint]:
         for (reward, variant), cell in cells.items()
     ]
     return sorted(points, key=lambda point: math.inf if math.isnan(point.beta) else -point.beta)
+
+
+def unregularised(results: Results, reward: str, family: str) -> str | None:
+    """What a divergence of ROCM would be without it, all else alike: itself at β = 0, or no
+    divergence where that trains at the same learning rate."""
+    at_zero = (p for p in sweep_points(results, trials=False) if p.beta == 0)
+    for point in at_zero:
+        if (point.reward, point.family) == (reward, family):
+            return point.method
+    if not {ROCM_NONE, family} <= set(results.methods(reward)):
+        return None
+    rates = (results.learning_rate(results.sources(reward, m)[0]) for m in (ROCM_NONE, family))
+    return ROCM_NONE if math.isclose(*rates) else None
 
 
 def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from rocm_core.analysis import Comparison, compare_seeds, reach, seed_curves
+from rocm_core.analysis import Comparison, compare_seeds, reach, seed_curves, settled
 from rocm_core.claims._evidence import Evidence, NotConfigured, Undecidable
 
 _POINTS = 200
@@ -12,14 +12,25 @@ _POINTS = 200
 def saving(e: Evidence, reward: str, method: str, other: str, cost: str) -> Comparison:
     """Logarithm of how many times as much of `cost` the other method needs to reach a reward.
 
-    The reward is the highest that every seed of both reaches, in their running means.
+    The reward is the highest that every seed of both comes to (`settled`), in its trend.
     """
     ours, theirs = _curves(e, reward, method, other)
-    goal = min(curve["mean"].max() for curve in [*ours, *theirs])
+    goal = min(map(settled, [*ours, *theirs]))
     own, others = (
         np.log([_cost(curve, goal, cost) for curve in curves]) for curves in (ours, theirs)
     )
     return compare_seeds(others - own)
+
+
+def both_rise(e: Evidence, reward: str, method: str, other: str) -> bool:
+    """Whether the reward that both come to is above where each begins; or there is no time to
+    compare, since one of them has not learned. True where that is not known yet."""
+    try:
+        every = _curves(e, reward, method, other)
+    except Undecidable:
+        return True
+    goal = min(settled(curve) for curves in every for curve in curves)
+    return all(min(curve["trend"].iloc[0] for curve in curves) < goal for curves in every)
 
 
 def lead(e: Evidence, reward: str, method: str, other: str, cost: str) -> Comparison:

@@ -23,7 +23,6 @@ from rocm_core.analysis import (
 from rocm_core.grid import METHODS, is_held_out, searched, snapshot_steps, trials_of
 
 BASELINES = tuple(METHODS)
-ROCM_NONE = "rocm-none"
 
 # A candidate for a choice: a method at a step of its training; None: its final model.
 Candidate = tuple[str, int | None]
@@ -159,16 +158,19 @@ class Evidence:
         """The final models of some methods and their swept settings."""
         return [(method, None) for method in self.methods(reward, families)]
 
-    def best(self, reward: str, families: Iterable[str], metric: str) -> Scores:
-        """Scores of the best of these final models (`chosen`)."""
-        return self.chosen(reward, self.finals(reward, families), metric)
+    def best(self, reward: str, methods: Sequence[str], metric: str) -> Scores:
+        """Scores of the best of these final models, as configured (`chosen`)."""
+        return self.chosen(reward, [(method, None) for method in methods], metric)
 
-    def gain(self, reward: str, families: Iterable[str], metric: str) -> Scores:
-        """What the best of these models changed against their base, in its standard deviations."""
-        methods = list(families)
-        return self.effects(
+    def gain(self, reward: str, methods: Sequence[str], metric: str) -> Scores:
+        """What the best of these models changed against their base, in standard deviations of the
+        base's scores over prompts."""
+        after, before = aligned(
             self.best(reward, methods, metric), self.base(reward, methods[0], metric)
         )
+        if not (unit := float(before.iloc[0].std())) > 0:
+            raise Undecidable("all scores of the base are equal")
+        return (after - before.to_numpy()) / unit
 
     def at_steps(self, reward: str, method: str, prompt_set: str, steps: int) -> Scores:
         """Scores by the training reward on a prompt set at a number of inference steps, of a

@@ -28,7 +28,7 @@ ONE_TRAINING = "one training per method"  # the scope of a verdict without a sec
 
 # What a claim can expect of a difference, and when it fails for sure:
 MORE = "more"  # above 0; fails if below
-NOT_LESS = "not less"  # above 0 or a tie; fails if below
+NOT_LESS = "not less"  # above 0 or not below it by the margin; else fails if below
 LITTLE = "little"  # an effect below the margin; fails if above it
 DIFFERENT = "different"  # above or below 0; cannot fail, but tie
 TRUE = "true"  # no statistics: a check that holds or fails
@@ -236,7 +236,7 @@ def _outcome(part: Part, p: dict[str, float]) -> str:
         return HOLDS if p[HOLDS] < ALPHA else TIES if comparison.is_tie else OPEN
     if part.expects == NOT_LESS:
         tied = effect is not None and effect.low > -MARGIN
-        return FAILS if below else HOLDS if above or tied else OPEN
+        return HOLDS if above or tied else FAILS if below else OPEN
     return HOLDS if above else FAILS if below else TIES if comparison.is_tie else OPEN
 
 

@@ -9,9 +9,8 @@ controls.
 
 from collections.abc import Callable, Iterator
 
-from rocm_core.analysis import GOLD, Comparison, metric_label
+from rocm_core.analysis import GOLD, ROCM_NONE, Comparison, metric_label
 from rocm_core.claims._evidence import (
-    ROCM_NONE,
     Candidate,
     Evidence,
     NotConfigured,

@@ -11,9 +11,8 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from rocm_core.analysis import Comparison, metric_label
+from rocm_core.analysis import ROCM_NONE, Comparison, metric_label
 from rocm_core.claims._evidence import (
-    ROCM_NONE,
     Candidate,
     Evidence,
     Scores,

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rocm_core.analysis import Results, Source, coarsely
+from rocm_core.analysis import ROCM_NONE, Results, Source, coarsely
 from rocm_core.claims._assumed import OWN, Assumed, assumed
-from rocm_core.claims._evidence import ROCM_NONE, Evidence, Scores
+from rocm_core.claims._evidence import Evidence, Scores
 from rocm_core.claims._verdict import (
     CONFIRMED,
     FAILS,
@@ -229,6 +229,10 @@ class _Drawn(Results):
     def beta(self, source: Source) -> float:
         """β as configured, the middle of what is to be searched, or the first of a controller."""
         return _centre(source.cell.settings.beta if source.cell else 0.0)
+
+    def learning_rate(self, source: Source) -> float:
+        """As configured, or the middle of what is to be searched."""
+        return _centre(source.cell.settings.learning_rate) if source.cell else math.nan
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from rocm_core.analysis import (
     GOLD,
+    ROCM_NONE,
     Estimate,
     Results,
     SweepPoint,
@@ -16,6 +17,7 @@ from rocm_core.analysis import (
     evaluators,
     only,
     sweep_points,
+    unregularised,
     win_rate,
 )
 from rocm_core.figures import _style as style
@@ -47,8 +49,8 @@ def make(results: Results) -> style.Drawing:
     shown: dict[str, list[SweepPoint]] = {}
     for reward in results.rewards:
         own = [point for point in points if (point.reward, point.family) == (reward, family)]
-        if own and "rocm-none" in results.methods(reward):
-            own.append(SweepPoint(reward, "rocm-none", "rocm-none", 0.0))
+        if own and unregularised(results, reward, family) == ROCM_NONE:
+            own.append(SweepPoint(reward, ROCM_NONE, ROCM_NONE, 0.0))
         shown |= {reward: own} if own else {}
     every = [point for own in shown.values() for point in own]
     rows = [row for point in every for row in _rows(results, point)]

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-# Versions of a scorer that the field reports side by side: who trains on one has trained on both.
-VERSIONS = {"hpsv2_0": "hpsv2"}
+# Versions of a scorer that the field reports side by side, or with the sign turned: who trains on
+# one has trained on both.
+VERSIONS = {"hpsv2_0": "hpsv2", "jpeg_incompressibility": "jpeg_compressibility"}
 
 
 def is_held_out(metric: str, used: Iterable[str]) -> bool:

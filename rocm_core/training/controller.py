@@ -3,7 +3,7 @@
     β ← β · (1 + 0.1 · clip(D / D_target - 1, ± 0.2))
 
 after every iteration (Ziegler et al. 2019, section 2.2, whose gain and clip these are). A β of its
-own size grows or falls by at most 2 % an iteration, so one that starts off by a factor of 10 needs 115.
+own size grows or falls by at most 2 % an iteration, so one that is off by a factor of 10 needs 115.
 """
 
 import math

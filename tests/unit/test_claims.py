@@ -9,7 +9,14 @@ import pandas as pd
 import pytest
 from synthetic import SPREADS, make_config, make_wide_config, verdict_on, write_results
 
-from rocm_core.analysis import Comparison, Estimate, Results, compare, comparison
+from rocm_core.analysis import (
+    Comparison,
+    Estimate,
+    Results,
+    compare,
+    comparison,
+    unregularised,
+)
 from rocm_core.claims import CLAIMS, make
 from rocm_core.claims._evidence import Evidence
 from rocm_core.claims._papers import STATED
@@ -76,6 +83,14 @@ def test_the_page_about_claims_lists_them_as_they_are():
 )
 def test_a_planted_win_tie_or_loss_is_found(shift, expects, verdict):
     assert decided([planted(shift, expects)], every) == verdict
+
+
+def test_a_loss_within_the_margin_is_no_less():
+    """However sure it is that it is one: the margin says what counts."""
+    part = planted(-0.05, NOT_LESS)
+    assert part.comparison.p < 0.05 and -0.2 < part.comparison.effect.low
+    assert decided([part], every) == CONFIRMED
+    assert decided([planted(-0.3, NOT_LESS)], every) == REFUTED
 
 
 def test_a_tie_is_neither_won_nor_lost():
@@ -324,16 +339,13 @@ def test_every_claim_of_a_paper_has_its_place_there():
 
 def test_what_tuning_is_worth_shows_in_the_trials_of_searches(tmp_path):
     """PPO's three tries differ, ROCM's do not; or the other way round."""
-    betas, rates = [0.01, 0.1, 1.0], [1e-4, 1e-3, 1e-2]
-    config = make_config(
-        methods={
-            "rocm-kl": {"beta": {"search": betas, "iterations": 20}},
-            "rlcm": {"learning_rate": {"search": rates, "iterations": 20}},
-        },
-        rewards=["hpsv2"],
+    rates = [1e-4, 1e-3, 1e-2]
+    search = {"learning_rate": {"search": rates, "iterations": 20}}
+    config = make_config(methods={"rocm-none": search, "rlcm": search}, rewards=["hpsv2"])
+    ours, ppo = (
+        [f"{name}--learning_rate-{rate:g}--iterations-20" for rate in rates]
+        for name in ("rocm-none", "rlcm")
     )
-    ours = [f"rocm-kl--beta-{beta:g}--iterations-20" for beta in betas]
-    ppo = [f"rlcm--learning_rate-{rate:g}--iterations-20" for rate in rates]
     for apart, alike, verdict in ((ppo, ours, CONFIRMED), (ours, ppo, REFUTED)):
         planted = {("hpsv2", name): {"hpsv2": 0.02 * i} for i, name in enumerate(apart)}
         planted |= {("hpsv2", name): {"hpsv2": 0.02} for name in alike}
@@ -360,10 +372,17 @@ def test_the_control_has_no_more_tries_than_the_divergence(tmp_path):
     assert found.decisive.part.comparison.effect.mean < -1
 
 
+FOUR = {
+    **{"rocm-none": {}, "rocm-kl": {"beta": 0.05}, "rlcm": {}, "ddpo": {}},
+    "dpok": {"beta": 0.01},
+    "d3po": {"beta": 0.1, "batch_size": 2, "images_per_prompt": 2},
+}
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """ROCM above RLCM above the baselines on diffusion, in scores and in speed."""
-    config = make_wide_config(seeds=[0, 1, 2])
+    config = make_wide_config(seeds=[0, 1, 2], methods=FOUR)
     root = tmp_path_factory.mktemp("wide")
     good = {"clipscore": 0.03, "gold": 0.1, "hpsv2": 0.02, "aesthetic": 0.4}
     bad = {name: -2 * value for name, value in good.items()}
@@ -373,6 +392,7 @@ def wide(tmp_path_factory):
             "rlcm": {"slope": 0.002},
             "ddpo": bad | {"slope": 0.001},
             "dpok": bad | {"slope": 0.001},
+            "d3po": bad | {"slope": 0.001},
         }
     )
     write_results(root, config, planted)
@@ -403,10 +423,11 @@ def test_planted_results_confirm_the_claims_that_they_were_planted_for(wide, id,
 
 
 def test_the_opposite_refutes(tmp_path):
-    config = make_wide_config(seeds=[0, 1, 2])
+    config = make_wide_config(seeds=[0, 1, 2], methods=FOUR)
     bad = {"clipscore": -0.06, "gold": -0.2, "hpsv2": -0.04, "aesthetic": -0.8, "slope": 0.001}
     good = {"clipscore": 0.06, "gold": 0.2, "hpsv2": 0.04, "aesthetic": 0.8, "slope": 0.02}
-    planted = effects(**{"rocm-none": bad, "rocm-kl": bad, "rlcm": bad, "ddpo": good, "dpok": good})
+    losing, winning = ("rocm-none", "rocm-kl", "rlcm"), ("ddpo", "dpok", "d3po")
+    planted = effects(**dict.fromkeys(losing, bad), **dict.fromkeys(winning, good))
     write_results(tmp_path, config, planted)
     results = Results(config, tmp_path)
     found = {verdict.claim.id: verdict.verdict for verdict in make(results).verdicts}
@@ -438,6 +459,18 @@ def test_noise_is_read_off_the_images(tmp_path):
     calm = tmp_path / "calm"
     write_results(calm, config)
     assert verdict_on("10", calm, config).verdict == NO_DIFFERENCE
+
+
+def test_no_divergence_is_the_least_beta_only_at_the_same_learning_rate(tmp_path):
+    sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
+    for rate, zero, least in ((1e-4, [], None), (2e-4, [], "rocm-none"), (1e-4, [0.0], "beta-0")):
+        config = make_config(
+            methods={"rocm-none": {"learning_rate": rate}, "rocm-kl": {"beta": 0.05}},
+            sweeps=[sweep | {"values": [0.5, *zero]}],
+            training={"learning_rate": 2e-4},
+        )
+        found = unregularised(Results(config, tmp_path), "hpsv2", "rocm-kl")
+        assert found == (f"rocm-kl--{least}" if zero else least)
 
 
 def test_beta_peaks(tmp_path):
@@ -496,7 +529,8 @@ def test_missing_cells_are_named_and_nothing_is_dropped(wide, tmp_path):
     found = {verdict.claim.id: verdict for verdict in ledger.verdicts}
     assert found["1"].verdict in (UNDECIDED, REFUTED)
     gaps = [f.part.missing for f in found["1"].findings if f.part.missing]
-    assert gaps == ["cell hpsv2/rlcm/seed-1 missing"]
+    lacking = ["no d3po trained on hpsv2", "no d3po trained on aesthetic"]
+    assert gaps == ["cell hpsv2/rlcm/seed-1 missing", *lacking]
 
 
 def test_nothing_trained_yet_leaves_every_claim_open(tmp_path):
