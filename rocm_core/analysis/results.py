@@ -107,9 +107,10 @@ class Results:
         """What a training's learning rate begins with; where it was searched, what was chosen, or
         NaN while that is unknown."""
         configured = source.cell.settings.learning_rate if source.cell else math.nan
-        if isinstance(configured, float) or source.reward is None:
-            return float(configured)
-        return float(self.choice(source.reward, source.family).get("learning_rate", math.nan))
+        if isinstance(configured, float):
+            return configured
+        choice = self.choice(source.reward, source.family) if source.reward else {}
+        return float(choice.get("learning_rate", math.nan))
 
     def choice(self, reward: str, method: str) -> dict[str, Any]:
         """What a search chose for a method on a reward; {} where none has."""

@@ -378,8 +378,8 @@ def _without_and_with(e: Evidence) -> tuple[str | None, list[str]]:
     if not control:
         return None, []
     rates = {m: e.results.learning_rate(e.results.sources("aesthetic", m)[0]) for m in families}
-    own = e.results.learning_rate(e.results.sources("aesthetic", control)[0])
-    return control, [family for family in families if math.isclose(rates[family], own)]
+    rate = e.results.learning_rate(e.results.sources("aesthetic", control)[0])
+    return control, [family for family in families if math.isclose(rates[family], rate)]
 
 
 @claim(
@@ -446,7 +446,7 @@ def never_below_the_base(e: Evidence) -> Iterator[Part]:
         "Trained reward of the best of a search less that of its mean try, which is lost without"
         " tuning: PPO's less ROCM's, as many tries each, in standard deviations over prompts of"
         " the rewards of the two best. The best is chosen on the other half of the prompts. ROCM is"
-        " that without a divergence, whose tries are learning rates, too: those of β differ in kind."
+        " that without a divergence, whose tries are learning rates, too."
     ),
     needs="a search or a sweep of rlcm or ddpo and of rocm-none, three tries each",
     rule=every,

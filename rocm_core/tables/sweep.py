@@ -82,6 +82,8 @@ def make(results: Results) -> Table:
         f"Change against the own base on the same prompts and noise, with {interval_of(present)}. "
         "Bold: the largest of its block, which was chosen among several and so flatters itself."
     )
+    if any("inference_steps" in s.swept for tried in families.values() for s in tried.values()):
+        caption += " What was trained with another number of inference steps is measured with the policy's."
     header = ["Setting", "Trained reward", *map(metric_label, gold)]
     return Table(TITLE, caption, header, blocks, data.rename(columns={"mean": "change"}))
 

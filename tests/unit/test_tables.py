@@ -291,8 +291,8 @@ def test_costs_say_when_each_method_reached_what_the_slowest_comes_to(wide):
     data = table.data
     of_reward = data[data["reward"] == "hpsv2"].set_index("method")
     # ddpo is the slowest algorithm: it rises without noise, over its last seven steps to 0.3 +
-    # 0.0005 · 37; seeds differ by 0.002. ROCM without a divergence is slower, but ROCM is as fast as
-    # with KL.
+    # 0.0005 · 37; seeds differ by 0.002. ROCM without a divergence is slower, but ROCM is as fast
+    # as with KL.
     assert of_reward.loc["rocm-none", ["reward_queries", "training_seconds"]].isna().all()
     (shown,) = (row for row in table.blocks[0].rows if row[0].text == "ROCM, no divergence")
     assert [cell.text for cell in shown[3:]] == ["–"] * 3
