@@ -82,8 +82,9 @@ def make(results: Results) -> Table:
         f"Change against the own base on the same prompts and noise, with {interval_of(present)}. "
         "Bold: the largest of its block, which was chosen among several and so flatters itself."
     )
-    if any("inference_steps" in s.swept for tried in families.values() for s in tried.values()):
-        caption += " What was trained with another number of inference steps is measured with the policy's."
+    swept = {name for tried in families.values() for one in tried.values() for name in one.swept}
+    if "inference_steps" in swept:
+        caption += " What was trained with other inference steps is measured with the policy's."
     header = ["Setting", "Trained reward", *map(metric_label, gold)]
     return Table(TITLE, caption, header, blocks, data.rename(columns={"mean": "change"}))
 
