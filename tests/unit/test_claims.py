@@ -435,6 +435,25 @@ def test_the_opposite_refutes(tmp_path):
     assert found["2"] == CONFIRMED  # a tie with RLCM, as bad as it, is enough
 
 
+def test_rlcms_claims_are_about_its_own_tasks(wide):
+    for id in ("R1", "R3"):
+        labels = [finding.part.label for finding in verdict_on(id, *wide).findings]
+        assert labels and all(label.startswith("Aesthetic: ") for label in labels)
+    labels = {f.part.label: f.part.missing for f in verdict_on("R4", *wide).findings}
+    lacking = [label for label, missing in labels.items() if missing]
+    assert len(labels) == 4 and len(lacking) == 3 and not labels["Aesthetic: RLCM − DDPO"]
+
+
+def test_who_has_not_learned_has_no_time_to_compare(tmp_path):
+    config = make_wide_config(seeds=[0, 1, 2], methods=FOUR)
+    learns = dict.fromkeys(("rocm-kl", "rlcm", "ddpo", "d3po"), {"slope": 0.002})
+    write_results(tmp_path, config, effects(**learns, dpok={"slope": -0.001}))
+    labels = [finding.part.label for finding in verdict_on("5", tmp_path, config).findings]
+    assert "HPSv2: time of DDPO / ROCM" in labels and "HPSv2: time of D3PO / RLCM" in labels
+    assert not [label for label in labels if "time of DPOK" in label]
+    assert "HPSv2: ROCM − DPOK, mean reward in equal time" in labels
+
+
 def test_a_factor_is_that_of_the_costs(wide):
     """Rewards rise linearly: 0.3 + slope × step; RLCM needs twice ROCM's steps for any of them."""
     found = verdict_on("4", *wide)
@@ -456,6 +475,13 @@ def test_noise_is_read_off_the_images(tmp_path):
     config = make_config()
     write_results(tmp_path, config, effects(**{"rocm-none": {"high_frequency": 0.05}}))
     assert verdict_on("10", tmp_path, config).verdict == CONFIRMED
+    noisy = tmp_path / "noisy"
+    both = {"high_frequency": 0.05}
+    write_results(noisy, config, effects(**{"rocm-none": {"high_frequency": 0.1}, "rocm-kl": both}))
+    found = verdict_on("10", noisy, config)
+    assert found.verdict == REFUTED and found.decisive.part.label.startswith(
+        "High-frequency energy"
+    )
     calm = tmp_path / "calm"
     write_results(calm, config)
     assert verdict_on("10", calm, config).verdict == NO_DIFFERENCE
