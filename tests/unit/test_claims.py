@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import verdicts
 from synthetic import SPREADS, make_config, make_wide_config, verdict_on, write_results
 
 from rocm_core.analysis import (
@@ -636,6 +637,10 @@ def as_part(told, verdict):
     others = estimate("effect"), estimate("win_rate")
     comparison = Comparison(difference, *others, told["p"], told["seeds"])
     return Part(label, expects, comparison, told["unit"])
+
+
+def test_the_page_of_results_says_what_the_ledgers_say():
+    assert verdicts.PAGE.read_text(encoding="utf-8") == verdicts.page()
 
 
 def test_the_published_verdicts_are_what_the_rules_make_of_their_parts():
