@@ -51,5 +51,12 @@ from rocm_core.analysis.statistics import (
     percentile_interval,
     win_rate,
 )
-from rocm_core.analysis.sweeps import ROCM_NONE, SweepPoint, sweep_points, unregularised, verdicts
+from rocm_core.analysis.sweeps import (
+    ROCM_NONE,
+    SweepPoint,
+    same_rate,
+    sweep_points,
+    unregularised,
+    verdicts,
+)
 from rocm_core.analysis.templates import environment

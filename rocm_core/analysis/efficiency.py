@@ -1,7 +1,7 @@
 """What a training reward costs: reward against seconds, reward queries and NFE."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 import numpy as np
 import pandas as pd
@@ -41,11 +41,13 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
 def seed_curves(
     results: Results, reward: str, methods: Iterable[str]
 ) -> dict[str, list[pd.DataFrame]]:
-    """The same for every training seed: step, `COSTS`, mean and trend.
+    """The same for every training seed: step, `COSTS`, mean, trend and learned.
 
     mean: the running mean of the reward, to be looked at. Batches differ between methods, so it is
     over as many reward queries for all: a twentieth of the shortest training, an iteration at
     least. trend: the rising curve that is nearest to the rewards (`rising`), to be measured on.
+    learned: in every row the mean reward over the last fifth, less that of the base, which gains
+    hold already, or over the first fifth.
     """
     read = {method: _histories(results, reward, method) for method in methods}
     histories = {method: seeds for method, seeds in read.items() if seeds}
@@ -54,7 +56,10 @@ def seed_curves(
     shortest = min(lengths, default=0)
     window = max([*queries.values(), shortest / _WINDOWS])
     return {
-        method: [_running(seed, max(1, round(window / queries[method]))) for seed in seeds]
+        method: [
+            _running(seed, max(1, round(window / queries[method])), results.config.base_rewards)
+            for seed in seeds
+        ]
         for method, seeds in histories.items()
     }
 
@@ -69,11 +74,18 @@ def _per_iteration(history: pd.DataFrame) -> float:
     return float(history["reward_queries"].iloc[0])
 
 
-def _running(history: pd.DataFrame, rows: int) -> pd.DataFrame:
-    rows = min(rows, len(history))
-    mean, trend = history["reward"].rolling(rows).mean(), rising(history["reward"])
-    curve = history[["step", *COSTS]].assign(mean=mean, trend=trend)
+def _running(history: pd.DataFrame, rows: int, are_gains: bool) -> pd.DataFrame:
+    rows, reward = min(rows, len(history)), history["reward"]
+    fifth = _fifth(reward)
+    learned = reward.iloc[-fifth:].mean() - (0.0 if are_gains else reward.iloc[:fifth].mean())
+    curve = history[["step", *COSTS]].assign(
+        mean=reward.rolling(rows).mean(), trend=rising(reward), learned=learned
+    )
     return curve.iloc[rows - 1 :].reset_index(drop=True)
+
+
+def _fifth(rows: Sized) -> int:
+    return max(1, len(rows) // _SETTLED)
 
 
 def rising(values: Iterable[float]) -> NDArray[np.float64]:
@@ -130,7 +142,7 @@ def common_reward(results: Results, curves: dict[str, pd.DataFrame]) -> tuple[fl
 
 def settled(curve: pd.DataFrame) -> float:
     """What a training comes to: its trend over the last fifth."""
-    last = curve["trend"].iloc[-max(1, len(curve) // _SETTLED) :]
+    last = curve["trend"].iloc[-_fifth(curve) :]
     return float(min(last.mean(), last.iloc[-1]))  # the mean of equal numbers may be rounded up
 
 

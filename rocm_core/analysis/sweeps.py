@@ -56,16 +56,21 @@ def sweep_points(results: Results, *, trials: bool) -> list[SweepPoint]:
 
 
 def unregularised(results: Results, reward: str, family: str) -> str | None:
-    """What a divergence of ROCM would be without it, all else alike: itself at β = 0, or no
-    divergence where that trains at the same learning rate."""
-    at_zero = (p for p in sweep_points(results, trials=False) if p.beta == 0)
-    for point in at_zero:
-        if (point.reward, point.family) == (reward, family):
+    """What a divergence of ROCM would be without it: itself at a swept β of 0, or no divergence
+    where that trains at the same learning rate."""
+    for point in sweep_points(results, trials=False):
+        is_own = (point.reward, point.family) == (reward, family) and point.method != family
+        if is_own and point.beta == 0 and not point.trial:
             return point.method
-    if not {ROCM_NONE, family} <= set(results.methods(reward)):
-        return None
-    rates = (results.learning_rate(results.sources(reward, m)[0]) for m in (ROCM_NONE, family))
-    return ROCM_NONE if math.isclose(*rates) else None
+    both = {ROCM_NONE, family} <= set(results.methods(reward))
+    return ROCM_NONE if both and same_rate(results, reward, ROCM_NONE, family) else None
+
+
+def same_rate(results: Results, reward: str, *methods: str) -> bool:
+    """Whether trainings begin with the same learning rate, as far as it is known: what a search has
+    yet to choose may be the same."""
+    rates = [results.learning_rate(results.sources(reward, method)[0]) for method in methods]
+    return any(map(math.isnan, rates)) or math.isclose(*rates)
 
 
 def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:

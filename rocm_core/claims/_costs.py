@@ -22,15 +22,19 @@ def saving(e: Evidence, reward: str, method: str, other: str, cost: str) -> Comp
     return compare_seeds(others - own)
 
 
-def both_rise(e: Evidence, reward: str, method: str, other: str) -> bool:
-    """Whether the reward that both come to is above where each begins; or there is no time to
-    compare, since one of them has not learned. True where that is not known yet."""
+def both_learn(e: Evidence, reward: str, method: str, other: str) -> bool:
+    """Whether both gain some of the reward for certain, over seeds, and one of them more than in
+    its first window; other times are those of noise. True where that is not known yet."""
     try:
-        every = _curves(e, reward, method, other)
+        arms = _curves(e, reward, method, other)
     except Undecidable:
         return True
-    goal = min(settled(curve) for curves in every for curve in curves)
-    return all(min(curve["trend"].iloc[0] for curve in curves) < goal for curves in every)
+    gains = [[curve["learned"].iloc[0] for curve in curves] for curves in arms]
+    found = [compare_seeds(one).difference for one in gains]
+    learned = all(one.low > 0 if one.has_interval else one.mean > 0 for one in found)
+    every = [curve for curves in arms for curve in curves]
+    goal = min(map(settled, every))
+    return learned and any(curve["trend"].iloc[0] < goal for curve in every)
 
 
 def lead(e: Evidence, reward: str, method: str, other: str, cost: str) -> Comparison:

@@ -56,13 +56,14 @@ class Evidence:
     def methods(self, reward: str, families: Iterable[str]) -> list[str]:
         """Trained methods of some families with their swept settings, as configured first.
 
-        Neither those trained on other prompts are part of the same search, nor those with a
-        setting against reward hacking, which are asked about on their own.
+        Neither those trained on other prompts are part of the same search, nor a β of 0, which is
+        no divergence, nor those with a setting against reward hacking, which are asked about on
+        their own.
         """
         wanted = set(families)
         every = [self.results.models[m] for m in self.results.methods(reward, sweeps=True)]
         tries = [s for s in every if s.family in wanted and not s.has_trick]
-        return [s.method for s in tries if "prompts" not in s.swept]
+        return [s.method for s in tries if "prompts" not in s.swept and s.swept.get("beta") != 0]
 
     def tries(self, reward: str, one: str, other: str) -> tuple[list[str], list[str]]:
         """The tries of two families: the trials of their searches or, where not both have some,

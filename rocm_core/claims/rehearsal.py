@@ -231,7 +231,7 @@ class _Drawn(Results):
         return _centre(source.cell.settings.beta if source.cell else 0.0)
 
     def learning_rate(self, source: Source) -> float:
-        """As configured, or the middle of what is to be searched."""
+        """As configured, or the middle of what is to be searched, which may be chosen or not."""
         return _centre(source.cell.settings.learning_rate) if source.cell else math.nan
 
     @cached_property

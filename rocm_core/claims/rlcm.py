@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from rocm_core.analysis import Comparison, metric_label
-from rocm_core.claims._costs import both_rise, lead, saving
+from rocm_core.claims._costs import both_learn, lead, saving
 from rocm_core.claims._evidence import Evidence, NotConfigured, compared
 from rocm_core.claims._verdict import (
     EFFECT,
@@ -49,7 +49,7 @@ def _trained(e: Evidence, *baselines: str) -> list[str]:
 def faster(e: Evidence) -> Iterator[Part]:
     for reward, (cost, name) in itertools.product(_trained(e, "rlcm", "ddpo"), _COSTS.items()):
         pair, label = (e, reward, "rlcm", "ddpo", cost), metric_label(reward)
-        if both_rise(*pair[:-1]):
+        if both_learn(*pair[:-1]):
             yield part(f"{label}: {name} of DDPO / RLCM", MORE, saving, *pair, unit=FACTOR)
         yield part(f"{label}: RLCM − DDPO, mean reward in equal {name}", MORE, lead, *pair)
 

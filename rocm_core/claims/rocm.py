@@ -1,7 +1,6 @@
 """The claims of the ROCM paper (arXiv 2503.06171)."""
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,9 +14,10 @@ from rocm_core.analysis import (
     compare_seeds,
     compare_shares,
     metric_label,
+    same_rate,
     unregularised,
 )
-from rocm_core.claims._costs import both_rise, lead, saving
+from rocm_core.claims._costs import both_learn, lead, saving
 from rocm_core.claims._evidence import (
     BASELINES,
     Evidence,
@@ -154,8 +154,8 @@ def _share_of_wins(e: Evidence, reward: str) -> Comparison:
     test=(
         "Training seconds until the highest training reward that every seed of both comes to (of"
         " the rising curve nearest to its rewards, the mean over the last fifth), and mean reward"
-        " while both train; over seeds; the mean reward alone where one of them has not learned."
-        " ROCM is the regularised method best on held-out scorers."
+        " while both train; over seeds. The mean reward alone where one has not learned for"
+        " certain. ROCM is the regularised method best on held-out scorers."
     ),
     needs="ROCM and rlcm",
     rule=every,
@@ -175,10 +175,10 @@ def faster_than_rlcm(e: Evidence) -> Iterator[Part]:
 )
 def faster_than_diffusion(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
-        fast = ["ROCM"] if e.regularised(reward) else []
-        fast += [m for m in e.baselines(reward) if m == "rlcm"]
-        for method, other in itertools.product(fast, _named(e, reward, _ON_DIFFUSION)):
-            yield from _faster(e, reward, method, other)
+        if e.regularised(reward) or "rlcm" in e.baselines(reward):
+            slow = _named(e, reward, _ON_DIFFUSION)
+            for method, other in itertools.product(("ROCM", "rlcm"), slow):
+                yield from _faster(e, reward, method, other)
 
 
 def _faster(e: Evidence, reward: str, method: str, other: str) -> Iterator[Part]:
@@ -189,22 +189,25 @@ def _faster(e: Evidence, reward: str, method: str, other: str) -> Iterator[Part]
     yield part(f"{name}: {ours} − {theirs}, mean reward in equal time", MORE, _paid, lead, *pair)
 
 
-def _compares_times(e: Evidence, reward: str, method: str, other: str) -> bool:
+def _compares_times(e: Evidence, reward: str, *pair: str) -> bool:
     try:
-        own = _favourite(e, reward) if method == "ROCM" else method
+        return both_learn(e, reward, *(_trained(e, reward, method) for method in pair))
     except Undecidable:
         return True
-    return other not in e.baselines(reward) or both_rise(e, reward, own, other)
 
 
-def _paid(measure, e: Evidence, reward: str, method: str, other: str) -> Comparison:
-    _require_baseline(e, reward, other)
-    own = _favourite(e, reward) if method == "ROCM" else method
-    return measure(e, reward, own, other, "training_seconds")
+def _paid(measure, e: Evidence, reward: str, *pair: str) -> Comparison:
+    methods = [_trained(e, reward, method) for method in pair]
+    return measure(e, reward, *methods, "training_seconds")
 
 
-def _favourite(e: Evidence, reward: str) -> str:
-    """The divergence, as configured, that is best on the held-out scorers."""
+def _trained(e: Evidence, reward: str, method: str) -> str:
+    """A baseline, or for ROCM the divergence, as configured, that held-out scorers like best."""
+    if method != "ROCM":
+        _require_baseline(e, reward, method)
+        return method
+    if not e.regularised(reward):
+        raise NotConfigured(f"no ROCM with a divergence trained on {reward}")
     means = {m: e.final(reward, m, "held_out").to_numpy().mean() for m in e.regularised(reward)}
     return max(means, key=lambda method: means[method])
 
@@ -266,7 +269,7 @@ def _by_beta(e: Evidence, reward: str) -> list[str]:
     if not methods:
         return []
     without = unregularised(e.results, reward, "rocm-kl")
-    return [m for m in [without] if m == ROCM_NONE] + sorted(methods, key=lambda m: methods[m])
+    return [*([without] if without else []), *sorted(methods, key=lambda m: methods[m])]
 
 
 def _betas(
@@ -292,13 +295,16 @@ _LARGE, _SMALL = ("hpsv2", "aesthetic"), ("pickscore", "clipscore")
     rule=every,
 )
 def gains(e: Evidence) -> Iterator[Part]:
-    for large, small in itertools.product(_LARGE, _SMALL):
-        if large in e.rewards and small in e.rewards:
-            label = f"Gain of {metric_label(large)} − gain of {metric_label(small)}"
-            yield part(label, MORE, _gains, e, large, small, unit=EFFECT)
+    asked = {*_LARGE} & {*e.rewards} and {*_SMALL} & {*e.rewards}
+    for large, small in itertools.product(_LARGE, _SMALL) if asked else []:
+        label = f"Gain of {metric_label(large)} − gain of {metric_label(small)}"
+        yield part(label, MORE, _gains, e, large, small, unit=EFFECT)
 
 
 def _gains(e: Evidence, large: str, small: str) -> Comparison:
+    for reward in (large, small):
+        if reward not in e.rewards or not e.regularised(reward):
+            raise NotConfigured(f"no ROCM with a divergence trained on {reward}")
     first, second = aligned(*(e.gain(r, e.regularised(r), r) for r in (large, small)))
     return compare_differences(first.to_numpy() - second.to_numpy(), standardised=True)
 
@@ -365,21 +371,22 @@ def noise(e: Evidence) -> Iterator[Part]:
 
 def _without_and_with(e: Evidence) -> tuple[str | None, list[str]]:
     """Trained on aesthetic: no divergence, and every divergence at the same learning rate; on
-    further prompts, if a sweep has them."""
+    further prompts, if a sweep has them. A rate that is yet to be chosen may be the same."""
     families = e.regularised("aesthetic") if "aesthetic" in e.rewards else []
     trained = [e.results.models[m] for m in e.results.methods("aesthetic", sweeps=True)]
-    further = [s for s in trained if s.swept.keys() == {"prompts"}]
-    if any(source.family == ROCM_NONE for source in further):
-        own = {source.family: source.method for source in further}
-        return own[ROCM_NONE], [own[family] for family in families if family in own]
-    if not families:
-        return next(iter(e.methods("aesthetic", [ROCM_NONE])), None), []
-    control = next(filter(None, (unregularised(e.results, "aesthetic", f) for f in families)), None)
-    if not control:
-        return None, []
-    rates = {m: e.results.learning_rate(e.results.sources("aesthetic", m)[0]) for m in families}
-    rate = e.results.learning_rate(e.results.sources("aesthetic", control)[0])
-    return control, [family for family in families if math.isclose(rates[family], rate)]
+    further = [s for s in trained if s.family == ROCM_NONE and s.swept.keys() == {"prompts"}]
+    own = {family: family for family in families}
+    control = further[0].method if further else None
+    if further:
+        own = {s.family: s.method for s in trained if s.swept == further[0].swept}
+    for family in families:
+        control = control or unregularised(e.results, "aesthetic", family)
+    alike = [
+        own[family]
+        for family in families
+        if control and family in own and same_rate(e.results, "aesthetic", control, own[family])
+    ]
+    return (control, alike) if alike else (None, [])
 
 
 @claim(

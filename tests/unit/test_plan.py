@@ -74,7 +74,7 @@ def test_the_same_configuration_has_the_same_prospects(wide):
 def test_power_grows_with_seeds():
     def power(seeds):
         config = make_wide_config(seeds=[*range(seeds)])
-        found = by_id(config, "Q3b", "1", "4", "6", "R4", rehearsals=5)
+        found = by_id(config, "2", "4", "6", "13", rehearsals=5)
         return sum(one.power for one in found.values())
 
     assert power(2) + 1 < power(6)
@@ -89,7 +89,7 @@ def test_power_grows_with_the_effect():
         config = make_config(seeds=[0, 1, 2], methods={"rocm-none": {}, "rocm-kl": {"beta": 0.05}})
         return by_id(config, "10", rehearsals=8, record=Assumed(record))["10"].power
 
-    assert power(0.3) + 0.3 < power(10.0)
+    assert power(0.3) + 0.3 < power(10.0)  # also for the parts that expect little
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_every_configuration_has_a_plan(name):
         assert not missing & contest
     if name == "transfer.yaml":
         assert not missing & transfer
-    if name == "paper-small.yaml":  # without DPOK and D3PO, and without JPEG's size
-        assert missing == {"1", "5", "R4"} | contest | transfer
+    if name == "paper-small.yaml":  # without DPOK and D3PO, on Aesthetic and CLIPScore
+        assert missing == {"1", "5", "8", "R4"} | contest | transfer
     if name == "paper.yaml":
         assert missing == {"4", "5", "14b", "R1", "R2", "R4", *contest, *transfer}
     if name == "shapes.yaml":  # the others are those of config/rlcm-shapes.yaml
