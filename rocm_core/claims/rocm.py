@@ -260,7 +260,7 @@ def beta(e: Evidence) -> Iterator[Part]:
 
 
 def _by_beta(e: Evidence, reward: str) -> list[str]:
-    """No divergence, if all else is alike, and KL at every β that was tried, by rising β."""
+    """No divergence at KL's learning rate, and KL at every β that was tried, by rising β."""
     methods = {
         method: e.beta(reward, method)
         for method in e.methods(reward, ["rocm-kl"])

@@ -297,7 +297,7 @@ def test_costs_say_when_each_method_reached_what_the_slowest_comes_to(wide):
     (shown,) = (row for row in table.blocks[0].rows if row[0].text == "ROCM, no divergence")
     assert [cell.text for cell in shown[3:]] == ["–"] * 3
     assert of_reward["goal"].unique() == pytest.approx(0.3 + 0.0005 * 37 + 0.001)
-    assert of_reward.loc["ddpo", "reward_queries"] == pytest.approx(37 * 8, abs=8)
+    assert of_reward.loc["ddpo", "reward_queries"] in (37 * 8, 38 * 8)  # the goal is itself rounded
     # 0.002 n reaches 0.0185 at n = 9.25, rocm-kl with 0.01 at 1.85.
     assert of_reward.loc["rlcm", "reward_queries"] == 10 * 8
     assert of_reward.loc["rocm-kl", "reward_queries"] == 2 * 8
