@@ -55,6 +55,14 @@ def make_config(**changes: Any) -> Config:
     return parse_config(values | changes)
 
 
+# ROCM and all four baselines.
+FOUR: dict[str, Any] = {
+    **{"rocm-none": {}, "rocm-kl": {"beta": 0.05}, "rlcm": {}, "ddpo": {}},
+    "dpok": {"beta": 0.01},
+    "d3po": {"beta": 0.1, "batch_size": 2, "images_per_prompt": 2},
+}
+
+
 def make_wide_config(**changes: Any) -> Config:
     """Two policies, five methods, two seeds, sweeps of the horizon and of β, several numbers of
     inference steps, a prompt set beside the validation prompts and a study: the data of every table

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import verdicts
-from synthetic import SPREADS, make_config, make_wide_config, verdict_on, write_results
+from synthetic import FOUR, SPREADS, make_config, make_wide_config, verdict_on, write_results
 
 from rocm_core.analysis import (
     Comparison,
@@ -371,13 +371,6 @@ def test_the_control_has_no_more_tries_than_the_divergence(tmp_path):
     found = verdict_on("Q1b", tmp_path / "more", more)
     assert found.verdict == REFUTED
     assert found.decisive.part.comparison.effect.mean < -1
-
-
-FOUR = {
-    **{"rocm-none": {}, "rocm-kl": {"beta": 0.05}, "rlcm": {}, "ddpo": {}},
-    "dpok": {"beta": 0.01},
-    "d3po": {"beta": 0.1, "batch_size": 2, "images_per_prompt": 2},
-}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from synthetic import make_config, make_wide_config
+from synthetic import FOUR, make_config, make_wide_config
 
 from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
@@ -86,10 +86,10 @@ def test_power_grows_with_the_effect():
         for row in record["effects"]:
             row["effect"] *= factor
         record["prompts"], record["seeds"] = ({"share": 0.0, "least": x} for x in (1.0, 0.1))
-        config = make_config(seeds=[0, 1, 2], methods={"rocm-none": {}, "rocm-kl": {"beta": 0.05}})
-        return by_id(config, "10", rehearsals=8, record=Assumed(record))["10"].power
+        config = make_config(seeds=[0, 1, 2], methods={"rocm-kl": {"beta": 0.05}, "rlcm": {}})
+        return by_id(config, "Q3a", rehearsals=8, record=Assumed(record))["Q3a"].power
 
-    assert power(0.3) + 0.3 < power(10.0)  # also for the parts that expect little
+    assert power(0.3) + 0.3 < power(3.0)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,11 @@ def test_a_claim_that_can_be_decided_lacks_nothing(wide):
     assert decidable >= {*"2 3 4 6 7 10 11 12 13 14b R1".split()}
     assert "no snapshot of hpsv2/rlcm--inference_steps-8 within" in wide["Q3a"].missing
     assert wide["11"].power == 1.0
+    rates = {"methods": ["rocm-none"], "setting": "learning_rate", "values": [1e-4, 1e-3]}
+    horizons = {"methods": ["rlcm"], "setting": "inference_steps", "values": [2, 8]}
+    config = make_wide_config(seeds=[0, 1, 2], methods=FOUR, sweeps=[rates, horizons])
+    found = by_id(config, "1", "5", "14a", rehearsals=1)
+    assert [one.missing for one in found.values()] == [None] * 3
 
 
 def test_a_gain_grows_as_beta_falls_until_there_is_no_divergence():
