@@ -136,7 +136,7 @@ def test_other_steps_of_a_swept_cell_make_its_images(finished: Checkout) -> None
 @pytest.mark.faults  # for its time
 def test_other_tries_of_beta_are_drawn_where_they_are_shown(finished: Checkout) -> None:
     finished.edit_function("beta_tries", "> 1", ">= 2")  # there are still tries to show
-    shown = dict.fromkeys(("table2", "sweep", "figure4", "report"), 1)
+    shown = dict.fromkeys(("claims", "table2", "sweep", "figure4", "report"), 1)
     assert finished.jobs(config=CONFIG) == shown
     stale = verified(finished)
     assert {"tables/table2.manifest.json", "figures/figure4.manifest.json"} <= stale
