@@ -13,7 +13,7 @@ from rocm_core.errors import UserError, run
 from rocm_core.plugins import ROOT
 
 _OF_RULES = {"launch", "render"}  # nobody types these
-# These need the workflow's rules and scripts: to compare results with their code, or to copy them.
+# These need the workflow's rules and scripts whatever there is: to compare with them, to copy them.
 _OF_A_CLONE = {"accept", "crate", "verify"}
 
 

@@ -7,7 +7,7 @@ them in a browser, and prints what was planted beside what the votes say.
 import argparse
 import json
 from pathlib import Path
-from statistics import fmean
+from statistics import NormalDist, fmean
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rocm_core.shapes.scenes import describe, draw_scenes, render
 from rocm_core.study.aggregate import aggregate
 from rocm_core.study.build import build
 from rocm_core.study.design import Key
-from rocm_core.study.simulate import NOISE, expected_score, open_browser, simulate
+from rocm_core.study.simulate import INDIFFERENT, NOISE, open_browser, simulate
 
 FIRST, SECOND = "hpsv2/rocm-kl/seed-0", "hpsv2/rlcm/seed-0"
 FAULTS = {FIRST: 0.2, SECOND: 0.6}  # share of images of something else
@@ -89,6 +89,12 @@ def planted(root: Path, key: Key) -> dict[str, float]:
         verdicts.append(judge(images, [texts[prompt] for prompt in shown]))
     gains = (verdicts[0] - verdicts[1]).tolist()
     return {q: fmean(expected_score(gain, q) for gain in gains) for q in NOISE}
+
+
+def expected_score(difference: float, question: str) -> float:
+    """P(win) + ½ P(tie) of an image whose gold score is higher by `difference`."""
+    noise = NormalDist(difference, NOISE[question])
+    return 1 - (noise.cdf(INDIFFERENT) + noise.cdf(-INDIFFERENT)) / 2
 
 
 def read_png(file: Path) -> torch.Tensor:

@@ -32,6 +32,7 @@ from rocm_core.analysis.statistics import (
 ALPHA = 1 - LEVEL
 MARGIN = 0.2  # a smaller effect is none: Cohen 1988, Statistical Power Analysis, calls 0.2 small
 RESAMPLES = 20_000
+_SEED = 0  # the same scores give the same interval
 Matrix = NDArray[np.float64]
 _fewer: ContextVar[int | None] = ContextVar("_fewer", default=None)
 
@@ -75,29 +76,27 @@ class Comparison:
         return self.effect is not None and -MARGIN < self.effect.low <= self.effect.high < MARGIN
 
 
-def compare(treated: ArrayLike, control: ArrayLike, *, seed: int = 0) -> Comparison:
+def compare(treated: ArrayLike, control: ArrayLike) -> Comparison:
     """Compare scores (seeds, prompts), paired by position in both; a control that has no seeds,
     such as a base model, has one row. The same scores give the same answer."""
     after, before = _matrix(treated), _matrix(control)
     if after.shape[1] != before.shape[1] or len(before) not in (1, len(after)):
         raise ValueError(f"{after.shape} and {before.shape} scores cannot be paired")
-    return _summarise(after - before, (after.mean(0), before.mean(0)), seed)
+    return _summarise(after - before, (after.mean(0), before.mean(0)))
 
 
-def compare_differences(
-    differences: ArrayLike, *, standardised: bool = False, seed: int = 0
-) -> Comparison:
+def compare_differences(differences: ArrayLike, *, standardised: bool = False) -> Comparison:
     """The same of differences (seeds, prompts); `standardised`: they are effects already, in
     standard deviations, else there is no effect."""
-    return _summarise(_matrix(differences), 1.0 if standardised else None, seed)
+    return _summarise(_matrix(differences), 1.0 if standardised else None)
 
 
-def compare_shares(shares: ArrayLike, *, seed: int = 0) -> Comparison:
+def compare_shares(shares: ArrayLike) -> Comparison:
     """The same of shares of wins (seeds, prompts) in [0, 1], less ½. It is known how wins vary, so
     shares that are all equal have an interval, too: Wilson's, with the p-value that goes with it.
     """
     matrix = _matrix(shares)
-    found, rate = _summarise(matrix - 0.5, None, seed), win_rate_interval(matrix.mean(0))
+    found, rate = _summarise(matrix - 0.5, None), win_rate_interval(matrix.mean(0))
     if found.difference.has_interval:
         return found
     share = rate.mean - 0.5
@@ -106,24 +105,22 @@ def compare_shares(shares: ArrayLike, *, seed: int = 0) -> Comparison:
     return Comparison(difference, None, found.win_rate, p, len(matrix))
 
 
-def compare_seeds(differences: ArrayLike, *, seed: int = 0) -> Comparison:
+def compare_seeds(differences: ArrayLike) -> Comparison:
     """The same of one difference per seed (seeds,); raises `ValueError` for fewer than two."""
     sample = np.asarray(differences, dtype=np.float64)
     if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
         raise ValueError("expected finite differences of at least two seeds")
     spread = sample.std(ddof=1) / len(sample) ** 0.5
-    draws = sample.mean() + spread * _student(len(sample) - 1, _resamples(), seed)
+    draws = sample.mean() + spread * _student(len(sample) - 1, _resamples())
     difference = percentile_interval(sample.mean(), draws, 0)
     return Comparison(difference, None, None, _p(draws, difference), len(sample))
 
 
-def _summarise(
-    differences: Matrix, unit: tuple[Matrix, Matrix] | float | None, seed: int
-) -> Comparison:
+def _summarise(differences: Matrix, unit: tuple[Matrix, Matrix] | float | None) -> Comparison:
     """`unit` of the effect: both sides' scores (prompts,), a number, or None: no effect."""
     seeds, prompts = differences.shape
-    counts = resampling(prompts, _resamples(), seed)
-    mean, draws = differences.mean(), _draws(differences, counts, seed)
+    counts = resampling(prompts, _resamples(), _SEED)
+    mean, draws = differences.mean(), _draws(differences, counts)
     difference, effect = _interval(mean, draws, prompts), None
     if isinstance(unit, float):
         effect = _interval(mean / unit, draws / unit, prompts)
@@ -136,7 +133,7 @@ def _summarise(
     if seeds == 1:
         rate = win_rate_interval(wins[0])
     else:
-        share = percentile_interval(wins.mean(), _draws(wins, counts, seed), prompts)
+        share = percentile_interval(wins.mean(), _draws(wins, counts), prompts)
         rate = Estimate(share.mean, max(0.0, share.low), min(1.0, share.high), prompts)
     return Comparison(difference, effect, rate, _p(draws, difference), seeds)
 
@@ -148,12 +145,12 @@ def _interval(mean: float, draws: Matrix, prompts: int) -> Estimate:
     return percentile_interval(mean, draws, prompts)
 
 
-def _draws(values: Matrix, counts: NDArray[np.float32], seed: int) -> Matrix:
+def _draws(values: Matrix, counts: NDArray[np.float32]) -> Matrix:
     """The mean of values (seeds, prompts) as it would come out for other seeds and prompts."""
     (seeds, prompts), mean = values.shape, values.mean()
     of_prompts, of_seeds = values.mean(0) - mean, values.mean(1) - mean
     spread = (counts @ of_prompts.astype(np.float32)).astype(np.float64) / prompts
-    spread *= _stretch(prompts, len(counts), seed)
+    spread *= _stretch(prompts, len(counts))
     if seeds == 1:
         return mean + spread
     # Mean squares of a two-way layout without replication.
@@ -163,7 +160,7 @@ def _draws(values: Matrix, counts: NDArray[np.float32], seed: int) -> Matrix:
     between_seeds = prompts * (of_seeds**2).sum() / (seeds - 1)
     own = max(0.0, between_prompts - residual) / between_prompts if between_prompts > 0 else 0.0
     scale = (between_seeds / values.size) ** 0.5
-    return mean + own**0.5 * spread + scale * _student(seeds - 1, len(counts), seed)
+    return mean + own**0.5 * spread + scale * _student(seeds - 1, len(counts))
 
 
 def average_deviation(first: Matrix, second: Matrix) -> float:
@@ -180,17 +177,17 @@ def _variances(values: Matrix, counts: NDArray[np.float32]) -> Matrix:
 
 
 @functools.lru_cache(maxsize=8)
-def _stretch(prompts: int, size: int, seed: int) -> Matrix:
+def _stretch(prompts: int, size: int) -> Matrix:
     """What a sample's own spread falls short of, in draws: with it a bootstrap of normal scores has
     Student's tails. Without, p-values far below 0.05, as a correction for many comparisons needs
     them, are half of what they should be at 50 prompts."""
-    chi2 = np.random.default_rng([seed, prompts, 1]).chisquare(prompts - 1, size)
+    chi2 = np.random.default_rng([_SEED, prompts, 1]).chisquare(prompts - 1, size)
     return (prompts / chi2) ** 0.5
 
 
 @functools.lru_cache(maxsize=8)
-def _student(freedom: int, size: int, seed: int) -> Matrix:
-    return np.random.default_rng([seed, freedom]).standard_t(freedom, size)
+def _student(freedom: int, size: int) -> Matrix:
+    return np.random.default_rng([_SEED, freedom]).standard_t(freedom, size)
 
 
 def _p(draws: Matrix, estimate: Estimate) -> float:

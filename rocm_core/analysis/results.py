@@ -30,7 +30,7 @@ from rocm_core.grid import (
     used_scorers,
 )
 from rocm_core.prompts import Prompt, read_prompts
-from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles, hash_inputs
+from rocm_core.provenance import CSV_OPTIONS, Layout, SampleFiles, hash_inputs, read_entry
 
 _KEYS = ["reward", "method", "seed"]
 _SCORES = ["prompt_id", "metric", "value"]
@@ -115,11 +115,7 @@ class Results:
     def choice(self, reward: str, method: str) -> dict[str, Any]:
         """What a search chose for a method on a reward; {} where none has."""
         path = self.layout.found(self.layout.choice(reward, method))
-        return (
-            json.loads(self.existing(path).read_text(encoding="utf-8"))["chosen"]
-            if path.exists()
-            else {}
-        )
+        return read_entry(self.existing(path), "chosen") if path.exists() else {}
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one per training seed; of a base, itself."""

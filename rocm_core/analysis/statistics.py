@@ -86,7 +86,7 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 
 def paired_difference(
-    treated: pd.Series, control: pd.Series, *, resamples: int = 10_000, seed: int = 0
+    treated: pd.Series, control: pd.Series, *, resamples: int = 10_000
 ) -> Estimate:
     """Mean of treated - control over their common prompts, with a percentile bootstrap interval.
 
@@ -95,7 +95,7 @@ def paired_difference(
     """
     first, second = treated.align(control, join="inner")
     difference = _vector(first.to_numpy() - second.to_numpy())
-    means = bootstrap_means(difference, resamples=resamples, seed=seed)
+    means = bootstrap_means(difference, resamples=resamples, seed=0)
     return percentile_interval(difference.mean(), means, len(difference))
 
 

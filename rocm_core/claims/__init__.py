@@ -4,5 +4,6 @@ A claim finds the comparisons it rests on; a rule turns their outcomes into a ve
 """
 
 from rocm_core.claims._assumed import derive, seconds_per_pass
+from rocm_core.claims._verdict import VERDICTS
 from rocm_core.claims.ledger import CLAIMS, Ledger, make
 from rocm_core.claims.rehearsal import Prospect, prospects

@@ -200,6 +200,13 @@ class Evidence:
             raise Undecidable(f"cell {self.results.sources(reward, method)[0].name} missing")
         return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
 
+    def within(self, reward: str, method: str, limit: float) -> list[Candidate]:
+        """The snapshots of a method within some NFE, of which there must be one."""
+        steps = [step for step, nfe in self.nfe(reward, method) if nfe <= limit]
+        if not steps:
+            raise Undecidable(f"no snapshot of {reward}/{method} within {limit:,.0f} NFE")
+        return [(method, step) for step in steps]
+
     def signal(self, reward: str, weights: str, gradient: str) -> pd.Series:
         """The share of the mean in one image's gradient, by seed: of the method `gradient`, at the
         end of trainings of the method `weights`; "": at the start, which all share."""

@@ -163,7 +163,7 @@ def decide(claim: Claim, evidence: Evidence) -> Verdict:
     verdict, decisive = claim.rule.decide(findings)
     if not any(finding.part.configured for finding in findings):
         verdict = NOT_TESTED
-    return Verdict(claim, verdict, _reason(verdict, findings), decisive, findings)
+    return Verdict(claim, verdict, _reason(verdict, findings, decisive), decisive, findings)
 
 
 def _every(findings: list[Finding]) -> tuple[str, Finding | None]:
@@ -255,11 +255,15 @@ def _weakest(findings: list[Finding]) -> Finding | None:
     return min((f for f in findings if f.shown), key=_strength, default=None)
 
 
-def _reason(verdict: str, findings: list[Finding]) -> str:
+def _reason(verdict: str, findings: list[Finding], decisive: Finding | None) -> str:
     """Counts of the parts, and the margin of no difference or, where nothing is decided, why."""
     counts = Counter(finding.outcome for finding in findings)
-    names = {HOLDS: "hold", FAILS: "fail", TIES: "tie", OPEN: "open", MISSING: "missing"}
-    told = ", ".join(f"{counts[o]} {name}" for o, name in names.items() if counts[o])
+    plural = {HOLDS: "hold", FAILS: "fail", TIES: "tie"}
+    told = ", ".join(
+        f"{counts[o]} {o if counts[o] == 1 else plural.get(o, o)}"
+        for o in (HOLDS, FAILS, TIES, OPEN, MISSING)
+        if counts[o]
+    )
     many = f"{len(findings)} parts: {told}" if len(findings) > 1 else ""
     if verdict == NO_DIFFERENCE:
         return "; ".join(filter(None, [f"within ± {MARGIN} SD", many]))
@@ -267,6 +271,11 @@ def _reason(verdict: str, findings: list[Finding]) -> str:
         return many
     gaps = list(dict.fromkeys(f.part.missing for f in findings if f.part.missing))
     why = first_of(gaps) if gaps else "an interval leaves it open"
+    if not gaps and decisive and decisive.outcome == OPEN and decisive.p_corrected is not None:
+        comparison = decisive.part.comparison
+        if comparison and comparison.p < ALPHA <= decisive.p_corrected:
+            family = sum(finding.p_corrected is not None for finding in findings)
+            why = f"not significant after correction for {family} comparisons"
     return "; ".join(filter(None, [why, many]))
 
 

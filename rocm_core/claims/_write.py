@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rocm_core.analysis import Estimate, amount, decimals, environment, number
+from rocm_core.analysis import ALPHA, Estimate, amount, decimals, environment, number
 from rocm_core.claims._papers import OWN, STATED
 from rocm_core.claims._verdict import (
     EFFECT,
@@ -97,18 +97,15 @@ def limits(verdicts: Sequence[Verdict]) -> list[str]:
     told = []
     if any(verdict.scope for verdict in verdicts):
         told.append(
-            f"One training seed: a verdict marked “{ONE_TRAINING}” is about these training runs"
-            " alone, and another seed may decide otherwise."
+            f"A verdict marked “{ONE_TRAINING}” rests on single trainings: another seed may decide"
+            " otherwise."
         )
-    untested = [
-        one.claim.id
-        for one in verdicts
-        if one.verdict == NOT_TESTED and not STATED.get(one.claim.id, OWN).paper
-    ]
+    untested = [one.claim.id for one in verdicts if one.verdict == NOT_TESTED]
     if untested:
         told.append(f"Not tested: {', '.join(untested)}; the ledger says what each needs.")
-    decided = [one.claim.id for one in verdicts if one.verdict not in (UNDECIDED, NOT_TESTED)]
-    return [f"Decided here: {', '.join(decided) or 'nothing'}.", *told] if told else []
+    decided = [one.claim for one in verdicts if one.verdict not in (UNDECIDED, NOT_TESTED)]
+    named = "; ".join(f"{one.id} ({one.text})" for one in decided)
+    return [f"Decided here: {named or 'nothing'}.", *told] if told else []
 
 
 def markdown(name: str, verdicts: Sequence[Verdict]) -> str:
@@ -121,7 +118,8 @@ def markdown(name: str, verdicts: Sequence[Verdict]) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+    text = "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+    return "< 0.05" if text == "0.05" and value < ALPHA else text
 
 
 def _numbers(estimate: Estimate | None) -> dict[str, float | None] | None:

@@ -155,16 +155,8 @@ def _at_equal_nfe(e: Evidence, ours: Arm, control: Arm) -> tuple[Scores, Scores]
             raise NotConfigured(f"{'/'.join(ours)} may have stopped beyond {limit:,.0f} NFE")
         stopped = e.final(*ours, e.judge)
     else:
-        stopped = e.chosen(ours[0], _within(e, *ours, limit), e.judge)
-    return stopped, e.chosen(control[0], _within(e, *control, limit), e.judge)
-
-
-def _within(e: Evidence, reward: str, method: str, limit: float) -> list[Candidate]:
-    """The snapshots of a method within some NFE."""
-    found = [(method, step) for step, nfe in e.nfe(reward, method) if nfe <= limit]
-    if not found:
-        raise Undecidable(f"no snapshot of {reward}/{method} within {limit:,.0f} NFE")
-    return list(found)
+        stopped = e.chosen(ours[0], e.within(*ours, limit), e.judge)
+    return stopped, e.chosen(control[0], e.within(*control, limit), e.judge)
 
 
 @claim(
@@ -211,6 +203,4 @@ def rebel_against_ppo(e: Evidence) -> Iterator[Part]:
 def _rebel_against_ppo(e: Evidence, reward: str) -> Comparison:
     both = "rebel-consistency", "rlcm"
     limit = min(e.nfe(reward, name)[-1][1] for name in both)
-    return compared(
-        *(e.scores(reward, _within(e, reward, name, limit)[-1], reward) for name in both)
-    )
+    return compared(*(e.scores(reward, e.within(reward, name, limit)[-1], reward) for name in both))

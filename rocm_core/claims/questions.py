@@ -16,7 +16,6 @@ from rocm_core.claims._evidence import (
     Candidate,
     Evidence,
     Scores,
-    Undecidable,
     compared,
     pooled,
 )
@@ -182,17 +181,6 @@ def _at_equal_nfe(e: Evidence, reward: str, rlcm: str, metric: str | None) -> tu
     """Scores of both arms by a metric, or by the training reward."""
     arms = e.methods(reward, e.regularised(reward)), e.methods(reward, [rlcm])
     budget = min(map(len, arms))
-    nfe = {m: e.nfe(reward, m) for arm in arms for m in arm[:budget]}
-    limit = min(spent[-1][1] for spent in nfe.values())
-    ours, theirs = (
-        [(m, _within(nfe[m], limit, f"{reward}/{m}")) for m in arm[:budget]] for arm in arms
-    )
+    limit = min(e.nfe(reward, m)[-1][1] for arm in arms for m in arm[:budget])
+    ours, theirs = ([e.within(reward, m, limit)[-1] for m in arm[:budget]] for arm in arms)
     return e.chosen(reward, ours, metric or reward), e.chosen(reward, theirs, metric or reward)
-
-
-def _within(spent: list[tuple[int, float]], limit: float, name: str) -> int:
-    """The last step whose NFE is within the limit."""
-    steps = [step for step, nfe in spent if nfe <= limit]
-    if not steps:
-        raise Undecidable(f"no snapshot of {name} within {limit:,.0f} NFE")
-    return steps[-1]

@@ -15,7 +15,7 @@ from typing import Any
 from rocm_core.commands.verify import read_sets
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Artefacts, load_config, made_prompts, made_results
+from rocm_core.grid import Artefacts, load_config, made_results
 from rocm_core.prompts import make_prompts, read_prompts, write_prompts
 from rocm_core.provenance import (
     Accepted,
@@ -45,11 +45,7 @@ def accept(
     files = Artefacts(config, root)
     _require_same_prompts(files)
     accepted, kept = Accepted(files.layout), []
-    prompt_sets = [*made_prompts(files)]
-    for one in made_results(files, read_sets(files)[0]):
-        own = one.source or _chosen(one)
-        if one not in prompt_sets and not any(fnmatch.fnmatch(own, pattern) for pattern in cells):
-            continue
+    for one in _matching(files, cells):
         manifest, problems = read_manifest(one.manifest)
         if not manifest:
             say(problems[0])
@@ -82,9 +78,13 @@ def _bound(one: Made, manifest: dict[str, Any]) -> dict[str, Any]:
     return sealed(manifest | {"inputs": inputs})
 
 
-def _chosen(one: Made) -> str:
-    """The reward and the method whose settings were chosen."""
-    return f"{one.manifest.parent.name}/{one.outputs[0].stem}"
+def _matching(files: Artefacts, patterns: Sequence[str]) -> list[Made]:
+    """The artefacts of the cells and bases that fit a pattern, and what these are made from."""
+    made = [*made_results(files, read_sets(files)[0])]
+    own = [one for one in made if any(fnmatch.fnmatch(one.source, p) for p in patterns)]
+    read = {path for one in own for path in one.inputs or ()}
+    wanted = {one.manifest for one in own}
+    return [one for one in made if one.manifest in wanted or read & {*one.outputs}]
 
 
 def _require_same_prompts(files: Artefacts) -> None:

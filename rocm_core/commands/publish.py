@@ -184,7 +184,7 @@ def _scores(results: Results, source: Source) -> Iterator[tuple[str, Any, Any]]:
     assert source.reward is not None
     base = results.base_of(source.reward, source.method)
     own = only(results.final, reward=source.reward, method=source.method, seed=source.seed)
-    for metric in results.config.metrics:
+    for metric in dict.fromkeys([*results.config.metrics, source.reward]):
         after = only(own, metric=metric).set_index("prompt_id")["value"]
         before = results.scores(base, metric)
         if any(after.index.isin(before.index)):

@@ -28,8 +28,6 @@ from rocm_core.provenance import (
     sealed,
 )
 
-_OF_PEOPLE = ("key.json", "votes.jsonl")
-
 
 def save(
     config: Config, root: str | Path | None = None
@@ -121,8 +119,10 @@ def moved(files: Artefacts, manifest: Path) -> bytes:
     if manifest.parent.name == "snapshots" and images:
         changed["outputs"] = {k: sha for k, sha in said["outputs"].items() if k not in images}
         changed["left_out"] = digest_of(images)
-    people = {name: sha for name, sha in said["inputs"].items() if name in _OF_PEOPLE}
-    if manifest == record_beside(files.layout.study.results) and people:
+    study = files.layout.study
+    of_people = {study.key.name, study.votes.name}
+    people = {name: sha for name, sha in said["inputs"].items() if name in of_people}
+    if manifest == record_beside(study.results) and people:
         changed["inputs"] = {k: sha for k, sha in changed["inputs"].items() if k not in people}
         changed["left_out"] = digest_of(people)
     if changed == said:

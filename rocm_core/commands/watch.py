@@ -123,9 +123,10 @@ def report(files: Artefacts) -> str:
     states += f", {from_shards} of them in {files.shards}" if from_shards else ""
     lines = [f"{files.layout.root}: {_trainings(len(trainings))}: {states}"]
     begun = [one for one in trainings if one.state in (RUNNING, STOPPED)]
+    processes = max(1, files.config.resources.gpus)
     width = max((len(one.cell) for one in begun), default=0)
     for one in begun:
-        left = f", {duration(one.left * one.pace)} left" if one.pace else ""
+        left = f", {duration(one.left * one.pace / processes)} left" if one.pace else ""
         step = f"step {one.step} of {one.settings.iterations}"
         lines.append(f"  {one.cell:{width}}  {one.state}  {step}{left}  {one.last}".rstrip())
     made = {

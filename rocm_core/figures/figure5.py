@@ -53,7 +53,7 @@ def make(results: Results) -> style.Drawing:
         style.cost_x(panel, [curve["training_seconds"] / seconds for curve in curves.values()])
         letter = f"{'ABCD'[_PANELS.index(reward)]}  " if reward in _PANELS else ""
         panel.set_title(letter + panel.get_title())
-        panel.set(xlabel=f"{device} {unit}", ylabel=metric_label(reward))
+        panel.set(xlabel=f"training {unit}, {device}", ylabel=metric_label(reward))
         style.note_missing(panel, results, results.methods(reward), curves)
     style.legend(figure, style.handles(results, results.methods()))
     data = pd.concat(every, ignore_index=True) if every else pd.DataFrame(columns=COLUMNS)
@@ -61,9 +61,9 @@ def make(results: Results) -> style.Drawing:
         f"Mean reward of the batch in training over the last {WINDOW} iterations (fewer at the"
         f" start) of {amount(data['seeds'], 'training seed')}; bars: their standard deviation."
         " Batches differ between methods, and with them the bars: figure efficiency smooths all"
-        f" methods over as many reward queries. {device} {unit} are the training's own, without"
-        " waiting and loading. Axes are logarithmic where methods differ more than"
-        f" {style.UNEVEN:g}-fold."
+        f" methods over as many reward queries. Training {unit} ({device}) are without waiting and"
+        " loading. Letters are those of the paper's panels. Axes are logarithmic where methods"
+        f" differ more than {style.UNEVEN:g}-fold."
     )
     return style.Drawing(figure, data, TITLE, caption)
 

@@ -38,6 +38,7 @@ from rocm_core.grid.made import (
     made_renderings,
     made_results,
     made_study,
+    shown,
     shown_sections,
 )
 from rocm_core.grid.methods import METHODS, POLICIES, Method, name_of, parse_method

@@ -22,6 +22,7 @@ from rocm_core.grid.evaluation import contests, drawn_otherwise, training_sets
 from rocm_core.grid.gradients import check_gradients
 from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.methods import POLICIES, parse_method
+from rocm_core.grid.models import require_denoiser
 from rocm_core.grid.used import gating, listed, rewarding
 from rocm_core.plugins import did_you_mean, facts, module_of, require_known
 from rocm_core.prompts import check_sources, prompt_count
@@ -108,6 +109,7 @@ def _check(config: Config) -> None:
         if name not in (*POLICIES, *(method.policy for _, method in methods)):
             hint = did_you_mean(name, POLICIES)
             raise UserError(f"policies.{name} is not a policy that a method names{hint}")
+        require_denoiser(config.policies[name].model, f"policies.{name}.model")
         module_of("chains", chain_of(config, name), f"policies.{name}.chain")
     for name, weights in config.scorers.items():
         module_of("rewards", name, f"scorers.{name}")

@@ -71,6 +71,17 @@ def made_study(files: Artefacts) -> Iterator[Made]:
         yield Made(record_beside(study.results), {}, code, results, inputs)
 
 
+def shown(config: Config, study: bool = True) -> dict[str, Any]:
+    """The sections of a configuration that a rendering is given, with defaults: without those that
+    change no result, but with the shards where results lie, and the number of GPUs if there are
+    several, as what the base scores and the seconds of an unfinished training are of all processes.
+    """
+    hidden = {*config.PLUMBING} - {"shards"} | (set() if study else {"study"})
+    sections = {key: value for key, value in config.to_dict().items() if key not in hidden}
+    gpus = config.resources.gpus
+    return sections | ({"resources": {"gpus": gpus}} if gpus > 1 else {})
+
+
 def shown_sections(config: Config, kind: str, name: str) -> dict[str, str]:
     """A digest of each section of a configuration that something rendered depends on, in the order
     of the file, which is that of the methods. `study` is one where votes are counted. What is null

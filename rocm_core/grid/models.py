@@ -4,6 +4,7 @@ import contextlib
 import json
 from typing import Any
 
+from rocm_core.errors import UserError
 from rocm_core.plugins import facts, module_of, names
 from rocm_core.provenance import located
 from rocm_core.weights import class_of
@@ -22,6 +23,17 @@ def denoiser(model: str) -> str | None:
     pipeline = _class(model, INDEX)
     own = (n for n in names("denoisers") if pipeline in facts("denoisers", n)["PIPELINES"])
     return next(own, None)
+
+
+def require_denoiser(model: str, key: str) -> None:
+    """Raise `UserError` for a model whose pipeline, as far as it is known, no denoiser loads."""
+    pipeline = _class(model, INDEX)
+    if pipeline and denoiser(model) is None:
+        known = {p for name in names("denoisers") for p in facts("denoisers", name)["PIPELINES"]}
+        raise UserError(
+            f"{key}: {model} is a {pipeline}, which no denoiser loads; they load"
+            f" {', '.join(sorted(known))}"
+        )
 
 
 def denoiser_modules(model: str) -> list[str]:

@@ -1,7 +1,11 @@
 """Environment variables: those that jobs are given, and numbers that anybody may have set."""
 
+import getpass
 import os
 import re
+import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +34,34 @@ def require_workplace() -> None:
             f"{Path.cwd()} is closed to writing, and Snakemake keeps its records there: start it"
             f" in a folder of your own, with -s {ROOT}/Snakefile"
         )
+
+
+def require_account(named: bool) -> None:
+    """Raise `UserError`, once, where Slurm's executor would fail on every job and its retries: it
+    asks `sacctmgr`, or else `sshare`, whether the account of a job exists if one is `named`, and
+    `sacct` which it may be if none is."""
+    remedy = "docs/cluster.md says what to put in its place"
+    program = "sacctmgr" if named else "sacct"
+    if shutil.which(program) is None:
+        raise UserError(
+            f"{program}, which Slurm's executor asks for the account of a job, is not on the PATH"
+            f" of {socket.gethostname()}: {remedy}"
+        )
+    if named:
+        user = getpass.getuser()
+        asked = subprocess.run(
+            ["sacctmgr", "-n", "-s", "list", "user", user], capture_output=True, text=True
+        )
+        if asked.returncode and not (
+            shutil.which("sshare")
+            and subprocess.run(["sshare", "-U", "--noheader"], capture_output=True).returncode == 0
+        ):
+            said = asked.stderr.strip().splitlines()
+            raise UserError(
+                "sacctmgr, which Slurm's executor asks for the account of every job, fails"
+                f" ({said[-1] if said else asked.returncode}), and so does sshare: remove"
+                f" slurm_account from the profile if the site has no accounts, or {remedy}"
+            )
 
 
 def job_environment(tell: bool) -> dict[str, str]:

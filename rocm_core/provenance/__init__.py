@@ -19,6 +19,7 @@ from rocm_core.provenance.files import (
     RunFiles,
     SampleFiles,
     SnapshotFiles,
+    StudyFiles,
     atomic_write,
     digest_of,
     files_in,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT, parse, source_of
 from rocm_core.provenance.files import walk
 
@@ -107,7 +108,7 @@ def _files_beside(path: Path) -> Iterator[Path]:
 
 
 @functools.cache
-def _door(path: Path, package: str) -> dict[str, tuple[str, str]] | None:
+def _door(path: Path) -> dict[str, tuple[str, str]] | None:
     """{name: (module, its name there)} of a package that only passes names on; None of any other.
 
     Who takes a name through a door depends on that name's module, not on the room.
@@ -126,7 +127,7 @@ def _door(path: Path, package: str) -> dict[str, tuple[str, str]] | None:
 def _resolve(module: str, name: str, root: Path, guests: frozenset[str]) -> Iterator[str]:
     """The modules that `from module import name` depends on: through doors, where it comes from."""
     path = _file_of(module, root, guests)
-    door = _door(path, module) if path and path.name == "__init__.py" else None
+    door = _door(path) if path and path.name == "__init__.py" else None
     if name and _file_of(f"{module}.{name}", root, guests) and name not in (door or ()):
         yield f"{module}.{name}"
     elif door is None:
@@ -168,8 +169,13 @@ def _walk(names: tuple[str, ...], root: Path) -> dict[str, str]:
         name = waiting.pop()
         path = _file_of(name, root, guests)
         if path is None and name in names:
+            if name.endswith(".py") and not (root / "workflow").is_dir():  # a wheel
+                raise UserError(
+                    f"the workflow's {name} is not beside the package: run this in a clone of the"
+                    " repository, after `pip install -e .` there"
+                )
             raise FileNotFoundError(f"no project module or file {name!r} under {root}")
-        is_door = path and path.name == "__init__.py" and _door(path, name) is not None
+        is_door = path and path.name == "__init__.py" and _door(path) is not None
         if path and name not in seen and (name in names or not is_door):
             meanings, needs = _dependencies(name, path, root, guests)
             closure |= meanings
@@ -185,7 +191,8 @@ def module_closure(*names: str, root: Path = ROOT) -> list[str]:
     rocm_core brings its package with it. Imports inside functions count, those for type checkers do
     not. A name taken through a package that only passes names on counts as taken from its module.
     `SKIPPED` rooms are entered only when named. A module that reads files beside it, a template or
-    a page, brings them with it, as `module:file`. Raises FileNotFoundError for an unknown name.
+    a page, brings them with it, as `module:file`. Raises FileNotFoundError for an unknown name, and
+    `UserError` for a script of the workflow where there is no workflow.
     """
     return list(_walk(tuple(sorted(names)), root))
 

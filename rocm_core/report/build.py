@@ -24,8 +24,9 @@ from rocm_core.analysis import (
     metric_label,
     number,
 )
+from rocm_core.claims import VERDICTS
 from rocm_core.errors import UserError
-from rocm_core.grid import offered
+from rocm_core.grid import is_held_out, offered
 from rocm_core.plugins import facts, load
 from rocm_core.provenance import atomic_write
 from rocm_core.report.terms import TERMS, anchor, explained
@@ -35,7 +36,6 @@ _SHOWN = (
     *("beta", "reward_queries", "nfe"),
 )
 _TOLD_BY_NAME = {"reward", "scorer", "seed", "divergence"}
-_VERDICTS = ("confirmed", "refuted", "no difference", "not decidable", "not tested")
 _GROUPS = {"Q": "What this reproduction asks", "": "The ROCM paper", "R": "The RLCM paper"}
 _STRIP = 6  # images of a cell
 # Pixels of their sides, by the number of cells: all strips together stay within a few megabytes.
@@ -59,7 +59,7 @@ class Reading:
     """What training with one method on one reward changed, against its base, paired over prompts.
 
     `reward` and `gold` are changes with their intervals (None: no such scores); `held_out` counts
-    the directions of the metrics that are neither.
+    the directions of the scorers that no training on this reward used, but for the gold judge.
     """
 
     trained_on: str
@@ -94,13 +94,13 @@ def make(results: Results, *, with_trainings: bool = True) -> Report:
         results.entries(path, key, "a ledger", "decide the claims again")
         for key in ("claims", "limits")
     )
-    cells = _cells(results, with_trainings)
+    varying, shared = _varying(results)
+    cells = _cells(results, with_trainings, varying)
     side = next(side for most, side in _SIDES if len(cells) <= most)
     shown = {
         name: load("tables", name).make(results)
         for name in offered("tables", results.config, results.layout)
     }
-    varying, shared = _varying(results)
     pictures = _pictures(results)
     verdicts = Counter(one["verdict"] for one in ledger)
     html = templates.get_template("page.html.j2").render(
@@ -108,7 +108,7 @@ def make(results: Results, *, with_trainings: bool = True) -> Report:
             heading: [c for c in ledger if c["id"].rstrip("0123456789abc") == prefix]
             for prefix, heading in _GROUPS.items()
         },
-        tally=", ".join(f"{verdicts[name]} {name}" for name in _VERDICTS if verdicts[name]),
+        tally=", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name]),
         limits=limits,
         titles=_titles(shown, pictures),
         terms=TERMS,
@@ -142,9 +142,11 @@ def read(results: Results) -> Iterator[Reading]:
     """One reading for each training reward and method, swept methods included."""
     for reward in results.rewards:
         for method in results.methods(reward, sweeps=True):
-            changes = {m: results.change(reward, method, m) for m in results.config.metrics}
+            used = results.used(reward)
+            metrics = dict.fromkeys([*results.config.metrics, reward])  # an ensemble is no metric
+            changes = {m: results.change(reward, method, m) for m in metrics}
             trained, gold = changes.pop(reward, None), changes.pop(GOLD, None)
-            directions = [change.direction for change in changes.values() if change]
+            directions = [c.direction for m, c in changes.items() if c and is_held_out(m, used)]
             counts = {d: directions.count(d) for d in ("rises", "falls", "undecided")}
             seeds = results.seeds(reward, method)
             yield Reading(reward, method, seeds, trained, gold, counts)
@@ -194,8 +196,9 @@ def _data_uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _cells(results: Results, with_trainings: bool) -> list[dict[str, Any]]:
-    """What each trained cell is made of and cost: its source and its manifest."""
+def _cells(results: Results, with_trainings: bool, varying: list[str]) -> list[dict[str, Any]]:
+    """What each trained cell is made of and cost: its source and its manifest, and in words those
+    of its settings that are `varying`."""
     cells = []
     for source in results.trained:
         manifest = results.manifests.get(source.name)
@@ -210,8 +213,21 @@ def _cells(results: Results, with_trainings: bool) -> list[dict[str, Any]]:
             lora.relative_to(results.root).as_posix() if with_trainings and lora.exists() else None
         )
         first = source.seed == results.config.seeds[0] and not source.swept
-        cells.append(manifest | {"source": source, "lora": file, "first": first})
+        settings = manifest["settings"]
+        told = {key: _setting(key, settings[key], manifest) for key in varying if key in settings}
+        cells.append(manifest | {"source": source, "lora": file, "first": first, "varying": told})
     return cells
+
+
+def _setting(key: str, value: Any, manifest: Mapping[str, Any]) -> str:
+    """A setting in words: of a search what it chose, of a β that adapts where it ended."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if not isinstance(value, Mapping):
+        return str(value)
+    found = manifest.get("chosen", {}).get(key, manifest["beta"] if key == "beta" else None)
+    told = "; ".join(f"{k} {_setting(k, v, {})}" for k, v in value.items())
+    return f"{found:.4g} ({told})" if isinstance(found, float) else told
 
 
 def _strip(results: Results, source: Source, side: int) -> str | None:

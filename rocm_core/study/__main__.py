@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from rocm_core.errors import run
+from rocm_core.provenance import StudyFiles
 
 STUDY = "the study's folder, such as results/demo/study"
 CODE = "of the code, for the manifest"
@@ -77,7 +78,7 @@ def _serve(args: argparse.Namespace) -> None:
             print(f"{server.address}?rater={code}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    print(f"{server.votes.count} votes are in {args.study / 'votes.jsonl'}")
+    print(f"{server.votes.count} votes are in {StudyFiles(args.study).votes}")
 
 
 def _aggregate(args: argparse.Namespace) -> None:

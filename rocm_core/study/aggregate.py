@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from rocm_core.analysis import Estimate, only, percentile_interval
 from rocm_core.errors import UserError
 from rocm_core.provenance import (
+    StudyFiles,
     hash_inputs,
     record_beside,
     write_csv,
     write_json,
     write_manifest,
 )
-from rocm_core.study.design import KEY, QUESTIONS, TIE, Key
-from rocm_core.study.votes import FILE, read_votes, require_settled
+from rocm_core.study.design import QUESTIONS, TIE, Key
+from rocm_core.study.votes import read_votes, require_settled
 
-RESULTS = "results"
 RESAMPLES = 10_000
 _TIED = 0.5  # a tie is half a win, as in rocm_core.analysis.statistics
 
@@ -72,24 +72,24 @@ def aggregate(folder: Path, fingerprint: str = "") -> list[Outcome]:
     study.
     """
     key = Key.read(folder)
-    votes = tabulate(key, folder / FILE)
-    inputs = hash_inputs([folder / KEY, folder / FILE])
+    files = StudyFiles(folder)
+    votes = tabulate(key, files.votes)
+    inputs = hash_inputs([files.key, files.votes])
     outcomes = [
         outcome(answers, *key.comparisons[number], question)
         for number, question in itertools.product(range(len(key.comparisons)), QUESTIONS)
         if len(answers := only(votes, comparison=number, question=question))
     ]
     rows = [one.flat() for one in outcomes]
-    results, table = (folder / f"{RESULTS}.{suffix}" for suffix in ("json", "csv"))
     content = {"study": key.study, "ties": key.ties, "chosen": key.chosen}
-    write_json(results, content | {"outcomes": rows, "raters": _raters(key, votes)})
-    write_csv(table, rows[0] if rows else (), (row.values() for row in rows))
+    write_json(files.results, content | {"outcomes": rows, "raters": _raters(key, votes)})
+    write_csv(files.table, rows[0] if rows else (), (row.values() for row in rows))
     write_manifest(
-        record_beside(results),
+        record_beside(files.results),
         settings={},
         code=fingerprint,
         inputs=inputs,
-        outputs=[results, table],
+        outputs=[files.results, files.table],
     )
     return outcomes
 
@@ -153,14 +153,12 @@ def outcome(votes: pd.DataFrame, first: str, second: str, question: str) -> Outc
     )
 
 
-def crossed_mean(
-    scores: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
+def crossed_mean(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> Estimate:
     """Mean of scores (raters, pairs), NaN where there is no vote, with its 95 % interval.
 
     `n` counts pairs. The same scores give the same interval.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     present = ~np.isnan(scores)
     known = np.where(present, scores, 0.0)
     raters, pairs = (

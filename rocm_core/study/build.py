@@ -15,12 +15,18 @@ from rocm_core.analysis import halves
 from rocm_core.configuration import Contest, StudySettings
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write, hash_inputs, record_beside, write_manifest
+from rocm_core.provenance import (
+    StudyFiles,
+    atomic_write,
+    hash_inputs,
+    record_beside,
+    write_manifest,
+)
 from rocm_core.study.best import best
-from rocm_core.study.design import KEY, Key, Pair, choose_prompts, identify, make_pairs, make_raters
+from rocm_core.study.design import Key, Pair, choose_prompts, identify, make_pairs, make_raters
 
 ASSETS = Path(__file__).with_name("page")
-PAGE, SECRET = "page", "secret"
+SECRET = "secret"
 
 
 def build(
@@ -66,7 +72,8 @@ def build(
     scores = [path for one in contests.values() for path in (one.base, *one.scores.values())]
     indices = [file.parent / "index.jsonl" for file in sources.values()]
     inputs = hash_inputs([*indices, *sources.values(), *map(Path, scores)])
-    folder = output / f".{PAGE}"  # until it is whole
+    files = StudyFiles(output)
+    folder = files.page.with_name(".page")  # until it is whole
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     for name, file in sorted(sources.items()):  # in the order of the random names
@@ -94,18 +101,18 @@ def build(
         files=_files(folder),
         chosen=choices,
     )
-    record = record_beside(output / KEY)
-    for old in (output / KEY, record):
+    record = record_beside(files.key)
+    for old in (files.key, record):
         old.unlink(missing_ok=True)
-    shutil.rmtree(output / PAGE, ignore_errors=True)
-    folder.rename(output / PAGE)
+    shutil.rmtree(files.page, ignore_errors=True)
+    folder.rename(files.page)
     key.write(output)
     write_manifest(
         record,
         settings=settings.to_dict(),
         code=fingerprint,
         inputs=inputs,
-        outputs=[output / KEY, *(output / PAGE / name for name in key.files)],
+        outputs=[files.key, *(files.page / name for name in key.files)],
         extra={"chosen": choices},
     )
     record.chmod(0o600)  # like the key, it tells whose an image is: their hashes may be the same

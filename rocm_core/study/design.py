@@ -17,11 +17,10 @@ from typing import Any
 
 from rocm_core.errors import UserError
 from rocm_core.prompts import Prompt
-from rocm_core.provenance import atomic_write
+from rocm_core.provenance import StudyFiles, atomic_write
 
 QUESTIONS = ("appeal", "alignment", "preference")
 TIE = "tie"
-KEY = "key.json"
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,14 @@ class Key:
 
     def write(self, folder: Path) -> None:
         """Write the key of the study in `folder`, readable by its owner only."""
-        with atomic_write(folder / KEY) as file:
+        with atomic_write(StudyFiles(folder).key) as file:
             Path(file.name).chmod(0o600)
             file.write((json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Key":
         """The key of the study in `folder`; raises `UserError` if there is none."""
-        path = folder / KEY
+        path = StudyFiles(folder).key
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             pairs = {

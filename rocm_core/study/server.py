@@ -20,9 +20,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rocm_core.errors import UserError
-from rocm_core.study.build import PAGE
-from rocm_core.study.design import KEY, Key
-from rocm_core.study.votes import FILE, Refused, VoteBook
+from rocm_core.provenance import StudyFiles
+from rocm_core.study.design import Key
+from rocm_core.study.votes import Refused, VoteBook
 
 LARGEST_VOTE = 4096  # bytes
 PATIENCE = 120.0  # seconds for a request and its answer, and for an idle connection
@@ -43,7 +43,8 @@ class StudyServer:
     """
 
     def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 8000) -> None:
-        self._key_file, self._page = folder / KEY, folder / PAGE
+        files = StudyFiles(folder)
+        self._key_file, self._page = files.key, files.page
         self._key_bytes = self._key_file.read_bytes() if self._key_file.exists() else b""
         self._key = Key.read(folder)
         self.raters = list(self._key.raters)
@@ -52,7 +53,7 @@ class StudyServer:
                 file = self._page / name
                 trouble = "is not what was built" if file.exists() else "does not exist"
                 raise UserError(f"{file} {trouble}: build the study again")
-        self.votes = VoteBook(self._key, folder / FILE)
+        self.votes = VoteBook(self._key, files.votes)
         try:
             self._socket = socket.create_server((host, port))
             self.server_address = self._socket.getsockname()

@@ -11,7 +11,6 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,12 +35,6 @@ _PIXELS = """(image) => {
   const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   return btoa(String.fromCharCode(...data));
 }"""
-
-
-def expected_score(difference: float, question: str) -> float:
-    """P(win) + ½ P(tie) of an image whose gold score is higher by `difference`."""
-    noise = NormalDist(difference, NOISE[question])
-    return 1 - (noise.cdf(INDIFFERENT) + noise.cdf(-INDIFFERENT)) / 2
 
 
 class SimulatedRater:

@@ -15,7 +15,6 @@ from rocm_core.errors import UserError
 from rocm_core.provenance import atomic_write
 from rocm_core.study.design import QUESTIONS, TIE, Key, plan
 
-FILE = "votes.jsonl"
 _KEYS = ("rater", "pair", "answers")
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from rocm_core.analysis import Results, metric_label, only, training_seeds
+from rocm_core.analysis import Results, metric_label, number, only, training_seeds
 from rocm_core.tables._table import Block, Cell, Table
 
 TITLE = "Signal in the gradient of one image"
@@ -57,6 +57,6 @@ def _cell(row: dict[str, Any]) -> Cell:
     if row["status"] == "missing":
         return Cell("missing", muted=True)
     signal, deviation = row["signal"], row["deviation"]
-    spread = f" ± {100 * deviation:.1f}" if deviation == deviation else ""
+    spread = f" ± {number(100 * deviation, 1)}" if deviation == deviation else ""
     images = f" ({1 / signal - 1:,.0f})" if signal > 0 else ""
-    return Cell(f"{100 * signal:.1f}{spread} %{images}")
+    return Cell(f"{number(100 * signal, 1)}{spread} %{images}")

@@ -1,7 +1,11 @@
 """The profile itself: needs no Slurm."""
 
 import logging
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,9 @@ import yaml
 from checkout import ROOT, Checkout
 
 from rocm_core.configuration.config import Resources
+from rocm_core.errors import UserError
 from rocm_core.grid import load_config, offered
+from rocm_core.jobs import require_account
 
 
 def test_whatever_is_drawn_is_drawn_in_one_job() -> None:
@@ -73,8 +79,47 @@ def test_without_sacctmgr_the_executor_ends_and_with_the_documented_one_it_is_co
         validate_account("your-account", logging.getLogger())
     text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
     (lines,) = re.findall("executable `sacctmgr` of two lines, `(.*?)` and `(.*?)`", text)
-    (tmp_path / "sacctmgr").write_text("\n".join(lines))
-    (tmp_path / "sacctmgr").chmod(0o755)
+    for named, program in ((True, "sacctmgr"), (False, "sacct")):
+        with pytest.raises(UserError, match=rf"^{program}, which Slurm's executor asks .* PATH of"):
+            require_account(named)
+    script(tmp_path / "sacctmgr", "#!/bin/sh", "echo no database >&2", "exit 1")
+    with pytest.raises(UserError, match=r"fails \(no database\), and so does sshare: remove"):
+        require_account(named=True)
+    script(tmp_path / "sshare", "#!/bin/sh", "echo your-account")
+    require_account(named=True)
+    script(tmp_path / "sacctmgr", *lines)
+    require_account(named=True)
     for _ in range(2):
         assert validate_account("your-account", logging.getLogger()) == "your-account"
     assert not caplog.records
+
+
+@pytest.mark.parametrize("account", [("slurm_account=me",), ()])
+def test_an_executor_that_cannot_ask_for_the_account_says_so_once_and_submits_nothing(
+    account: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Not once for every job and each of its retries, in traces."""
+    for name in ("sh", "bash", "git", "env", "which"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    submitted = tmp_path / "submitted"
+    for name in ("sbatch", "sinfo", "squeue"):
+        script(tmp_path / name, "#!/bin/sh", f'[ {name} = sbatch ] && echo "$@" >> {submitted}')
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "prompts", "-s", str(ROOT / "Snakefile")]
+        + ["--executor", "slurm", "--jobs", "2", "--retries", "3"]
+        + ["--default-resources", "nodes=1", *account],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    program = "sacctmgr" if account else "sacct"
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and not submitted.exists()
+    assert f"error: {program}, which Slurm's executor asks" in said.splitlines()[-1]
+    assert said.count(program) == 1
+
+
+def script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(lines))
+    path.chmod(0o755)

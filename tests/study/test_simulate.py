@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from shapes_study import expected_score
 
 from rocm_core.errors import UserError
 from rocm_core.study import simulate
@@ -16,8 +17,8 @@ def test_the_planted_win_rate_is_how_often_simulated_raters_choose(gain, monkeyp
     pressed = np.array([rater.keys("a prompt", image, image) for _ in range(trials)])
     for question, keys in zip(simulate.NOISE, pressed.T, strict=True):
         score = (keys == "a").mean() + (keys == "s").mean() / 2
-        assert score == pytest.approx(simulate.expected_score(gain, question), abs=0.035)
-    assert simulate.expected_score(0, "appeal") == pytest.approx(0.5)
+        assert score == pytest.approx(expected_score(gain, question), abs=0.035)
+    assert expected_score(0, "appeal") == pytest.approx(0.5)
 
 
 def test_a_missing_browser_is_said_in_a_sentence(monkeypatch):

@@ -36,13 +36,14 @@ from rocm_core.claims._verdict import (
     UNDECIDED,
     VERDICTS,
     Claim,
+    Finding,
     Part,
     at_least,
     decide,
     every,
     first,
 )
-from rocm_core.claims._write import record
+from rocm_core.claims._write import details_of, record
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
 from rocm_core.plugins import ROOT, names
@@ -122,8 +123,34 @@ def test_rules_count_ties():
     assert decided([tie, gap], at_least(1)) == UNDECIDED
     assert decided([tie, win], at_least(1)) == CONFIRMED
     same = decide(Claim("x", "text", "test", "needs", every, lambda _: [tie, win]), None)
-    assert same.reason == "within ± 0.2 SD; 2 parts: 1 hold, 1 tie"
+    assert same.reason == "within ± 0.2 SD; 2 parts: 1 holds, 1 ties"
     assert same.decisive.outcome == "ties"
+
+
+def test_what_only_the_correction_leaves_open_is_said_so():
+    def of(p, low):
+        shown = Estimate(0.17, low, 0.22, 50)
+        return Part("planted", MORE, Comparison(shown, shown, None, p, 3))
+
+    def told(*parts):
+        return decide(Claim("x", "text", "test", "needs", at_least(1), lambda _: parts), None)
+
+    assert told(of(0.03, 0.12)).verdict == CONFIRMED
+    corrected = told(of(0.03, 0.12), of(0.6, -0.1), of(0.7, -0.1))
+    assert (corrected.verdict, corrected.decisive.p_corrected) == (UNDECIDED, pytest.approx(0.09))
+    assert corrected.reason.startswith(
+        "not significant after correction for 3 comparisons; 3 parts"
+    )
+    assert told(of(0.6, -0.1), of(0.7, -0.1)).reason.startswith("an interval leaves it open")
+
+
+def test_a_p_value_below_the_level_is_never_rounded_onto_it():
+    shown = Estimate(0.1, 0.0001, 0.2, 50)
+    near, at = (
+        details_of(Finding(Part("x", MORE, Comparison(shown, shown, None, p, 3)), None, "holds"))
+        for p in (0.0499, 0.0501)
+    )
+    assert "p < 0.05" in near and "p 0.05;" in at
 
 
 def test_what_the_configuration_lacks_is_not_tested_and_what_is_not_there_yet_is_open():
@@ -327,6 +354,7 @@ def test_a_verdict_of_one_seed_says_so_on_its_face(stopping, tmp_path):
     decided, one_seed = alone.to_dict()["limits"][:2]
     assert re.fullmatch(r"Decided here: .*\b11\b.*\.", decided) and ONE_TRAINING in one_seed
     assert decided in text.split("|")[0] and one_seed in text.split("|")[0]
+    assert "11 (A model is never evaluated on the reward that it was trained on)" in decided
 
 
 def test_every_claim_of_a_paper_has_its_place_there():

@@ -302,7 +302,7 @@ def test_figure_5_counts_the_hours_of_every_gpu_and_keeps_the_papers_letters(tmp
     assert drawing.data["training_seconds"].max() == 20 * 720  # of each
     titles = [panel.get_title() for panel in drawing.figure.axes]
     assert titles == ["B  Trained on Aesthetic", "D  Trained on HPSv2"]
-    assert drawing.figure.axes[0].get_xlabel() == "GPU hours"
+    assert drawing.figure.axes[0].get_xlabel() == "training hours, GPU"
     (line,) = [x for x in drawing.figure.axes[0].get_lines() if len(x.get_xdata()) == 40]
     assert line.get_xdata()[-1] == pytest.approx(4)
 

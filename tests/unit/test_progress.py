@@ -210,6 +210,12 @@ def test_watch_says_what_runs_how_far_and_what_is_left(tmp_path):
     assert made.startswith("Made: images 0 of 6, scores 0 of 6, evaluated snapshots 0 of 5, tables")
     # 720 s + 360 s so far. To come: 90 × 36 s, and twice 100 × 1080 s / 150.
     assert hours == "Training, in hours: 0.30 so far, about 1.30 to come"
+    # Of two processes each step takes as long and costs twice as much.
+    config = load_config("config/demo.yaml", {"training": training, "resources": {"gpus": 2}})
+    _, _, left, _, hours = report(Artefacts(config, tmp_path)).splitlines()
+    assert "step 10 of 100, 54 min left" in left and hours.startswith(
+        "Training, in GPU hours: 0.40"
+    )
     config = load_config("config/demo.yaml", {"methods": {"rocm-none": {}}})
     first, _, hours = report(Artefacts(config, tmp_path / "new")).splitlines()
     assert first == f"{tmp_path}/new: 1 training: 1 waiting"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -219,6 +220,16 @@ def test_a_module_resolved_by_name_counts_only_where_it_is_named(project):
 def test_an_unknown_module_is_an_error(project):
     with pytest.raises(FileNotFoundError, match="rocm_core.rewards.c"):
         code_fingerprint("rocm_core.rewards.c", root=project)
+
+
+def test_a_script_of_the_workflow_is_asked_for_where_there_is_none(project):
+    """As in a wheel, from which a command needs the rules."""
+    (project / "workflow").mkdir(exist_ok=True)
+    with pytest.raises(FileNotFoundError):
+        code_fingerprint("workflow/scripts/misspelt.py", root=project)
+    shutil.rmtree(project / "workflow")
+    with pytest.raises(UserError, match=r"workflow/scripts/train.py is not beside the package"):
+        code_fingerprint("workflow/scripts/train.py", root=project)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_the_page_shows_tables_captions_costs_and_provenance(finished):
     html = make(Results(config, root)).html
     assert "Table 1: Held-out scores" in html
     assert "Caption of gold_vs_kl, n = 16 ± 0." in html
-    assert "6 of 6 cells trained" in html and "0.0333 hours on cpu of training" in html
+    assert "6 of 6 cells trained" in html and "trained in 0.0333 CPU hours" in html
     manifest = json.loads((root / "cells/hpsv2/rocm-kl/seed-0/manifest.json").read_text())
     (row,) = [r for r in html.split("<tr>") if ">hpsv2/rocm-kl/seed-0</a>" in r.split("</th>")[0]]
     assert ">320<" in row and ">1,280<" in row and ">20<" in row and "0.05" in row
@@ -241,7 +241,20 @@ def test_a_steered_beta_shows_the_value_it_came_to(tmp_path):
     config = make_config(methods=methods, partial=True)
     write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
-    assert re.search(r"target 0\.01, start 1\.0\s+\(0\.07\)", make(Results(config, tmp_path)).html)
+    html = make(Results(config, tmp_path)).html
+    assert html.count("0.07 (target 0.01; start 1.0)") == 4  # of each reward: in the table, below
+
+
+def test_a_searched_setting_shows_what_was_chosen(tmp_path):
+    tried = {"search": [1.0e-4, 1.0e-3], "iterations": 4}
+    config = make_config(methods={"rocm-none": {"learning_rate": tried}}, partial=True)
+    write_results(tmp_path, config, size=8)
+    write_claims(tmp_path)
+    for file in tmp_path.glob("cells/hpsv2/rocm-none/seed-*/manifest.json"):
+        about = json.loads(file.read_text())
+        file.write_text(json.dumps(about | {"chosen": {"learning_rate": 1e-3}, "beta": 0.0}))
+    html = make(Results(config, tmp_path)).html
+    assert "0.001 (search 0.0001, 0.001; iterations 4)" in html and "(0)" not in html
 
 
 def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
@@ -460,6 +473,16 @@ def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(open_page, width, 
     )
     hint = wide.evaluate("e => getComputedStyle(e, '::before').content")
     assert ("Scroll sideways" in hint) == (width == 390)
+    # The first column stays, and leaves room for the others however long a name is.
+    page.eval_on_selector("#cells tbody th a", "(e, name) => e.textContent = name", "long-name" * 9)
+    wide.evaluate("e => e.scrollLeft = e.scrollWidth")
+    first, last = (
+        page.locator(f"#cells tbody tr:first-child > :{one}-child").bounding_box()
+        for one in ("first", "last")
+    )
+    box = wide.bounding_box()
+    assert first["x"] + first["width"] <= last["x"]
+    assert last["x"] + last["width"] <= box["x"] + box["width"] + 1 or width != 390
 
 
 @in_a_browser

@@ -12,7 +12,7 @@ from finished_run import write_run
 
 from rocm_core.commands.accept import accept
 from rocm_core.commands.verify import verify
-from rocm_core.grid import job_code, parse_config
+from rocm_core.grid import Artefacts, job_code, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import hash_inputs, record_beside, sealed, sha256_file, write_manifest
@@ -182,6 +182,25 @@ def test_what_a_search_chose_is_bound_and_accepted_like_all_others(tmp_path):
     assert accept(config, tmp_path / "run", ["hpsv2/*"], say=said.append) == [record_beside(choice)]
     found, accepted = verify(config, tmp_path / "run")
     assert found == [] and len(accepted) == len(said) == 1
+
+
+def test_whoever_accepts_a_cell_accepts_the_standards_that_it_is_made_from(tmp_path):
+    """Else Snakemake would make these again, and then the cell from them."""
+    config = parse_config(
+        CONFIG
+        | {"scorers": {"hpsv2": None, "aesthetic": None, "gold": None}, "rewards": ["hpsv2"]}
+        | {"methods": {"rocm-none": {}, "rocm-kl": {"beta": 0.05, "gate_by": "aesthetic"}}}
+    )
+    root = tmp_path / "run"
+    write_run(config, root)
+    standards = record_beside(next(iter(Artefacts(config, root).measured_bases())))
+    cells = {
+        method: root / f"cells/hpsv2/{method}/seed-0/manifest.json" for method in config.methods
+    }
+    for record in (standards, *cells.values()):
+        restate(record, code="0" * 64)
+    assert accept(config, root, ["hpsv2/rocm-none/*"], say=len) == [cells["rocm-none"]]
+    assert set(accept(config, root, ["hpsv2/rocm-kl/*"], say=len)) == {standards, cells["rocm-kl"]}
 
 
 def restate(path, **changes):

@@ -302,7 +302,7 @@ def test_an_unknown_cell_is_named_in_one_sentence(pristine: Checkout) -> None:
 def test_partial_results_need_some_results(pristine: Checkout) -> None:
     shown = pristine.snakemake("-n", "figures", "--config", "partial=true")
     assert shown.returncode != 0
-    assert shown.stderr.strip().splitlines()[-1].startswith("error: results/demo holds no scores")
+    assert shown.stderr.strip().splitlines()[-1].startswith("error: results/demo holds no training")
 
 
 @pytest.mark.parametrize("profile", ["slurm", "local", "profiles/default"])

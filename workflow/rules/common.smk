@@ -13,8 +13,8 @@ if not os.path.isdir(f"{sys.path[0]}/rocm_core"):
 from rocm_core.commands.verify import require_fresh
 from rocm_core.errors import told
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
-from rocm_core.grid import shown_sections, snapshot_prompts, train_version
-from rocm_core.jobs import job_environment, require_workplace
+from rocm_core.grid import shown, shown_sections, snapshot_prompts, train_version
+from rocm_core.jobs import job_environment, require_account, require_workplace
 from rocm_core.plugins import ROOT
 from rocm_core.provenance import Accepted, code_fingerprint, here, located, record_beside
 from rocm_core.provenance import record_origin, require_same_origin
@@ -51,13 +51,15 @@ samples, trained, finished = FILES.samples, FILES.trained, FILES.finished
 main_scores, snapshot_scores = FILES.main_scores, FILES.snapshot_scores
 shown_prompts = FILES.prompts
 
-if CONFIG.partial and not main_scores():
-    sys.exit(f"error: {LAYOUT.root} holds no scores yet: run without partial=true first")
+if CONFIG.partial and not (main_scores() or trained("history.csv") or FILES.unfinished_histories()):
+    sys.exit(f"error: {LAYOUT.root} holds no training yet: run without partial=true first")
 
 
 onstart:
     with told():
         record_origin(LAYOUT, CONFIG_FILES, SECTIONS)
+        if workflow.executor_plugin and workflow.executor_plugin.name == "slurm":
+            require_account("slurm_account" in (workflow.resource_settings.default_resources or {}))
 
 
 wildcard_constraints:
@@ -89,9 +91,8 @@ def to_json(value):
     return json.dumps(value, sort_keys=True)
 
 
-def shown(*, study=False):
+def shown_config(*, study=False):
     """The configuration that a rendering depends on, in the order of the file, which is that of
     the methods. A function, because `params` would take a template's braces for wildcards."""
-    hidden = {*CONFIG.PLUMBING} - {"shards"} | (set() if study else {"study"})
-    text = json.dumps({k: v for k, v in CONFIG.to_dict().items() if k not in hidden})
+    text = json.dumps(shown(CONFIG, study=study))
     return lambda w: text

@@ -80,7 +80,7 @@ for _name, _kind in DRAWN:
             mem_mb=4000,
             runtime=10,
         params:
-            config=shown(study=_name in OF_VOTES),
+            config=shown_config(study=_name in OF_VOTES),
             kind=_kind,
             name=_name,
             title=lambda w, of=f"{_kind}s", name=_name: facts(of, name)["TITLE"],
@@ -121,7 +121,7 @@ rule claims:
         mem_mb=4000,
         runtime=30,
     params:
-        config=shown(study=True),
+        config=shown_config(study=True),
         stem=subpath(output.json, strip_suffix=".json"),
         code=render_code("claims", "claims", CONFIG),
     message:
@@ -156,7 +156,7 @@ rule report:
         mem_mb=4000,
         runtime=10,
     params:
-        config=shown(study=True),
+        config=shown_config(study=True),
         stem=subpath(output[0], strip_suffix=".html"),
         code=render_code("report", "report", CONFIG),
     message:
