@@ -86,7 +86,7 @@ def correlations(
                 dataclasses.replace(sample, reward=scorer.score(images, sample.batch.prompts))
                 for sample, images in zip(samples, keep.images, strict=True)
             ]
-            found, _ = algorithms[name].advantages(policy, scored, trainer.optimiser)
+            found, _ = algorithms[name].advantages(scored, trainer.optimiser)
             if step <= iterations - (last or iterations):
                 continue
             for sample, advantage in zip(scored, found, strict=True):

@@ -13,7 +13,6 @@ from rocm_core.configuration import Whole, number
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rocm_core.policies import Policy
 
 TINY = 1e-6
 
@@ -40,7 +39,7 @@ class NormalisedAdvantages(PolicyGradient):
         self.statistics = PromptStatistics(settings.prompt_buffer, settings.prompt_buffer_minimum)
 
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         self.statistics.add(rewards_of_all(samples, optimiser))
         limit = self.settings.advantage_clip

@@ -67,7 +67,7 @@ class PolicyGradient(Algorithm):
 
     @abstractmethod
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """For each sample the advantages `(N, T)`, and diagnostics."""
 
@@ -82,7 +82,7 @@ class PolicyGradient(Algorithm):
         self, policy: Policy, reward: Reward, batches: Sequence[Batch], optimiser: Optimiser
     ) -> list[Statistics]:
         samples = [self.sample(policy, reward, batch) for batch in batches]
-        advantages, diagnostics = self.advantages(policy, samples, optimiser)
+        advantages, diagnostics = self.advantages(samples, optimiser)
         size = len(samples) // self.settings.updates_per_iteration
         for _ in range(self.settings.inner_epochs):
             seen = []  # of the last inner epoch, which says how far the policy has gone

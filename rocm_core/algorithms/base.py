@@ -228,4 +228,7 @@ def load_algorithm(settings: TrainingSettings) -> Algorithm:
     module = load("algorithms", settings.algorithm)
     classes = [value for value in vars(module).values() if isinstance(value, type)]
     own = (value for value in classes if value.__module__ == module.__name__)
-    return next(value for value in own if issubclass(value, Algorithm))(settings)
+    found = next((value for value in own if issubclass(value, Algorithm)), None)
+    if found is None:
+        raise UserError(f"{module.__name__} has no class of its own that is an Algorithm: add one")
+    return found(settings)

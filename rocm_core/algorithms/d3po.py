@@ -52,7 +52,7 @@ class D3PO(PolicyGradient):
         return super().sample(policy, reward, with_shared_start(batch))
 
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """+1 for the better image of a pair, -1 for the other, 0 for a tie."""
         import torch

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rocm_core.algorithms._value_function import ValueFunction
-    from rocm_core.policies import Policy, Transition
+    from rocm_core.policies import Transition
 
 
 class Settings(ClippedSettings, RegularisedSettings):
@@ -56,7 +56,7 @@ class DPOK(PolicyGradient):
         self._saved: dict[str, Any] = {}
 
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         value = self.value = self.value or self._make(samples, optimiser)
         advantages = [

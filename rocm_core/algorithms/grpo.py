@@ -25,7 +25,7 @@ from rocm_core.algorithms.base import Optimiser, RegularisedSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rocm_core.policies import Policy, Transition
+    from rocm_core.policies import Transition
 
 
 class Settings(ClippedSettings, RegularisedSettings):
@@ -40,7 +40,7 @@ class GRPO(PolicyGradient):
     settings: Settings
 
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         known = {k: moments(group) for k, group in groups_of(samples, optimiser).items()}
         advantages = []

@@ -75,7 +75,7 @@ class Hybrid(PolicyGradient):
         return super().update(policy, reward, batches, optimiser)
 
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         groups = groups_of(samples, optimiser)
         advantages = []

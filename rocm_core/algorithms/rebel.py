@@ -58,10 +58,10 @@ class REBEL(NormalisedAdvantages):
         return super().sample(policy, reward, with_shared_start(batch) if shared else batch)
 
     def advantages(
-        self, policy: Policy, samples: Sequence[Sample], optimiser: Optimiser
+        self, samples: Sequence[Sample], optimiser: Optimiser
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         if self.settings.normalise_rewards:
-            return super().advantages(policy, samples, optimiser)
+            return super().advantages(samples, optimiser)
         return [s.reward[:, None].expand(-1, len(s.transitions)) for s in samples], {}
 
     def _learn(

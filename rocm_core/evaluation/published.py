@@ -6,9 +6,8 @@ is arranged around them here is that they find their files on the disk and read 
 
 import contextlib
 import sys
-import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from rocm_core.errors import UserError
-from rocm_core.provenance import hash_inputs, located, record_beside
+from rocm_core.provenance import located
 from rocm_core.weights import (
     mismatches,
     require_finite,
@@ -128,25 +127,17 @@ def score_folder_published(
 
     scorers: {name: its weights}. Raises `UserError` as `score_folder` does.
     """
-    from rocm_core.evaluation.job import kept, pick_device, plain_paths, write_job_manifest
-    from rocm_core.evaluation.scores import files_of, read_index, write_scores
+    from rocm_core.evaluation.job import pick_device, plain_paths
+    from rocm_core.evaluation.scores import Sample, write_rows
 
-    began, record = time.perf_counter(), record_beside(output)
-    device, images, rows = pick_device(), read_index(samples), []
-    made: dict[str, Any] = dict(
-        settings={"scorers": plain_paths(scorers)},
-        code=fingerprint,
-        weights=list(scorers.values()),
-        inputs=hash_inputs(files_of(samples, images)),
-    )
-    if kept(record, **made):
-        return
-    for name, weights in scorers.items():
-        score = load_published(name, located(weights), device)
-        for image in tqdm(images, desc=name, unit="image", disable=None):
-            rows.append((*image.key, name, score(image.file, image.text)))
-    write_scores(output, ("prompt_id",), rows)
-    write_job_manifest(record, **made, outputs=[output], began=began)
+    def rows_of(images: list[Sample]) -> Iterator[tuple]:
+        for name, weights in scorers.items():
+            score = load_published(name, located(weights), pick_device())
+            for image in tqdm(images, desc=name, unit="image", disable=None):
+                yield (*image.key, name, score(image.file, image.text))
+
+    settings = {"scorers": plain_paths(scorers)}
+    write_rows(samples, output, fingerprint, settings, list(scorers.values()), rows_of)
 
 
 _SCORERS: Mapping[str, Callable[[Path, str], PublishedScorer]] = {

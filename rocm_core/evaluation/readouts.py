@@ -11,32 +11,27 @@ A model that draws one picture whatever the prompt has a diversity of 0. Both ar
 per prompt, so they include what prompts ask for: compare models on the same prompts.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rocm_core.errors import UserError
-from rocm_core.evaluation.job import kept, pick_device, write_job_manifest
+from rocm_core.evaluation.job import pick_device
 from rocm_core.evaluation.scores import (
     BATCH_SIZE,
     Sample,
-    files_of,
     read_image,
-    read_index,
-    write_scores,
+    write_rows,
 )
-from rocm_core.provenance import hash_inputs, located, record_beside
+from rocm_core.provenance import located
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _CUT = 0.25  # cycles per pixel
 _COARSE = 16  # pixels
 
 
-@torch.no_grad()
 def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerprint: str) -> None:
     """Measure the images that samples/index.jsonl lists; write prompt_id, metric, value to `output`
     and its manifest beside it; read-outs that this job would make again are left as they are.
@@ -44,19 +39,19 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     clip: weights of the scorer clipscore; None leaves its read-out out. Raises `UserError` as
     `score_folder` does.
     """
+    settings = {"clip": None if clip is None else str(clip)}
+    weights = [] if clip is None else [clip]
+    write_rows(
+        samples, output, fingerprint, settings, weights, lambda listed: _measured(listed, clip)
+    )
+
+
+@torch.no_grad()
+def _measured(listed: list[Sample], clip: str | Path | None) -> Iterator[tuple]:
+    """Rows of the read-outs of images."""
     # Not above: the environment of the published scorers, which reads this room, cannot import it.
     from rocm_core.rewards import clipscore
 
-    began, record = time.perf_counter(), record_beside(output)
-    listed = read_index(samples)
-    made: dict[str, Any] = dict(
-        settings={"clip": None if clip is None else str(clip)},
-        code=fingerprint,
-        weights=[] if clip is None else [clip],
-        inputs=hash_inputs(files_of(samples, listed)),
-    )
-    if kept(record, **made):
-        return
     device = pick_device()
     energies, coarse, features = [], [], []
     encoder = None if clip is None else clipscore.load(located(clip), device, None)
@@ -72,13 +67,9 @@ def measure_folder(samples: Path, output: Path, clip: str | Path | None, fingerp
     }
     if features:
         readouts["clip_diversity"] = feature_diversity(torch.cat(features))
-    rows = [
-        (*sample.key, name, value)
-        for name, values in readouts.items()
-        for sample, value in zip(listed, values.tolist(), strict=True)
-    ]
-    write_scores(output, ("prompt_id",), rows)
-    write_job_manifest(record, **made, outputs=[output], began=began)
+    for name, values in readouts.items():
+        for sample, value in zip(listed, values.tolist(), strict=True):
+            yield (*sample.key, name, value)
 
 
 def high_frequency(images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +46,35 @@ def score_folder(
     lists, for a scorer that is missing or damaged, and for a score that is not a finite number;
     `output` is then left as it was.
     """
+    write_rows(
+        *(samples, output, fingerprint),
+        {"scorers": plain_paths(scorers), "batch_size": batch_size},
+        [path for path in scorers.values() if path],
+        lambda listed: score(listed, scorers, batch_size),
+    )
+
+
+def write_rows(
+    samples: Path,
+    output: Path,
+    fingerprint: str,
+    settings: Mapping[str, Any],
+    weights: Sequence[str | Path],
+    rows_of: Callable[[list[Sample]], Iterable[tuple]],
+) -> None:
+    """Write rows (prompt_id, metric, value) of the images that samples/index.jsonl lists, and their
+    manifest beside them; what this job would make again is left as it is."""
     began, record = time.perf_counter(), record_beside(output)
     listed = read_index(samples)
     made: dict[str, Any] = dict(
-        settings={"scorers": plain_paths(scorers), "batch_size": batch_size},
+        settings=settings,
         code=fingerprint,
-        weights=[path for path in scorers.values() if path],
+        weights=weights,
         inputs=hash_inputs(files_of(samples, listed)),
     )
-    if kept(record, **made):
-        return
-    rows = [*score(listed, scorers, batch_size)]
-    write_scores(output, ("prompt_id",), rows)
-    write_job_manifest(record, **made, outputs=[output], began=began)
+    if not kept(record, **made):
+        write_scores(output, ("prompt_id",), rows_of(listed))
+        write_job_manifest(record, **made, outputs=[output], began=began)
 
 
 def files_of(folder: Path, samples: Sequence[Sample]) -> list[Path]:

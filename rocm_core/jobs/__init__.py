@@ -11,6 +11,7 @@ from rocm_core.jobs.outputs import keep, restore
 from rocm_core.jobs.private import private_folder
 from rocm_core.jobs.progress import Progress, duration
 from rocm_core.jobs.state import (
+    INTERRUPTED,
     Lock,
     Owner,
     StateFolder,

@@ -352,6 +352,9 @@ def _be_off() -> None:
     raise UserError("in use")
 
 
+INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
+
+
 class StopRequest:
     """Whether to save and exit: after SIGTERM or SIGUSR1, or shortly before Slurm's time limit."""
 

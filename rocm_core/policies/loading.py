@@ -64,7 +64,7 @@ def load_policy(
 
 def own_resolution(model: str | Path) -> int | None:
     """Width and height that a pipeline folder's own configuration says; None where it does not."""
-    folder = Path(model)
+    folder = located(model)
     network = "unet" if (folder / "unet").is_dir() else "transformer"
     try:
         latents = _read(folder / network / "config.json")["sample_size"]

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rocm_core.errors import run
-from rocm_core.jobs import StateFolder, StopRequest
+from rocm_core.jobs import INTERRUPTED, StateFolder, StopRequest
 from rocm_core.provenance import atomic_write
 
 SAVE_EVERY = 50  # steps
-INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
 
 
 def run_recipe(main: Callable[..., None]) -> NoReturn:

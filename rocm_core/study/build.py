@@ -72,8 +72,8 @@ def build(
     scores = [path for one in contests.values() for path in (one.base, *one.scores.values())]
     indices = [file.parent / "index.jsonl" for file in sources.values()]
     inputs = hash_inputs([*indices, *sources.values(), *map(Path, scores)])
-    files = StudyFiles(output)
-    folder = files.page.with_name(".page")  # until it is whole
+    layout = StudyFiles(output)
+    folder = layout.page.with_name(".page")  # until it is whole
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "images").mkdir(parents=True)
     for name, file in sorted(sources.items()):  # in the order of the random names
@@ -101,18 +101,18 @@ def build(
         files=_files(folder),
         chosen=choices,
     )
-    record = record_beside(files.key)
-    for old in (files.key, record):
+    record = record_beside(layout.key)
+    for old in (layout.key, record):
         old.unlink(missing_ok=True)
-    shutil.rmtree(files.page, ignore_errors=True)
-    folder.rename(files.page)
+    shutil.rmtree(layout.page, ignore_errors=True)
+    folder.rename(layout.page)
     key.write(output)
     write_manifest(
         record,
         settings=settings.to_dict(),
         code=fingerprint,
         inputs=inputs,
-        outputs=[files.key, *(files.page / name for name in key.files)],
+        outputs=[layout.key, *(layout.page / name for name in key.files)],
         extra={"chosen": choices},
     )
     record.chmod(0o600)  # like the key, it tells whose an image is: their hashes may be the same

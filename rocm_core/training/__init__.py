@@ -2,7 +2,7 @@
 
 from rocm_core.training.base_rewards import score_base
 from rocm_core.training.gradients import measure_gradients, scatter
-from rocm_core.training.job import INTERRUPTED, train
+from rocm_core.training.job import train
 from rocm_core.training.memory import (
     GIB,
     LiveBytes,

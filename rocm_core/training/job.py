@@ -15,7 +15,14 @@ from rocm_core.algorithms import load_settings
 from rocm_core.configuration import ProgressSettings, TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.grid import Standards, searched, settle, snapshot_steps
-from rocm_core.jobs import Owner, Progress, StateFolder, StopRequest, whole_number
+from rocm_core.jobs import (
+    INTERRUPTED,
+    Owner,
+    Progress,
+    StateFolder,
+    StopRequest,
+    whole_number,
+)
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import (
     atomic_write,
@@ -29,7 +36,6 @@ from rocm_core.training.trainer import Row, Trainer
 
 SAVE_SECONDS = 30.0
 MOST_THREADS = 4096
-INTERRUPTED = 3  # exit status of a run that has saved its state and can go on
 
 
 def train(

@@ -154,7 +154,7 @@ class Trainer:
     def _start_from(self, path: Path) -> None:
         """Give the adapter the values of a LoRA of its kind."""
         network, settings = self.policy.network, self.settings
-        load_lora(network, path, self.policy.denoiser.network_name)
+        load_lora(network, path, self.policy.denoiser.lora_name)
         shapes = {name: value.shape for name, value in self.lora.items()}
         self.lora = lora_parameters(network)
         alike = shapes == {name: value.shape for name, value in self.lora.items()}

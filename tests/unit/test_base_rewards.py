@@ -1,5 +1,7 @@
 """What the base scores on the prompts and noise of trainings, and what is made of it."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +10,9 @@ from synthetic import make_wide_config, write_results
 
 import rocm_core.training.trainer
 from rocm_core.analysis import Results, curves
+from rocm_core.configuration import type_config
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, base_runs, make_grid
+from rocm_core.grid import Artefacts, base_runs, make_grid, shown
 from rocm_core.grid.base_rewards import starts_in_pairs
 from rocm_core.tables import costs
 from rocm_core.training import Trainer, score_base
@@ -112,6 +115,16 @@ def test_curves_show_what_was_gained_over_the_base(tmp_path):
     assert "less what the base scores" not in costs.make(Results(plain, tmp_path / "plain")).caption
     raw = results.history(results.sources("hpsv2", "rlcm")[0], ["reward"])["reward"]
     assert raw.max() > 6  # figure 5 shows it as it is
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 4])
+def test_a_rendering_looks_for_what_the_base_scored_with_as_many_gpus(gpus):
+    """It is not given `resources`, of which the number of processes alone counts."""
+    config = make_wide_config(base_rewards=True, resources={"gpus": gpus, "memory_gib": 7})
+    given = type_config(json.loads(json.dumps(shown(config))))
+    made, sought = (base_runs(one, make_grid(one)) for one in (config, given))
+    assert {name: run.key for name, run in made.items()} == {n: r.key for n, r in sought.items()}
+    assert given.resources.memory_gib != 7
 
 
 @pytest.mark.faults  # for its time

@@ -226,6 +226,16 @@ def test_a_broken_configuration_is_refused_in_a_sentence_that_names_the_key(case
     assert [word for word in expected.split() if word not in message] == [], message
 
 
+def test_a_pipeline_that_no_denoiser_loads_is_refused_before_any_job(tmp_path):
+    values = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    values["policies"]["consistency"]["model"] = str(tmp_path)
+    parse_config(values)  # not there yet
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AuraFlowPipeline"}')
+    said = r"^policies\.consistency\.model: .* is a AuraFlowPipeline, which no denoiser loads; they"
+    with pytest.raises(UserError, match=said):
+        parse_config(values)
+
+
 @pytest.mark.parametrize("policy", ["sd3", "flux"])
 def test_a_flow_as_published_has_no_density_and_the_chain_is_named_that_has(policy):
     values = yaml.safe_load((ROOT / "config/few-step.yaml").read_text(encoding="utf-8"))

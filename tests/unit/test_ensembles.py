@@ -17,6 +17,7 @@ from rocm_core.errors import UserError
 from rocm_core.evaluation import generate, measure_base, score_folder
 from rocm_core.figures.gold_vs_reward import make as draw
 from rocm_core.grid import Artefacts, made_results, make_grid, state_settings
+from rocm_core.report.build import read
 from rocm_core.tables.table1 import make as tabulate
 from rocm_core.training import train
 from rocm_core.training.ensemble import EnsembleReward
@@ -251,6 +252,14 @@ def test_an_ensembles_own_scores_are_those_of_its_members(results):
     assert change.mean == pytest.approx(0.02 / 0.02 + 0.5 * 0.8 / 0.4, abs=0.3)
     own = draw(results).data.query("reward == 'both' and metric == 'both' and method == 'rocm-kl'")
     assert own["change"].iloc[-1] == pytest.approx(2.0, abs=0.3) and len(own) == 5
+
+
+def test_the_report_reads_an_ensemble_and_counts_no_member_as_held_out(results):
+    (reading,) = [r for r in read(results) if (r.trained_on, r.method) == ("both", "rocm-kl")]
+    assert reading.phrase.startswith("reward rises")
+    assert reading.reward == results.change("both", "rocm-kl", "both")
+    others = [m for m in results.config.metrics if m not in {*OF, "gold"}]
+    assert sum(reading.held_out.values()) == len(others)
 
 
 def test_a_search_is_decided_by_those_that_are_not_members_among_what_learned(tmp_path):

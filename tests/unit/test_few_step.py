@@ -331,6 +331,23 @@ def test_every_algorithm_trains_every_denoiser_and_resumes_exactly(
     assert any(not torch.equal(value, before[key]) for key, value in whole.lora.items())
 
 
+@pytest.mark.parametrize("name", ["PixArt-LCM", "SD-Turbo"])
+def test_a_training_starts_from_the_lora_that_another_left(written, monkeypatch, tmp_path, name):
+    """PixArt's has names of its own, as its pipeline loads none."""
+    from accelerate import Accelerator
+
+    from rocm_core.training import Trainer, trainer
+
+    monkeypatch.setattr(trainer, "load_reward", lambda *_: tiny.Brightness())
+    settings = tiny.settings(**few_step.settings(name, written(name), 2), lora_targets=TARGETS)
+    first = Trainer(settings, tiny.PROMPTS, "code", Accelerator(cpu=True))
+    first.iterate(1)
+    first.export(tmp_path / "lora.safetensors")
+    settings = settings.model_copy(update={"init_lora": str(tmp_path / "lora.safetensors")})
+    second = Trainer(settings, tiny.PROMPTS, "code", Accelerator(cpu=True))
+    assert all(torch.equal(value, second.lora[key]) for key, value in first.lora.items())
+
+
 OF_LAST_STEP = {
     "redrawn": {"algorithm": "direct", "truncate": "last", "low_variance": 2},
     "compared": {"algorithm": "direct", "divergence": "kl", "beta": 0.1, "truncate": "last"},

@@ -212,7 +212,7 @@ def test_without_a_buffer_the_iteration_normalises_and_advantages_are_clipped():
     expected = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6)
     assert expected.abs().max() > 1.5
     for found, part in zip(
-        ppo.advantages(policy, samples, toy.Gradients(policy))[0], expected.split(64), strict=True
+        ppo.advantages(samples, toy.Gradients(policy))[0], expected.split(64), strict=True
     ):
         assert torch.allclose(found, part.clamp(-1.5, 1.5)[:, None].expand(64, 3))
 
@@ -223,7 +223,7 @@ def test_batches_of_one_are_normalised_by_their_prompts_other_images():
     batches = [replace(b, prompts=["ab"[i // 3]]) for i, b in enumerate(batches)]
     ppo = algorithm("ppo", prompt_buffer_minimum=3)
     samples = [ppo.sample(policy, toy.Closeness(), batch) for batch in batches]
-    found, _ = ppo.advantages(policy, samples, toy.Gradients(policy))
+    found, _ = ppo.advantages(samples, toy.Gradients(policy))
     rewards = torch.cat([sample.reward for sample in samples]).view(2, 3)
     mean, std = rewards.mean(1, keepdim=True), rewards.std(1, correction=0, keepdim=True)
     expected = ((rewards - mean) / (std + 1e-6)).flatten()
@@ -339,14 +339,14 @@ def test_dpoks_advantages_are_rewards_less_values_and_the_values_learn():
     dpok = algorithm("dpok", value_learning_rate=3e-3, value_updates=10)
     samples = [dpok.sample(policy, toy.Closeness(), batch) for batch in batches]
     rewards = torch.cat([s.reward for s in samples])
-    first, _ = dpok.advantages(policy, samples, toy.Gradients(policy))
+    first, _ = dpok.advantages(samples, toy.Gradients(policy))
     spread = rewards.std(correction=0)
     standard = ((rewards - rewards.mean()) / spread)[:, None]
     assert torch.allclose(torch.cat(first), standard.expand(-1, 3))
     losses = []
     for _ in range(12):
         known = copy.deepcopy(dpok.value)  # not yet fitted to what it is to judge
-        advantages, diagnostics = dpok.advantages(policy, samples, toy.Gradients(policy))
+        advantages, diagnostics = dpok.advantages(samples, toy.Gradients(policy))
         losses.append(float(diagnostics["value_loss"]))
     with torch.no_grad():
         for sample, advantage in zip(samples, advantages, strict=True):
@@ -370,7 +370,7 @@ def test_dpoks_advantages_and_values_are_alike_at_every_scale_of_the_reward():
         sample = dpok.sample(policy, toy.Closeness(), batch)
         sample = dataclasses.replace(sample, reward=scale * sample.reward + offset)
         for _ in range(5):
-            (advantage,), _ = dpok.advantages(policy, [sample], toy.Gradients(policy))
+            (advantage,), _ = dpok.advantages([sample], toy.Gradients(policy))
         seen.append(advantage)
     assert seen[0].std(1).min() > 0  # V has learned something of the states
     assert torch.allclose(seen[0], seen[1], atol=0.02)

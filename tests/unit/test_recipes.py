@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rocm_core.errors import UserError
+from rocm_core.jobs import INTERRUPTED
 from rocm_core.policies import load_policy
 from rocm_core.recipes import (
     autoencoder,
@@ -22,7 +23,7 @@ from rocm_core.recipes import (
     scorers,
 )
 from rocm_core.recipes.degradations import blur, degrade, render_mixed
-from rocm_core.recipes.steps import INTERRUPTED, kept, learn
+from rocm_core.recipes.steps import kept, learn
 from rocm_core.shapes.judge import judge
 from rocm_core.shapes.models import alphas_cumprod
 from rocm_core.shapes.scenes import draw_scenes, render

@@ -19,8 +19,9 @@ import torch
 import rocm_core.training.job
 import rocm_core.training.trainer
 from rocm_core.errors import UserError
+from rocm_core.jobs import INTERRUPTED
 from rocm_core.provenance import sha256_file
-from rocm_core.training import INTERRUPTED, train
+from rocm_core.training import train
 
 
 @pytest.fixture

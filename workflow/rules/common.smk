@@ -59,7 +59,9 @@ onstart:
     with told():
         record_origin(LAYOUT, CONFIG_FILES, SECTIONS)
         if workflow.executor_plugin and workflow.executor_plugin.name == "slurm":
-            require_account("slurm_account" in (workflow.resource_settings.default_resources or {}))
+            require_account(
+                "slurm_account" in (workflow.resource_settings.default_resources or {})
+            )
 
 
 wildcard_constraints:

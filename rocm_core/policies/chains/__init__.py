@@ -6,6 +6,6 @@ from rocm_core.policies.chains.chain import (
     Schedule,
     Step,
     prediction,
+    set_timesteps,
     starting_at,
-    timesteps_of,
 )

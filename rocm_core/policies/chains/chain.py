@@ -144,19 +144,24 @@ def prediction(
     raise UserError(f"prediction_type must be epsilon, v_prediction or sample, not {kind!r}")
 
 
-def timesteps_of(schedule: Schedule, steps: int) -> dict[str, Any]:
-    """What to ask a scheduler of diffusers for: K steps, or the timesteps of the configuration.
+def set_timesteps(scheduler: Any, schedule: Schedule, steps: int) -> None:
+    """Ask a distilled model's scheduler of diffusers for K steps, or for the timesteps of the
+    configuration.
 
-    Raises `UserError` where there are others than K of those, and where they are not timesteps.
+    Raises `UserError` for too many steps, for timesteps that are not K, and for what are none.
     """
     given, most = schedule.timesteps, schedule.config.get("num_train_timesteps", 1000)
-    if given is None:
-        return {"num_inference_steps": steps}
-    if [*given] != sorted(given, reverse=True) or given[0] >= most:
+    if given and ([*given] != sorted(given, reverse=True) or given[0] >= most):
         raise UserError(f"timesteps must fall, from below {most}, unlike {list(given)}")
-    if len(given) != steps:
+    if given and len(given) != steps:
         raise UserError(
             f"timesteps are {len(given)}, {list(given)}, but inference_steps is {steps}: make them"
             " equally many"
         )
-    return {"timesteps": list(given)}
+    try:
+        scheduler.set_timesteps(None if given else steps, timesteps=list(given) if given else None)
+    except ValueError:
+        raise UserError(
+            f"inference_steps must be 1 … {scheduler.config.original_inference_steps} for"
+            f" {schedule.model}, not {steps}"
+        ) from None

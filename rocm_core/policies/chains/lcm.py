@@ -14,8 +14,8 @@ from rocm_core.policies.chains.chain import (
     Schedule,
     Step,
     prediction,
+    set_timesteps,
     starting_at,
-    timesteps_of,
 )
 
 SCHEDULERS = ("LCMScheduler",)
@@ -35,13 +35,7 @@ def make(schedule: Schedule, steps: int) -> Chain:
             f"{schedule.model} is not a consistency model: it needs an LCMScheduler without "
             "thresholding, or a LoRA that makes it one"
         )
-    try:
-        scheduler.set_timesteps(**timesteps_of(schedule, steps))
-    except ValueError:
-        raise UserError(
-            f"inference_steps must be 1 … {config.original_inference_steps} for {schedule.model},"
-            f" not {steps}"
-        ) from None
+    set_timesteps(scheduler, schedule, steps)
     timesteps = scheduler.timesteps.tolist()
     levels = [scheduler.alphas_cumprod[t].item() for t in timesteps]
     signals, stds = ([math.sqrt(x) for x in y] for y in (levels, [1 - x for x in levels]))

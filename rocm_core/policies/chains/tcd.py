@@ -13,8 +13,8 @@ from rocm_core.policies.chains.chain import (
     Schedule,
     Step,
     prediction,
+    set_timesteps,
     starting_at,
-    timesteps_of,
 )
 
 SCHEDULERS = ("TCDScheduler",)
@@ -36,13 +36,7 @@ def make(schedule: Schedule, steps: int) -> Chain:
             f"{schedule.model} was not distilled to a trajectory: it needs a TCDScheduler without "
             "thresholding, or a LoRA that makes it consistent"
         )
-    try:
-        scheduler.set_timesteps(**timesteps_of(schedule, steps))
-    except ValueError:
-        raise UserError(
-            f"inference_steps must be 1 … {config.original_inference_steps} for {schedule.model},"
-            f" not {steps}"
-        ) from None
+    set_timesteps(scheduler, schedule, steps)
     timesteps, known = scheduler.timesteps.tolist(), scheduler.alphas_cumprod.tolist()
     made: list[Step] = []
     for timestep, following in zip(timesteps, [*timesteps[1:], 0], strict=True):

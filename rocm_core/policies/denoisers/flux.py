@@ -4,7 +4,6 @@ The transformer reads latents in patches of 2 × 2. Guidance, where it was disti
 embedding, never a second pass; FLUX.1-schnell has none, and takes half as many tokens of T5.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +14,6 @@ from rocm_core.policies.denoisers.pipeline import FromPipeline
 
 PIPELINES = ("FluxPipeline",)
 POOLED = "pooled"
-
-
-def load(
-    folder: Path, guidance_scale: float, device: torch.device, dtype: torch.dtype, lora: str | None
-) -> "Flux":
-    """Load the networks in the pipeline's folder, and merge a LoRA into the transformer.
-
-    Raises `UserError` for a part that is missing or cannot be read.
-    """
-    return Flux.from_folder(folder, guidance_scale, device, dtype, lora)
 
 
 class Flux(FromPipeline):
@@ -90,3 +79,6 @@ class Flux(FromPipeline):
         )[0]
         scale = pipeline.vae_scale_factor
         return pipeline._unpack_latents(output, height * scale, width * scale, scale)
+
+
+load = Flux.from_folder

@@ -8,7 +8,6 @@ that nobody else does.
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Embeddings
@@ -18,16 +17,6 @@ from rocm_core.policies.denoisers.pipeline import FromPipeline
 PIPELINES = ("PixArtAlphaPipeline",)
 MASK = "mask"
 _MICRO_CONDITIONS = 128  # sample_size of the models that are told the image's size
-
-
-def load(
-    folder: Path, guidance_scale: float, device: torch.device, dtype: torch.dtype, lora: str | None
-) -> "PixArt":
-    """Load the networks in the pipeline's folder, and merge a LoRA into the transformer.
-
-    Raises `UserError` for a part that is missing or cannot be read.
-    """
-    return PixArt.from_folder(folder, guidance_scale, device, dtype, lora)
 
 
 class PixArt(FromPipeline):
@@ -74,3 +63,6 @@ class PixArt(FromPipeline):
             return_dict=False,
         )[0]
         return output[:, : self.latent_shape[0]]  # without the variance that it may have learned
+
+
+load = PixArt.from_folder

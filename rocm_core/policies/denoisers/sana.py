@@ -5,10 +5,8 @@ Guidance is an embedding. Prompts follow the instruction that the pipeline gives
 
 import functools
 import inspect
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Block, Embeddings
@@ -16,16 +14,6 @@ from rocm_core.policies.denoisers.pipeline import FromPipeline
 
 PIPELINES = ("SanaSprintPipeline",)
 MASK = "mask"
-
-
-def load(
-    folder: Path, guidance_scale: float, device: torch.device, dtype: torch.dtype, lora: str | None
-) -> "Sana":
-    """Load the networks in the pipeline's folder, and merge a LoRA into the transformer.
-
-    Raises `UserError` for a part that is missing or cannot be read.
-    """
-    return Sana.from_folder(folder, guidance_scale, device, dtype, lora)
 
 
 class Sana(FromPipeline):
@@ -75,3 +63,6 @@ class Sana(FromPipeline):
                 block.forward = functools.partial(
                     call, functools.partial(nn.Sequential.forward, block)
                 )
+
+
+load = Sana.from_folder

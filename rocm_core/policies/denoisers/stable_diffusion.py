@@ -5,6 +5,7 @@ a second pass. Without, it is classifier-free, and as in diffusers' pipelines a 
 leaves it out.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,14 +104,14 @@ class StableDiffusion(Denoiser):
     def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
         if len(self.tokenizer) > _OWN_WORDS:
             return
-        words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
+        words = dict.fromkeys(re.findall(r"\w[\w'-]*", " ".join(prompts)))
         new = {w: len(self.tokenizer.tokenize(w)) == 1 for w in words if w not in self._words}
         self._words |= new
         if unknown := [word for word, known in new.items() if not known]:
             more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
             warn(
-                f"the model was trained on captions without {', '.join(unknown[:20])}{more}: it"
-                " cannot draw that"
+                f"the model was trained on captions without {', '.join(map(repr, unknown[:20]))}"
+                f"{more}: it cannot draw that"
             )
 
     def forget_text(self) -> None:

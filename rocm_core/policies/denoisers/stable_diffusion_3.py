@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Embeddings
@@ -17,16 +16,6 @@ from rocm_core.policies.denoisers.pipeline import FromPipeline
 
 PIPELINES = ("StableDiffusion3Pipeline",)
 POOLED = "pooled"
-
-
-def load(
-    folder: Path, guidance_scale: float, device: torch.device, dtype: torch.dtype, lora: str | None
-) -> "StableDiffusion3":
-    """Load the networks in the pipeline's folder, and merge a LoRA into the transformer.
-
-    Raises `UserError` for a part that is missing or cannot be read.
-    """
-    return StableDiffusion3.from_folder(folder, guidance_scale, device, dtype, lora)
 
 
 class StableDiffusion3(FromPipeline):
@@ -78,3 +67,6 @@ class StableDiffusion3(FromPipeline):
             pooled_projections=embeddings[POOLED],
             return_dict=False,
         )[0]
+
+
+load = StableDiffusion3.from_folder
