@@ -13,7 +13,7 @@ from rocm_core.figures import _style as style
 TITLE = "The divergences as functions of the squared distance"
 NEEDS = ("regularised rocm",)
 READS = ()
-PLACE = 7
+PLACE = 12.5
 _NEAR, _FAR, _POINTS = -2, 3, 101  # powers of ten of d², and points per curve
 _STD = 0.5  # at which Fisher and ε are drawn, apart from Jeffreys
 

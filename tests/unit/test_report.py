@@ -288,6 +288,11 @@ def test_accepted_code_is_told_beside_the_code_of_its_cell(tmp_path):
     assert f"code accepted by {told} <code>oooooooo</code>" == " ".join(line.split())
     cell = re.findall(r'id="cell-hpsv2-rocm-kl-seed-0">.*?</details>', html, re.S)[0]
     assert line in cell
+    accepted = [change | {"by": "B. Before"}, *accepted]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"accepted": accepted}))
+    html = make(Results(config, tmp_path)).html
+    (line,) = re.findall(r"<dt>accepted</dt><dd>(.*?)</dd>", html, re.S)
+    assert " ".join(line.split()).startswith("2 times; last: code accepted by A. Student")
 
 
 def test_a_manifest_without_what_the_page_shows_is_an_error(tmp_path):
