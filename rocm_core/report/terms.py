@@ -32,8 +32,8 @@ TERMS = {
     " the wall beside a GPU, on a CPU of the processor per thread.",
     "job seconds": "Time from the start to the end of a job's attempts on the wall, loading and"
     " saving included, times its processes.",
-    "ROCM": "The paper's method: the reward's gradient through all steps of a few-step model, less β"
-    " times a divergence to its base.",
+    "ROCM": "The paper's method: the reward's gradient through all steps of a few-step model, less"
+    " β times a divergence to its base.",
     "RLCM": "The policy gradient PPO on the same few-step model.",
     "DDPO": "The policy gradient PPO on a diffusion model; DPOK adds a value function and a KL"
     " penalty, D3PO learns from which of two images has the higher reward.",
