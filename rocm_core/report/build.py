@@ -213,21 +213,26 @@ def _cells(results: Results, with_trainings: bool, varying: list[str]) -> list[d
             lora.relative_to(results.root).as_posix() if with_trainings and lora.exists() else None
         )
         first = source.seed == results.config.seeds[0] and not source.swept
-        settings = manifest["settings"]
-        told = {key: _setting(key, settings[key], manifest) for key in varying if key in settings}
+        told = dict(_told(manifest, varying))
         cells.append(manifest | {"source": source, "lora": file, "first": first, "varying": told})
     return cells
 
 
-def _setting(key: str, value: Any, manifest: Mapping[str, Any]) -> str:
-    """A setting in words: of a search what it chose, of a β that adapts where it ended."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    if not isinstance(value, Mapping):
-        return str(value)
-    found = manifest.get("chosen", {}).get(key, manifest["beta"] if key == "beta" else None)
-    told = "; ".join(f"{k} {_setting(k, v, {})}" for k, v in value.items())
-    return f"{found:.4g} ({told})" if isinstance(found, float) else told
+def _told(manifest: Mapping[str, Any], keys: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(setting, (its value, where that comes from)) in words: of a search what it chose, and of
+    what; of a β that adapts where it ended."""
+    found = {"beta": manifest["beta"], **manifest.get("chosen", {})}
+    for key, value in manifest["settings"].items():
+        if key in keys and isinstance(value, Mapping) and key in found:
+            yield key, (f"{found[key]:.4g}", _in_words(value))
+        elif key in keys:
+            yield key, (_in_words(value), "")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_in_words(one)}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _strip(results: Results, source: Source, side: int) -> str | None:

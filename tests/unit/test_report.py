@@ -242,7 +242,7 @@ def test_a_steered_beta_shows_the_value_it_came_to(tmp_path):
     write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
     html = make(Results(config, tmp_path)).html
-    assert html.count("0.07 (target 0.01; start 1.0)") == 4  # of each reward: in the table, below
+    assert html.count("<td>0.07</td>") == html.count("<dd>0.07 (target 0.01; start 1.0)</dd>") == 2
 
 
 def test_a_searched_setting_shows_what_was_chosen(tmp_path):
@@ -254,7 +254,8 @@ def test_a_searched_setting_shows_what_was_chosen(tmp_path):
         about = json.loads(file.read_text())
         file.write_text(json.dumps(about | {"chosen": {"learning_rate": 1e-3}, "beta": 0.0}))
     html = make(Results(config, tmp_path)).html
-    assert "0.001 (search 0.0001, 0.001; iterations 4)" in html and "(0)" not in html
+    assert "<td>0.001</td>" in html and "(0)" not in html
+    assert "<dd>0.001 (search 0.0001, 0.001; iterations 4)</dd>" in html
 
 
 def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):
