@@ -1,6 +1,7 @@
 """What a grid costs before it is run: operations, images and bytes, from its settings alone."""
 
 from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 from rocm_core.configuration import Config, GenerationSettings, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
@@ -166,9 +167,10 @@ def budget_of(config: Config) -> Budget:
             add("images and scores", policy, scored * (steps * prompts))
         compared = files.gradients(name)
         for settings in compared.values():
-            # As `scatter` takes them: without the divergence, where that is a part of its own.
-            free = {"divergence": "none"} if settings.regularises else {}
-            passes = training_work(config, settings.model_copy(update=free), rounds=rounds)
+            # As `scatter` takes them: once, and without a divergence that is a part of its own.
+            taken: dict[str, Any] = {"divergence": "none"} if settings.regularises else {}
+            taken |= {"inner_epochs": 1} if "inner_epochs" in type(settings).model_fields else {}
+            passes = training_work(config, settings.model_copy(update=taken), rounds=rounds)
             measured = config.gradients.images * len(measured_steps(cell, [*compared]))
             add("images and scores", policy, passes * measured)
         if name in files.evaluated():

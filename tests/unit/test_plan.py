@@ -335,6 +335,13 @@ def test_a_budget_counts_gradients_and_what_the_base_is_scored_for():
     assert after == before + gradients + base
 
 
+def test_gradients_are_measured_in_one_epoch_whatever_the_training_has():
+    cells = {"aesthetic/rlcm": {"inner_epochs": 3}, "hpsv2/rlcm": {"inner_epochs": 3}}
+    once, thrice = (budget_of(make_wide_config(cells=more)).work for more in ({}, cells))
+    assert once["images and scores"] == thrice["images and scores"]
+    assert once["training"] != thrice["training"]
+
+
 def test_a_budget_counts_every_cell_image_and_snapshot():
     config = make_config(seeds=[0, 1])
     cells, base = 2 * 3 * 2, 1
