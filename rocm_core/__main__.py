@@ -39,9 +39,12 @@ def main() -> int | None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=rocm_core.__version__)
-    parser.add_argument("command", choices=names(), metavar="COMMAND")
+    parser.add_argument("command", choices=names(), metavar="COMMAND", nargs="?")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     args = parser.parse_args()
+    if args.command is None:
+        parser.print_help()
+        return 0
     if args.command in _OF_A_CLONE and not (ROOT / "workflow").is_dir():
         raise UserError(
             f"rocm-core {args.command} needs the workflow's rules and scripts beside the package:"

@@ -110,6 +110,8 @@ def test_the_command_lists_its_commands_and_refuses_others(monkeypatch, capsys):
     said = capsys.readouterr().out
     wanted = {"cells", "verify", "preflight", "watch", "train", "publish", "crate", "weights"}
     assert wanted <= set(re.findall(r"^  ([a-z_]+) +\S", said, re.M)) == {*command.names()}
+    monkeypatch.setattr("sys.argv", ["rocm-core"])  # alone it says what it can do
+    assert command.main() == 0 and capsys.readouterr().out == said
     monkeypatch.setattr("sys.argv", ["rocm-core", "cells", "--configfile", "config/few-step.yaml"])
     command.main()
     assert capsys.readouterr().out.endswith("15 cells\n")

@@ -171,3 +171,11 @@ def test_every_link_leads_to_a_file_that_the_site_has():
         for page, target in links
         if (ROOT / page.parent / target).resolve() not in files
     ]
+
+
+def test_the_tests_of_each_user_s_way_exist():
+    text = (ROOT / "tests/README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+/test_\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 12
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8") or not name
