@@ -162,7 +162,10 @@ def test_every_link_leads_to_a_file_that_the_site_has():
     links = [
         (page.relative_to(ROOT), target)
         for page in pages
-        for target in re.findall(r"\]\(([^)\s#]+)", CODE.sub("", page.read_text(encoding="utf-8")))
+        for target in re.findall(
+            r'(?:\]\(|<a href="|<img src=")([^)"\s#]+)',
+            CODE.sub("", page.read_text(encoding="utf-8")),
+        )
         if "://" not in target
     ]
     assert len(pages) > 20 and len(links) > 100
