@@ -48,9 +48,12 @@ _DRAWN = {
 
 KINDS = {
     # DIFFERENTIABLE: does a gradient flow from the scores to the images? DRIFTS: does it look at
-    # `progress`, which depends on how many iterations a training has?
+    # `progress`, which depends on how many iterations a training has? JUDGES: does it say what an
+    # image is worth, or is it a mere task, such as a size or a colour?
     "rewards": Kind(
-        "rocm_core.rewards", "load", {"DIFFERENTIABLE": (bool, REQUIRED), "DRIFTS": (bool, False)}
+        "rocm_core.rewards",
+        "load",
+        {"DIFFERENTIABLE": (bool, REQUIRED), "DRIFTS": (bool, False), "JUDGES": (bool, True)},
     ),
     # Another name of the same divergence, which alone is ever trained.
     "divergences": Kind("rocm_core.divergences", "divergence", {"ALIAS_OF": (str | None, None)}),

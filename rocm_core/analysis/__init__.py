@@ -29,7 +29,7 @@ from rocm_core.analysis.efficiency import (
 )
 from rocm_core.analysis.gate import Check, checks
 from rocm_core.analysis.gold import GOLD
-from rocm_core.analysis.judging import evaluators, overall
+from rocm_core.analysis.judging import evaluators, held_out, overall
 from rocm_core.analysis.labels import (
     amount,
     decimals,

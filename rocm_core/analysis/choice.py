@@ -12,11 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from rocm_core.analysis.gold import GOLD
-from rocm_core.analysis.judging import overall
+from rocm_core.analysis.judging import held_out, overall
 from rocm_core.configuration import Ensemble
 from rocm_core.errors import UserError
-from rocm_core.grid import Standards, combine, is_held_out
+from rocm_core.grid import Standards, combine
 from rocm_core.provenance import CSV_OPTIONS
 
 # Trials are shorter than the training, in which what is held back falls further behind: a gain of
@@ -42,8 +41,7 @@ class Trained:
 
     def held_out(self, metrics: Iterable[Any]) -> list[str]:
         """The metrics that have a say."""
-        used = self.used or [self.reward]
-        return [name for name in metrics if name != GOLD and is_held_out(name, used)]
+        return held_out(metrics, self.used or [self.reward])
 
     def gained(self, scores: pd.DataFrame) -> pd.Series:
         """The training reward of each row of scores, one column per metric; 0 where nobody measured

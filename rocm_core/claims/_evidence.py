@@ -18,9 +18,10 @@ from rocm_core.analysis import (
     average_deviation,
     compare,
     compare_differences,
+    held_out,
     only,
 )
-from rocm_core.grid import METHODS, is_held_out, searched, snapshot_steps, trials_of
+from rocm_core.grid import METHODS, searched, snapshot_steps, trials_of
 
 BASELINES = tuple(METHODS)
 
@@ -96,9 +97,8 @@ class Evidence:
         return [source.method for source in self._unswept(reward) if source.policy == policy]
 
     def held_out_metrics(self, reward: str) -> list[str]:
-        """The scorers that a training on `reward` did not see; the gold judge is not one."""
-        used = self.results.used(reward)
-        return [m for m in self.config.metrics if m != GOLD and is_held_out(m, used)]
+        """The scorers held out from trainings on `reward`; the gold judge is not one."""
+        return held_out(self.config.metrics, self.results.used(reward))
 
     def final(self, reward: str, method: str, metric: str) -> Scores:
         """Scores of the final models on the validation prompts."""

@@ -44,7 +44,8 @@ def make(results: Results) -> style.Drawing:
         missing = [f"K = {k}" for name, k in methods.items() if name not in measured]
         style.note(row[0], f"missing: {', '.join(missing)}" if missing else "")
         row[0].set(title=f"{results.label(method)} on {metric_label(reward)}")
-        row[0].set_ylabel(metric_label(reward))
+        gain = "gain in " if results.config.base_rewards else ""
+        row[0].set_ylabel(f"{gain}{metric_label(reward)}")
         for panel, label in zip(row, _COSTS.values(), strict=True):
             panel.set_xlabel(label)
             panel.locator_params(axis="x", nbins=4)

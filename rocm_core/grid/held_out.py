@@ -4,7 +4,11 @@ from collections.abc import Iterable
 
 # Versions of a scorer that the field reports side by side, or with the sign turned: who trains on
 # one has trained on both.
-VERSIONS = {"hpsv2_0": "hpsv2", "jpeg_incompressibility": "jpeg_compressibility"}
+VERSIONS = {
+    "hpsv2_0": "hpsv2",
+    "jpeg_incompressibility": "jpeg_compressibility",
+    "smooth_jpeg_compressibility": "jpeg_compressibility",
+}
 
 
 def is_held_out(metric: str, used: Iterable[str]) -> bool:

@@ -21,12 +21,13 @@ from rocm_core.analysis import (
     Source,
     decimals,
     environment,
+    held_out,
     metric_label,
     number,
 )
 from rocm_core.claims import VERDICTS
 from rocm_core.errors import UserError
-from rocm_core.grid import is_held_out, offered
+from rocm_core.grid import offered
 from rocm_core.plugins import facts, load
 from rocm_core.provenance import atomic_write
 from rocm_core.report.terms import TERMS, anchor, explained
@@ -146,7 +147,8 @@ def read(results: Results) -> Iterator[Reading]:
             metrics = dict.fromkeys([*results.config.metrics, reward])  # an ensemble is no metric
             changes = {m: results.change(reward, method, m) for m in metrics}
             trained, gold = changes.pop(reward, None), changes.pop(GOLD, None)
-            directions = [c.direction for m, c in changes.items() if c and is_held_out(m, used)]
+            others = [changes[metric] for metric in held_out(changes, used)]
+            directions = [change.direction for change in others if change]
             counts = {d: directions.count(d) for d in ("rises", "falls", "undecided")}
             seeds = results.seeds(reward, method)
             yield Reading(reward, method, seeds, trained, gold, counts)

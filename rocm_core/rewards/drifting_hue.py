@@ -13,6 +13,7 @@ from rocm_core.rewards._weightless import Weightless, hue
 
 DIFFERENTIABLE = True
 DRIFTS = True
+JUDGES = False
 
 TURN = -120.0  # degrees, from red (0°) over magenta to blue
 

@@ -11,6 +11,7 @@ from rocm_core.rewards._weightless import Weightless, hue
 from rocm_core.rewards.sparse_redness import THRESHOLD
 
 DIFFERENTIABLE = True
+JUDGES = False
 
 
 class HingeRedness(Weightless):

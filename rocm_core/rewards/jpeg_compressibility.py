@@ -11,6 +11,7 @@ from rocm_core.rewards._weightless import Weightless
 from rocm_core.rewards.jpeg_incompressibility import kilobytes
 
 DIFFERENTIABLE = False
+JUDGES = False
 
 
 class JpegCompressibility(Weightless):

@@ -12,6 +12,7 @@ from rocm_core.rewards._weightless import Weightless
 from rocm_core.rewards.preprocessing import pictures_of
 
 DIFFERENTIABLE = False
+JUDGES = False
 
 QUALITY = 95
 

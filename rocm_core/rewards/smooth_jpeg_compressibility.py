@@ -25,6 +25,7 @@ from rocm_core.rewards._weightless import Weightless
 from rocm_core.rewards.jpeg_incompressibility import QUALITY, kilobytes
 
 DIFFERENTIABLE = True
+JUDGES = False
 
 BLOCK = 8
 # Luma, blue and red difference of R, G, B (JFIF, after ITU-R BT.601).

@@ -13,6 +13,7 @@ from torch import Tensor
 from rocm_core.rewards._weightless import Weightless, hue
 
 DIFFERENTIABLE = False
+JUDGES = False
 
 THRESHOLD = 0.1
 

@@ -7,11 +7,11 @@ from rocm_core.analysis import (
     Results,
     amount,
     average_deviation,
+    held_out,
     metric_label,
     only,
     per_prompt,
 )
-from rocm_core.grid import is_held_out
 from rocm_core.tables._table import Block, Cell, Table, entry, measured, rows_of
 
 TITLE = "Read-outs of reward hacking"
@@ -90,15 +90,14 @@ def _rows(results: Results, reward: str, method: str) -> list[dict[str, object]]
 def _held_out(results: Results, reward: str, method: str) -> pd.Series:
     base = results.base_of(reward, method)
     changes = []
-    used = results.used(reward)  # those of one block are compared by the same scorers
-    for metric in results.config.metrics:
-        if metric != GOLD and is_held_out(metric, used):
-            after, before = results.scores(method, metric, reward), results.scores(base, metric)
-            after, before = after.align(before, join="inner")
-            if len(after) < 2:
-                return pd.Series(dtype=float)
-            unit = average_deviation(after.to_numpy(), before.to_numpy())
-            changes.append((after - before) / (unit or 1.0))
+    # Those of one block are compared by the same scorers.
+    for metric in held_out(results.config.metrics, results.used(reward)):
+        after, before = results.scores(method, metric, reward), results.scores(base, metric)
+        after, before = after.align(before, join="inner")
+        if len(after) < 2:
+            return pd.Series(dtype=float)
+        unit = average_deviation(after.to_numpy(), before.to_numpy())
+        changes.append((after - before) / (unit or 1.0))
     return sum(changes[1:], changes[0]) / len(changes) if changes else pd.Series(dtype=float)
 
 

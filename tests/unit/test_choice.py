@@ -6,9 +6,9 @@ from itertools import product
 import pytest
 from synthetic import make_config
 
-from rocm_core.analysis import Trained, choose, halves
+from rocm_core.analysis import Trained, choose, halves, held_out
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, job_code, settle
+from rocm_core.grid import Artefacts, is_held_out, job_code, settle
 
 SEARCH = {"search": [0.01, 0.1, 1.0], "iterations": 3}
 IDS = [f"p{number}" for number in range(8)]
@@ -156,3 +156,12 @@ def test_a_choice_stays_when_the_way_results_are_shown_changes(script):
     follows = module_closure(f"workflow/scripts/{script}.py")
     assert "rocm_core.analysis.choice" in follows
     assert not {"rocm_core.analysis.results", "rocm_core.analysis.labels"} & {*follows}
+
+
+def test_a_measure_of_a_task_judges_nothing_that_was_trained_on_another():
+    """Else the size of a file would count for, and with its sign turned against, every model."""
+    tasks = ["jpeg_compressibility", "jpeg_incompressibility", "sparse_redness", "drifting_hue"]
+    assert held_out([*tasks, "hpsv2", "aesthetic", "gold"], {"aesthetic"}) == ["hpsv2"]
+    assert not is_held_out(
+        "jpeg_compressibility", ["smooth_jpeg_compressibility"]
+    )  # it stands for it

@@ -74,7 +74,7 @@ def test_what_a_module_declares_counts_and_not_what_its_class_inherits(package):
         "def load(weights, device, dtype): return Own()\n"
     )
     name = package("own", source)
-    assert facts("rewards", name) == {"DIFFERENTIABLE": False, "DRIFTS": False}
+    assert facts("rewards", name) == {"DIFFERENTIABLE": False, "DRIFTS": False, "JUDGES": True}
     assert load_reward(name).differentiable is False
 
 
