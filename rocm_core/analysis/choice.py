@@ -104,8 +104,8 @@ class Ranking:
 
     @property
     def learned(self) -> list[bool]:
-        """Which models gained at least `LEARNED` of the largest gain."""
-        return [gain >= LEARNED * max(*self.gains, 0.0) for gain in self.gains]
+        """Which models gained, and at least `LEARNED` of the largest gain."""
+        return [gain > 0 and gain >= LEARNED * max(self.gains) for gain in self.gains]
 
     @property
     def best(self) -> int:

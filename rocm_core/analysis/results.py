@@ -282,6 +282,13 @@ class Results:
         return self.entries(path, "outcomes", "a study's results", "aggregate the votes again")
 
     @cached_property
+    def simulated(self) -> bool:
+        """Whether simulated raters voted in the user study, and no people."""
+        path = self.layout.outcomes
+        said = self._read_manifest(path) if path.exists() else None
+        return bool(said and said.get("simulated"))
+
+    @cached_property
     def comparisons(self) -> list[tuple[str, str]]:
         """What the user study compares: pairs of models. A name that stands for the best of several
         is that of the chosen one, once votes are aggregated."""

@@ -30,6 +30,7 @@ from rocm_core.grid import (
 from rocm_core.provenance import CSV_OPTIONS, sha256_file
 
 RECORD = Path(__file__).parent / "study.json"
+_STUDY, _SEARCH = "earlier-world", "earlier-search"  # below docs/results
 OWN = "own"  # for the name of the metric that a model was trained on
 NOISE = "high_frequency"
 _BASES = {"consistency": "base-consistency", "diffusion": "base-diffusion"}
@@ -113,8 +114,8 @@ Levels = dict[tuple[str, str, str], tuple[float, float]]
 
 
 def derive(results: Path, config: Config) -> dict[str, Any]:
-    """The record of the study that `config` describes, from its files in `results`: `shapes`, and
-    `search` for its learning rates. Raises `UserError` for a file that is missing."""
+    """The record of the study that `config` describes, from its files below `results`, and those of
+    the search for its learning rates. Raises `UserError` for a file that is missing."""
     used: dict[str, str] = {}
 
     def path(name: str) -> Path:
@@ -126,12 +127,12 @@ def derive(results: Path, config: Config) -> dict[str, Any]:
     def read(name: str) -> pd.DataFrame:
         return pd.read_csv(path(f"{name}.csv"), **CSV_OPTIONS)
 
-    claims = json.loads(path("shapes/claims.json").read_text(encoding="utf-8"))["claims"]
+    claims = json.loads(path(f"{_STUDY}/claims.json").read_text(encoding="utf-8"))["claims"]
     parts = {claim["id"]: claim["parts"] for claim in claims}
-    noise = read("shapes/tables/readouts").rename(columns={"readout": "metric"})
-    levels = _levels(pd.concat([read("shapes/tables/table1"), only(noise, metric=NOISE)]))
-    changes, curves = read("shapes/tables/table4"), read("shapes/figures/training")
-    rates = [read(f"{name}/tables/sweep") for name in ("shapes", "search")]
+    noise = read(f"{_STUDY}/tables/readouts").rename(columns={"readout": "metric"})
+    levels = _levels(pd.concat([read(f"{_STUDY}/tables/table1"), only(noise, metric=NOISE)]))
+    changes, curves = read(f"{_STUDY}/tables/table4"), read(f"{_STUDY}/figures/training")
+    rates = [read(f"{name}/tables/sweep") for name in (_STUDY, _SEARCH)]
     settings = {(c.reward, c.method): c.settings for c in make_grid(config) if not c.swept}
     votes = parts["12"]
     return {
@@ -146,7 +147,7 @@ def derive(results: Path, config: Config) -> dict[str, Any]:
         "policies": min(_half(part["effect"]) / _Z * part["prompts"] ** 0.5 for part in parts["1"]),
         "curve": _curve(curves),
         "slopes": {
-            "beta": median(_slopes(_betas(read("shapes/tables/table2")))),
+            "beta": median(_slopes(_betas(read(f"{_STUDY}/tables/table2")))),
             "learning_rate": median(s for table in rates for s in _slopes(_rates(table))),
         },
         "votes": {
@@ -154,7 +155,7 @@ def derive(results: Path, config: Config) -> dict[str, Any]:
             "half_width": fmean(_half(part["difference"]) for part in votes),
             "pairs": votes[0]["prompts"],
         },
-        "seconds_per_pass": _seconds(read("shapes/tables/costs"), config, settings),
+        "seconds_per_pass": _seconds(read(f"{_STUDY}/tables/costs"), config, settings),
         "files": used,
     }
 

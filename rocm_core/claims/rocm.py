@@ -424,7 +424,8 @@ def people(e: Evidence) -> Iterator[Part]:
     for first, second in e.results.comparisons:
         if (first in rocm or f"/{BEST}/" in first) and second in rlcm:
             for question in ("appeal", "preference"):
-                label = f"{first} against {second}: {question}, share of votes − ½"
+                by = "simulated raters, " if e.results.simulated else ""
+                label = f"{by}{first} against {second}: {question}, share of votes − ½"
                 yield part(label, MORE, preference, e, first, second, question, unit=SHARE)
 
 

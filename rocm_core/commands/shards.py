@@ -120,7 +120,7 @@ def moved(files: Artefacts, manifest: Path) -> bytes:
         changed["outputs"] = {k: sha for k, sha in said["outputs"].items() if k not in images}
         changed["left_out"] = digest_of(images)
     study = files.layout.study
-    of_people = {study.key.name, study.votes.name}
+    of_people = {study.key.name, study.votes.name, study.simulated.name}
     people = {name: sha for name, sha in said["inputs"].items() if name in of_people}
     if manifest == record_beside(study.results) and people:
         changed["inputs"] = {k: sha for k, sha in changed["inputs"].items() if k not in people}

@@ -49,8 +49,9 @@ def make(results: Results) -> style.Drawing:
     axes[-1][0].set_xlabel("share of votes")
     agreement = data["agreement"].dropna()
     alphas = f"{agreement.min():.2f} to {agreement.max():.2f}".replace("-", "−")
+    rater = "simulated rater" if results.simulated else "rater"
     caption = (
-        f"Shares of the answers of {amount(data['raters'], 'rater')} on"
+        f"Shares of the answers of {amount(data['raters'], rater)} on"
         f" {amount(data['pairs'], 'blind pair')} of images a comparison, in random order and on"
         " random sides: votes for the first model (left, coloured), ties (grey), votes for the"
         " second (right). Black: win rate of the first model with a tie as half a win, and its"
@@ -61,6 +62,8 @@ def make(results: Results) -> style.Drawing:
             " The model of ROCM is, of each reward, the one that held-out scorers preferred on one"
             " half of the validation prompts, none of which was shown."
         )
+    if results.simulated:
+        caption += " These are the gold judge with noise, and no people."
     caption += style.no_interval(data["win_rate_low"], "bar")
     if len(agreement):
         caption += f" Krippendorff's alpha of the raters: {alphas}."

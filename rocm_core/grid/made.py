@@ -67,7 +67,7 @@ def made_study(files: Artefacts) -> Iterator[Made]:
     if config and study.results.exists():
         results, code = [study.results, study.table], study_code("aggregate")
         # Shards have what the votes say, not who said it.
-        inputs = [study.key, study.votes] if study.votes.exists() else None
+        inputs = study.counted if study.votes.exists() else None
         yield Made(record_beside(study.results), {}, code, results, inputs)
 
 

@@ -47,7 +47,12 @@ def _needs(config: Config, layout: Layout) -> dict[str, bool]:
         "snapshots": evaluated and any(one.snapshot_every for one in settings),
         "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
         "gradients": len(config.gradients.methods) > 1,
-        "images": any(cell.name not in layout.sharded for cell in cells),
+        # Of the models that figures show: shards have no images.
+        "images": any(
+            cell.name not in layout.sharded
+            for cell in cells
+            if cell.seed == config.seeds[0] and not cell.swept and not cell.trial
+        ),
         "gold": "gold" in config.metrics,
         "inference steps": len(set(inference_steps(config))) > 1,
         "LoRA scales": len(lora_scales(config)) > 1,

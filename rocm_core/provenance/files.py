@@ -268,8 +268,14 @@ class StudyFiles:
         self.page = folder / "page"
         self.key = folder / "key.json"
         self.votes = folder / "votes.jsonl"
+        self.simulated = folder / "simulated.json"  # which of these are of no person
         self.results = folder / "results.json"
         self.table = folder / "results.csv"
+
+    @property
+    def counted(self) -> list[Path]:
+        """What the results are made from, as far as it is there."""
+        return [path for path in (self.key, self.votes, self.simulated) if path.exists()]
 
 
 class Layout:

@@ -74,7 +74,7 @@ def aggregate(folder: Path, fingerprint: str = "") -> list[Outcome]:
     key = Key.read(folder)
     files = StudyFiles(folder)
     votes = tabulate(key, files.votes)
-    inputs = hash_inputs([files.key, files.votes])
+    inputs = hash_inputs(files.counted)
     outcomes = [
         outcome(answers, *key.comparisons[number], question)
         for number, question in itertools.product(range(len(key.comparisons)), QUESTIONS)
@@ -82,6 +82,7 @@ def aggregate(folder: Path, fingerprint: str = "") -> list[Outcome]:
     ]
     rows = [one.flat() for one in outcomes]
     content = {"study": key.study, "ties": key.ties, "chosen": key.chosen}
+    content |= {"simulated": files.simulated in files.counted}
     write_json(files.results, content | {"outcomes": rows, "raters": _raters(key, votes)})
     write_csv(files.table, rows[0] if rows else (), (row.values() for row in rows))
     write_manifest(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rocm_core.errors import UserError
+from rocm_core.provenance import StudyFiles, write_json
 from rocm_core.shapes.judge import judge
 from rocm_core.shapes.scenes import SIZE
 from rocm_core.study.server import StudyServer
@@ -102,8 +103,10 @@ def _image(pixels: str) -> torch.Tensor:
 
 
 def simulate(folder: Path, browser: "Browser", raters: int, seed: int) -> None:
-    """Let the first `raters` raters of the study in `folder` answer every pair on its page."""
+    """Let the first `raters` raters of the study in `folder` answer every pair on its page, and
+    write down, for whoever counts the votes, that these are of no people."""
     with StudyServer(folder, port=0) as server:
+        write_json(StudyFiles(folder).simulated, {"raters": raters, "seed": seed})
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -126,7 +126,7 @@ def _caption(results: Results, data: pd.DataFrame, searched: bool) -> str:
     )
     if searched:
         choice, doubt = (
-            "that held-out scorers preferred after short trainings on one half of the prompts, and"
+            "that held-out scorers preferred in a search, on one half of the prompts, and"
             f" the change of the {judge} on the other half",
             "",
         )

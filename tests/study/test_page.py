@@ -18,6 +18,7 @@ from shapes_study import FIRST, SECOND, make_study, read_png, settings, write_sa
 
 from rocm_core.prompts import read_prompts
 from rocm_core.study import simulate
+from rocm_core.study.aggregate import aggregate
 from rocm_core.study.build import build
 from rocm_core.study.design import QUESTIONS, Key
 from rocm_core.study.votes import read_votes
@@ -98,6 +99,8 @@ def test_what_simulated_raters_press_in_the_page_is_what_the_key_makes_of_their_
     simulate.simulate(folder, browser, raters=2, seed=5)
     votes = read_votes(folder / "votes.jsonl")
     assert len({(vote.rater, vote.pair) for vote in votes}) == len(votes) == 2 * PAIRS
+    aggregate(folder)
+    assert json.loads((folder / "results.json").read_text())["simulated"]  # not of people
     texts = {p.id: p.text for p in write_samples(tmp_path / "again", PAIRS)[1]}
     for number, code in enumerate(key.raters):
         rater = simulate.SimulatedRater(5 + number)

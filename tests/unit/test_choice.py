@@ -133,6 +133,10 @@ def test_held_out_scorers_choose_among_what_has_learned_nearly_as_much_as_the_mo
     worse = [({"beta": float(n)}, trained(f"worse-{n}", -n, -n)) for n in (1, 2)]
     choice = choose(Trained("hpsv2"), worse, base)  # nothing has learned anything
     assert choice["chosen"] == {"beta": 1.0}
+    still = [({"beta": float(n)}, trained(f"still-{n}", 0.0, 0.0)) for n in (1, 2)]
+    for tries in (worse, still):
+        told = choose(Trained("hpsv2"), tries, base)["trials"]
+        assert not any(trial["learned"] for trial in told)
     alone = [
         (values, write(path.with_suffix(".alone.csv"), aesthetic=[merit] * len(IDS)))
         for (values, path), merit in zip(trials, (0.0, -0.1, 0.1, -0.6), strict=True)

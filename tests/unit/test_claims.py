@@ -577,8 +577,13 @@ def test_votes_speak_when_they_are_counted(wide, tmp_path):
     best = "hpsv2/rocm-best/seed-0"
     config = make_wide_config(seeds=[0, 1, 2], study={"comparisons": [[best, second]], "pairs": 20})
     assert f"no votes on {best} against {second}" in verdict_on("12", tmp_path, config).reason
-    votes.write_text(json.dumps({"outcomes": outcomes, "chosen": {best: {"model": first}}}))
+    content = {"outcomes": outcomes, "chosen": {best: {"model": first}}}
+    votes.write_text(json.dumps(content))
     assert verdict_on("12", tmp_path, config).verdict == CONFIRMED
+    for simulated in (True, False):
+        votes.write_text(json.dumps(content | {"simulated": simulated}))
+        label = verdict_on("12", tmp_path, config).decisive.part.label
+        assert label.startswith("simulated raters, ") == simulated
 
 
 # --- gaps
@@ -681,7 +686,7 @@ def test_the_page_of_results_says_what_the_ledgers_say():
 
 
 def test_the_published_verdicts_are_what_the_rules_make_of_their_parts():
-    ledger = json.loads((ROOT / "docs/results/shapes/claims.json").read_text())["claims"]
+    ledger = json.loads((ROOT / "docs/results/earlier-world/claims.json").read_text())["claims"]
     claims = {claim.id: claim for claim in CLAIMS}
     for told in ledger:
         claim = claims[told["id"]]

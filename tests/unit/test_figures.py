@@ -226,6 +226,10 @@ def test_figure_3_draws_what_the_raters_said_and_names_what_nobody_voted_on(wide
     drawing = draw("figure3", config, tmp_path)
     assert "ROCM, KL" in {text.get_text() for text in drawing.figure.findobj(Text)}
     assert "held-out scorers preferred on one half" in drawing.caption
+    assert "no people" not in drawing.caption
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"simulated": True}))
+    assert "simulated raters" in (caption := draw("figure3", config, tmp_path).caption)
+    assert "no people" in caption
     path.unlink()
     with pytest.raises(UserError, match="aggregate the votes first"):
         draw("figure3", config, tmp_path)

@@ -43,14 +43,16 @@ def wide():
 
 
 def test_the_record_is_what_the_published_results_give():
-    made = derive(ROOT / "docs/results", load_config(ROOT / "docs/results/shapes/config.yaml"))
+    made = derive(
+        ROOT / "docs/results", load_config(ROOT / "docs/results/earlier-world/config.yaml")
+    )
     assert json.loads(RECORD.read_text(encoding="utf-8")) == json.loads(json.dumps(made))
 
 
 def test_rehearsals_show_the_effects_and_spreads_of_the_study():
     """Claim 13 of the study itself, drawn: its parts' differences and their intervals."""
-    config = load_config(ROOT / "docs/results/shapes/config.yaml")
-    published = json.loads((ROOT / "docs/results/shapes/claims.json").read_text())["claims"]
+    config = load_config(ROOT / "docs/results/earlier-world/config.yaml")
+    published = json.loads((ROOT / "docs/results/earlier-world/claims.json").read_text())["claims"]
     (claim,) = [claim for claim in CLAIMS if claim.id == "13"]
     (study,) = [claim["parts"] for claim in published if claim["id"] == "13"]
     draws = [list(claim.parts(Rehearsal(config, assumed(), seed))) for seed in range(2)]
@@ -293,9 +295,9 @@ def test_guidance_takes_a_second_pass_where_it_is_no_embedding():
 def test_passes_are_those_that_the_study_counted():
     import pandas as pd
 
-    config = load_config(ROOT / "docs/results/shapes/config.yaml")
+    config = load_config(ROOT / "docs/results/earlier-world/config.yaml")
     cells = {(c.reward, c.method): c.settings for c in make_grid(config) if not c.swept}
-    costs = pd.read_csv(ROOT / "docs/results/shapes/tables/costs.csv")
+    costs = pd.read_csv(ROOT / "docs/results/earlier-world/tables/costs.csv")
     for row in costs.to_dict("records"):
         settings = cells[row["reward"], row["method"]]
         images = settings.iterations * images_per_iteration(settings)

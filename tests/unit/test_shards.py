@@ -378,7 +378,15 @@ def test_a_study_goes_on_from_shards_and_its_new_cells_join_them(clone):
             shutil.rmtree(run / folder / name, ignore_errors=True)
     files = artefacts(clone, **later)
     assert files.layout.sharded == {*artefacts(clone).sources}
+    # Figures show the first seed's images, which the shards have not.
+    of_images = {"figure1", "figure2", "figure6", "samples"}
+    assert not of_images & {*offered("figures", files.config, files.layout)}
+    assert of_images & {*offered("figures", files.config, Layout(run))}
     choice, trials = files.layout.choice("hpsv2", "rlcm"), ("hpsv2", "rlcm")
+    text = choice.read_text()  # made again, with other last digits
+    choice.write_text(json.dumps(json.loads(text) | {"trials": [{"merit": 0.30000000000000004}]}))
+    assert artefacts(clone, **later).layout.sharded == files.layout.sharded
+    choice.write_text(text)
     read = [files.base_scores(*trials), *files.trial_scores(*trials)]
     settings, code = {"tried": files.tried(*trials)}, job_code("choose")
     write(record_beside(choice), {choice: choice.read_text()}, settings, code, inputs=read)
