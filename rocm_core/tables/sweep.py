@@ -1,12 +1,20 @@
-"""Every setting that was tried in a sweep, beside the method as it stands; the β of ROCM are in
-table 2."""
+"""Every setting that was tried in a sweep or a search, beside the method as it stands; table 2 has
+the β of a search or, where there is none, of a sweep."""
 
 from collections.abc import Iterable
 
 import pandas as pd
 
-from rocm_core.analysis import GOLD, Results, Source, metric_label, only, swept_label
-from rocm_core.grid import beta_tries, searched
+from rocm_core.analysis import (
+    GOLD,
+    Results,
+    Source,
+    metric_label,
+    only,
+    sweep_points,
+    swept_label,
+)
+from rocm_core.grid import searched, spell
 from rocm_core.tables._table import (
     Block,
     Cell,
@@ -36,11 +44,11 @@ def make(results: Results) -> Table:
     and metric.
     """
     gold = [GOLD] if GOLD in results.config.metrics else []
-    of_table2 = {cell.name for cell in beta_tries(results.cells) if cell.swept}
+    of_table2 = {(point.reward, point.method) for point in sweep_points(results, trials=True)}
     cells = [
         (source, source.cell)
         for source in results.trained
-        if source.cell and source.name not in of_table2
+        if source.cell and not (source.swept and (source.reward, source.method) in of_table2)
     ]
     whole = {(c.reward, c.method) for _, c in cells if c.swept and not c.trial}
     families: dict[tuple[str, str], dict[str, Source]] = {}
@@ -71,7 +79,7 @@ def make(results: Results) -> Table:
     for (reward, method), tried in families.items():
         rows = [
             [
-                Cell(_settings(source, tried.values())),
+                Cell(_settings(results, source, tried.values()) + _chosen(results, source)),
                 *only(shown, reward=reward, method=name)["cell"],
             ]
             for name, source in tried.items()
@@ -80,8 +88,10 @@ def make(results: Results) -> Table:
     present = only(data, status="measured")
     caption = (
         f"Change against the own base on the same prompts and noise, with {interval_of(present)}. "
-        "Bold: the largest of its block, which was chosen among several and so flatters itself."
+        "Bold: the largest of its block, which flatters itself."
     )
+    if any(cell.trial for _, cell in cells if (cell.reward, cell.method) in families):
+        caption += " Chosen: what held-out scorers preferred in a search among what had learned."
     swept = {name for tried in families.values() for one in tried.values() for name in one.swept}
     if "inference_steps" in swept:
         caption += " What was trained with other inference steps is measured with the policy's."
@@ -89,7 +99,15 @@ def make(results: Results) -> Table:
     return Table(TITLE, caption, header, blocks, data.rename(columns={"mean": "change"}))
 
 
-def _settings(source: Source, tried: Iterable[Source]) -> str:
+def _chosen(results: Results, source: Source) -> str:
+    """Whether a try is the one that its search chose."""
+    if not (source.cell and source.cell.trial and source.reward):
+        return ""
+    chosen = results.choice(source.reward, source.family)
+    return ", chosen" if chosen and chosen.items() <= source.swept.items() else ""
+
+
+def _settings(results: Results, source: Source, tried: Iterable[Source]) -> str:
     """The values of what is swept in the family; where not all of it has the same settings swept,
     the method as it stands is shown without values."""
     if source.swept:
@@ -98,5 +116,11 @@ def _settings(source: Source, tried: Iterable[Source]) -> str:
     names, *others = dict.fromkeys(tuple(other.swept) for other in tried if other.swept)
     if others:
         return "as configured"
-    values = [f"{name} {getattr(source.cell.settings, name)}" for name in names]
-    return f"{', '.join(values)}, as configured"
+    asked = {name: getattr(source.cell.settings, name) for name in names}
+    asked |= dict.fromkeys(searched(source.cell.settings).keys() & asked.keys(), "to be searched")
+    asked |= {
+        k: v for k, v in results.choice(source.cell.reward, source.family).items() if k in asked
+    }
+    return ", ".join(
+        [*(f"{name} {spell(value)}" for name, value in asked.items()), "as configured"]
+    )

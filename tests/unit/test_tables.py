@@ -12,7 +12,7 @@ from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
 from rocm_core.grid import offered
 from rocm_core.plugins import names
-from rocm_core.provenance import write_csv
+from rocm_core.provenance import Layout, write_csv
 from rocm_core.tables import costs, sweep, table1, table2, table3, table4
 from rocm_core.tables._table import Block, Cell, Table
 
@@ -332,6 +332,33 @@ def test_trials_of_a_search_stand_aside_for_trainings_that_a_sweep_gave_a_settin
     trials = [f"learning_rate {rate}, iterations 10" for rate in (0.0001, 0.0003)]
     assert settings["ROCM, no divergence on HPSv2"] == whole
     assert settings["ROCM, KL on HPSv2"] == trials
+    choice = Layout(tmp_path).choice("hpsv2", "rocm-kl")
+    choice.parent.mkdir(parents=True)
+    choice.write_text('{"chosen": {"learning_rate": 0.0003}}')
+    table = sweep.make(Results(config, tmp_path))
+    marked = [
+        row[0].text
+        for block in table.blocks
+        for row in block.rows
+        if "KL on HPSv2" in block.heading
+    ]
+    assert marked == [trials[0], f"{trials[1]}, chosen"] and "Chosen: " in table.caption
+
+
+def test_the_betas_of_a_sweep_are_listed_where_table_2_has_those_of_a_search(tmp_path):
+    methods = {"rocm-none": {}, "rocm-kl": {"beta": {"search": [0.05, 0.5], "iterations": 10}}}
+    swept = [{"methods": ["rocm-kl"], "setting": "beta", "values": [0, 5.0]}]
+    config = make_config(methods=methods, sweeps=swept, rewards=["hpsv2"])
+    write_results(tmp_path, config)
+    (block,) = sweep.make(Results(config, tmp_path)).blocks
+    tried = ["beta 0", "beta 5"]
+    assert [row[0].text for row in block.rows] == ["beta to be searched, as configured", *tried]
+    choice = Layout(tmp_path).choice("hpsv2", "rocm-kl")
+    choice.parent.mkdir(parents=True)
+    choice.write_text('{"chosen": {"beta": 0.5}}')
+    (block,) = sweep.make(Results(config, tmp_path)).blocks
+    assert [row[0].text for row in block.rows] == ["beta 0.5, as configured", *tried]
+    assert "\n| KL | 5" not in table2.make(Results(config, tmp_path)).markdown()
 
 
 def test_table_2_finds_the_planted_best_and_keeps_the_sweep_behind_it(wide):
