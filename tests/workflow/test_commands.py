@@ -124,9 +124,12 @@ def test_the_experiments_of_rlcm_are_planned_on_every_prompt_set_and_number_of_s
 ) -> None:
     jobs = count_jobs(plan(config="config/rlcm-shapes.yaml"))
     # 6 rewards × (RLCM, DDPO), 2 of them with ROCM too, and 3 more horizons on 2; 3 seeds each.
-    assert jobs["train_cell"] == 3 * (6 * 2 + 2 + 3 * 2)
+    # Two tries of RLCM's and of DDPO's rates on each reward.
+    tries = 6 * 2 * 2
+    assert jobs["train_cell"] == 3 * (6 * 2 + 2 + 3 * 2) + tries
     # Validation at 5 or, of the diffusion policy, 6 numbers of steps, unseen prompts at one.
-    assert jobs["evaluate_images"] == (3 * (6 + 2) + 1) * 6 + (3 * 6 + 1) * 7 + 3 * 3 * 2
+    assert jobs["evaluate_images"] == (3 * (6 + 2) + 1) * 6 + (3 * 6 + 1) * 7 + 3 * 3 * 2 + tries
+    assert jobs["choose_settings"] == 6 * 2
     assert jobs["make_prompts"] == 3
     assert jobs["efficiency"] == jobs["inference_time"] == jobs["horizon"] == 1
     assert jobs["generalisation"] == jobs["table4"] == jobs["costs"] == jobs["sweep"] == 1
