@@ -28,7 +28,7 @@ from rocm_core.tables._table import (
 
 TITLE = "Swept settings"
 NEEDS = ("other sweeps",)
-READS = ("scores",)
+READS = ("scores", "choices")
 PLACE = 6
 COLUMNS = [
     *("reward", "method", "metric", "status", "change", "low", "high"),

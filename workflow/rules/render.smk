@@ -20,6 +20,7 @@ READS = {
     "manifests": trained("manifest.json"),
     "snapshots": snapshot_scores(),
     "gradients": FILES.gradient_files(),
+    "choices": finished(dict.fromkeys(file for name in CELLS for file in FILES.choice(name))),
     "prompts": shown_prompts(),
     "prompts of snapshots": shown_prompts({cell.evaluated_on: None for cell in CELLS.values()}),
     "images": main_scores("index.jsonl"),
