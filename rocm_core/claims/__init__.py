@@ -3,7 +3,8 @@
 A claim finds the comparisons it rests on; a rule turns their outcomes into a verdict.
 """
 
-from rocm_core.claims._assumed import derive, seconds_per_pass
+from rocm_core.claims._assumed import seconds_per_pass
+from rocm_core.claims._recorded import derive
 from rocm_core.claims._verdict import VERDICTS
 from rocm_core.claims.ledger import CLAIMS, Ledger, make
 from rocm_core.claims.rehearsal import Prospect, prospects

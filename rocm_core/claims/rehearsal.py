@@ -9,7 +9,7 @@ configuration's. What that assumes:
   more than the method's own, since the study's are the best of a search.
 - The spread between prompts does not shrink with more seeds.
 - Further prompt sets and numbers of inference steps show what the validation prompts show.
-- The share of signal in gradients is what `SIGNAL` says, and between seeds differs by half of it.
+- The share of signal in gradients is the study's, and between seeds differs by half of it.
 - The votes of a user study come in, and prefer ROCM by the mean of the study's.
 """
 
@@ -57,9 +57,6 @@ RESAMPLES = 4000
 PROMPTS = 100  # drawn at most, whose spread is scaled so that their mean is as certain as of all
 SNAPSHOTS = 4  # of a training, or few more
 ROWS = 200  # of a history at most
-# Of one image's gradient, by backpropagation and by others: the embedded world's, on the aesthetic
-# score at the start of a training.
-SIGNAL = 0.06, 0.005
 
 
 @dataclass(frozen=True)
@@ -143,11 +140,13 @@ class Rehearsal(Evidence):
         return every[:: -max(1, len(every) // SNAPSHOTS)][::-1]
 
     def signal(self, reward: str, weights: str, gradient: str) -> pd.Series:
-        """Drawn around `SIGNAL`."""
+        """Drawn around the study's."""
         sources = self.results.sources(reward, gradient)
         if len(sources) < 2:
             return super().signal(reward, weights, gradient)  # raises, saying so
-        mean = SIGNAL[0 if self.results.models[gradient].algorithm == "direct" else 1]
+        cell = self.results.models[gradient].cell
+        assert cell is not None
+        mean = self._drawn.record.signal(cell.settings.backpropagates)
         normal = self._drawn._normal("gradients", reward, weights, gradient)
         return pd.Series(mean * (1 + normal(len(sources)) / 2), [s.seed for s in sources])
 

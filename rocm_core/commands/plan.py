@@ -176,8 +176,8 @@ def main() -> None:
     parser.add_argument(
         "--record",
         type=Path,
-        metavar="docs/results",
-        help="print rocm_core/claims/study.json, made of the study's published results, which"
+        metavar="docs/results/shapes",
+        help="print rocm_core/claims/study.json, made of what is published of the study that"
         " --configfile describes",
     )
     parser.add_argument(
@@ -187,7 +187,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     if given.record:
-        record = derive(given.record, load_config(given.configfile))
+        record = derive(load_config(given.configfile), given.record)
         print(json.dumps(record, indent=1, ensure_ascii=False))
         return
     for line in plan(given.configfile, given.claims):

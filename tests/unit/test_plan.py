@@ -4,15 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from synthetic import FOUR, make_config, make_wide_config
+from synthetic import FOUR, make_config, make_wide_config, write_results
 
 from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
 from rocm_core.commands import plan
 from rocm_core.commands.plan import claims, costs, each_claim
+from rocm_core.errors import UserError
 from rocm_core.grid import (
     GPUS,
     REACHED,
@@ -42,11 +44,49 @@ def wide():
     return by_id(make_wide_config(seeds=[0, 1, 2]), rehearsals=FEW)
 
 
-def test_the_record_is_what_the_published_results_give():
-    made = derive(
-        ROOT / "docs/results", load_config(ROOT / "docs/results/earlier-world/config.yaml")
-    )
-    assert json.loads(RECORD.read_text(encoding="utf-8")) == json.loads(json.dumps(made))
+def test_a_record_holds_what_a_study_found(tmp_path):
+    sweeps = [{"methods": ["rocm-none"], "setting": "learning_rate", "values": [1e-4, 4e-4, 1e-3]}]
+    tries = {"beta": {"search": [0.01, 0.04, 0.16], "iterations": 40}}
+    config = make_wide_config(methods=FOUR | {"rocm-kl": tries}, sweeps=sweeps)
+    unit = 0.4  # of the Aesthetic score
+    effects = {("aesthetic", "rocm-none"): {"aesthetic": 2 * unit, "hpsv2": -0.02}}
+    effects |= {("aesthetic", "ddpo"): {"aesthetic": unit, "gold": -0.15}}
+    for beta in tries["beta"]["search"]:  # falls with the root of β
+        name = f"rocm-kl--beta-{beta}--iterations-40"
+        effects["aesthetic", name] = {"aesthetic": 0.1 * unit / beta**0.5}
+    for rate in (0.0001, 0.0004):
+        name = f"rocm-none--learning_rate-{rate}"
+        effects["aesthetic", name] = {"aesthetic": unit * (rate / 1e-4) ** 0.25}
+    write_results(tmp_path, config, effects)
+    with pytest.raises(UserError, match=r"claims\.json"):
+        derive(config, tmp_path)
+    (tmp_path / "claims.json").write_text("{}")
+    record = json.loads(json.dumps(derive(config, tmp_path)))
+
+    found = {(r["reward"], r["method"], r["metric"]): r["effect"] for r in record["effects"]}
+    base = pd.read_csv(tmp_path / "samples/base-diffusion/validation/steps-10/scores.csv")
+    unit = base.groupby("metric")["value"].std()
+    own = found["aesthetic", "rocm-none", "own"] * unit["aesthetic"]
+    assert own == pytest.approx(0.8, rel=0.1)
+    lost = found["aesthetic", "rocm-none", "hpsv2"] * unit["hpsv2"]
+    assert lost == pytest.approx(-0.02, rel=0.1)
+    assert found["aesthetic", "ddpo", "gold"] * unit["gold"] == pytest.approx(-0.15, rel=0.1)
+    assert abs(found["hpsv2", "rocm-none", "gold"]) < 0.1
+    assert ("aesthetic", "rocm-none", "aesthetic") not in found
+    assert record["curve"] == pytest.approx([n / 8 for n in range(1, 9)], abs=0.05)
+    assert record["slopes"]["beta"] == pytest.approx(-0.5, abs=0.1)
+    assert record["slopes"]["learning_rate"] == pytest.approx(0.25, abs=0.1)
+    assert record["signal"]["direct"] == pytest.approx(0.1 / 1.1, rel=0.02)
+    assert record["signal"]["policy gradient"] == pytest.approx(0.01 / 1.01, rel=0.02)
+    assert record["votes"] == pytest.approx({"share": 0.15, "half_width": 0.125, "pairs": 20})
+    assert record["seeds"]["share"] < 0.2 < record["prompts"]["share"] < 0.5
+    rehearsed = by_id(config, "13", rehearsals=1, record=Assumed(record))
+    assert rehearsed["13"].missing is None
+
+
+def test_a_record_needs_the_diffusion_model(tmp_path):
+    with pytest.raises(UserError, match="base-diffusion"):
+        derive(make_config(), tmp_path)
 
 
 def test_rehearsals_show_the_effects_and_spreads_of_the_study():
@@ -293,8 +333,6 @@ def test_guidance_takes_a_second_pass_where_it_is_no_embedding():
 
 
 def test_passes_are_those_that_the_study_counted():
-    import pandas as pd
-
     config = load_config(ROOT / "docs/results/earlier-world/config.yaml")
     cells = {(c.reward, c.method): c.settings for c in make_grid(config) if not c.swept}
     costs = pd.read_csv(ROOT / "docs/results/earlier-world/tables/costs.csv")
