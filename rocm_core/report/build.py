@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def make(results: Results, *, with_trainings: bool = True) -> Report:
         has_gold=GOLD in results.config.metrics,
         readings=list(read(results)),
         tables=[
-            {"name": name, "table": table, "html": Markup(table.html())}
+            {"name": name, "table": table, "html": Markup(_with_terms(table).html())}
             | {"files": _files(results, "table", name)}
             for name, table in shown.items()
         ],
@@ -165,6 +165,18 @@ def _titles(tables: Mapping[str, Any], pictures: list[dict[str, Any]]) -> dict[s
     titles |= {picture["name"]: picture["title"] for picture in pictures}
     numbered = {name: re.fullmatch(r"(table|figure)(\d+)", name) for name in titles}
     return titles | {n: f"{m[1].capitalize()} {m[2]}" for n, m in numbered.items() if m}
+
+
+def _with_terms(table: Any) -> Any:
+    """A table whose heads and first column explain each term where it stands first."""
+    told: list[str] = []
+    header = [explained(name, told) for name in table.header]
+
+    def row(label: Any, *entries: Any) -> list[Any]:
+        return [replace(label, text=explained(label.text, told)), *entries]
+
+    blocks = [replace(one, rows=[row(*cells) for cells in one.rows]) for one in table.blocks]
+    return replace(table, header=header, blocks=blocks)
 
 
 def _files(results: Results, kind: str, name: str) -> list[tuple[str, str]]:

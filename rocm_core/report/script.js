@@ -48,6 +48,11 @@ for (const table of document.querySelectorAll("table")) {
     const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
+    // A button cannot hold links: its terms are explained while it has the focus.
+    const terms = [...button.querySelectorAll(".term")];
+    terms.forEach((term) => term.removeAttribute("href"));
+    const described = terms.map((term) => term.getAttribute("aria-describedby"));
+    if (terms.length) button.setAttribute("aria-describedby", described.join(" "));
     button.addEventListener("click", () => {
       // Numbers are most often read from the largest down, names from A to Z.
       const now = head.getAttribute("aria-sort");
@@ -96,7 +101,8 @@ for (const pair of document.querySelectorAll(".pair")) {
 
 // Terms: Escape takes an explanation away.
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && document.activeElement.matches(".term")) document.activeElement.blur();
+  const at = document.activeElement;
+  if (event.key === "Escape" && at.matches(".term, thead button")) at.blur();
 });
 
 // A link into something that is folded opens it.

@@ -60,16 +60,19 @@ def anchor(term: str) -> str:
     return "term-" + term.lower().replace(" ", "-")
 
 
-def explained(text: str) -> Markup:
-    """A text as HTML, in which each term links to its explanation where it stands first."""
-    told: set[str] = set()
+def explained(text: str, told: list[str] | None = None) -> Markup:
+    """A text as HTML, in which each term links to its explanation where it stands first.
+
+    told: terms that are explained already, to which those of this text are added.
+    """
+    told = [] if told is None else told
 
     def link(match: re.Match[str]) -> str:
         word = match[0]
         term = _KEYS.get(word.lower()) or _KEYS[word.lower().removesuffix("s")]
         if term in told:
             return word
-        told.add(term)
+        told.append(term)
         at = anchor(term)
         tip = escape(TERMS[term])
         return f'<a class="term" href="#{at}" aria-describedby="{at}" data-tip="{tip}">{word}</a>'

@@ -373,6 +373,13 @@ def test_terms_are_explained_where_they_stand_and_in_one_list(finished):
         r'<a class="term" href="#([^"]+)" aria-describedby="([^"]+)" data-tip="', html
     )
     assert len({at for at, _ in tips}) > 10 and all(at == described for at, described in tips)
+    heads, labels = set(), set()
+    for table in re.findall(r"<table>.*?</table>", html, re.S):
+        head, body = (re.findall(r'class="term" href="#(\S+)"', t) for t in table.split("</thead>"))
+        assert len({*head, *body}) == len(head + body)  # once in a table
+        heads, labels = heads | {*head}, labels | {*body}
+    named = ("trained reward", "gold judge", "held-out", "interval", "divergence", "d²", "NFE")
+    assert heads >= {anchor(term) for term in named} and anchor("ROCM") in labels
 
 
 def test_what_is_published_is_whole_and_links_to_nothing_that_stays(finished, tmp_path):
@@ -512,6 +519,7 @@ def test_without_scripts_everything_can_be_read(open_page):
     page.keyboard.press("Tab")  # from now on focus is the keyboard's
     term.focus()
     assert shown() in TERMS.values()
+    assert page.locator("#readings th a.term").first.get_attribute("href") == "#term-trained-reward"
 
 
 @in_a_browser
@@ -543,7 +551,10 @@ def test_tables_are_sorted_by_their_numbers(open_page):
         return [float(text.split()[1].replace("−", "-")) for text in texts]
 
     assert len(set(column())) > 2
+    page.keyboard.press("Tab")  # from now on focus is the keyboard's
     head.locator("button").focus()
+    tip = head.locator(".term").evaluate("e => getComputedStyle(e, '::after').content")
+    assert tip.strip('"') == TERMS["trained reward"] and head.locator("a[href]").count() == 0
     page.keyboard.press("Enter")
     assert column() == sorted(column(), reverse=True)
     assert head.get_attribute("aria-sort") == "descending"
