@@ -19,6 +19,7 @@ from rocm_core.claims._verdict import (
 )
 
 _SD = " SD"
+_TOLD = 3  # claims that are decided, at most, of which a banner has the texts
 
 
 def number_of(finding: Finding | None) -> str:
@@ -104,7 +105,8 @@ def limits(verdicts: Sequence[Verdict]) -> list[str]:
     if untested:
         told.append(f"Not tested: {', '.join(untested)}; the ledger says what each needs.")
     decided = [one.claim for one in verdicts if one.verdict not in (UNDECIDED, NOT_TESTED)]
-    named = "; ".join(f"{one.id} ({one.text})" for one in decided)
+    texts = len(decided) <= _TOLD
+    named = "; ".join(f"{one.id} ({one.text})" if texts else one.id for one in decided)
     return [f"Decided here: {named or 'nothing'}.", *told] if told else []
 
 

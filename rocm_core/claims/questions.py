@@ -40,14 +40,15 @@ Arms = Callable[[Evidence, str, str], tuple[Scores, Scores]]
 
 
 def _pooled_first(
-    e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms, difference: str
+    e: Evidence, pairs: Sequence[tuple[str, str]], arms: Arms, difference: str, note: str = ""
 ) -> Iterator[Part]:
     """The mean effect over all (reward, method), which decides, and each of them; `difference` is
-    the two arms as they are to be read, with {} for the method."""
+    the two arms as they are to be read, with {} for the method. note: on what decides."""
     if len(pairs) > 1:
-        yield part("Mean of all", MORE, _mean_effect, e, pairs, arms, unit=EFFECT)
+        yield part(f"Mean of all{note}", MORE, _mean_effect, e, pairs, arms, unit=EFFECT)
     for reward, method in pairs:
         label = f"{metric_label(reward)}: {difference.format(e.label(method))}"
+        label += note if len(pairs) == 1 else ""
         yield part(label, MORE, _effect, e, reward, method, arms, unit=EFFECT)
 
 
@@ -86,6 +87,19 @@ def _arms(e: Evidence, reward: str, method: str, stops: bool) -> tuple[Scores, S
     )
 
 
+def _against_control(e: Evidence, stops: bool) -> Iterator[Part]:
+    pairs = _divergences(e)
+    arms = partial(_arms, stops=stops)
+    yield from _pooled_first(e, pairs, arms, "{} − control", _earliest_stop(e, pairs))
+
+
+def _earliest_stop(e: Evidence, pairs: Sequence[tuple[str, str]]) -> str:
+    """A control may have been at its best before its first snapshot: a reader has to know it."""
+    evaluated = {reward for reward, _ in pairs if e.results.has_snapshots(reward, ROCM_NONE)}
+    first = {e.steps(reward, ROCM_NONE)[0] for reward in evaluated}
+    return f"; the control may stop from step {min(first)} on" if first else ""
+
+
 _NEEDS = (
     "a tuned control: several settings of rocm-none and of ROCM with a divergence, swept or"
     " searched, and snapshots of both"
@@ -100,7 +114,7 @@ _NEEDS = (
     rule=first,
 )
 def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _divergences(e), partial(_arms, stops=False), "{} − control")
+    yield from _against_control(e, stops=False)
 
 
 @claim(
@@ -111,7 +125,7 @@ def divergence_against_stopping(e: Evidence) -> Iterator[Part]:
     rule=first,
 )
 def divergence_and_stopping(e: Evidence) -> Iterator[Part]:
-    yield from _pooled_first(e, _divergences(e), partial(_arms, stops=True), "{} − control")
+    yield from _against_control(e, stops=True)
 
 
 @claim(

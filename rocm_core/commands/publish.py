@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rocm_core import __version__
 from rocm_core.analysis import Results, Source, mean_interval, metric_label, only, paired_difference
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
@@ -135,6 +136,7 @@ def card(results: Results, source: Source, samples: Sequence[tuple[str, str]] = 
         samples=samples,
         manifest=manifest,
         lora=LORA,
+        version=__version__,
         # Others are used as they were trained: in bfloat16 on a GPU, which has float32's range. So
         # have diffusers' examples of SANA-Sprint and FLUX.1; in float16 some networks overflow.
         precision="float32" if embedded else manifest.get("precision", "bfloat16"),

@@ -85,6 +85,7 @@ def make(results: Results, *, with_trainings: bool = True) -> Report:
         Path(__file__).parent,
         metric=metric_label,
         method=results.label,
+        reward=results.reward_label,
         signed=lambda change: number(change.mean, decimals(change.half_width), signed=True),
         bounds=lambda change: change.bounds(decimals(change.half_width)),
         explained=explained,

@@ -45,7 +45,8 @@ TERMS = {
     " what a divergence has to beat.",
     "LoRA": "Low-rank adaptation: the small set of weights that a training changes, in a file that"
     " diffusers loads onto the base model.",
-    "no difference": "The effect's interval lies within ± 0.2 SD, which is called small: a tie.",
+    "no difference": "No difference from 0 is shown, and the effect's interval lies within"
+    " ± 0.2 SD, which is called small: a tie.",
     "not decidable": "The comparison was made, and its interval leaves the claim open, or a result"
     " is missing.",
     "not tested": "This configuration has nothing to decide the claim by, such as a control.",

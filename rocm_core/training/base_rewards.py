@@ -30,7 +30,7 @@ def score_base(
     pairs: bool,
     output: Path,
     fingerprint: str,
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[str | Path] = (),
     standards: Standards | None = None,
 ) -> None:
     """Write `COLUMNS`: each reward's mean over the images of each iteration, and a manifest beside.

@@ -128,7 +128,7 @@ def measure_gradients(
     lora: Path,
     output: Path,
     fingerprint: str,
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[str | Path] = (),
     standards: Standards | None = None,
 ) -> None:
     """Write `COLUMNS` of every method's gradient, and a manifest beside it.

@@ -47,7 +47,7 @@ def train(
     stop_after: int | None = None,
     keep_state: bool = False,
     chosen: Mapping[str, Any] | None = None,
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[str | Path] = (),
     *,
     standards: Standards | None = None,
     reward: Score | None = None,

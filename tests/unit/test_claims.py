@@ -354,7 +354,8 @@ def test_a_verdict_of_one_seed_says_so_on_its_face(stopping, tmp_path):
     decided, one_seed = alone.to_dict()["limits"][:2]
     assert re.fullmatch(r"Decided here: .*\b11\b.*\.", decided) and ONE_TRAINING in one_seed
     assert decided in text.split("|")[0] and one_seed in text.split("|")[0]
-    assert "11 (A model is never evaluated on the reward that it was trained on)" in decided
+    texts = [claim.text for claim in CLAIMS if re.search(rf"\b{claim.id}\b", decided)]
+    assert all(text in decided for text in texts) == (len(texts) <= 3)
 
 
 def test_every_claim_of_a_paper_has_its_place_there():
@@ -705,3 +706,10 @@ def test_the_published_verdicts_are_what_the_rules_make_of_their_parts(path):
 
 def test_the_published_ledgers_have_every_verdict():
     assert {told["verdict"] for path in LEDGERS for told in published(path)} == set(VERDICTS)
+
+
+def test_the_control_of_early_stopping_says_from_where(tmp_path):
+    config = make_config(sweeps=tuned(), seeds=[0, 1])
+    write_results(tmp_path, config)
+    verdict = verdict_on("Q1a", tmp_path, config)
+    assert verdict.findings[0].part.label == "Mean of all; the control may stop from step 10 on"
