@@ -54,6 +54,7 @@ from rocm_core.analysis.statistics import (
 from rocm_core.analysis.sweeps import (
     ROCM_NONE,
     SweepPoint,
+    lead_of_choice,
     same_rate,
     sweep_points,
     unregularised,

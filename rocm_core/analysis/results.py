@@ -112,10 +112,11 @@ class Results:
         choice = self.choice(source.reward, source.family) if source.reward else {}
         return float(choice.get("learning_rate", math.nan))
 
-    def choice(self, reward: str, method: str) -> dict[str, Any]:
-        """What a search chose for a method on a reward; {} where none has."""
+    def choice(self, reward: str, method: str, entry: str = "chosen") -> Any:
+        """What a search chose for a method on a reward, or another entry of its file (`choose`);
+        {} where none has."""
         path = self.layout.found(self.layout.choice(reward, method))
-        return read_entry(self.existing(path), "chosen") if path.exists() else {}
+        return read_entry(self.existing(path), entry) if path.exists() else {}
 
     def sources(self, reward: str, method: str) -> list[Source]:
         """The cells of a method, one per training seed; of a base, itself."""

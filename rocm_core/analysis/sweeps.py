@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rocm_core.analysis.choice import halves
 from rocm_core.analysis.judging import final_scores, overall
 from rocm_core.analysis.results import Results
-from rocm_core.grid import beta_tries
+from rocm_core.analysis.statistics import Estimate, mean_interval
+from rocm_core.grid import beta_tries, trials_of
 
 ROCM_NONE = "rocm-none"
 
@@ -71,6 +73,28 @@ def same_rate(results: Results, reward: str, *methods: str) -> bool:
     yet to choose may be the same."""
     rates = [results.learning_rate(results.sources(reward, method)[0]) for method in methods]
     return any(map(math.isnan, rates)) or math.isclose(*rates)
+
+
+def lead_of_choice(results: Results, reward: str, family: str) -> Estimate | None:
+    """How far held-out scorers put what a search chose before the next best that had learned, on
+    the prompts that did not choose, which do not flatter it; None without such a one."""
+    tries, metrics = (results.choice(reward, family, entry) for entry in ("trials", "metrics"))
+    able = [one for one in tries if one["learned"]] or tries
+    models = [
+        trial.variant
+        for one in sorted(able, key=lambda one: -one["merit"])[:2]
+        for trial in trials_of(results.cells, reward, family)
+        if all(one.get(key) == value for key, value in trial.swept if key != "iterations")
+    ]
+    if len(models) < 2:
+        return None
+    chosen, second, base = (
+        pd.DataFrame({name: results.scores(model, name, reward) for name in metrics}).dropna()
+        for model in (*models, results.base_of(reward, models[0]))
+    )
+    lead = overall(chosen, base) - overall(second, base)
+    lead = lead.reindex(halves([prompt.id for prompt in results.prompts])[1]).dropna()
+    return mean_interval(lead) if len(lead) else None
 
 
 def verdicts(results: Results, reward: str, method: str) -> tuple[pd.Series, pd.Series]:

@@ -45,7 +45,10 @@ def lead(e: Evidence, reward: str, method: str, other: str, cost: str) -> Compar
     start = max(curve[cost].iloc[0] for curve in every)
     end = min(curve[cost].iloc[-1] for curve in every)
     if not start < end:
-        raise Undecidable(f"{reward}/{method} and {other} never spend as much {cost}")
+        raise Undecidable(
+            f"{e.label(method)} and {e.named(reward, other)} never spend as many"
+            f" {cost.replace('_', ' ')}"
+        )
     at = np.linspace(start, end, _POINTS)
     own, others = (
         np.array([np.interp(at, curve[cost], curve["mean"]).mean() for curve in curves])
@@ -61,11 +64,12 @@ def _curves(
     e.require(reward, other)
     curves = seed_curves(e.results, reward, [method, other])
     if method not in curves or other not in curves:
-        raise Undecidable(f"history of {reward}/{other if method in curves else method} missing")
+        lost = other if method in curves else method
+        raise Undecidable(f"history of {e.named(reward, lost)} missing")
     if len(curves[method]) < 2:
         raise NotConfigured("one training seed: costs are compared over seeds, so two are needed")
     if len(curves[method]) != len(curves[other]):
-        raise Undecidable(f"a history of {reward}/{method} or {other} is missing")
+        raise Undecidable(f"a history of {e.label(method)} or {e.named(reward, other)} is missing")
     return curves[method], curves[other]
 
 

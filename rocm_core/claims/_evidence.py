@@ -19,6 +19,7 @@ from rocm_core.analysis import (
     compare,
     compare_differences,
     held_out,
+    metric_label,
     only,
 )
 from rocm_core.grid import METHODS, searched, snapshot_steps, trials_of
@@ -48,6 +49,11 @@ class Evidence:
         self.label = results.label
         self._known: dict[tuple[str, Candidate, str], Scores] = {}
         self._units: dict[tuple[str, str], float] = {}
+
+    def named(self, reward: str | None, method: str) -> str:
+        """A model in a sentence: "RLCM trained on HPSv2"; a base has no reward."""
+        on = f" trained on {metric_label(reward)}" if reward else ""
+        return self.label(method) + on
 
     @property
     def judge(self) -> str:
@@ -114,7 +120,7 @@ class Evidence:
         """The steps at which snapshots of a method were kept and evaluated."""
         if not self.results.has_snapshots(reward, method):
             raise NotConfigured(
-                f"no snapshots of {reward}/{method}: set snapshot_every and snapshots"
+                f"no snapshots of {self.named(reward, method)}: set snapshot_every and snapshots"
             )
         cell = self.results.sources(reward, method)[0].cell
         assert cell is not None  # a base has no snapshots
@@ -204,7 +210,9 @@ class Evidence:
         """The snapshots of a method within some NFE, of which there must be one."""
         steps = [step for step, nfe in self.nfe(reward, method) if nfe <= limit]
         if not steps:
-            raise Undecidable(f"no snapshot of {reward}/{method} within {limit:,.0f} NFE")
+            raise Undecidable(
+                f"no snapshot of {self.named(reward, method)} within {limit:,.0f} NFE"
+            )
         return [(method, step) for step in steps]
 
     def signal(self, reward: str, weights: str, gradient: str) -> pd.Series:
@@ -219,8 +227,9 @@ class Evidence:
         found = only(self.results.gradients, **where).set_index("seed")["signal"]
         for source in sources:
             if source.seed not in found.index:
-                at = f"the end of {weights}" if weights else "the start"
-                raise Undecidable(f"gradients by {source.name} at {at} missing")
+                at = f"the end of {self.label(weights)}" if weights else "the start"
+                by = self.named(reward, gradient)
+                raise Undecidable(f"no gradients by {by} at {at}, seed {source.seed}")
         return found.sort_index()
 
     def require(self, reward: str, method: str) -> None:
@@ -239,7 +248,8 @@ class Evidence:
 
     def _on(self, source: Source, metric: str, prompt_set: str, steps: int) -> pd.Series:
         if (prompt_set, steps) not in self.results.sample_sets(source):
-            raise NotConfigured(f"no images of {source.name} on {prompt_set} at {steps} steps")
+            model = self.named(source.reward, source.method)
+            raise NotConfigured(f"no images of {model} on {prompt_set} at {steps} steps")
         scores, sources = self.results.scores_on([source], metric, prompt_set, steps)
         if not sources:
             raise Undecidable(f"cell {source.name} missing")
@@ -252,7 +262,7 @@ class Evidence:
         """Mean of the held-out scorers, each in the unit of `_unit`."""
         metrics = self.held_out_metrics(reward)
         if not metrics:
-            raise NotConfigured(f"no scorer is held out from {reward}")
+            raise NotConfigured(f"no scorer is held out from {metric_label(reward)}")
         standard = [scores(metric) / self._unit(reward, metric) for metric in metrics]
         return sum(standard[1:], standard[0]) / len(standard)
 
@@ -275,7 +285,7 @@ class Evidence:
         own = scores.get((reward, method, *rest), pd.DataFrame())
         for source in self.results.sources(reward, method):
             if (source.seed or 0) not in own.index:
-                lost = f"cell {source.name}" if source.cell else method
+                lost = f"cell {source.name}" if source.cell else self.label(method)
                 raise Undecidable(f"{lost} missing")
         return own
 

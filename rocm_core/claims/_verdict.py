@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rocm_core.analysis import ALPHA, MARGIN, Comparison, Estimate, holm
+from rocm_core.analysis import ALPHA, MARGIN, Comparison, Estimate, amount, holm
 from rocm_core.claims._evidence import Evidence, NotConfigured, Undecidable, compared
 
 CONFIRMED, REFUTED, NO_DIFFERENCE = "confirmed", "refuted", "no difference"
@@ -281,4 +281,5 @@ def _reason(verdict: str, findings: list[Finding], decisive: Finding | None) -> 
 
 def first_of(gaps: list[str]) -> str:
     """The first gap, and how many more there are."""
-    return f"{gaps[0]} and {len(gaps) - 1} more" if len(gaps) > 1 else gaps[0]
+    more = len(gaps) - 1
+    return f"{gaps[0]}, and {amount([more], 'more gap')}" if more else gaps[0]

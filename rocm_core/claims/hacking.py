@@ -110,7 +110,7 @@ def _at_equal_reward(e: Evidence, *arms: Arm) -> tuple[Scores, Scores]:
     rises = [_rises(e, *arm) for arm in arms]
     level = min(max(gain for _, gain in rise) for rise in rises)
     if level <= 0:
-        raise Undecidable(f"{' or '.join(map('/'.join, arms))} gained nothing")
+        raise Undecidable(f"{' or '.join(e.named(*arm) for arm in arms)} gained nothing")
     ours, control = (_at_gain(e, arm, rise, level) for arm, rise in zip(arms, rises, strict=True))
     return ours, control
 
@@ -152,7 +152,7 @@ def _at_equal_nfe(e: Evidence, ours: Arm, control: Arm) -> tuple[Scores, Scores]
     limit = min(e.nfe(*arm)[-1][1] for arm in (ours, control))
     if _stops_itself(e, ours[1]):
         if e.nfe(*ours)[-1][1] > limit:
-            raise NotConfigured(f"{'/'.join(ours)} may have stopped beyond {limit:,.0f} NFE")
+            raise NotConfigured(f"{e.named(*ours)} may have stopped beyond {limit:,.0f} NFE")
         stopped = e.final(*ours, e.judge)
     else:
         stopped = e.chosen(ours[0], e.within(*ours, limit), e.judge)
@@ -180,7 +180,7 @@ def _after_equal_search(e: Evidence, ours: Arm, control: Arm) -> tuple[Scores, S
     searched = [(reward, e.results.models[method].family) for reward, method in (ours, control)]
     tried = {len(trials_of(e.results.cells, *arm)) for arm in searched}
     if len(tried) > 1 or 0 in tried:
-        one, other = map("/".join, searched)
+        one, other = (e.named(*arm) for arm in searched)
         raise NotConfigured(f"no search of {one} and as long a one of {other}")
     stops: list[Candidate] = [(control[1], step) for step in e.steps(*control)]
     return e.final(*ours, e.judge), e.chosen(control[0], stops, e.judge)

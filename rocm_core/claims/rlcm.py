@@ -114,5 +114,5 @@ def rewards(e: Evidence) -> Iterator[Part]:
 
 def _final(e: Evidence, reward: str) -> Comparison:
     if not {"rlcm", "ddpo"} <= set(e.baselines(reward) if reward in e.rewards else ()):
-        raise NotConfigured(f"no {_BOTH} trained on {reward}")
+        raise NotConfigured(f"no RLCM and DDPO trained on {metric_label(reward)}")
     return compared(e.final(reward, "rlcm", reward), e.final(reward, "ddpo", reward))

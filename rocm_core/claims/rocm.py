@@ -79,7 +79,12 @@ def _named(e: Evidence, reward: str, baselines: Sequence[str]) -> Sequence[str]:
 
 def _require_baseline(e: Evidence, reward: str, baseline: str) -> None:
     if baseline not in e.baselines(reward):
-        raise NotConfigured(f"no {baseline} trained on {reward}")
+        raise NotConfigured(f"no {metric_label(baseline)} trained on {metric_label(reward)}")
+
+
+def _require_rocm(e: Evidence, reward: str) -> None:
+    if not e.regularised(reward):
+        raise NotConfigured(f"no ROCM with a divergence trained on {metric_label(reward)}")
 
 
 def _best_less(e: Evidence, reward: str, baseline: str) -> Comparison:
@@ -144,7 +149,7 @@ def _share_of_wins(e: Evidence, reward: str) -> Comparison:
         first, second = aligned(e.final(reward, ours, metric), e.final(reward, theirs, metric))
         wins.append(np.sign(first.to_numpy() - second.to_numpy()) / 2 + 0.5)
     if not wins:
-        raise NotConfigured(f"no scorer is held out from {reward}")
+        raise NotConfigured(f"no scorer is held out from {metric_label(reward)}")
     return compare_shares(np.mean(wins, axis=0))
 
 
@@ -206,8 +211,7 @@ def _trained(e: Evidence, reward: str, method: str) -> str:
     if method != "ROCM":
         _require_baseline(e, reward, method)
         return method
-    if not e.regularised(reward):
-        raise NotConfigured(f"no ROCM with a divergence trained on {reward}")
+    _require_rocm(e, reward)
     means = {m: e.final(reward, m, "held_out").to_numpy().mean() for m in e.regularised(reward)}
     return max(means, key=lambda method: means[method])
 
@@ -303,8 +307,7 @@ def gains(e: Evidence) -> Iterator[Part]:
 
 def _gains(e: Evidence, large: str, small: str) -> Comparison:
     for reward in (large, small):
-        if reward not in e.rewards or not e.regularised(reward):
-            raise NotConfigured(f"no ROCM with a divergence trained on {reward}")
+        _require_rocm(e, reward)
     first, second = aligned(*(e.gain(r, e.regularised(r), r) for r in (large, small)))
     return compare_differences(first.to_numpy() - second.to_numpy(), standardised=True)
 
@@ -333,10 +336,9 @@ def alignment_and_quality(e: Evidence) -> Iterator[Part]:
 
 
 def _gain(e: Evidence, reward: str, metric: str) -> Comparison:
-    if reward not in e.rewards or not e.regularised(reward):
-        raise NotConfigured(f"no ROCM trained on {reward}")
+    _require_rocm(e, reward)
     if metric not in e.config.metrics:
-        raise NotConfigured(f"{metric} is not among the metrics")
+        raise NotConfigured(f"{metric_label(metric)} is not among the metrics")
     ours = e.best(reward, e.regularised(reward), metric)
     return compared(ours, e.base(reward, e.regularised(reward)[0], metric))
 
@@ -500,9 +502,10 @@ def gradient_variance(e: Evidence) -> Iterator[Part]:
         whole = [s for s in compared if s.is_rocm and not _is_truncated(s)]
         for ours, ppo in itertools.product(whole, (s for s in compared if s.algorithm == "ppo")):
             for weights in ("", ppo.method):
-                where = f"the end of {weights}" if weights else "the start"
+                where = f"the end of {e.label(weights)}" if weights else "the start"
                 yield part(
-                    f"{metric_label(reward)}, {where}: {ours.method} − {ppo.method}",
+                    f"{metric_label(reward)}, {where}: {e.label(ours.method)} −"
+                    f" {e.label(ppo.method)}",
                     MORE,
                     _signal,
                     *(e, reward, weights, ours.method, ppo.method),

@@ -239,7 +239,10 @@ def _told(manifest: Mapping[str, Any], keys: list[str]) -> Iterator[tuple[str, t
     found = {"beta": manifest["beta"], **manifest.get("chosen", {})}
     for key, value in manifest["settings"].items():
         if key in keys and isinstance(value, Mapping) and key in found:
-            yield key, (f"{found[key]:.4g}", _in_words(value))
+            tried = value.get("search", [])
+            at_edge = tried and found[key] in (min(tried), max(tried))
+            edge = "; at the edge of what was tried" if at_edge else ""
+            yield key, (f"{found[key]:.4g}", _in_words(value) + edge)
         elif key in keys:
             yield key, (_in_words(value), "")
 

@@ -9,6 +9,7 @@ from rocm_core.analysis import (
     GOLD,
     Results,
     Source,
+    lead_of_choice,
     metric_label,
     only,
     sweep_points,
@@ -91,7 +92,12 @@ def make(results: Results) -> Table:
         "Bold: the largest of its block, which flatters itself."
     )
     if any(cell.trial for _, cell in cells if (cell.reward, cell.method) in families):
-        caption += " Chosen: what held-out scorers preferred in a search among what had learned."
+        caption += (
+            " Chosen: what held-out scorers preferred in a search among what had learned; in"
+            " parentheses how far they put it before the next best of these, over the prompts that"
+            " did not choose. †: the smallest or the largest that was tried; the best may lie"
+            " beyond."
+        )
     swept = {name for tried in families.values() for one in tried.values() for name in one.swept}
     if "inference_steps" in swept:
         caption += " What was trained with other inference steps is measured with the policy's."
@@ -100,11 +106,18 @@ def make(results: Results) -> Table:
 
 
 def _chosen(results: Results, source: Source) -> str:
-    """Whether a try is the one that its search chose."""
+    """Whether a try is the one that its search chose, whether that is an end of what was tried, and
+    how far it is ahead."""
     if not (source.cell and source.cell.trial and source.reward):
         return ""
-    chosen = results.choice(source.reward, source.family)
-    return ", chosen" if chosen and chosen.items() <= source.swept.items() else ""
+    search = source.reward, source.family
+    chosen = results.choice(*search)
+    if not chosen or not chosen.items() <= source.swept.items():
+        return ""
+    edge = "†" if results.choice(*search, "edge") else ""
+    lead = lead_of_choice(results, *search)
+    unit = " SD" if len(results.choice(*search, "metrics")) > 1 else ""
+    return f", chosen{edge}" + (f" ({lead.change(unit=unit)})" if lead else "")
 
 
 def _settings(results: Results, source: Source, tried: Iterable[Source]) -> str:

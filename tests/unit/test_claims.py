@@ -159,6 +159,9 @@ def test_what_the_configuration_lacks_is_not_tested_and_what_is_not_there_yet_is
     for rule in (every, first, at_least(1)):
         assert decided([lacking], rule) == decided([lacking, lacking], rule) == NOT_TESTED
         assert decided([absent], rule) == decided([absent, lacking], rule) == UNDECIDED
+    several = [Part("c", MORE, None, missing=f"no {scorer}") for scorer in ("HPSv2", "CLIPScore")]
+    told = decide(Claim("x", "text", "test", "a thing", every, lambda _: several), None)
+    assert told.reason == "no HPSv2, and 1 more gap; 2 parts: 2 missing"
     nothing = decide(Claim("x", "text", "test", "a thing", every, lambda _: []), None)
     assert (nothing.verdict, nothing.reason) == (NOT_TESTED, "needs a thing")
 

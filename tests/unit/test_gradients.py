@@ -248,6 +248,7 @@ def test_the_claim_is_decided_by_the_share_of_signal_over_seeds(tmp_path):
     verdict = decide(gradient_variance, Evidence(Results(config, tmp_path)))
     assert verdict.verdict == CONFIRMED
     assert len(verdict.findings) == 2 * 2  # rewards; the start, and the end of PPO
+    assert verdict.findings[1].part.label == "HPSv2, the end of RLCM: ROCM, no divergence − RLCM"
     # 0.1 / 1.1 less 0.01 / 1.01
     shown = [finding.shown.mean for finding in verdict.findings]
     assert shown == pytest.approx([0.081] * 4, abs=0.01)

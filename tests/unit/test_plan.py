@@ -142,12 +142,12 @@ def test_power_grows_with_the_effect():
         ("1", "a baseline", {"methods": {"rocm-kl": {"beta": 0.05}}, "sweeps": [], "study": None}),
         ("7", "three values of beta", {"sweeps": []}),
         ("14a", "three tries each", {"sweeps": []}),
-        ("1", "no d3po trained on hpsv2", {}),
-        ("R4", "no rlcm and ddpo trained on jpeg_compressibility", {}),
+        ("1", "no D3PO trained on HPSv2, and 1 more gap", {}),
+        ("R4", "no RLCM and DDPO trained on Compressibility", {}),
         ("12", "a study", {"study": None}),
         ("Q1a", "a tuned control", {}),
         ("R2", "2 and 16", {}),
-        ("9", "no ROCM trained on clipscore", {}),
+        ("9", "no ROCM with a divergence trained on CLIPScore", {}),
         ("14b", "gradients", {"gradients": {}}),
         # The gold judge is a judge, not a scorer that could have been trained on.
         ("1", "no scorer is held out", ONE_SCORER),
@@ -166,7 +166,7 @@ def test_a_claim_that_cannot_be_decided_says_what_is_missing(id, lacking, change
 def test_a_claim_that_can_be_decided_lacks_nothing(wide):
     decidable = {id for id, one in wide.items() if one.missing is None}
     assert decidable >= {*"2 3 4 6 7 10 11 12 13 14b R1".split()}
-    assert "no snapshot of hpsv2/rlcm--inference_steps-8 within" in wide["Q3a"].missing
+    assert "no snapshot of RLCM (inference_steps 8) trained on HPSv2 within" in wide["Q3a"].missing
     assert wide["11"].power == 1.0
     rates = {"methods": ["rocm-none"], "setting": "learning_rate", "values": [1e-4, 1e-3]}
     horizons = {"methods": ["rlcm"], "setting": "inference_steps", "values": [2, 8]}

@@ -245,8 +245,15 @@ def test_a_steered_beta_shows_the_value_it_came_to(tmp_path):
     assert html.count("<td>0.07</td>") == html.count("<dd>0.07 (target 0.01; start 1.0)</dd>") == 2
 
 
-def test_a_searched_setting_shows_what_was_chosen(tmp_path):
-    tried = {"search": [1.0e-4, 1.0e-3], "iterations": 4}
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([1.0e-4, 1.0e-3], "0.0001, 0.001; iterations 4; at the edge of what was tried"),
+        ([1.0e-4, 1.0e-3, 1.0e-2], "0.0001, 0.001, 0.01; iterations 4"),
+    ],
+)
+def test_a_searched_setting_shows_what_was_chosen(tmp_path, values, told):
+    tried = {"search": values, "iterations": 4}
     config = make_config(methods={"rocm-none": {"learning_rate": tried}}, partial=True)
     write_results(tmp_path, config, size=8)
     write_claims(tmp_path)
@@ -255,7 +262,7 @@ def test_a_searched_setting_shows_what_was_chosen(tmp_path):
         file.write_text(json.dumps(about | {"chosen": {"learning_rate": 1e-3}, "beta": 0.0}))
     html = make(Results(config, tmp_path)).html
     assert "<td>0.001</td>" in html and "(0)" not in html
-    assert "<dd>0.001 (search 0.0001, 0.001; iterations 4)</dd>" in html
+    assert f"<dd>0.001 (search {told})</dd>" in html
 
 
 def test_algorithms_with_settings_of_their_own_share_a_page(tmp_path):

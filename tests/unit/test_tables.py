@@ -1,12 +1,13 @@
 import csv
+import json
 import re
 
 import pandas as pd
 import pytest
 from markupsafe import escape
-from synthetic import make_config, make_wide_config, write_results
+from synthetic import SPREADS, make_config, make_wide_config, write_results
 
-from rocm_core.analysis import Results, evaluators
+from rocm_core.analysis import Results, evaluators, lead_of_choice
 from rocm_core.commands.render import render
 from rocm_core.divergences import load_divergence
 from rocm_core.errors import UserError
@@ -325,7 +326,9 @@ def test_trials_of_a_search_stand_aside_for_trainings_that_a_sweep_gave_a_settin
         {"methods": ["rocm-none"], "setting": "stop_input", "values": [True]},
     ]
     config = make_config(methods=methods, sweeps=tricks)
-    write_results(tmp_path, config)
+    better = {"aesthetic": SPREADS["aesthetic"], "clipscore": SPREADS["clipscore"]}
+    preferred = "hpsv2", "rocm-kl--learning_rate-0.0003--iterations-10"
+    write_results(tmp_path, config, {preferred: better})
     blocks = sweep.make(Results(config, tmp_path)).blocks
     settings = {block.heading: [row[0].text for row in block.rows] for block in blocks}
     whole = ["as configured", "truncate 1", "stop_input true"]
@@ -334,15 +337,23 @@ def test_trials_of_a_search_stand_aside_for_trainings_that_a_sweep_gave_a_settin
     assert settings["ROCM, KL on HPSv2"] == trials
     choice = Layout(tmp_path).choice("hpsv2", "rocm-kl")
     choice.parent.mkdir(parents=True)
-    choice.write_text('{"chosen": {"learning_rate": 0.0003}}')
-    table = sweep.make(Results(config, tmp_path))
-    marked = [
-        row[0].text
-        for block in table.blocks
-        for row in block.rows
-        if "KL on HPSv2" in block.heading
-    ]
-    assert marked == [trials[0], f"{trials[1]}, chosen"] and "Chosen: " in table.caption
+    tries = [{"learning_rate": r, "merit": r, "learned": True} for r in (1e-4, 3e-4)]
+    made = {"chosen": {"learning_rate": 3e-4}, "metrics": ["aesthetic", "clipscore"]}
+    results = Results(config, tmp_path)
+
+    def marked(edge, *tries):
+        choice.write_text(json.dumps(made | {"edge": edge, "trials": tries}))
+        table = sweep.make(results)
+        assert "Chosen: " in table.caption and "†: " in table.caption
+        (own,) = [block for block in table.blocks if block.heading == "ROCM, KL on HPSv2"]
+        return [row[0].text for row in own.rows]
+
+    first, told = marked(["learning_rate"], *tries)
+    lead = lead_of_choice(results, "hpsv2", "rocm-kl")
+    assert lead.n == 20 and lead.mean == pytest.approx(1.0, abs=0.3) and lead.low > 0
+    assert (first, told) == (trials[0], f"{trials[1]}, chosen† ({lead.change(unit=' SD')})")
+    alone = tries[0] | {"learned": False}, tries[1]
+    assert marked([], *alone) == [trials[0], f"{trials[1]}, chosen"]
 
 
 def test_the_betas_of_a_sweep_are_listed_where_table_2_has_those_of_a_search(tmp_path):
