@@ -18,6 +18,7 @@ rule evaluate_images:
         LAYOUT.log("evaluate", "{source}", "{set}", "steps-{steps}"),
     benchmark:
         LAYOUT.benchmark("evaluate", "{source}", "{set}", "steps-{steps}")
+    priority: 1  # what is trained is measured before more is trained
     conda:
         ENVIRONMENT
     threads: THREADS

@@ -11,6 +11,7 @@ rule make_prompts:
         LAYOUT.log("prompts", "{set}"),
     benchmark:
         LAYOUT.benchmark("prompts", "{set}")
+    priority: 1  # every evaluation waits for them
     conda:
         ENVIRONMENT
     threads: 1

@@ -18,6 +18,7 @@ rule evaluate_snapshots:
         LAYOUT.log("snapshots", "{cell}"),
     benchmark:
         LAYOUT.benchmark("snapshots", "{cell}")
+    priority: 1
     conda:
         ENVIRONMENT
     threads: THREADS
