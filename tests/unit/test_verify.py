@@ -12,7 +12,7 @@ from finished_run import write_run
 
 from rocm_core.commands.accept import accept
 from rocm_core.commands.verify import verify
-from rocm_core.grid import Artefacts, job_code, parse_config
+from rocm_core.grid import Artefacts, job_code, load_config, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import hash_inputs, record_beside, sealed, sha256_file, write_manifest
@@ -328,3 +328,14 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
 def test_a_broken_manifest_is_reported(run, text):
     (run / CELL / "manifest.json").write_text(text)
     assert len([line for line in problems(run) if "is not a manifest" in line]) == 1
+
+
+def test_a_published_run_is_what_it_was_made_as_and_a_changed_number_tells(tmp_path):
+    shards = shutil.copytree(ROOT / "docs/results/jpeg", tmp_path / "jpeg")
+    config = load_config(ROOT / "config/jpeg.yaml").model_copy(update={"shards": str(shards)})
+    assert verify(config, tmp_path / "results")[0] == []
+    scores = next(shards.glob("samples/*/rocm-kl/seed-0/validation/*/scores.csv"))
+    before, _, last = scores.read_text().rpartition(",")
+    scores.write_text(f"{before},{float(last) + 1}\n")
+    problems, _ = verify(config, tmp_path / "results")
+    assert problems[0] == f"{scores} is not the file that its manifest lists: its sha256 differs"
