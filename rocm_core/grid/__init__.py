@@ -44,5 +44,6 @@ from rocm_core.grid.made import (
 from rocm_core.grid.methods import METHODS, POLICIES, Method, name_of, parse_method
 from rocm_core.grid.needs import beta_tries, offered
 from rocm_core.grid.search import searched, settle
+from rocm_core.grid.single_images import of_single_images
 from rocm_core.grid.snapshots import snapshot_steps, state_settings
 from rocm_core.grid.used import gating, listed, standardised, used_scorers

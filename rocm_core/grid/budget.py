@@ -1,7 +1,6 @@
 """What a grid costs before it is run: operations, images and bytes, from its settings alone."""
 
 from dataclasses import astuple, dataclass, replace
-from typing import Any
 
 from rocm_core.configuration import Config, GenerationSettings, Search, TrainingSettings
 from rocm_core.grid.artefacts import Artefacts
@@ -9,6 +8,7 @@ from rocm_core.grid.chains import chain_of, ends_without_noise
 from rocm_core.grid.costs import STABLE_DIFFUSION, Costs, costs_of
 from rocm_core.grid.evaluation import sample_sets, scaled_sets, snapshot_prompts
 from rocm_core.grid.gradients import measured_steps
+from rocm_core.grid.single_images import of_single_images
 from rocm_core.grid.snapshots import snapshot_steps
 from rocm_core.grid.used import gating
 from rocm_core.prompts import prompt_count
@@ -167,11 +167,10 @@ def budget_of(config: Config) -> Budget:
             add("images and scores", policy, scored * (steps * prompts))
         compared = files.gradients(name)
         for settings in compared.values():
-            # As `scatter` takes them: once, and without a divergence that is a part of its own.
-            taken: dict[str, Any] = {"divergence": "none"} if settings.regularises else {}
-            taken |= {"inner_epochs": 1} if "inner_epochs" in type(settings).model_fields else {}
-            passes = training_work(config, settings.model_copy(update=taken), rounds=rounds)
-            measured = config.gradients.images * len(measured_steps(cell, [*compared]))
+            count, each = config.gradients.images, config.gradients.images_per_prompt
+            single = of_single_images(settings, count, each)
+            passes = training_work(config, single, rounds=rounds)
+            measured = count * len(measured_steps(cell, [*compared]))
             add("images and scores", policy, passes * measured)
         if name in files.evaluated():
             drawing += Work(forward=drawing.forward)  # by the reference, for the distance to it

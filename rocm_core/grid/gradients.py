@@ -6,6 +6,7 @@ from rocm_core.configuration import Config, TrainingSettings
 from rocm_core.errors import UserError
 from rocm_core.grid.cells import Cell
 from rocm_core.grid.search import searched
+from rocm_core.grid.single_images import of_single_images
 from rocm_core.plugins import require_known
 
 # What the weights of a training fit, and by what they are judged.
@@ -54,10 +55,7 @@ def check_gradients(config: Config, cells: Sequence[Cell]) -> None:
                     f"gradients.methods: {cell.variant} and {name} differ in {differing[0]} on"
                     f" {cell.reward}: name methods whose adapters fit each other"
                 )
-            if unknown := searched(other).keys() - {
-                "learning_rate",
-                "beta" if other.regularises else "",
-            }:
+            if unknown := searched(of_single_images(other, images, each)):
                 raise UserError(
                     f"gradients.methods: {min(unknown)} of {name} is yet to be searched: name a"
                     " method that has it"

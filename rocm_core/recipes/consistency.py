@@ -1,13 +1,10 @@
 """Distil the consistency base: ``python -m rocm_core.recipes.consistency``.
 
-A consistency function maps every point of a trajectory of the probability-flow ODE to its end (Song
-et al. 2023, definition 1). Here the teacher's ODE is solved from noise to its end once, for a stock
-of captions, and the student learns the end from every point on the way, with a pseudo-Huber loss:
-one run of the teacher per example and no bias from a moving target. No guidance (ω = 1), which
-would take the differences between the images of one caption away that RLHF needs.
+Its teacher is the diffusion base, whose probability-flow ODE :mod:`.distillation` follows. No
+guidance (ω = 1), which would take the differences between the images of one caption away that RLHF
+needs.
 """
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,8 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rocm_core.recipes.steps import follow, kept, learn, run_recipe
+from rocm_core.recipes.distillation import distil
+from rocm_core.recipes.steps import run_recipe
 from rocm_core.shapes.models import (
     CONSISTENCY_INTERVALS,
     GUIDANCE_EMBEDDING,
@@ -38,9 +36,7 @@ from rocm_core.shapes.models import (
 from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scenes
 
 GUIDANCE = 1.0  # ω, of which the student takes an embedding of ω - 1 as published ones do
-HUBER_WIDTH = 1e-3
 INTERVALS_PER_STEP = 3  # of the teacher's solver
-EMA_DECAY = 0.99
 
 
 def predict_clean(noise: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -101,43 +97,24 @@ def trajectories(
 
 
 def train(
-    teacher: UNet2DConditionModel,
-    texts: Tensor,
-    state: Path,
-    steps: int,
-    batch_size: int,
-    learning_rate: float = 5e-4,
+    teacher: UNet2DConditionModel, texts: Tensor, state: Path, steps: int, batch_size: int
 ) -> UNet2DConditionModel:
     """The moving average of a student of the teacher for prompts with embeddings (N, L, D); goes on
     from ``state``."""
     torch.manual_seed(0)
-    data = kept(state / "trajectories.pt", lambda: trajectories(teacher, texts, seed=2))
     student = make_unet(guidance_embedding=True)
     student.load_state_dict(teacher.state_dict(), strict=False)
     nn.init.zeros_(student.time_embedding.cond_proj.weight)
     student.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(student)
-    optimizer = torch.optim.AdamW(student.parameters(), learning_rate, weight_decay=0, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05
-    )
     guidance = guidance_embedding(torch.full((batch_size,), GUIDANCE))
 
-    def loss(g: torch.Generator) -> Tensor:
-        index = torch.randint(len(data["points"]), (batch_size,), generator=g)
-        row, timesteps = data["rows"][index], data["timesteps"][index]
-        answer = consistency_function(
-            student, data["points"][index], timesteps, texts[row], guidance
-        )
-        error = answer - data["ends"][row]
-        return ((error**2 + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).mean()
+    def answer(points: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+        return consistency_function(student, points, timesteps, texts[rows], guidance)
 
-    def after(step: int) -> None:
-        follow(average, student, min(EMA_DECAY, (1 + step) / (10 + step)))
+    def solve() -> dict[str, Tensor]:
+        return trajectories(teacher, texts, seed=2)
 
-    parts = {"student": student, "average": average, "optimizer": optimizer, "schedule": schedule}
-    learn("consistency", state, parts, steps, 1000, loss, after)
-    return average
+    return distil("consistency", student, solve, answer, state, steps, batch_size)
 
 
 def save_pipelines(

@@ -2,8 +2,7 @@
 
 Another architecture and another chain than the first: Stable Diffusion 3's transformer, trained as
 a rectified flow (Esser et al. 2024, logit-normal noise levels) on the same renderings of mixed
-quality, and distilled as :mod:`.consistency` does it: the flow's ODE is solved from noise to its
-end for a stock of captions, and the student learns the end from every point on the way.
+quality; its ODE is what :mod:`.distillation` follows.
 """
 
 import copy
@@ -15,8 +14,8 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from rocm_core.recipes import diffusion
-from rocm_core.recipes.steps import follow, kept, learn, run_recipe
+from rocm_core.recipes import diffusion, distillation
+from rocm_core.recipes.steps import kept, run_recipe
 from rocm_core.shapes.models import (
     LATENT_CHANNELS,
     LATENT_SIZE,
@@ -31,8 +30,6 @@ from rocm_core.shapes.scenes import TRAINING_PAIR_SHARE, describe, training_scen
 TIMESTEPS = 1000  # of the noise level 1, as the scheduler counts them
 SOLVER_STEPS = 20
 WITHOUT_T5 = {"text_encoder_3": None, "tokenizer_3": None}  # which diffusers wants to be told
-HUBER_WIDTH = 1e-3
-EMA_DECAY = 0.99
 
 Text = tuple[Tensor, Tensor]  # (N, L, 2 D) of the tokens, (N, 2 D) pooled
 
@@ -96,42 +93,23 @@ def trajectories(
     return dict(zip(names, map(torch.cat, (points, sigmas, rows, ends)), strict=True))
 
 
-def distil(
-    teacher: Velocity,
-    tokens: Tensor,
-    state: Path,
-    steps: int,
-    batch_size: int,
-    learning_rate: float = 5e-4,
-) -> Velocity:
+def distil(teacher: Velocity, tokens: Tensor, state: Path, steps: int, batch_size: int) -> Velocity:
     """The moving average of a student of the teacher for captions of tokens (N, L); goes on from
     ``state``. Its text encoders are the teacher's."""
     torch.manual_seed(0)
     with torch.no_grad():
         texts = teacher.encode(tokens)
-    data = kept(state / "trajectories.pt", lambda: trajectories(teacher, texts, seed=2))
     student = copy.deepcopy(teacher)
     student.transformer.requires_grad_(True)
-    average = copy.deepcopy(student)
-    learned = student.transformer.parameters()
-    optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=0, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05
-    )
 
-    def loss(g: torch.Generator) -> Tensor:
-        index = torch.randint(len(data["points"]), (batch_size,), generator=g)
-        row, sigmas, x = data["rows"][index], data["sigmas"][index], data["points"][index]
-        velocity = student(x, sigmas, (texts[0][row], texts[1][row]))
-        error = x - sigmas[:, None, None, None] * velocity - data["ends"][row]
-        return ((error**2 + HUBER_WIDTH**2).sqrt() - HUBER_WIDTH).mean()
+    def answer(points: Tensor, sigmas: Tensor, rows: Tensor) -> Tensor:
+        velocity = student(points, sigmas, (texts[0][rows], texts[1][rows]))
+        return points - sigmas[:, None, None, None] * velocity
 
-    def after(step: int) -> None:
-        follow(average, student, min(EMA_DECAY, (1 + step) / (10 + step)))
+    def solve() -> dict[str, Tensor]:
+        return trajectories(teacher, texts, seed=2)
 
-    parts = {"student": student, "average": average, "optimizer": optimizer, "schedule": schedule}
-    learn("few-step flow", state, parts, steps, 1000, loss, after)
-    return average
+    return distillation.distil("few-step flow", student, solve, answer, state, steps, batch_size)
 
 
 def save_pipeline(

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rocm_core.configuration import Search, TrainingSettings
+from rocm_core.configuration import TrainingSettings
 from rocm_core.errors import UserError
-from rocm_core.grid import Standards
-from rocm_core.plugins import facts
+from rocm_core.grid import Standards, of_single_images
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import hash_inputs, record_beside, write_csv, write_manifest
 from rocm_core.training.trainer import Trainer
@@ -94,26 +93,15 @@ def scatter(
     """
     from accelerate import Accelerator
 
-    unit = 2 if facts("algorithms", settings.algorithm)["PAIRED"] else 1
-    alike = {
-        "batch_size": unit,
-        "accumulation_steps": images // unit,
-        "updates_per_iteration": images // unit,
-        "images_per_prompt": images_per_prompt,
-        "inner_epochs": 1,
-        "iterations": step,
-        "compile": False,
-        **({"divergence": "none", "beta": 0.0, "gate_by": None} if settings.regularises else {}),
-        **({"init_lora": str(lora)} if lora else {}),
-        **({"learning_rate": 0.0} if isinstance(settings.learning_rate, Search) else {}),
-    }
-    fields = type(settings).model_fields
-    own = settings.model_copy(update={key: alike[key] for key in alike.keys() & fields.keys()})
+    own = of_single_images(settings, images, images_per_prompt, step)
+    if lora:
+        own = own.model_copy(update={"init_lora": str(lora)})
     trainer = Trainer(own, prompts, "", accelerator or Accelerator(), standards=standards)
+    unit = own.batch_size
     gradients = Scatter([*trainer.lora.values()], unit, images_per_prompt // unit)
     _, batches = trainer.begin(step)
     # Of a policy gradient all images are sampled before the first update, of which each has one.
-    sampled_first = "updates_per_iteration" in fields
+    sampled_first = "updates_per_iteration" in type(settings).model_fields
     for together in [batches] if sampled_first else [[batch] for batch in batches]:
         trainer.algorithm.update(trainer.policy, trainer.reward, together, gradients)
     return gradients.estimates()

@@ -25,6 +25,7 @@ from rocm_core.jobs import (
 )
 from rocm_core.prompts import Prompt
 from rocm_core.provenance import (
+    CellFiles,
     atomic_write,
     hash_inputs,
     sha256_file,
@@ -111,10 +112,8 @@ def train(
         accelerator.wait_for_everyone()
         own = FunctionReward(reward, settings.reward) if reward else None
         trainer = Trainer(settings, known, fingerprint, accelerator, own, standards)
-        snapshots = {
-            step: state / "snapshots" / f"step-{step}.safetensors"
-            for step in snapshot_steps(settings)
-        }
+        unfinished = CellFiles(state)
+        snapshots = {step: unfinished.snapshot(step) for step in snapshot_steps(settings)}
         if newest := folder.newest():
             file, saved = newest
             trainer.load_state_dict(saved, file)
@@ -128,7 +127,7 @@ def train(
             begins = f"going on after step {trainer.step} of" if trainer.step else "training for"
             print(f"{begins} {settings.iterations} iterations", file=sys.stderr)
             run = folder.attempts()[0]["token"]
-            progress.begin(settings, trainer.history, run, state / "snapshots")
+            progress.begin(settings, trainer.history, run, unfinished.snapshots)
             stack.callback(progress.close)
         first, saved_at = trainer.step + 1, time.monotonic()
         for step in range(first, settings.iterations + 1):
@@ -185,20 +184,20 @@ def _write_results(
     attempts: Sequence[Owner],
     inputs: Mapping[Path, str],
 ) -> None:
-    settings, last = trainer.settings, trainer.history[-1]
-    files = [output / "lora.safetensors", output / "history.csv"]
-    trainer.export(files[0])
-    write_csv(files[1], last, [[row[name] for name in last] for row in trainer.history])
-    shutil.rmtree(output / "snapshots", ignore_errors=True)
-    (output / "snapshots").mkdir()  # the workflow expects it, even empty
+    settings, last, cell = trainer.settings, trainer.history[-1], CellFiles(output)
+    files = [cell.lora, cell.history]
+    trainer.export(cell.lora)
+    write_csv(cell.history, last, [[row[name] for name in last] for row in trainer.history])
+    shutil.rmtree(cell.snapshots, ignore_errors=True)
+    cell.snapshots.mkdir()  # the workflow expects it, even empty
     for snapshot in snapshots:
-        files.append(output / "snapshots" / snapshot.name)
+        files.append(cell.snapshots / snapshot.name)
         with atomic_write(files[-1]) as file:
             file.write(snapshot.read_bytes())
     on_gpu = trainer.device.type == "cuda"
     processes = trainer.accelerator.num_processes
     write_manifest(
-        output / "manifest.json",
+        cell.manifest,
         settings=specified.to_dict(),
         code=trainer.identity["fingerprint"],
         outputs=files,

@@ -183,7 +183,7 @@ def test_chains_run_in_double_precision_and_not_below_single(model):
     for dtype, expected in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
         policy = load(model, dtype=dtype)
         trajectory, _ = rollout(policy)
-        assert policy.denoiser.unconditional.dtype == dtype
+        assert policy.denoiser.without_hidden_states.dtype == dtype
         assert trajectory.latents.dtype == trajectory.transitions[0].mean.dtype == expected
 
 

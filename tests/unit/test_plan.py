@@ -382,6 +382,16 @@ def test_gradients_are_measured_in_one_epoch_whatever_the_training_has():
     assert once["training"] != thrice["training"]
 
 
+def test_gradients_are_measured_without_the_divergence_and_so_without_its_gate():
+    def scored(gate, **asked):
+        method = {"rocm-kl": {"beta": 0.1, **gate}}
+        config = make_config(rewards=["hpsv2"], methods=method, **asked)
+        return budget_of(config).work["images and scores"].scored
+
+    gate, measured = {"gate_by": "aesthetic"}, {"gradients": {"methods": ["rocm-kl"]}}
+    assert scored(gate, **measured) - scored(gate) == scored({}, **measured) - scored({}) > 0
+
+
 def test_a_budget_counts_every_cell_image_and_snapshot():
     config = make_config(seeds=[0, 1])
     cells, base = 2 * 3 * 2, 1

@@ -56,6 +56,7 @@ REASONS = {
     },
     "rocm_core.provenance": {
         "CSV_OPTIONS": "which columns of scores are text",
+        "CellFiles": "as Layout",
         "Layout": "where files are: a path that changes is a file that is missing",
         "SampleFiles": "as Layout",
         "atomic_write": "writes the bytes that it is given",

@@ -5,6 +5,7 @@ it is for, and a function `load(folder, guidance_scale, device, dtype, lora) -> 
 denoiser; which one a model gets is read from its model_index.json.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -27,7 +28,8 @@ class Denoiser(nn.Module, ABC):
 
     network_name: the network's folder. lora_prefix: what the names of its layers begin with in a
     file of LoRA weights, for the loader of its pipeline; None: its folder.
-    passes: evaluations of the network per image and prediction, 2 for classifier-free guidance.
+    passes: evaluations of the network per image and prediction, 2 for classifier-free guidance by
+    `guidance_scale`; the embeddings of no prompt are then its buffers `without_<name>`.
     dtype: of the networks; latents and predictions are never below float32. Where it is lower, the
     network is also called with the pairs of `compensation`, by torch's functions and nothing else.
     """
@@ -35,6 +37,8 @@ class Denoiser(nn.Module, ABC):
     network_name: ClassVar[str]
     lora_prefix: ClassVar[str | None] = None
     network: nn.Module
+    vae: Any  # diffusers' autoencoder
+    guidance_scale: float
     passes: int
     latent_shape: tuple[int, int, int]  # (C, h, w), at first of the size that the model is made for
     pixels_per_latent: int | None = None  # along each side; None: images have one size only
@@ -81,13 +85,39 @@ class Denoiser(nn.Module, ABC):
         """Free what only `encode` needs."""
 
     @abstractmethod
-    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
-        """The network's guided output `(N, C, h, w)` for the state `(N, C, h, w)` at `timestep`,
-        (), under the prompts' embeddings, in the precision of the state."""
+    def evaluate(self, states: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
+        """The network's output for states of its precision at `timestep`, ()."""
 
-    @abstractmethod
+    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
+        """The network's output `(N, C, h, w)` for the state `(N, C, h, w)` at `timestep`, (), under
+        the prompts' embeddings, in the precision of the state; with classifier-free guidance,
+        without + ω (conditional - without) from one batch of both."""
+        states = state.to(self.dtype)
+        if self.passes == 2:
+            states = torch.cat([states, states])
+            embeddings = {
+                name: torch.cat([getattr(self, f"without_{name}").expand_as(part), part])
+                for name, part in embeddings.items()
+            }
+        with self.autocast():
+            output = self.evaluate(states, timestep, embeddings).to(state.dtype)
+        if self.passes == 1:
+            return output
+        without, conditional = output.chunk(2)
+        return without + self.guidance_scale * (conditional - without)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(N, 3, H, W)` in [0, 1], differentiable except where a pixel is clipped."""
+        # An autoencoder that is kept in float32 would compute in half precision under autocast.
+        with self.autocast() if self.vae.dtype in HALF else contextlib.nullcontext():
+            unscaled = self.unscale(latents).to(self.vae.dtype)
+            images = self.vae.decode(unscaled, return_dict=False)[0]
+        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """What the autoencoder decodes, of what the network works on."""
+        config = self.vae.config
+        return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
     def checkpoint_blocks(self, call: Block | None) -> None:
         """Run each block of the network and of the decoder through `call`; None: as they are.

@@ -4,16 +4,15 @@ Which of a pipeline's functions can be called with gradients, is called; what it
 the loop is in `evaluate` of each denoiser.
 """
 
-import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rocm_core.policies.denoisers.denoiser import HALF, Denoiser, Embeddings
+from rocm_core.policies.denoisers.denoiser import Denoiser, Embeddings
 from rocm_core.policies.denoisers.parts import load_parts, merge_into
 
 _AT_ONCE = 16  # prompts encoded together: text encoders can have billions of weights
@@ -93,10 +92,6 @@ class FromPipeline(Denoiser):
         """The embeddings of no prompt, for guidance in two passes."""
         return self.encode([""])
 
-    @abstractmethod
-    def evaluate(self, states: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
-        """The network's output for states of its precision at `timestep`, ()."""
-
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Embeddings:
         """The prompts' embeddings, without gradient; too long a prompt is cut off."""
@@ -111,33 +106,3 @@ class FromPipeline(Denoiser):
         self.encoders = nn.ModuleList()
         for name in self._encoders:
             setattr(self.pipeline, name, None)
-
-    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
-        """The network's output; with classifier-free guidance, without + ω (conditional - without)
-        from one batch of both."""
-        states = state.to(self.dtype)
-        if self.passes == 2:
-            states = torch.cat([states, states])
-            embeddings = {
-                name: torch.cat([getattr(self, f"without_{name}").expand_as(part), part])
-                for name, part in embeddings.items()
-            }
-        with self.autocast():
-            output = self.evaluate(states, timestep, embeddings).to(state.dtype)
-        if self.passes == 1:
-            return output
-        without, conditional = output.chunk(2)
-        return without + self.guidance_scale * (conditional - without)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images `(N, 3, H, W)` in [0, 1] of the autoencoder's decoder."""
-        # An autoencoder that is kept in float32 would compute in half precision under autocast.
-        with self.autocast() if self.vae.dtype in HALF else contextlib.nullcontext():
-            unscaled = self.unscale(latents).to(self.vae.dtype)
-            images = self.vae.decode(unscaled, return_dict=False)[0]
-        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """What the autoencoder decodes, of what the network works on."""
-        config = self.vae.config
-        return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)

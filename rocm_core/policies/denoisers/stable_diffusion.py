@@ -57,7 +57,6 @@ class StableDiffusion(Denoiser):
     network_name = "unet"
     network: Any
     guidance: Tensor | None  # (1, time_cond_proj_dim)
-    unconditional: Tensor  # (1, L, D) embedding of the empty prompt
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class StableDiffusion(Denoiser):
         if width := config.time_cond_proj_dim:
             embedding = guidance_embedding(guidance_scale, width).to(device, dtype)
         self.register_buffer("guidance", embedding, persistent=False)
-        self.register_buffer("unconditional", self.encode([""])[HIDDEN], persistent=False)
+        self.register_buffer(f"without_{HIDDEN}", self.encode([""])[HIDDEN], persistent=False)
         self.passes = 2 if guidance_scale > 1 and not width else 1
 
     @torch.no_grad()
@@ -118,33 +117,14 @@ class StableDiffusion(Denoiser):
         """Drop the text encoder."""
         self.text_encoder = None
 
-    def predict(self, state: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
-        """The U-Net's output; with classifier-free guidance, without + ω (conditional - without)
-        from one batch of both."""
-        states, hidden = state.to(self.dtype), embeddings[HIDDEN]
-        if self.passes == 2:
-            states = torch.cat([states, states])
-            hidden = torch.cat([self.unconditional.expand_as(hidden), hidden])
-        with self.autocast():
-            output = self.network(
-                states,
-                timestep,
-                encoder_hidden_states=hidden,
-                timestep_cond=self.guidance,
-                return_dict=False,
-            )[0].to(state.dtype)
-        if self.passes == 1:
-            return output
-        without, conditional = output.chunk(2)
-        return without + self.guidance_scale * (conditional - without)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images `(N, 3, H, W)` in [0, 1] of the autoencoder's decoder."""
-        config = self.vae.config
-        latents = latents / config.scaling_factor + (config.shift_factor or 0)
-        with self.autocast():
-            images = self.vae.decode(latents.to(self.dtype), return_dict=False)[0]
-        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+    def evaluate(self, states: Tensor, timestep: Tensor, embeddings: Embeddings) -> Tensor:
+        return self.network(
+            states,
+            timestep,
+            encoder_hidden_states=embeddings[HIDDEN],
+            timestep_cond=self.guidance,
+            return_dict=False,
+        )[0]
 
 
 def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
