@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from rocm_core.configuration import ModelSettings
-from rocm_core.errors import UserError
+from rocm_core.errors import UserError, warn
 from rocm_core.policies import (
     HIDDEN,
     MODES,
@@ -308,13 +308,16 @@ def test_images_have_the_resolution_that_is_asked_for(model):
         load_policy(asked)
 
 
-def test_words_that_the_embedded_world_lacks_are_named_once(capsys, monkeypatch):
+@pytest.mark.parametrize("base", ["consistency", "flow"])
+def test_words_that_the_embedded_world_lacks_are_named_once(capsys, monkeypatch, base):
     def said(policy, *prompts):
         policy.encode_prompts(prompts)
         return capsys.readouterr().err
 
+    warn.cache_clear()  # which says a thing once per process
+    chain = "lcm" if base == "consistency" else "flow"
     settings = ModelSettings(
-        model="resources/shapes/consistency", inference_steps=2, guidance_scale=3.0
+        model=f"resources/shapes/{base}", inference_steps=2, guidance_scale=1.0, chain=chain
     )
     policy = load_policy(settings)
     assert said(policy, *sample_captions(200, seed=0), "a Red CIRCLE", "") == ""
@@ -324,5 +327,5 @@ def test_words_that_the_embedded_world_lacks_are_named_once(capsys, monkeypatch)
     many = said(policy, " ".join(f"word{n}" for n in range(25)))
     assert "'word19' and 5 more" in many and "word20" not in many
     # A published vocabulary has pieces of words.
-    monkeypatch.setattr("rocm_core.policies.denoisers.stable_diffusion._OWN_WORDS", 100)
+    monkeypatch.setattr("rocm_core.policies.denoisers.words._OWN_WORDS", 100)
     assert said(load_policy(settings), "a quokka") == ""

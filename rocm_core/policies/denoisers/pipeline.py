@@ -14,6 +14,7 @@ from torch import nn
 
 from rocm_core.policies.denoisers.denoiser import Denoiser, Embeddings
 from rocm_core.policies.denoisers.parts import load_parts, merge_into
+from rocm_core.policies.denoisers.words import Words
 
 _AT_ONCE = 16  # prompts encoded together: text encoders can have billions of weights
 
@@ -36,6 +37,7 @@ class FromPipeline(Denoiser):
     ) -> None:
         super().__init__(device, dtype)
         self.pipeline, self.guidance_scale = pipeline, guidance_scale
+        self._words = Words(getattr(pipeline, "tokenizer", None))
         self.network, self.vae = getattr(pipeline, self.network_name), pipeline.vae
         encoders = (getattr(pipeline, name, None) for name in self._encoders)
         self.encoders = nn.ModuleList(encoder for encoder in encoders if encoder is not None)
@@ -94,9 +96,11 @@ class FromPipeline(Denoiser):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Embeddings:
-        """The prompts' embeddings, without gradient; too long a prompt is cut off."""
+        """The prompts' embeddings, without gradient; too long a prompt is cut off. Warns of words
+        that the embedded world's captions do not have."""
         if not len(self.encoders):
             raise ValueError("the text encoders were dropped")
+        self._words.warn_of_unknown(prompts)
         starts = range(0, len(prompts), _AT_ONCE)
         parts = [self.encode_some([*prompts[start : start + _AT_ONCE]]) for start in starts]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -5,7 +5,6 @@ a second pass. Without, it is classifier-free, and as in diffusers' pipelines a 
 leaves it out.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rocm_core.errors import warn
 from rocm_core.policies.denoisers.denoiser import HIDDEN, Denoiser, Embeddings
 from rocm_core.policies.denoisers.parts import load_parts, merge_into
+from rocm_core.policies.denoisers.words import Words
 
 PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
 PARTS = {
@@ -24,9 +23,6 @@ PARTS = {
     "text_encoder": "CLIPTextModel",
     "tokenizer": "CLIPTokenizer",
 }
-# Tokens: in a vocabulary of fewer every word that the model was trained on is one token, as in the
-# embedded world's. CLIP's has 49,408, and there a word of several is nothing special.
-_OWN_WORDS = 5000
 
 
 def load(
@@ -70,8 +66,7 @@ class StableDiffusion(Denoiser):
     ) -> None:
         super().__init__(device, dtype)
         self.network, self.vae, self.text_encoder = unet, vae, text_encoder
-        self.tokenizer = tokenizer
-        self._words: dict[str, bool] = {}  # of the prompts so far, and whether each is one token
+        self.tokenizer, self._words = tokenizer, Words(tokenizer)
         self.guidance_scale = guidance_scale
         self.requires_grad_(False).eval().to(device, dtype)
         config, embedding = unet.config, None
@@ -89,7 +84,7 @@ class StableDiffusion(Denoiser):
         words that the embedded world's captions do not have."""
         if self.text_encoder is None:
             raise ValueError("the text encoder was dropped")
-        self._warn_of_unknown_words(prompts)
+        self._words.warn_of_unknown(prompts)
         length = self.tokenizer.model_max_length
         chunks = []
         for start in range(0, len(prompts), 64):
@@ -99,19 +94,6 @@ class StableDiffusion(Denoiser):
             )
             chunks.append(self.text_encoder(tokens.input_ids.to(self.device))[0])
         return {HIDDEN: torch.cat(chunks)}
-
-    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
-        if len(self.tokenizer) > _OWN_WORDS:
-            return
-        words = dict.fromkeys(re.findall(r"\w[\w'-]*", " ".join(prompts)))
-        new = {w: len(self.tokenizer.tokenize(w)) == 1 for w in words if w not in self._words}
-        self._words |= new
-        if unknown := [word for word, known in new.items() if not known]:
-            more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-            warn(
-                f"the model was trained on captions without {', '.join(map(repr, unknown[:20]))}"
-                f"{more}: it cannot draw that"
-            )
 
     def forget_text(self) -> None:
         """Drop the text encoder."""
