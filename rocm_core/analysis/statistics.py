@@ -57,8 +57,10 @@ class Estimate:
 
     def change(self, digits: int | None = None, unit: str = "") -> str:
         """A difference and its interval: "+0.12 [+0.03, +0.20]"; by default with two digits of the
-        half-width."""
+        half-width, one more where an end would be rounded to 0."""
         places = decimals(self.half_width) if digits is None else digits
+        if digits is None and any(end and not round(end, places) for end in (self.low, self.high)):
+            places += 1  # or an end beside 0 would read as 0
         return f"{number(self.mean, places, signed=True)}{unit} {self.bounds(places)}"
 
     @property

@@ -107,3 +107,8 @@ def test_win_rate_counts_ties_as_half_and_keeps_its_interval_inside_0_and_1():
     # Wilson's lower bound for 10 of 10 is n / (n + z²), its upper bound 1.
     assert every.low == pytest.approx(10 / (10 + 1.959963984540054**2))
     assert every.high == pytest.approx(1.0)
+
+
+def test_an_interval_that_leaves_out_0_does_not_read_as_if_it_had_it():
+    assert Estimate(0.012, 0.0003, 0.0237, 40).change() == "+0.0120 [+0.0003, +0.0237]"
+    assert Estimate(0.012, 0.0, 0.024, 40).change() == "+0.012 [+0.000, +0.024]"
