@@ -15,7 +15,6 @@ from rocm_core.errors import told
 from rocm_core.grid import Artefacts, given_config, job_code, needed, render_code
 from rocm_core.grid import shown, shown_sections, snapshot_prompts, train_version
 from rocm_core.jobs import job_environment, require_account, require_workplace
-from rocm_core.plugins import ROOT
 from rocm_core.provenance import Accepted, code_fingerprint, here, located, record_beside
 from rocm_core.provenance import record_origin, require_same_origin
 from rocm_core.weights import digest_of_all, inputs_of, table, to_fetch, weights_digest
@@ -37,19 +36,16 @@ with told():
     FILES.check_code()
     workflow.is_main_process and require_fresh(FILES)
 
-# Where jobs write, not shards. Of every cell, {cell}, and of every source; rules fill wildcards in.
+# Where jobs write, not shards; and of every cell, {cell}: rules fill wildcards in.
 LAYOUT, CELLS = FILES.layout.live, FILES.cells
 CELL, SNAPSHOTS = LAYOUT.cell("{cell}"), LAYOUT.snapshots("{cell}")
-SAMPLES = LAYOUT.samples("{source}", "{set}", "{steps}")
-MAIN_SAMPLES = LAYOUT.samples("{source}", "validation", "{steps}")
 ENVIRONMENT, WEIGHTS = "../../envs/rocm.yaml", needed(CONFIG)
 THREADS, GPUS = CONFIG.resources.threads, min(1, CONFIG.resources.gpus)
 MEMORY_MB, RUNTIME = int(CONFIG.resources.memory_gib * 1024), CONFIG.resources.runtime_minutes
 # By the environment: where a file came from is no reason to fetch it again.
 os.environ.update({f"WEIGHTS_{k.upper()}": v for k, v in CONFIG.weights.to_dict().items() if v})
-samples, trained, finished = FILES.samples, FILES.trained, FILES.finished
-main_scores, snapshot_scores = FILES.main_scores, FILES.snapshot_scores
-shown_prompts = FILES.prompts
+samples, trained, shown_prompts = FILES.samples, FILES.trained, FILES.prompts
+finished, main_scores, snapshot_scores = FILES.finished, FILES.main_scores, FILES.snapshot_scores
 
 if CONFIG.partial and not (main_scores() or trained("history.csv") or FILES.unfinished_histories()):
     sys.exit(f"error: {LAYOUT.root} holds no training yet: run without partial=true first")
@@ -59,9 +55,8 @@ onstart:
     with told():
         record_origin(LAYOUT, CONFIG_FILES, SECTIONS)
         if workflow.executor_plugin and workflow.executor_plugin.name == "slurm":
-            require_account(
-                "slurm_account" in (workflow.resource_settings.default_resources or {})
-            )
+            given = workflow.resource_settings.default_resources or {}
+            require_account("slurm_account" in given)
 
 
 wildcard_constraints:
@@ -91,6 +86,11 @@ def to_json(value):
     long shell command from a file, and `script.py @file` reads it, also by hand."""
     value = value if isinstance(value, dict | list) else value.to_dict()
     return json.dumps(value, sort_keys=True)
+
+
+def option(name):
+    """For `params`: --name and the input of that name, or nothing where there is none."""
+    return lambda w, input: f"--{name} {input[name]}" if input.get(name) else ""
 
 
 def shown_config(*, study=False):

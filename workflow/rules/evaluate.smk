@@ -1,6 +1,8 @@
 # Images of a prompt set by a trained cell or, without a LoRA, by a base model; their scores by every
 # metric, and read-outs of what shows reward hacking in the images themselves: noise, lost diversity.
 
+SAMPLES = LAYOUT.samples("{source}", "{set}", "{steps}")
+
 
 rule evaluate_images:
     input:

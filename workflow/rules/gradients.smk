@@ -29,9 +29,7 @@ rule measure_gradients:
         ),
         now=lambda w, output: FILES.gradient_code(w.cell),
         weights=lambda w: digest_of_all(*cell_of(w.cell).settings.weights),
-        standards=lambda w, input: (
-            f"--standards {input.standards}" if input.get("standards") else ""
-        ),
+        standards=option("standards"),
     message:
         "Measuring gradients of {wildcards.cell}"
     shell:

@@ -26,7 +26,7 @@ rule make_prompts:
         ),
         now=lambda w, output: job_code("make_prompts"),
         content=lambda w: digest_of_all(*FILES.prompt_sources(w.set)),
-        exclude=lambda w, input: f"--exclude {input.exclude}" if input.get("exclude") else "",
+        exclude=option("exclude"),
     message:
         "Making the {wildcards.set} prompts"
     shell:

@@ -1,5 +1,8 @@
 # The published scorers on the final images, and how far ours are from them.
 
+from rocm_core.plugins import ROOT
+
+MAIN_SAMPLES = LAYOUT.samples("{source}", "validation", "{steps}")
 # Their environment: conda's with --sdm conda, or the one that `make judges` makes.
 PUBLISHED = (
     "python"

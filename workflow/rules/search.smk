@@ -26,9 +26,7 @@ rule choose_settings:
         ),
         now=lambda w, output: job_code("choose"),
         trained=lambda w: to_json(FILES.trial_reward(w.reward, w.method)),
-        standards=lambda w, input: (
-            f"--standards {input.standards}" if input.get("standards") else ""
-        ),
+        standards=option("standards"),
     message:
         "Choosing settings of {wildcards.method} on {wildcards.reward}"
     shell:

@@ -37,7 +37,7 @@ rule study:
         settings=to_json(CONFIG.study or {}),
         samples=to_json({name: str(files.folder) for name, files in STUDIED.items()}),
         contests=to_json({name: contest.to_dict() for name, contest in CONTESTS.items()}),
-        validation=lambda w, input: f"--validation {input.validation}" if CONTESTS else "",
+        validation=option("validation"),
         folder=subpath(output.key, parent=True),
         code=study_code("build"),
     message:

@@ -45,10 +45,8 @@ rule train_cell:
             ),
         ),
         processes=f"--processes {PROCESSES}" if PROCESSES > 1 else "",
-        choice=lambda w, input: f"--choice {input.choice}" if input.get("choice") else "",
-        standards=lambda w, input: (
-            f"--standards {input.standards}" if input.get("standards") else ""
-        ),
+        choice=option("choice"),
+        standards=option("standards"),
         folder=subpath(output.lora, parent=True),
         # Compared no more than `now`: what is shown of a training is no reason to run it again.
         progress=lambda w, output: to_json(CONFIG.progress),
@@ -140,9 +138,7 @@ rule score_base:
         ),
         now=lambda w, output: FILES.base_run_code(w.key),
         weights=lambda w: digest_of_all(*FILES.base_run(w.key).weights),
-        standards=lambda w, input: (
-            f"--standards {input.standards}" if input.get("standards") else ""
-        ),
+        standards=option("standards"),
     message:
         "Scoring what base-{wildcards.policy} makes of trainings' prompts and noise"
     shell:
