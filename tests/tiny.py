@@ -141,6 +141,59 @@ def load_policy(
     return policies.load_policy(settings, device, dtype)
 
 
+def pipeline_images(policy, kind: str, model: str, prompts: list[str], noise, patch, lora=None):
+    """What diffusers' pipeline makes of the same noise, `(N, 3, H, W)` in [0, 1].
+
+    kind: of the policy, as in the configuration. lora: a file that the pipeline is to load.
+    """
+    import diffusers
+
+    name, scheduler, module, options = {
+        "consistency": ("LatentConsistencyModelPipeline", "LCMScheduler", "lcm", {}),
+        "diffusion": ("StableDiffusionPipeline", "DDIMScheduler", "ddim", {"eta": 1.0}),
+    }[kind]
+    bare = load_policy(kind, model, 1, 1.0)  # its own U-Net, without our adapter
+    pipeline = getattr(diffusers, name)(
+        unet=bare.network,
+        scheduler=getattr(diffusers, scheduler).from_pretrained(f"{model}/scheduler"),
+        **{part: getattr(policy.denoiser, part) for part in ("vae", "text_encoder", "tokenizer")},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipeline.load_lora_weights(str(lora))
+    draws, place = iter(noise[:, 1:].unbind(1)), f"diffusers.schedulers.scheduling_{module}"
+    patch.setattr(f"{place}.randn_tensor", lambda *_, **__: next(draws))
+    # The pipelines ask for image sizes in multiples of 8, as here; latents are half as large.
+    return pipeline(
+        prompts,
+        height=8,
+        width=8,
+        num_inference_steps=policy.steps,
+        guidance_scale=policy.denoiser.guidance_scale,
+        latents=noise[:, 0].clone(),
+        output_type="pt",
+        **options,
+    ).images
+
+
+def peak_bytes(policy, algorithm, batch) -> int:
+    """Most bytes of tensors alive in a step, weights and AdamW's moments added by hand."""
+    from rocm_core.policies import lora_parameters
+    from rocm_core.training import LiveBytes
+
+    with LiveBytes(policy.device) as live:
+        loss, _ = algorithm.loss(policy, Brightness(), batch)
+        loss.backward()
+        del loss
+    policy.network.zero_grad()
+    weights = sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
+    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.network).values())
+    return live.most() + weights + 2 * adapter
+
+
 def perturb(network: torch.nn.Module, size: float = 0.3, seed: int = 1) -> None:
     """Move every parameter of the adapter away from where it started, by N(0, size²)."""
     from rocm_core.policies import gaussian, lora_parameters

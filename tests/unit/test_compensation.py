@@ -25,7 +25,7 @@ from rocm_core.policies import (
     reference as adapter_off,
 )
 from rocm_core.policies.compensation import Pair, compensated
-from rocm_core.training import LiveBytes, Trainer, predict_peak, train
+from rocm_core.training import Trainer, predict_peak, train
 
 SHAPES = "resources/shapes/consistency"
 PROMPTS = ["a red circle", "two green triangles"]
@@ -55,17 +55,6 @@ def batch_for(policy, texts=PROMPTS):
 def two_passes(monkeypatch):
     """How it would be without compensation."""
     monkeypatch.setattr(Policy, "compensates", False)
-
-
-def measured(policy, algorithm, batch):
-    """Most bytes of tensors alive in a step, weights and AdamW's moments added by hand."""
-    with LiveBytes(policy.device) as live:
-        loss, _ = algorithm.loss(policy, tiny.Brightness(), batch)
-        loss.backward()
-        del loss
-    weights = sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
-    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.network).values())
-    return live.most() + weights + 2 * adapter
 
 
 # What it computes
@@ -304,7 +293,7 @@ def test_the_predicted_peak_is_the_measured_one(models, reference, mode):
     batch = batch_for(policy)
     predicted = predict_peak(policy, reward, batch, reference, mode)
     policy.activation_checkpointing = mode
-    assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+    assert predicted == pytest.approx(tiny.peak_bytes(policy, algorithm, batch), rel=0.1)
 
 
 @pytest.mark.parametrize("reference", ["full", "stop"])

@@ -13,6 +13,7 @@ from rocm_core.policies import HIDDEN, MODES, add_adapter, lora_parameters, save
 from rocm_core.policies.chains import Schedule, ddim
 
 PROMPTS = ["a red cat", "two dogs", "x"]
+KIND = "diffusion"
 
 
 @pytest.fixture(scope="module")
@@ -86,42 +87,11 @@ def test_every_step_is_diffusers_own(tmp_path, steps, guidance_scale, scheduler,
     assert (trajectory.latents - state).abs().max() <= 1e-5 * state.abs().max()
 
 
-def pipeline_images(model, policy, noise, monkeypatch, lora=None):
-    """What diffusers' pipeline makes of the same noise, `(N, 3, H, W)` in [0, 1]."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-    from diffusers.schedulers import scheduling_ddim
-
-    bare = tiny.load_policy("diffusion", model, 1, 1.0)  # its own U-Net, without our adapter
-    pipeline = StableDiffusionPipeline(
-        unet=bare.network,
-        scheduler=DDIMScheduler.from_pretrained(f"{model}/scheduler"),
-        **{name: getattr(policy.denoiser, name) for name in ("vae", "text_encoder", "tokenizer")},
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    if lora is not None:
-        pipeline.load_lora_weights(lora)
-    draws = iter(noise[:, 1:].unbind(1))
-    monkeypatch.setattr(scheduling_ddim, "randn_tensor", lambda *_, **__: next(draws))
-    return pipeline(
-        PROMPTS[: len(noise)],
-        height=8,
-        width=8,
-        num_inference_steps=policy.steps,
-        guidance_scale=policy.denoiser.guidance_scale,
-        eta=1.0,
-        latents=noise[:, 0].clone(),
-        output_type="pt",
-    ).images
-
-
 @pytest.mark.parametrize(("steps", "guidance_scale"), [(1, 3.0), (2, 3.0), (4, 7.5), (8, 1.0)])
 def test_images_equal_the_pipelines(model, monkeypatch, steps, guidance_scale):
     policy = load(model, steps, guidance_scale, adapter=False)
     trajectory, noise = rollout(policy)
-    theirs = pipeline_images(model, policy, noise, monkeypatch)
+    theirs = tiny.pipeline_images(policy, KIND, model, PROMPTS, noise, monkeypatch)
     ours = policy.decode(trajectory.latents)
     assert ours.shape == theirs.shape == (3, 3, 8, 8)
     assert 0.05 < theirs.std() and (ours - theirs).abs().max() <= 1e-5
@@ -132,9 +102,10 @@ def test_an_exported_lora_gives_the_same_images_in_a_plain_pipeline(model, tmp_p
     trajectory, noise = rollout(policy)
     path = tmp_path / "lora.safetensors"
     save_lora(path, policy.network)
-    theirs = pipeline_images(model, policy, noise, monkeypatch, lora=str(path))
+    asked = policy, KIND, model, PROMPTS, noise, monkeypatch
+    theirs = tiny.pipeline_images(*asked, lora=path)
     assert (policy.decode(trajectory.latents) - theirs).abs().max() <= 1e-5
-    base = pipeline_images(model, policy, noise, monkeypatch)
+    base = tiny.pipeline_images(*asked)
     assert (theirs - base).abs().max() > 0.05
 
 

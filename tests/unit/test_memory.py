@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from rocm_core.algorithms import Batch, load_algorithm
 from rocm_core.errors import UserError
-from rocm_core.policies import MODES, add_adapter, lora_parameters
+from rocm_core.policies import MODES, add_adapter
 from rocm_core.training import (
     GIB,
     LiveBytes,
@@ -37,18 +37,6 @@ def batch_for(policy, size=4):
     keys = [str(i) for i in range(size)]
     embeddings = policy.encode_prompts(["a red cat"] * size)
     return Batch(["a red cat"] * size, embeddings, policy.noise(0, keys, "test"))
-
-
-def measured(policy, algorithm, batch):
-    """Most bytes of tensors alive in a step, weights and AdamW's moments added by hand."""
-    with LiveBytes(CPU) as live:
-        loss, _ = algorithm.loss(policy, tiny.Brightness(), batch)
-        loss.backward()
-        del loss
-    weights = sum(t.numel() * t.element_size() for t in [*policy.parameters(), *policy.buffers()])
-    adapter = sum(p.numel() * p.element_size() for p in lora_parameters(policy.network).values())
-    policy.network.zero_grad()
-    return live.most() + weights + 2 * adapter
 
 
 def test_live_bytes_are_those_of_tensors_that_are_alive():
@@ -91,7 +79,7 @@ def test_the_predicted_peak_is_the_measured_one(model, reference, mode):
     batch, reward = batch_for(policy), tiny.Brightness()
     predicted = predict_peak(policy, reward, batch, algorithm.reference, mode)
     policy.activation_checkpointing = mode
-    assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+    assert predicted == pytest.approx(tiny.peak_bytes(policy, algorithm, batch), rel=0.1)
 
 
 @pytest.mark.faults
@@ -104,7 +92,7 @@ def test_so_it_is_with_every_denoiser(tmp_path, name):
     for mode in MODES:
         predicted = predict_peak(policy, reward, batch, algorithm.reference, mode)
         policy.activation_checkpointing = mode
-        assert predicted == pytest.approx(measured(policy, algorithm, batch), rel=0.1)
+        assert predicted == pytest.approx(tiny.peak_bytes(policy, algorithm, batch), rel=0.1)
 
 
 @pytest.mark.parametrize("reference", ["full", "stop"])
@@ -115,13 +103,13 @@ def test_a_step_stays_under_its_limit_however_long_the_chain(model, reference):
         batch = batch_for(policy)
         plain = load_algorithm(tiny.settings(divergence="kl", beta=0.1))
         if steps == 1:
-            limit = 1.3 * measured(policy, plain, batch) / GIB
+            limit = 1.3 * tiny.peak_bytes(policy, plain, batch) / GIB
         settings = tiny.settings(divergence="kl", beta=0.1, reference_gradient=reference)
         settings = settings.model_copy(update={"memory": limit})  # below what a file may ask for
         algorithm = load_algorithm(settings)
         mode = plan_checkpointing(settings, algorithm.reference, policy, tiny.Brightness(), batch)
         policy.activation_checkpointing = mode
-        assert measured(policy, algorithm, batch) <= limit * GIB
+        assert tiny.peak_bytes(policy, algorithm, batch) <= limit * GIB
         modes.append(mode)
     assert modes[0] == "none" and modes[-1] != "none"
 

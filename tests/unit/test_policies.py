@@ -23,6 +23,7 @@ from rocm_core.policies.denoisers.stable_diffusion import guidance_embedding
 from rocm_core.shapes.scenes import sample_captions
 
 PROMPTS = ["a red cat", "two dogs", "x"]
+KIND = "consistency"
 
 
 @pytest.fixture(scope="module")
@@ -36,36 +37,6 @@ def load(model, steps=4, guidance_scale=3.0, dtype=torch.float32, adapter=True):
         add_adapter(policy.network, 2, 6.0, tiny.TARGETS, seed=0)
         tiny.perturb(policy.network)
     return policy
-
-
-def pipeline_images(model, policy, noise, monkeypatch, guidance_scale=3.0, lora=None):
-    """What diffusers' pipeline makes of the same noise, `(N, 3, H, W)` in [0, 1]."""
-    from diffusers import LatentConsistencyModelPipeline, LCMScheduler
-    from diffusers.schedulers import scheduling_lcm
-
-    parts = {name: getattr(policy.denoiser, name) for name in ("vae", "text_encoder", "tokenizer")}
-    bare = tiny.load_policy("consistency", model, 1, 3.0)  # its own U-Net, without our adapter
-    pipeline = LatentConsistencyModelPipeline(
-        unet=bare.network,
-        scheduler=LCMScheduler.from_pretrained(f"{model}/scheduler"),
-        **parts,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    if lora is not None:
-        pipeline.load_lora_weights(lora)
-    draws = iter(noise[:, 1:].unbind(1))
-    monkeypatch.setattr(scheduling_lcm, "randn_tensor", lambda *_, **__: next(draws))
-    # The pipeline asks for image sizes in multiples of 8, as here; its latents are half as large.
-    return pipeline(
-        PROMPTS[: len(noise)],
-        num_inference_steps=policy.steps,
-        guidance_scale=guidance_scale,
-        latents=noise[:, 0].clone(),
-        output_type="pt",
-    ).images
 
 
 @pytest.mark.parametrize(
@@ -87,7 +58,7 @@ def test_images_equal_the_pipelines(tmp_path, monkeypatch, steps, guidance_scale
     noise = policy.noise(0, ["a", "b", "c"], "test")
     with torch.no_grad():
         ours = policy.decode(policy.rollout(policy.encode_prompts(PROMPTS), noise).latents)
-    theirs = pipeline_images(model, policy, noise, monkeypatch, guidance_scale)
+    theirs = tiny.pipeline_images(policy, KIND, model, PROMPTS, noise, monkeypatch)
     assert ours.shape == theirs.shape == (3, 3, 8, 8)
     assert 0.05 < theirs.std() and (ours - theirs).abs().max() <= 1e-5
 
@@ -99,10 +70,11 @@ def test_an_exported_lora_gives_the_same_images_in_a_plain_pipeline(model, tmp_p
     save_lora(tmp_path / "lora.safetensors", policy.network)
     with torch.no_grad():
         ours = policy.decode(policy.rollout(embeddings, noise).latents)
-    path = str(tmp_path / "lora.safetensors")
-    theirs = pipeline_images(model, policy, noise, monkeypatch, lora=path)
+    path = tmp_path / "lora.safetensors"
+    asked = policy, KIND, model, PROMPTS[:2], noise, monkeypatch
+    theirs = tiny.pipeline_images(*asked, lora=path)
     assert (ours - theirs).abs().max() <= 1e-5
-    base = pipeline_images(model, policy, noise, monkeypatch)
+    base = tiny.pipeline_images(*asked)
     assert (theirs - base).abs().max() > 0.05
 
 
