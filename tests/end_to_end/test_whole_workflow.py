@@ -71,8 +71,9 @@ def verify(checkout: Checkout) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_artefact_is_there_and_as_configured(run: Checkout) -> None:
-    done = verify(run)
+    done = run.make("verify", f"CONFIG={CONFIG}")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "results/tiny: everything is there and as configured\n"
 
 
 def test_a_second_run_finds_nothing_to_do(run: Checkout) -> None:
@@ -167,6 +168,14 @@ def test_verify_names_a_changed_image_and_a_missing_score(copy: Checkout) -> Non
     done = verify(copy)
     assert done.returncode == 1
     assert image.name in done.stdout and "scores.csv lacks 1 scores" in done.stdout
+
+
+def test_make_writes_a_card_of_every_finished_lora(copy: Checkout) -> None:
+    done = copy.make("card", f"CONFIG={CONFIG}")
+    assert done.returncode == 0, done.stderr
+    cards = [results(copy) / f"publish/{cell.replace('/', '--')}/README.md" for cell in CELLS]
+    assert {*map(str, cards)} <= {str(copy.path / line) for line in done.stdout.splitlines()}
+    assert all("| Gold judge |" in card.read_text() for card in cards)
 
 
 @pytest.mark.faults  # for its time
