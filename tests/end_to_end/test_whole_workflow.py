@@ -20,6 +20,9 @@ import yaml
 from checkout import Checkout, copy_checkout
 from PIL import Image
 
+from rocm_core.grid import load_config, make_grid, offered
+from rocm_core.provenance import Layout
+
 CONFIG = "config/tiny.yaml"
 CELLS = ("aesthetic/rocm-none/seed-0", "aesthetic/rocm-kl/seed-0")
 TRIED = [0.02, 2.0]  # values of β, of which a search chooses
@@ -27,8 +30,9 @@ PROMPTS, JUDGED, STEPS, ITERATIONS = 8, 4, 4, 4
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
-    """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml."""
+def finished(tmp_path_factory: pytest.TempPathFactory, executable: str) -> tuple[Checkout, str]:
+    """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml, and
+    what that said on the terminal."""
     checkout = copy_checkout(tmp_path_factory.mktemp("checkout"), executable)
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
@@ -43,7 +47,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     (checkout.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
     done = checkout.snakemake("all", "--cores", "2", "--show-failed-logs", "--configfile", CONFIG)
     assert done.returncode == 0, done.stdout + done.stderr
-    return checkout
+    return checkout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(finished: tuple[Checkout, str]) -> Checkout:
+    return finished[0]
 
 
 @pytest.fixture
@@ -97,6 +106,21 @@ def test_training_leaves_no_state_behind_and_a_history_of_each_step(run: Checkou
         assert manifest["attempts"] == 1 and manifest["settings"]["iterations"] == ITERATIONS
 
 
+def test_each_training_was_seen_on_the_terminal_and_drew_previews(
+    finished: tuple[Checkout, str],
+) -> None:
+    checkout, said = finished
+    layout = Layout(results(checkout))
+    cells = make_grid(load_config(checkout.path / CONFIG))
+    assert len(cells) == len(CELLS) + len(TRIED)
+    for cell in cells:
+        steps = cell.settings.iterations
+        line = f"{cell.name}: step {steps} of {steps}: reward "
+        assert said.count(line) == layout.log("train", cell.name).read_text().count(line) == 1
+    for name in CELLS:
+        assert all(pixels(layout.run(name).preview(step)).std() > 0 for step in (2, 4))
+
+
 def test_each_source_has_an_image_a_prompt_and_all_scores(run: Checkout) -> None:
     prompts = [json.loads(line) for line in open(results(run) / "prompts/validation.jsonl")]
     config = yaml.safe_load((run.path / CONFIG).read_text())
@@ -147,8 +171,6 @@ def test_table1_holds_the_means_of_the_scores_and_masks_the_trained_metric(run: 
 
 
 def test_every_figure_has_its_data_and_the_report_shows_it(run: Checkout) -> None:
-    from rocm_core.grid import load_config, offered
-
     drawn = offered("figures", load_config(run.path / CONFIG))
     report = (results(run) / "report.html").read_text()
     for name in drawn:
