@@ -216,6 +216,29 @@ def test_partial_results_are_drawn_with_their_gaps_marked(copy: Checkout) -> Non
 
 
 @pytest.mark.faults  # for its time
+def test_a_finished_training_whose_state_was_kept_goes_on_when_iterations_are_raised(
+    copy: Checkout,
+) -> None:
+    folder = results(copy) / "cells" / CELLS[0]
+    lora = str(folder.relative_to(copy.path) / "lora.safetensors")
+    config = yaml.safe_load((copy.path / CONFIG).read_text())
+    config["resources"]["keep_states"] = True
+
+    def train(iterations: int, *arguments: str) -> list[dict[str, str]]:
+        config["training"]["iterations"] = iterations
+        (copy.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        done = copy.snakemake(lora, *arguments, "--cores", "1", "--configfile", CONFIG)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return list(rows(folder / "history.csv"))
+
+    first = train(ITERATIONS, "--forcerun", lora)
+    whole = train(ITERATIONS + 2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["resumed_after"] == [0, ITERATIONS]
+    assert len(whole) == ITERATIONS + 2 and whole[:ITERATIONS] == first  # the clock's too
+
+
+@pytest.mark.faults  # for its time
 def test_a_rename_is_accepted_and_the_results_are_kept(copy: Checkout) -> None:
     """What trains, generates and scores draws its noise from the edited module."""
     noise = copy.path / "rocm_core/policies/noise.py"
