@@ -7,6 +7,7 @@ results; the rest is the start of its process: the interpreter and imports.
 import argparse
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,29 @@ from rocm_core.provenance import atomic_write
 def shares(root: Path) -> dict[str, dict[str, float]]:
     """{stage: {"work", "start-up"}} in seconds, summed over its jobs."""
     seconds: dict[str, dict[str, float]] = {}
-    for file in sorted((root / "benchmarks").rglob("*.tsv")):
+    for file, whole in _jobs(root):
         stage, *name = file.relative_to(root / "benchmarks").with_suffix("").parts
-        with open(file, newline="") as rows:
-            whole = sum(float(row["s"]) for row in csv.DictReader(rows, delimiter="\t"))
         work = min(whole, _work(root, stage, "/".join(name)))
         total = seconds.setdefault(stage, {"work": 0.0, "start-up": 0.0})
         total["work"] += work
         total["start-up"] += whole - work
     return seconds
+
+
+def wall_seconds(root: Path) -> float:
+    """From the start of the first job to the end of the last, which is when its file is written.
+
+    Of a run that made everything at once; Snakemake's own start comes on top.
+    """
+    ends = [(file.stat().st_mtime, whole) for file, whole in _jobs(root)]
+    return max(end for end, _ in ends) - min(end - whole for end, whole in ends)
+
+
+def _jobs(root: Path) -> Iterator[tuple[Path, float]]:
+    """What Snakemake has written of each job, and the seconds that it took."""
+    for file in sorted((root / "benchmarks").rglob("*.tsv")):
+        with open(file, newline="") as rows:
+            yield file, sum(float(row["s"]) for row in csv.DictReader(rows, delimiter="\t"))
 
 
 def _work(root: Path, stage: str, name: str) -> float:
@@ -52,11 +67,15 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="results of a finished run")
     parser.add_argument("--output", type=Path, default=RESULTS / "demo.json")
     args = parser.parse_args()
-    record: dict[str, Any] = describe("cpu") | {"seconds": shares(args.root)}
+    record: dict[str, Any] = describe("cpu") | {
+        "wall_seconds": round(wall_seconds(args.root), 1),
+        "seconds": shares(args.root),
+    }
     with atomic_write(args.output) as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
     for stage, parts in record["seconds"].items():
         print(stage, *(f"{name} {seconds:.0f} s" for name, seconds in parts.items()))
+    print(f"from the first job to the last {record['wall_seconds']:.0f} s")
 
 
 if __name__ == "__main__":

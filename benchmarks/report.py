@@ -113,6 +113,16 @@ def dry_runs(record: Record) -> str:
     return "\n".join(rows)
 
 
+def demo_clock(record: Record) -> str:
+    """What the whole demo took, if the record says so."""
+    if "wall_seconds" not in record:
+        return ""
+    return (
+        f"The demo on {record['device']} took {record['wall_seconds'] / 60:.1f} minutes from the"
+        " start of its first job to the end of its last."
+    )
+
+
 def _paces(stage: str, result: Record) -> list[str]:
     (_, ours), *others = result["images_per_second"].items()
     return [
@@ -249,11 +259,13 @@ def main() -> None:
     records, growth, stage_record = steps(), _read("scaling-cpu"), _read("stages-cpu")
     before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
+    demo = _read("demo")
     parts = [table(records), account(records), other_stages(stage_record), dry_runs(growth)]
+    parts += filter(None, [demo_clock(demo)])
     PAGE.write_text("\n\n".join([before + BEGIN, *parts, END + after]))
     draw(records)
     draw_growth(growth)
-    draw_demo(_read("demo"))
+    draw_demo(demo)
     for record in records:
         print(_place(record), record["comparison"], *ratios(record), sep="\n  ")
     print("other stages", *stages.ratios(stage_record), sep="\n  ")

@@ -116,6 +116,19 @@ class Checkout:
             check=False,
         )
 
+    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`make` in it, where the environment is taken to be installed."""
+        environment = self.environment(self.path)
+        found = [str(Path(self.executable).parent), environment["PATH"]]
+        return subprocess.run(
+            ["make", *words, "-o", ".venv/main"],
+            cwd=self.path,
+            env=environment | {"PATH": os.pathsep.join(found)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def at(self, path: Path) -> Self:
         """The same user elsewhere."""
         return replace(self, path=path)

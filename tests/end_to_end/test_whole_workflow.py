@@ -20,6 +20,9 @@ import yaml
 from checkout import Checkout, copy_checkout
 from PIL import Image
 
+from rocm_core.grid import load_config, make_grid, offered
+from rocm_core.provenance import Layout
+
 CONFIG = "config/tiny.yaml"
 CELLS = ("aesthetic/rocm-none/seed-0", "aesthetic/rocm-kl/seed-0")
 TRIED = [0.02, 2.0]  # values of β, of which a search chooses
@@ -27,8 +30,9 @@ PROMPTS, JUDGED, STEPS, ITERATIONS = 8, 4, 4, 4
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
-    """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml."""
+def finished(tmp_path_factory: pytest.TempPathFactory, executable: str) -> tuple[Checkout, str]:
+    """A fresh copy of the project after `snakemake all` with a small form of config/demo.yaml, and
+    what that said on the terminal."""
     checkout = copy_checkout(tmp_path_factory.mktemp("checkout"), executable)
     config = yaml.safe_load((checkout.path / "config/demo.yaml").read_text())
     config |= {"name": "tiny", "rewards": ["aesthetic"], "snapshots": {"prompts": JUDGED}}
@@ -43,7 +47,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, executable: str) -> Checkout:
     (checkout.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
     done = checkout.snakemake("all", "--cores", "2", "--show-failed-logs", "--configfile", CONFIG)
     assert done.returncode == 0, done.stdout + done.stderr
-    return checkout
+    return checkout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(finished: tuple[Checkout, str]) -> Checkout:
+    return finished[0]
 
 
 @pytest.fixture
@@ -71,8 +80,9 @@ def verify(checkout: Checkout) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_artefact_is_there_and_as_configured(run: Checkout) -> None:
-    done = verify(run)
+    done = run.make("verify", f"CONFIG={CONFIG}")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "results/tiny: everything is there and as configured\n"
 
 
 def test_a_second_run_finds_nothing_to_do(run: Checkout) -> None:
@@ -94,6 +104,21 @@ def test_training_leaves_no_state_behind_and_a_history_of_each_step(run: Checkou
         assert snapshots == {"step-2.safetensors", "step-4.safetensors"}
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["attempts"] == 1 and manifest["settings"]["iterations"] == ITERATIONS
+
+
+def test_each_training_was_seen_on_the_terminal_and_drew_previews(
+    finished: tuple[Checkout, str],
+) -> None:
+    checkout, said = finished
+    layout = Layout(results(checkout))
+    cells = make_grid(load_config(checkout.path / CONFIG))
+    assert len(cells) == len(CELLS) + len(TRIED)
+    for cell in cells:
+        steps = cell.settings.iterations
+        line = f"{cell.name}: step {steps} of {steps}: reward "
+        assert said.count(line) == layout.log("train", cell.name).read_text().count(line) == 1
+    for name in CELLS:
+        assert all(pixels(layout.run(name).preview(step)).std() > 0 for step in (2, 4))
 
 
 def test_each_source_has_an_image_a_prompt_and_all_scores(run: Checkout) -> None:
@@ -146,8 +171,6 @@ def test_table1_holds_the_means_of_the_scores_and_masks_the_trained_metric(run: 
 
 
 def test_every_figure_has_its_data_and_the_report_shows_it(run: Checkout) -> None:
-    from rocm_core.grid import load_config, offered
-
     drawn = offered("figures", load_config(run.path / CONFIG))
     report = (results(run) / "report.html").read_text()
     for name in drawn:
@@ -169,6 +192,14 @@ def test_verify_names_a_changed_image_and_a_missing_score(copy: Checkout) -> Non
     assert image.name in done.stdout and "scores.csv lacks 1 scores" in done.stdout
 
 
+def test_make_writes_a_card_of_every_finished_lora(copy: Checkout) -> None:
+    done = copy.make("card", f"CONFIG={CONFIG}")
+    assert done.returncode == 0, done.stderr
+    cards = [results(copy) / f"publish/{cell.replace('/', '--')}/README.md" for cell in CELLS]
+    assert {*map(str, cards)} <= {str(copy.path / line) for line in done.stdout.splitlines()}
+    assert all("| Gold judge |" in card.read_text() for card in cards)
+
+
 @pytest.mark.faults  # for its time
 def test_partial_results_are_drawn_with_their_gaps_marked(copy: Checkout) -> None:
     shutil.rmtree(results(copy) / "cells" / CELLS[1])
@@ -182,6 +213,29 @@ def test_partial_results_are_drawn_with_their_gaps_marked(copy: Checkout) -> Non
     missing = {row["method"] for row in table if row["status"] == "missing"}
     assert missing == {"rocm-kl"}
     assert f"samples/{CELLS[1]}" in (results(copy) / "report.html").read_text()
+
+
+@pytest.mark.faults  # for its time
+def test_a_finished_training_whose_state_was_kept_goes_on_when_iterations_are_raised(
+    copy: Checkout,
+) -> None:
+    folder = results(copy) / "cells" / CELLS[0]
+    lora = str(folder.relative_to(copy.path) / "lora.safetensors")
+    config = yaml.safe_load((copy.path / CONFIG).read_text())
+    config["resources"]["keep_states"] = True
+
+    def train(iterations: int, *arguments: str) -> list[dict[str, str]]:
+        config["training"]["iterations"] = iterations
+        (copy.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        done = copy.snakemake(lora, *arguments, "--cores", "1", "--configfile", CONFIG)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return list(rows(folder / "history.csv"))
+
+    first = train(ITERATIONS, "--forcerun", lora)
+    whole = train(ITERATIONS + 2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["resumed_after"] == [0, ITERATIONS]
+    assert len(whole) == ITERATIONS + 2 and whole[:ITERATIONS] == first  # the clock's too
 
 
 @pytest.mark.faults  # for its time

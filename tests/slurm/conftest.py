@@ -41,6 +41,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["prompts"]["train"]["count"] = 16
     config["prompts"]["validation"]["count"] = 4
     config["snapshots"]["prompts"] = 2
+    config["progress"] = {"seconds": 0}  # each step is shown at once
     config["training"] |= {"iterations": 4, "batch_size": 2, "snapshot_every": 2}
     config["methods"] = dict([*config["methods"].items()][:3])  # one more than there are GPUs
     _write(checkout.path / f"config/{DEMO}.yaml", config)

@@ -35,6 +35,8 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(
 ) -> None:
     run = site.train()
     with site.paused_training() as job:
+        live = (site.results / "runs" / CELL / "history.csv").read_text().splitlines()
+        assert len(live) > SNAPSHOT  # rows of steps under the names
         site.cluster.run("scancel", str(job))
     site.finish(run)
     check(site, undisturbed)

@@ -1,7 +1,6 @@
 """Every command in README and docs is one that its program understands, and names what there is."""
 
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ from rocm_core.__main__ import names as commands
 from rocm_core.plugins import names
 
 LOOKING = ("cells", "help", "plan", "watch")  # of make's targets, those that start nothing
+WEIGHTS = "rocm_core.commands.weights"
 PAGES = [
     *(ROOT / name for name in ("README.md", "config/README.md", "results/README.md")),
     *(ROOT / "docs").rglob("*.md"),
@@ -46,6 +46,7 @@ def that_start_nothing() -> list[Any]:
     """Of the pages' commands; where Snakemake plans, it takes seconds each, of the paper many."""
     make = [words for words in documented("make") if words[1] in LOOKING]
     typed = make + [words for words in documented("snakemake") if "-n" in words]
+    typed += [w for w in documented("python") if WEIGHTS in w and "--record" not in w]
     planned = pytest.mark.faults
     return [
         pytest.param(words, id=said, marks=planned if {"plan", "-n"} & {*words} else ())
@@ -64,12 +65,13 @@ def test_what_starts_nothing_runs_in_a_fresh_clone_and_says_something(
         assert done.returncode == 0, done.stderr
         assert count_jobs(done.stdout + done.stderr)
         return
-    environment = pristine.environment(pristine.path)
-    environment["PATH"] = f"{Path(pristine.executable).parent}{os.pathsep}{environment['PATH']}"
-    command = [*words, "-o", ".venv/main"]
-    done = subprocess.run(
-        command, cwd=pristine.path, env=environment, capture_output=True, text=True, check=False
-    )
+    if words[0] == "python":
+        done = pristine.python(*words[1:])
+        lacks = "--check" in words  # the weights, as a fresh clone does
+        assert done.returncode == lacks, done.stderr
+        assert ("is missing: fetch it with" if lacks else "\nto fetch: ") in done.stdout
+        return
+    done = pristine.make(*words[1:])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

@@ -474,14 +474,23 @@ def test_a_training_goes_on_for_more_iterations_as_if_given_at_first(run, monkey
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"learning_rate_schedule": "linear", "reward": "hinge_redness"}, {"reward": "drifting_hue"}],
+    ("changes", "depends"),
+    [
+        ({"reward": "hinge_redness"}, False),
+        ({"learning_rate_schedule": "linear", "reward": "hinge_redness"}, True),
+        ({"reward": "drifting_hue"}, True),
+    ],
 )
-def test_a_training_that_depends_on_its_length_is_another_one_when_that_changes(changes):
-    from rocm_core.grid import state_settings
+def test_only_a_training_that_depends_on_its_length_is_another_one_when_that_changes(
+    changes, depends
+):
+    from rocm_core.grid import train_version
 
     shorter, longer = (tiny.settings(iterations=n, **changes) for n in (3, 5))
-    assert state_settings(shorter) != state_settings(longer)
+    version, other = (train_version(one, "weights", 1) for one in (shorter, longer))
+    assert (version != other) == depends
+    assert version != train_version(shorter, "others", 1)
+    assert version != train_version(shorter, "weights", 2)
 
 
 def test_a_training_starts_from_a_lora(run, tmp_path):

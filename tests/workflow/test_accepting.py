@@ -5,6 +5,7 @@ The grid is that of test_reruns.py: 6 cells, 1 base, 2 prompt sets.
 
 import json
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def verified(checkout: Checkout) -> tuple[dict[str, int], str]:
 
 
 def accept(checkout: Checkout, *arguments: str) -> str:
-    done = checkout.python("-m", "rocm_core.commands.accept", *CONFIG, *arguments)
+    accepting = [f"ACCEPT={shlex.join(arguments)}"] if arguments else []
+    done = checkout.make("accept", f"CONFIG={CONFIG[1]}", *accepting)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -82,6 +84,8 @@ def test_verify_names_what_another_choice_of_snapshots_makes_stale(finished: Che
 def test_a_rename_is_accepted_and_nothing_is_trained(finished: Checkout) -> None:
     rename(finished)
     assert finished.jobs()["train_cell"] == 6 and verified(finished)[0] == {"cells": 6}
+    listed = accept(finished, "--dry-run")
+    assert listed.endswith("6 artefacts would be accepted; `make verify` names them\n")
     said = accept(finished)
     assert said.endswith("results/matrix: 6 artefacts accepted; `make verify` names them\n")
     assert finished.jobs() == SHOWN

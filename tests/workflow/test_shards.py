@@ -15,7 +15,7 @@ MADE = ("train_cell", "evaluate_images", "evaluate_snapshots")
 def test_a_clone_makes_only_what_no_shard_can_stand_for(finished: Checkout) -> None:
     with open(finished.path / CONFIG, "a") as file:
         file.write("shards: docs/results/matrix\n")
-    done = finished.python("-m", "rocm_core.commands.shards", "--configfile", CONFIG)
+    done = finished.make("shards", f"CONFIG={CONFIG}")
     assert "7 shards" in done.stdout and "0 refused, 0 not finished" in done.stdout, done.stderr
     for folder in ("results/matrix", ".snakemake"):
         shutil.rmtree(finished.path / folder)
