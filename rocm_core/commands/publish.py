@@ -50,6 +50,7 @@ def publish(
         source
         for source in results.trained
         if any(fnmatch.fnmatchcase(source.name, pattern) for pattern in cells)
+        and not (source.cell and source.cell.trial)  # of a search, which the chosen one repeats
         and results.layout.cell(source.name).manifest.exists()
         and results.lora(source).exists()  # which stop_by chooses after the training
     ]

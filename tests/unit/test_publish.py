@@ -34,10 +34,15 @@ def finished(tmp_path_factory):
                 "steps": 4,
                 "guidance_scale": 8.5,
             }
-        }
+        },
+        methods={
+            "rocm-none": {},
+            "rocm-kl": {"beta": 0.05},
+            "rocm-js": {"beta": {"search": [0.5, 1.0], "iterations": 40}},
+        },
     )
     write_results(root, config, {("hpsv2", "rocm-kl"): {"hpsv2": 0.02, "gold": -0.3}}, size=8)
-    for cell in ("rocm-kl", "rocm-none"):
+    for cell in ("rocm-kl", "rocm-none", "rocm-js--beta-0.5--iterations-40"):
         (root / f"cells/hpsv2/{cell}/seed-0/lora.safetensors").write_bytes(b"a LoRA")
     return config, root
 
@@ -205,6 +210,8 @@ def test_cards_alone_copy_nothing_and_a_pattern_that_fits_nothing_is_refused(fin
     assert "times the divergence" not in (folder / "README.md").read_text()
     with pytest.raises(UserError, match="no finished cell of .* fits nothing"):
         publish(config, root, ["nothing"])
+    every = {folder.name for folder in publish(config, root, cards=True)}
+    assert every == {"hpsv2--rocm-kl--seed-0", "hpsv2--rocm-none--seed-0"}  # no try of a search
 
 
 def test_a_card_wants_the_prompts_that_its_scores_are_of(finished, tmp_path):
