@@ -13,6 +13,7 @@ rule choose_settings:
         LAYOUT.log("choose", "{reward}", "{method}"),
     benchmark:
         LAYOUT.benchmark("choose", "{reward}", "{method}")
+    priority: 1  # as what it chooses from
     conda:
         ENVIRONMENT
     threads: 1
