@@ -27,6 +27,7 @@ from rocm_core.grid import (
 )
 from rocm_core.grid.budget import Work
 from rocm_core.grid.costs import COSTS, costs_of
+from rocm_core.provenance import sha256_file
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("*.yaml"))
@@ -82,6 +83,11 @@ def test_a_record_holds_what_a_study_found(tmp_path):
     assert record["seeds"]["share"] < 0.2 < record["prompts"]["share"] < 0.5
     rehearsed = by_id(config, "13", rehearsals=1, record=Assumed(record))
     assert rehearsed["13"].missing is None
+
+
+def test_what_the_record_was_made_of_is_published_as_it_was():
+    for name, digest in json.loads(RECORD.read_text(encoding="utf-8"))["files"].items():
+        assert sha256_file(ROOT / "docs/results" / name) == digest, name
 
 
 def test_a_record_needs_the_diffusion_model(tmp_path):
