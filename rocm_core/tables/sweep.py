@@ -94,9 +94,9 @@ def make(results: Results) -> Table:
     if any(cell.trial for _, cell in cells if (cell.reward, cell.method) in families):
         caption += (
             " Chosen: what held-out scorers preferred in a search among what had learned; in"
-            " parentheses how far they put it before the next best of these, one training each, over"
-            " the prompts that did not choose. †: the smallest or the largest that was tried; the best may lie"
-            " beyond."
+            " parentheses how far they put it before the next best of these, one training each,"
+            " over the prompts that did not choose. †: the smallest or the largest that was tried;"
+            " the best may lie beyond."
         )
     swept = {name for tried in families.values() for one in tried.values() for name in one.swept}
     if "inference_steps" in swept:
