@@ -25,9 +25,10 @@ class Checkout:
     executable: str = field(default=sys.executable, kw_only=True)
 
     def environment(self, *first: Path) -> dict[str, str]:
-        """That of a user, whose Python path holds `first` and her packages."""
+        """That of a user, whose Python path holds `first` and her packages; who is in no `make`."""
         places = os.pathsep.join(map(str, [*first, *filter(None, [self.packages])]))
-        others = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        inner = ("PYTHONPATH", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+        others = {k: v for k, v in os.environ.items() if k not in inner}
         return others | ({"PYTHONPATH": places} if places else {})
 
     def snakemake(
