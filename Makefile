@@ -1,8 +1,8 @@
 # make help         this list, which a bare `make` prints too
 # make demo         a fresh machine to a finished report, of the grid CONFIG=config/demo.yaml
-# make test         every test but the slowest, WORKERS=2 side by side
+# make test         the tests that take seconds, WORKERS=2 side by side (tests/README.md)
 # make test-unit    the library's tests alone, in under four minutes
-# make test-faults  kills, lost nodes, and the slowest of all other tests; on a real Slurm if installed
+# make test-faults  kills, lost nodes, and other tests that take minutes; on a real Slurm if installed
 # make lint         style and types
 # make cells        list the cells of the grid
 # make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run;

@@ -135,6 +135,10 @@ def page() -> str:
             "Written by `python tests/import_graph.py > docs/layout.md` from the imports",
             "themselves; a test holds this page to them.",
             "",
+            "| in the repository | what it is |",
+            "|---|---|",
+            *(f"| `{name}` | {what} |" for name, what in REPOSITORY.items()),
+            "",
             "`rocm_core` is a set of rooms. A room is entered through its `__init__`, which says",
             "what it is for and passes names on. Imports go down only, also those inside",
             "functions; there is no circle, neither between rooms nor between modules.",
@@ -159,6 +163,19 @@ def page() -> str:
         ]
     )
 
+
+REPOSITORY = {
+    "Snakefile": "the workflow: a file of rules per stage in `workflow/rules/`, a script per job in"
+    " `workflow/scripts/`",
+    "rocm_core/": "the library, which the scripts call",
+    "config/": "a YAML file per experiment",
+    "profiles/, slurm/, local/": "how Snakemake runs: always, on a cluster, on a machine with GPUs",
+    "envs/": "the packages, pinned",
+    "resources/shapes/": "models and scorers of the embedded world",
+    "results/": "what a run leaves behind, out of git",
+    "docs/results/": "published results, and the small files that studies go on from",
+    "tests/, benchmarks/, .ci/run": "tests, measurements, and what the CI calls",
+}
 
 # File and what happens there, in the order of a run.
 JOURNEYS: dict[str, list[tuple[str, str]]] = {

@@ -92,7 +92,8 @@ class Generation(Settings):
     seed: Seed = 1000
     """Seed of the images' noise, which depends on the seed and the prompt's id only."""
     batch_size: Annotated[Whole, number(1, 100_000, "images")] = 50
-    """Images made at once; it does not change them."""
+    """Images made at once. Their noise does not depend on it; rounding does, by at most the last
+    bit of a pixel, so that another value makes all images again."""
     inference_steps: Steps | Annotated[tuple[Steps | None, ...], items(1)] | None = None
     """Steps of the policy's chain; null takes what all cells of the policy are trained with, or the
     policy's where they differ. Of a list the first makes the images

@@ -29,7 +29,7 @@ TERMS = {
     " training.",
     "reward queries": "Images scored by the training reward.",
     "training seconds": "Time of a training's iterations without loading, saving and waiting: on"
-    " the wall beside a GPU, on a CPU of the processor per thread.",
+    " the wall beside a GPU; on a CPU the processor's, divided by the number of threads.",
     "job seconds": "Time from the start to the end of a job's attempts on the wall, loading and"
     " saving included, times its processes.",
     "ROCM": "The paper's method: the reward's gradient through all steps of a few-step model, less"
