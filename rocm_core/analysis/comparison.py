@@ -59,9 +59,11 @@ class Comparison:
     difference: in the unit of the score. effect: in standard deviations over prompts, the mean of
     both variances (Cumming 2012, Understanding the New Statistics, d_av). win_rate: share of
     prompts and seeds, ties as half. p: two-sided, that the difference is 0; consistent with
-    `difference`: 1 where that has no interval. effect and win_rate are None where only seeds were
-    compared, effect also where there is none. Scores that are all the same on both sides differ
-    by 0, within [0, 0].
+    `difference`: 1 where that has no interval. p_margin: two-sided, that the effect is -`MARGIN`,
+    by which a loss beyond the margin is excluded (a test of non-inferiority; Walker and Nowacki
+    2011, J. Gen. Intern. Med. 26:192). effect, win_rate and p_margin are None where only seeds
+    were compared, effect and p_margin also where there is none. Scores that are all the same on
+    both sides differ by 0, within [0, 0].
     """
 
     difference: Estimate
@@ -69,6 +71,7 @@ class Comparison:
     win_rate: Estimate | None
     p: float
     seeds: int
+    p_margin: float | None = None
 
     @property
     def is_tie(self) -> bool:
@@ -121,21 +124,23 @@ def _summarise(differences: Matrix, unit: tuple[Matrix, Matrix] | float | None) 
     seeds, prompts = differences.shape
     counts = resampling(prompts, _resamples(), _SEED)
     mean, draws = differences.mean(), _draws(differences, counts)
-    difference, effect = _interval(mean, draws, prompts), None
+    difference, effect, effects = _interval(mean, draws, prompts), None, draws
     if isinstance(unit, float):
-        effect = _interval(mean / unit, draws / unit, prompts)
+        effects = draws / unit
+        effect = _interval(mean / unit, effects, prompts)
     elif unit and not draws.any():
         effect = difference
     elif unit and difference.has_interval and (deviation := average_deviation(*unit)) > 0:
-        units = ((_variances(unit[0], counts) + _variances(unit[1], counts)) / 2) ** 0.5
-        effect = _interval(mean / deviation, draws / units, prompts)
+        effects = draws / ((_variances(unit[0], counts) + _variances(unit[1], counts)) / 2) ** 0.5
+        effect = _interval(mean / deviation, effects, prompts)
     wins = np.sign(differences) / 2 + 0.5
     if seeds == 1:
         rate = win_rate_interval(wins[0])
     else:
         share = percentile_interval(wins.mean(), _draws(wins, counts), prompts)
         rate = Estimate(share.mean, max(0.0, share.low), min(1.0, share.high), prompts)
-    return Comparison(difference, effect, rate, _p(draws, difference), seeds)
+    p_margin = _p(effects + MARGIN, effect) if effect else None
+    return Comparison(difference, effect, rate, _p(draws, difference), seeds, p_margin)
 
 
 def _interval(mean: float, draws: Matrix, prompts: int) -> Estimate:

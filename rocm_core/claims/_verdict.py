@@ -28,7 +28,7 @@ ONE_TRAINING = "one training per method"  # the scope of a verdict without a sec
 
 # What a claim can expect of a difference, and when it fails for sure:
 MORE = "more"  # above 0; fails if below
-NOT_LESS = "not less"  # above 0 or not below it by the margin; else fails if below
+NOT_LESS = "not less"  # above 0 or below it by less than the margin; else fails if below
 LITTLE = "little"  # an effect below the margin; fails if above it
 DIFFERENT = "different"  # above or below 0; cannot fail, but tie
 TRUE = "true"  # no statistics: a check that holds or fails
@@ -209,13 +209,23 @@ def at_least(count: int) -> Rule:
 
 def _findings(parts: list[Part], rule: Rule) -> list[Finding]:
     family = [n for n, p in enumerate(parts) if p.comparison and not (rule.alone and n == 0)]
-    p_values = [p.comparison.p if p.comparison else 1.0 for p in parts]
-    corrected = dict(zip(family, holm([p_values[n] for n in family]), strict=True))
+    corrected: dict[str, dict[int, float]] = {}
+    for outcome in rule.corrects:
+        p_values = holm([_p_values(parts[n])[outcome] for n in family])
+        corrected[outcome] = dict(zip(family, p_values, strict=True))
+    shown = corrected[HOLDS if HOLDS in corrected else FAILS]
     findings = []
-    for n, (one, p) in enumerate(zip(parts, p_values, strict=True)):
-        limits = {o: corrected.get(n, p) if o in rule.corrects else p for o in (HOLDS, FAILS)}
-        findings.append(Finding(one, corrected.get(n), _outcome(one, limits)))
+    for n, one in enumerate(parts):
+        p = {o: corrected.get(o, {}).get(n, alone) for o, alone in _p_values(one).items()}
+        findings.append(Finding(one, shown.get(n), _outcome(one, p)))
     return findings
+
+
+def _p_values(part: Part) -> dict[str, float]:
+    """The p-values by which a part would hold or fail, not corrected."""
+    p = part.comparison.p if part.comparison else 1.0
+    margin = part.comparison.p_margin if part.comparison and part.expects == NOT_LESS else None
+    return {HOLDS: p if margin is None else margin, FAILS: p}
 
 
 def _outcome(part: Part, p: dict[str, float]) -> str:
@@ -225,9 +235,9 @@ def _outcome(part: Part, p: dict[str, float]) -> str:
         return HOLDS if part.checked else FAILS
     if comparison is None:
         return MISSING
-    above = comparison.difference.mean > 0 and p[HOLDS] < ALPHA
-    below = comparison.difference.mean < 0 and p[FAILS] < ALPHA
-    effect = comparison.effect
+    effect, mean = comparison.effect, comparison.difference.mean
+    over = effect.mean + MARGIN if effect and part.expects == NOT_LESS else mean
+    above, below = over > 0 and p[HOLDS] < ALPHA, mean < 0 and p[FAILS] < ALPHA
     if part.expects == LITTLE:
         if effect is None:
             return OPEN
@@ -235,8 +245,7 @@ def _outcome(part: Part, p: dict[str, float]) -> str:
     if part.expects == DIFFERENT:
         return HOLDS if p[HOLDS] < ALPHA else TIES if comparison.is_tie else OPEN
     if part.expects == NOT_LESS:
-        tied = effect is not None and effect.low > -MARGIN
-        return HOLDS if above or tied else FAILS if below else OPEN
+        return HOLDS if above else FAILS if below else OPEN
     return HOLDS if above else FAILS if below else TIES if comparison.is_tie else OPEN
 
 
@@ -272,8 +281,7 @@ def _reason(verdict: str, findings: list[Finding], decisive: Finding | None) -> 
     gaps = list(dict.fromkeys(f.part.missing for f in findings if f.part.missing))
     why = first_of(gaps) if gaps else "an interval leaves it open"
     if not gaps and decisive and decisive.outcome == OPEN and decisive.p_corrected is not None:
-        comparison = decisive.part.comparison
-        if comparison and comparison.p < ALPHA <= decisive.p_corrected:
+        if _outcome(decisive.part, _p_values(decisive.part)) != OPEN:
             family = sum(finding.p_corrected is not None for finding in findings)
             why = f"not significant after correction for {family} comparisons"
     return "; ".join(filter(None, [why, many]))

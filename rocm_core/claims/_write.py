@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rocm_core.analysis import ALPHA, Estimate, amount, decimals, environment, number
+from rocm_core.analysis import ALPHA, MARGIN, Estimate, amount, decimals, environment, number
 from rocm_core.claims._papers import OWN, STATED
 from rocm_core.claims._verdict import (
     EFFECT,
     FACTOR,
+    NOT_LESS,
     NOT_TESTED,
     ONE_TRAINING,
     SHARE,
@@ -46,6 +47,8 @@ def details_of(finding: Finding) -> str:
         bounds = f" [{rate.low:.0%}, {rate.high:.0%}]" if rate.has_interval else ""
         told.append(f"wins {rate.mean:.0%}{bounds}")
     told.append(f"p {_p(comparison.p)}")
+    if finding.part.expects == NOT_LESS and comparison.p_margin is not None:
+        told.append(f"p of a loss of {MARGIN} SD {_p(comparison.p_margin)}")
     if finding.p_corrected is not None and finding.p_corrected != comparison.p:
         told.append(f"corrected {_p(finding.p_corrected)}")
     prompts = [amount([comparison.difference.n], "prompt")] if comparison.difference.n else []
@@ -86,6 +89,7 @@ def _record(finding: Finding) -> dict[str, Any]:
         "effect": _numbers(comparison.effect),
         "win_rate": _numbers(comparison.win_rate),
         "p": comparison.p,
+        "p_margin": comparison.p_margin,
         "p_corrected": finding.p_corrected,
         "prompts": comparison.difference.n,
         "seeds": comparison.seeds,
