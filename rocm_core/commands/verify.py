@@ -39,6 +39,7 @@ from rocm_core.provenance import (
     located,
     read_manifest,
 )
+    processes_of,
 from rocm_core.weights import check_all
 
 
@@ -180,6 +181,7 @@ def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:
             prompts[name] = read_prompts(files.layout.found(files.layout.prompts(name)))
         except UserError as error:
             problems.append(str(error))
+    differs |= processes_of(manifest) != made.processes
     return prompts, problems
 
 

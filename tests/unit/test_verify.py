@@ -311,6 +311,9 @@ def test_further_prompt_sets_and_numbers_of_steps_are_checked(run):
         outputs=[path],
     )
     files = [
+    said = "made with processes 1, resources.gpus asks for 2"
+    found = of_jobs(problems(run, resources={"gpus": 2}))
+    assert [line.partition(": ")[2] for line in found] == [said] * 2
         "manifest.json",
         *(f"{n}.{kind}" for n in ("scores", "readouts") for kind in ("csv", "manifest.json")),
     ]
