@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks.compare import RESULTS
 from rocm_core.analysis import GOLD, Estimate, Results, mean_interval, only, paired_difference
-from rocm_core.grid import load_config
+from rocm_core.grid import Artefacts, load_config
 from rocm_core.provenance import write_json
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "pilot.json")
     args = parser.parse_args()
     config = load_config(args.configfile, {"partial": True})
-    results = Results(config, args.root or config.root)
+    results = Results(config, Artefacts(config, args.root).layout)
     records = []
     print("| trained on | method | seed | base | peak − base | at step | end − peak |")
     print("|---|---|---|---:|---:|---:|---:|")

@@ -19,7 +19,7 @@ from benchmarks.compare import RESULTS
 from rocm_core.analysis import GOLD, Results, average_deviation, seed_curves, settled
 from rocm_core.analysis.efficiency import reach
 from rocm_core.claims._evidence import Evidence, Undecidable, aligned
-from rocm_core.grid import load_config
+from rocm_core.grid import Artefacts, load_config
 from rocm_core.provenance import write_json
 
 NORMAL = NormalDist().inv_cdf
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "power.json")
     args = parser.parse_args()
     config = load_config(args.configfile, {"partial": True})
-    results = Results(config, args.root or config.root)
+    results = Results(config, Artefacts(config, args.root).layout)
     evidence = Evidence(results)
     rows = {}
     for quantity, claims in QUANTITIES.items():

@@ -20,10 +20,10 @@ from rocm_core.prompts import make_prompts, read_prompts, write_prompts
 from rocm_core.provenance import (
     Accepted,
     Made,
-    accepted_code,
     by_relative_path,
     check_manifest,
     hash_inputs,
+    is_accepted,
     read_manifest,
     sealed,
 )
@@ -37,7 +37,8 @@ def accept(
     say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Accept all artefacts that other code made and that are otherwise as configured; returns their
-    manifests. `say` is told what is kept, and what is not and why.
+    manifests. `say` is told what is kept, and what is not and why. After an interruption, call it
+    again: what a manifest says was accepted and accepted.json lacks is added there.
 
     cells: patterns of the cells and bases whose artefacts may be accepted. dry_run: only say so.
     Raises `UserError` where the present code makes other prompts: what was made from them is stale.
@@ -50,7 +51,8 @@ def accept(
         if not manifest:
             say(problems[0])
             continue
-        if "digest" in manifest and one.code in (manifest["code"], accepted_code(manifest)):
+        done = is_accepted(one, manifest) and accepted.holds(one.manifest, one.code)
+        if "digest" in manifest and (done or manifest["code"] == one.code):
             continue
         try:
             manifest = _bound(one, manifest)
@@ -64,8 +66,6 @@ def accept(
         kept.append(one.manifest)
         if not dry_run:
             accepted.accept(one.manifest, manifest, one.code)
-    if kept and not dry_run:
-        accepted.save()
     return kept
 
 

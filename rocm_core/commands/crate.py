@@ -6,7 +6,6 @@ Workflow Run Crate 0.5 (https://w3id.org/ro/wfrun/workflow/0.5).
 """
 
 import argparse
-import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from rocm_core import __version__
 from rocm_core.errors import UserError, run
 from rocm_core.grid import load_config
 from rocm_core.plugins import ROOT
-from rocm_core.provenance import package_versions, sha256_file
+from rocm_core.provenance import package_versions, read_manifest, sha256_file
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
@@ -32,7 +31,7 @@ OTHERS = {CODE, "publish", "preflight"}
 def write_crate(configfile: str | Path, root: str | Path | None = None) -> Path:
     """Describe the results of a configuration; returns the metadata file.
 
-    Raises `UserError` where nothing was made yet.
+    Raises `UserError` where nothing was made yet, and for a manifest that cannot be read.
     """
     from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
@@ -96,8 +95,11 @@ def _outputs(manifests: list[Path]) -> list[Path]:
     """The manifests and the files that they list; images stand in the index beside them."""
     files = dict.fromkeys(manifests)
     for manifest in manifests:
-        listed = json.loads(manifest.read_text(encoding="utf-8")).get("outputs", {})
-        files |= dict.fromkeys(manifest.parent / n for n in listed if not n.endswith(".png"))
+        content, problems = read_manifest(manifest)
+        if problems:
+            raise UserError(f"{problems[0]}: make its files again, or remove it")
+        named = (name for name in content["outputs"] if not name.endswith(".png"))
+        files |= dict.fromkeys(manifest.parent / name for name in named)
     return [file for file in files if file.is_file()]
 
 

@@ -10,12 +10,12 @@ from rocm_core.analysis import ANCHORS, Check, Results, checks, read_anchors
 from rocm_core.commands.verify import verify
 from rocm_core.configuration import Config
 from rocm_core.errors import run
-from rocm_core.grid import load_config
+from rocm_core.grid import Artefacts, load_config
 
 
 def gate(config: Config, anchors: str) -> list[Check]:
     """The checks of a configuration's results, of which the last is that they are its own."""
-    made = checks(Results(config, config.root), read_anchors(anchors))
+    made = checks(Results(config, Artefacts(config).layout), read_anchors(anchors))
     problems, _ = verify(config)
     measured = f"{problems[0]} ({len(problems)} problems)" if problems else "no problems"
     remedy = "Run Snakemake again; `make verify` lists all of them"

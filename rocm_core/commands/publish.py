@@ -16,7 +16,7 @@ from rocm_core import __version__
 from rocm_core.analysis import Results, Source, mean_interval, metric_label, only, paired_difference
 from rocm_core.configuration import Config
 from rocm_core.errors import UserError, run
-from rocm_core.grid import load_config
+from rocm_core.grid import Artefacts, load_config
 from rocm_core.grid.models import default_chain, denoiser
 from rocm_core.plugins import facts, load
 from rocm_core.provenance import atomic_write, hash_inputs
@@ -45,7 +45,7 @@ def publish(
     """Write the folder of every finished cell that one of the patterns `cells` fits; cards: only
     its card. Raises `UserError` where there is none, and for a LoRA that is not its manifest's."""
     config = config.model_copy(update={"partial": True})
-    results = Results(config, root or config.root)
+    results = Results(config, Artefacts(config, root).layout)
     chosen = [
         source
         for source in results.trained

@@ -87,8 +87,8 @@ def _require_same_prompts(files: Artefacts, shared: list[Made]) -> None:
 def _copy(files: Artefacts, made: Made) -> int:
     """Copy what shards hold of an artefact, the manifest last; returns its bytes."""
     manifest, _ = read_manifest(made.manifest)
-    names = [name for name in manifest["outputs"] if not left_out(name)]
-    contents = {file: file.read_bytes() for file in (made.manifest.parent / n for n in names)}
+    outputs = (made.manifest.parent / name for name in manifest["outputs"])
+    contents = {file: file.read_bytes() for file in outputs if not left_out(str(file))}
     contents[made.manifest] = moved(files, made.manifest)
     for file, content in contents.items():
         write(_target(files, file), content)

@@ -5,9 +5,11 @@ exits with 1.
 """
 
 import argparse
+import base64
 import csv
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +39,7 @@ from rocm_core.provenance import (
     lacking,
     listed_outputs,
     located,
+    processes_of,
     read_manifest,
 )
 from rocm_core.weights import check_all
@@ -133,7 +136,7 @@ def _of_shards(
     return [*own, *due, *(one for one in drawn if one not in due and is_there(one))]
 
 
-def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata")) -> None:
+def require_fresh(files: Artefacts, records: Path = Path(".snakemake")) -> None:
     """Raise `UserError` where results came without Snakemake's records of them, as a copy does, and
     some are of other code or settings: it would take them as they are. Those that are as they
     should be get a warning, since a later edit would go unnoticed as well. So do shards that can't
@@ -142,16 +145,17 @@ def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata"))
         name, fault = next(iter(files.unused.items()))
         more = f" and {len(files.unused) - 1} more" if len(files.unused) > 1 else ""
         warn(f"{files.shards}: {name}{more} can't be used and will be made again: {fault}")
-    if files.config.partial or (records.is_dir() and any(records.iterdir())):
+    root = files.layout.root
+    if files.config.partial or not root.is_dir():
         return
-    prompts, _ = read_sets(files)
+    folders = [records / name for name in ("metadata", "incomplete") if (records / name).is_dir()]
     here = [
         (one, manifest)
-        for one in made_results(files, prompts)
-        if (manifest := read_manifest(one.manifest)[0])
+        for one in made_results(files, dict.fromkeys(files.config.prompts, ()))
+        if not any(_record(folder, file).exists() for file in one.outputs for folder in folders)
+        and (manifest := read_manifest(one.manifest)[0])
     ]
     stale = [one.manifest for one, manifest in here if _is_stale(one, manifest)]
-    root = files.layout.root
     if stale:
         raise UserError(
             f"{root} came without Snakemake's records of it (.snakemake), and {first_of(stale)}"
@@ -165,9 +169,19 @@ def require_fresh(files: Artefacts, records: Path = Path(".snakemake/metadata"))
         )
 
 
+def _record(folder: Path, output: Path) -> Path:
+    """Where Snakemake keeps what it knows of a job's output: a file of that name in base64, whose
+    beginning is folders where it is too long for one."""
+    name = base64.urlsafe_b64encode(str(output).encode()).decode()
+    size = (os.pathconf(folder, "PC_NAME_MAX") or 255) - 1
+    *above, last = (name[i : i + size] for i in range(0, len(name), size))
+    return folder.joinpath(*(f"@{part}" for part in above), last)
+
+
 def _is_stale(made: Made, manifest: Mapping[str, Any]) -> bool:
     was = manifest["settings"]
     differs = any(was.get(key) != value for key, value in made.settings.items())
+    differs |= processes_of(manifest) != made.processes
     return differs or is_of_other_code(made, manifest)
 
 

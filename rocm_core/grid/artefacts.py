@@ -49,7 +49,7 @@ class Artefacts:
 
     With `partial: true` in the configuration, only the files that exist. Those of a cell or base
     whose shard can stand for it are the shard's, unless it was trained or drawn under `root`, too.
-    `unused`: why other shards can't, {cell or base: sentence}.
+    `unused`: why other shards can't, {cell, base or file of several: sentence}.
     """
 
     def __init__(self, config: Config, root: str | Path | None = None) -> None:
@@ -71,7 +71,7 @@ class Artefacts:
             here = {name for name in faults if self._is_live(name)}
             self.unused = {n: fault for n, fault in faults.items() if fault and n not in here}
             usable = faults.keys() - here - self.unused.keys()
-            self.layout = Layout(self.layout.root, self.shards, usable)
+            self.layout = Layout(self.layout.root, self.shards, usable, self.unused)
 
     def _shards(self) -> Path | None:
         """The folder of shards, relative where `root` is; None without, and if it is `root`."""
@@ -81,9 +81,10 @@ class Artefacts:
         folder = folder.absolute() if root.is_absolute() else Path(os.path.relpath(folder))
         return None if folder == root else folder
 
-    def _is_live(self, source: str) -> bool:
-        is_cell = source in self.cells
-        return (self.layout.cell if is_cell else self._main)(source).manifest.exists()
+    def _is_live(self, name: str) -> bool:
+        if name not in self.sources:
+            return (self.layout.root / name).exists()
+        return (self.layout.cell if name in self.cells else self._main)(name).manifest.exists()
 
     def has(self, source: str) -> bool:
         """Whether there is anything of a cell or base."""
@@ -128,7 +129,7 @@ class Artefacts:
         return self.finished(
             files.folder / file
             for source, _, files in self.folders(sets, every_step)
-            if not self._lacks(source, file)
+            if not self._lacks(source, files.folder / file)
         )
 
     def evaluation_code(
@@ -152,11 +153,11 @@ class Artefacts:
 
     def trained(self, file: str = "lora.safetensors") -> list[Path]:
         """A file of every cell; of shards, if they hold it."""
-        names = (name for name in self.cells if not self._lacks(name, file))
-        return self.finished(self.layout.cell(name).folder / file for name in names)
+        found = ((name, self.layout.cell(name).folder / file) for name in self.cells)
+        return self.finished(path for name, path in found if not self._lacks(name, path))
 
-    def _lacks(self, source: str, file: str) -> bool:
-        return source in self.layout.sharded and left_out(file)
+    def _lacks(self, source: str, path: Path) -> bool:
+        return source in self.layout.sharded and left_out(str(path))
 
     def unfinished_histories(self) -> list[Path]:
         """Of a partial run, the rows so far of every cell whose training has not finished."""

@@ -112,6 +112,7 @@ def _trainings(files: Artefacts) -> Iterator[Made]:
             [own.lora, own.history, *snapshots],
             [prompts, *files.choice(name), *standards],
             source=name,
+            processes=max(1, files.config.resources.gpus),
         )
         if files.gradients(name):
             compared, code = files.gradient_settings(name), files.gradient_code(name)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 def shard_faults(shards: Artefacts, live: Layout) -> dict[str, str]:
     """Of the shards that there are: why one can't stand for its cell or base beside what is in
-    `live`; "" where it can. What code made it is no reason."""
+    `live`; "" where it can. What code made it is no reason. And of the files that are of no single
+    cell or base, by their names from the shards' folder, why one can't be used."""
     found = {name: "" for name in shards.sources if shards.has(name)}
     if not found:
         return {}
@@ -37,9 +38,12 @@ def shard_faults(shards: Artefacts, live: Layout) -> dict[str, str]:
     for one in everything:
         # Itself, and what it is made from that is not of one cell: prompts, standards, choices.
         chain = [one, *(makers[file] for file in one.inputs or () if file in makers)]
-        told = [faults[link.manifest] for link in chain if link.source in ("", one.source)]
+        told = (faults[link.manifest] for link in chain if link.source in ("", one.source))
+        fault, file = next(filter(None, told), ""), one.outputs[0]
         if one.source in found:
-            found[one.source] = found[one.source] or next(filter(None, told), "")
+            found[one.source] = found[one.source] or fault
+        elif fault and not one.source and file.exists():
+            found[file.relative_to(shards.layout.root).as_posix()] = fault
     return found
 
 
@@ -54,7 +58,7 @@ def _content(file: Path) -> str:
 def _fault(one: Made, shards: Layout, live: Layout) -> str:
     manifest, problems = read_manifest(one.manifest)
     if manifest:
-        small = check_manifest(one, manifest, looked_at=lambda name: not left_out(name))
+        small = check_manifest(one, manifest, looked_at=lambda path: not left_out(path))
         problems = [*itertools.islice(small, 1)]
     file = one.outputs[0]
     other = live.root / file.relative_to(shards.root)

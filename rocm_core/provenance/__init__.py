@@ -9,6 +9,7 @@ from rocm_core.provenance.chain import (
     is_of_other_code,
     lacking,
     left_out,
+    processes_of,
     read_manifest,
 )
 from rocm_core.provenance.files import (

@@ -24,6 +24,7 @@ class Made:
     None: what it reads is its own affair. rows: the keys of the scores that the first of its files
     must hold, ([step,] prompt id, metric). rendered: `settings` are digests of the configuration's
     sections, as `shown_sections` has them. source: the cell or base that it is of; "": of several.
+    processes: how many make it together, each with batches of its own.
     """
 
     manifest: Path
@@ -34,11 +35,14 @@ class Made:
     rows: Collection[tuple[str, ...]] = ()
     rendered: bool = False
     source: str = ""
+    processes: int = 1
 
 
-def left_out(name: str) -> bool:
-    """Whether shards do without a file: LoRAs, and images with their index."""
-    return name.endswith((".safetensors", ".png", "index.jsonl"))
+def left_out(path: str) -> bool:
+    """Whether shards do without a file: LoRAs, and images with their index, whose name a prompt set
+    may have, too."""
+    is_index = path.endswith("/index.jsonl") and not path.endswith("/prompts/index.jsonl")
+    return is_index or path.endswith((".safetensors", ".png"))
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -63,6 +67,11 @@ def is_accepted(made: Made, manifest: Mapping[str, Any]) -> bool:
     return manifest["code"] != made.code == accepted_code(dict(manifest))
 
 
+def processes_of(manifest: Mapping[str, Any]) -> int:
+    """How many processes made it together."""
+    return manifest.get("processes", 1)
+
+
 def is_of_other_code(made: Made, manifest: Mapping[str, Any]) -> bool:
     """Whether other code made it, which nobody accepted."""
     return manifest["code"] != made.code and not is_accepted(made, manifest)
@@ -73,14 +82,14 @@ def check_manifest(
     manifest: Mapping[str, Any],
     damaged: Collection[Path] = (),
     absent: Mapping[Path, str] | None = None,
-    looked_at: Callable[[str], bool] = lambda name: True,
+    looked_at: Callable[[str], bool] = lambda path: True,
 ) -> Iterator[str]:
     """Where a manifest disagrees with the configuration, its files or their inputs.
 
     damaged: files that are missing or not what their own manifests list. They are named there, and
     not again by everything that was made from them. absent: files that need not be here, with the
-    sha256 that their manifests list, or folders of such files (`lacking`). looked_at: which files'
-    names are.
+    sha256 that their manifests list, or folders of such files (`lacking`). looked_at: which files
+    are, by their paths.
     """
     path, folder = made.manifest, made.manifest.parent
     was = manifest["settings"]
@@ -90,12 +99,14 @@ def check_manifest(
     for key in differing if not made.rendered else ():
         value = made.settings[key]
         yield f"{path}: made with {key} {was.get(key)!r}, the configuration says {value!r}"
+    if (processes := processes_of(manifest)) != made.processes:
+        yield f"{path}: made with processes {processes}, resources.gpus asks for {made.processes}"
     for name, digest in manifest["weights"].items():
         if folder_digest(name) not in (digest, "absent"):
             yield f"{path}: made with other weights in {name}"
     for file in made.outputs:
         name = file.relative_to(folder).as_posix()
-        told = left_out(name) and "left_out" in manifest  # by one digest for all
+        told = left_out(str(file)) and "left_out" in manifest  # by one digest for all
         if name not in manifest["outputs"] and not told:
             yield f"{path} does not list {file.relative_to(folder)}"
     absent = absent or {}
@@ -109,7 +120,7 @@ def damage(
     path: Path,
     manifest: Mapping[str, Any],
     absent: Mapping[Path, str],
-    looked_at: Callable[[str], bool] = lambda name: True,
+    looked_at: Callable[[str], bool] = lambda path: True,
 ) -> dict[Path, str]:
     """{file: sentence} of a manifest and its files that are not as they were written."""
     problems = {}
@@ -139,8 +150,8 @@ def _files(
     folder: Path, names: Mapping[str, str], looked_at: Callable[[str], bool]
 ) -> dict[Path, str]:
     """{file: sha256} of {path from a folder: sha256}."""
-    listed = {name: sha256 for name, sha256 in names.items() if looked_at(name)}
-    return {Path(os.path.normpath(folder / name)): sha256 for name, sha256 in listed.items()}
+    listed = {f"{folder}/{name}": sha256 for name, sha256 in names.items()}
+    return {Path(os.path.normpath(k)): sha256 for k, sha256 in listed.items() if looked_at(k)}
 
 
 def _check_inputs(
@@ -168,7 +179,7 @@ def _check_inputs(
 
 def _is_absent(file: Path, absent: Mapping[Path, str]) -> bool:
     """Whether a file need not be here, by itself or with all of its folder."""
-    return file in absent or (left_out(file.name) and not absent.keys().isdisjoint(file.parents))
+    return file in absent or (left_out(str(file)) and not absent.keys().isdisjoint(file.parents))
 
 
 def first_of(files: Collection[Path]) -> str:

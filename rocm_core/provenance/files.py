@@ -282,7 +282,8 @@ class Layout:
     """The paths of one configuration's results, whose folder is `root`.
 
     shards: a folder laid out alike, which holds the small files of the cells and bases in `sharded`
-    instead. `live` and `shards` are these two folders by themselves.
+    instead, and what several of them are made from, but `unusable` files, named from that folder.
+    `live` and `shards` are these two folders by themselves.
     """
 
     SUFFIXES = {
@@ -293,10 +294,14 @@ class Layout:
     }
 
     def __init__(
-        self, root: str | Path, shards: str | Path = "", sharded: Collection[str] = ()
+        self,
+        root: str | Path,
+        shards: str | Path = "",
+        sharded: Collection[str] = (),
+        unusable: Collection[str] = (),
     ) -> None:
         self.root = Path(root)
-        self.sharded = frozenset(sharded)
+        self.sharded, self.unusable = frozenset(sharded), frozenset(unusable)
         self.live: Layout = Layout(root) if sharded else self
         self.shards: Layout = Layout(shards) if sharded else self
         self.study = StudyFiles(self.root / "study")
@@ -321,9 +326,12 @@ class Layout:
         return path.relative_to(folder)
 
     def found(self, path: Path) -> Path:
-        """A prompt set or a choice; where only the shards have it, theirs."""
-        copy = self.shards.root / path.relative_to(self.root)
-        return copy if copy.exists() and not path.exists() else path
+        """A file of no single cell or base, such as a prompt set or a choice; where only the
+        shards have it, and it can be used, theirs."""
+        name = path.relative_to(self.root)
+        copy = self.shards.root / name
+        usable = name.as_posix() not in self.unusable and copy.exists()
+        return copy if usable and not path.exists() else path
 
     @property
     def outcomes(self) -> Path:

@@ -200,15 +200,21 @@ class Accepted:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.entries: dict[str, dict[str, str]] = {}
-        if layout.accepted.exists():
-            try:
-                self.entries = dict(json.loads(layout.accepted.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{layout.accepted} cannot be read ({error}): restore it, or remove it to run"
-                    " again what it kept"
-                ) from None
+        self.entries = self._read()
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        path = self.layout.accepted
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}): restore it, or remove it to run again what it"
+                " kept"
+            ) from None
+
+    def holds(self, manifest: Path, code: str) -> bool:
+        """Whether `code` is what was accepted for a manifest."""
+        return self.entries.get(self._key(manifest), {}).get("code") == code
 
     def code(self, manifest: Path, code: str) -> str:
         """The fingerprint that the rules show Snakemake for a job whose code is now `code`."""
@@ -216,8 +222,8 @@ class Accepted:
         return entry["recorded"] if entry.get("code") == code else code
 
     def accept(self, manifest: Path, content: Mapping[str, Any], code: str) -> None:
-        """Note in a manifest of this content, and in this record, that its results stand for those
-        of `code`."""
+        """Note in a manifest of this content, unless it says so, and then in this record, that its
+        results stand for those of `code`."""
         # The name and address that git signs commits with, else the login.
         name, bracket, _ = _git("var", "GIT_AUTHOR_IDENT").partition(">")
         note = {
@@ -227,13 +233,13 @@ class Accepted:
             "commit": git_commit(),
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_json(manifest, {**content, "accepted": [*content.get("accepted", []), note]})
+        notes = [*content.get("accepted", [])]
+        notes += [note] if accepted_code(dict(content)) != code else []
+        write_json(manifest, {**content, "accepted": notes})
+        self.entries = self._read()  # somebody else may have accepted others meanwhile
         # A job that ran under accepted code is on record under the older fingerprint.
         recorded = self.code(manifest, content["code"])
         self.entries[self._key(manifest)] = {"code": code, "recorded": recorded}
-
-    def save(self) -> None:
-        """Write the record."""
         write_json(self.layout.accepted, dict(sorted(self.entries.items())))
 
     def _key(self, manifest: Path) -> str:

@@ -254,3 +254,6 @@ def test_a_run_is_a_workflow_run_crate(tmp_path):
     for entity in written["@graph"]:
         if "File" in entity["@type"]:
             assert (tmp_path / entity["@id"]).is_file()
+    (cell / "manifest.json").write_text('{"settings": ')
+    with pytest.raises(UserError, match=r"seed-0/manifest\.json is not a manifest"):
+        write_crate(configfile, tmp_path)

@@ -28,8 +28,9 @@ from corruptions import (
 )
 from finished_run import write, write_run
 
-from rocm_core.analysis import Results
-from rocm_core.commands import publish_report
+from rocm_core.analysis import ANCHORS, Results
+from rocm_core.commands import gate, publish_report
+from rocm_core.commands.publish import publish
 from rocm_core.commands.render import render
 from rocm_core.commands.shards import save
 from rocm_core.commands.verify import verify
@@ -322,6 +323,66 @@ def test_only_a_cell_without_a_usable_shard_is_made_again(clone):
     settings = {"rlcm": {"learning_rate": {"search": [1e-4, 1e-2], "iterations": 2}}}
     unused = artefacts(clone, methods=GRID["methods"] | settings).unused
     assert "hpsv2/rlcm/seed-0" in unused  # it was trained with what another search chose
+
+
+def test_a_training_by_another_number_of_processes_stands_for_no_other(clone):
+    say(f"{CELL}/manifest.json", processes=2)(clone / "shards")
+    fault = "made with processes 2, resources.gpus asks for 1"
+    assert {k: v.partition(": ")[2] for k, v in artefacts(clone).unused.items()} == {KL: fault}
+    two = artefacts(clone, resources={"gpus": 2})
+    assert two.layout.sharded == {KL, *two.bases}
+    assert not {*two.base_reward_files()} & {*artefacts(clone).base_reward_files()}  # twice as many
+
+
+def test_a_file_of_several_cells_that_is_at_fault_is_not_used(clone):
+    rewards, *others = artefacts(clone).base_reward_files()
+    name, weights = rewards.relative_to(clone / "shards"), str(clone / "shards/prompts")
+    say(record_beside(name), weights={weights: "0" * 64})(clone / "shards")
+    files = artefacts(clone)
+    assert files.layout.sharded == {*files.sources}
+    assert files.unused == {
+        str(name): f"{record_beside(rewards)}: made with other weights in {weights}"
+    }
+    assert files.base_reward_files() == [clone / "run" / name, *others]
+    assert [one.outputs for one in made_results(files, PROMPTS)] == [[clone / "run" / name]]
+    # Nor is what was made from such a file.
+    edit("prompts/train.jsonl", "train 1", "train I")(clone / "shards")
+    stale = {"prompts/train.jsonl", *(str(file.relative_to(clone / "shards")) for file in others)}
+    assert len(stale) > 1 and stale < artefacts(clone).unused.keys()
+
+
+def test_a_prompt_set_may_have_the_name_of_an_index(tmp_path):
+    names = ("index", "my-index")
+    more = {name: {"source": "shapes", "count": 3, "seed": i} for i, name in enumerate(names, 5)}
+    changes = {"prompts": GRID["prompts"] | more, "methods": {"rocm-none": {}}}
+    config = configured(tmp_path, **changes)
+    write_run(config, tmp_path / "run")
+    save(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    files = artefacts(tmp_path, **changes)
+    assert files.layout.sharded == {*files.sources}
+    assert of_jobs(problems(tmp_path, **changes)) == []
+    assert not [*(tmp_path / "shards/samples").rglob("index.jsonl")]
+    for name in names:
+        file = tmp_path / f"shards/prompts/{name}.jsonl"
+        file.write_text(file.read_text().replace(" a ", " one "))
+        said = f"{file} is not the file that its manifest lists: its sha256 differs"
+        assert said in problems(tmp_path, **changes)
+        assert artefacts(tmp_path, **changes).unused[f"prompts/{name}.jsonl"] == said
+
+
+def test_cards_and_the_gate_read_shards(study, clone, monkeypatch):
+    for folder in ("cells", "samples"):
+        shutil.copytree(study / "run" / folder / KL, clone / "results/run" / folder / KL)
+    monkeypatch.chdir(clone)
+    config = configured(clone)
+    assert {*Artefacts(config).sources} - Artefacts(config).layout.sharded == {KL}
+    (folder,) = publish(config, cells=[KL], cards=True)
+    assert "| HPSv2 | " in (folder / "README.md").read_text()
+    monkeypatch.setattr(gate, "checks", lambda results, anchors: results.gaps)
+    monkeypatch.setattr(gate, "verify", lambda config: ([], []))
+    (verdict,) = gate.gate(config, ANCHORS)
+    assert verdict.passed
 
 
 def test_other_prompts_than_those_of_the_results_are_refused(clone):

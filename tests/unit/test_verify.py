@@ -9,13 +9,24 @@ import sys
 
 import pytest
 from finished_run import write_run
+from snakemake.persistence import MetadataRecord
+from snakemake.persistence.file import FilePersistence
 
 from rocm_core.commands.accept import accept
-from rocm_core.commands.verify import verify
-from rocm_core.grid import Artefacts, job_code, load_config, parse_config
+from rocm_core.commands.verify import require_fresh, verify
+from rocm_core.errors import UserError
+from rocm_core.grid import Artefacts, job_code, load_config, made_results, parse_config
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
-from rocm_core.provenance import hash_inputs, record_beside, sealed, sha256_file, write_manifest
+from rocm_core.provenance import (
+    Accepted,
+    hash_inputs,
+    record_beside,
+    sealed,
+    sha256_file,
+    write_json,
+    write_manifest,
+)
 
 CONFIG = {
     "name": "run",
@@ -184,6 +195,56 @@ def test_what_a_search_chose_is_bound_and_accepted_like_all_others(tmp_path):
     assert found == [] and len(accepted) == len(said) == 1
 
 
+def test_an_acceptance_that_was_interrupted_is_completed_by_another(tmp_path):
+    config, run = parse_config(CONFIG), tmp_path / "run"
+    layout = Artefacts(config, run).layout
+    write_run(config, run)
+    paths = [run / f"cells/hpsv2/{method}/seed-0/manifest.json" for method in config.methods]
+    codes = [json.loads(path.read_text())["code"] for path in paths]
+    for path in paths:
+        restate(path, code="0" * 64)
+    assert accept(config, run) == paths
+    kept = json.loads(layout.accepted.read_text())
+    for lost in (kept.keys(), list(kept)[:1]):  # after the manifests say so, or but the first
+        write_json(layout.accepted, {key: kept[key] for key in kept if key not in lost})
+        assert {*accept(config, run)} == {run / key for key in lost}
+        assert json.loads(layout.accepted.read_text()) == kept
+    assert accept(config, run) == []
+    assert all(len(json.loads(path.read_text())["accepted"]) == 1 for path in paths)
+    shown = [Accepted(layout).code(path, code) for path, code in zip(paths, codes, strict=True)]
+    assert shown == ["0" * 64] * 2
+
+
+def test_two_who_accept_at_once_keep_what_the_other_accepted(run):
+    layout = Artefacts(parse_config(CONFIG), run).layout
+    paths = [run / f"cells/hpsv2/{method}/seed-0/manifest.json" for method in CONFIG["methods"]]
+    for path, record in [*zip(paths, [Accepted(layout), Accepted(layout)], strict=True)]:
+        record.accept(path, json.loads(path.read_text()), "c0de")
+    assert all(Accepted(layout).holds(path, "c0de") for path in paths)
+
+
+def test_results_without_snakemakes_record_of_them_are_told_from_others(run, tmp_path, capsys):
+    run = run.rename(tmp_path / f"run-{'x' * 90}")
+    files, folder = Artefacts(parse_config(CONFIG), run), tmp_path / ".snakemake"
+    others = FilePersistence(path=folder, nolock=True)
+    others._write_record("results/demo/report.html", MetadataRecord())  # of another run
+    require_fresh(files, folder)
+    assert "--touch all` takes it in" in capsys.readouterr().err
+    every = [str(one.outputs[0]) for one in made_results(files, PROMPTS)]
+    assert {len(name) > 191 for name in every} == {True, False}  # for a file's name, in base64
+    for name in every:
+        others._write_record(name, MetadataRecord())
+    for path in (run / CELL / "manifest.json", run / SAMPLES / "scores.manifest.json"):
+        restate(path, code="0" * 64)  # which Snakemake sees by itself
+    require_fresh(files, folder)
+    assert capsys.readouterr().err == ""
+    others._delete_record(str(run / CELL / "lora.safetensors"))
+    with pytest.raises(UserError, match=f"and {run / CELL / 'manifest.json'} were made by other"):
+        require_fresh(files, folder)
+    others._mark_incomplete(str(run / CELL / "lora.safetensors"), None)  # of a job that runs
+    require_fresh(files, folder)
+
+
 def test_whoever_accepts_a_cell_accepts_the_standards_that_it_is_made_from(tmp_path):
     """Else Snakemake would make these again, and then the cell from them."""
     config = parse_config(
@@ -250,6 +311,9 @@ def test_results_of_other_settings_are_stale(run):
     assert problems(run, training=training)[-1].endswith("differs in training")
     found = of_jobs(problems(run, generation={"seed": 9}))
     assert len(found) == 3 + 2 and all("made with seed 1000" in line for line in found)
+    said = "made with processes 1, resources.gpus asks for 2"
+    found = of_jobs(problems(run, resources={"gpus": 2}))
+    assert [line.partition(": ")[2] for line in found] == [said] * 2
 
 
 def test_results_of_other_code_or_weights_are_stale(run):
