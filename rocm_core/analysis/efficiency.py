@@ -35,13 +35,14 @@ def curves(results: Results, reward: str, methods: Iterable[str]) -> dict[str, p
     of the running mean of the reward, the mean trend, seeds. Seeds are averaged as far as the
     shortest has come.
     """
-    return {m: _averaged(seeds) for m, seeds in seed_curves(results, reward, methods).items()}
+    by_seed = seed_curves(results, reward, methods)
+    return {method: _averaged([*seeds.values()]) for method, seeds in by_seed.items()}
 
 
 def seed_curves(
     results: Results, reward: str, methods: Iterable[str]
-) -> dict[str, list[pd.DataFrame]]:
-    """The same for every training seed: step, `COSTS`, mean, trend and learned.
+) -> dict[str, dict[int, pd.DataFrame]]:
+    """The same by training seed, seeds without data left out: step, `COSTS`, mean, trend, learned.
 
     mean: the running mean of the reward, to be looked at. Batches differ between methods, so it is
     over as many reward queries for all: a twentieth of the shortest training, an iteration at
@@ -51,22 +52,22 @@ def seed_curves(
     """
     read = {method: _histories(results, reward, method) for method in methods}
     histories = {method: seeds for method, seeds in read.items() if seeds}
-    queries = {method: _per_iteration(seeds[0]) for method, seeds in histories.items()}
-    lengths = [len(seeds[0]) * queries[method] for method, seeds in histories.items()]
+    first = {method: next(iter(seeds.values())) for method, seeds in histories.items()}
+    queries = {method: _per_iteration(history) for method, history in first.items()}
+    lengths = [len(history) * queries[method] for method, history in first.items()]
     shortest = min(lengths, default=0)
     window = max([*queries.values(), shortest / _WINDOWS])
+    rows = {method: max(1, round(window / per)) for method, per in queries.items()}
+    are_gains = results.config.base_rewards
     return {
-        method: [
-            _running(seed, max(1, round(window / queries[method])), results.config.base_rewards)
-            for seed in seeds
-        ]
+        method: {seed: _running(own, rows[method], are_gains) for seed, own in seeds.items()}
         for method, seeds in histories.items()
     }
 
 
-def _histories(results: Results, reward: str, method: str) -> list[pd.DataFrame]:
-    frames = (results.gains(source) for source in results.sources(reward, method))
-    return [frame for frame in frames if frame is not None and len(frame)]
+def _histories(results: Results, reward: str, method: str) -> dict[int, pd.DataFrame]:
+    frames = {s.seed or 0: results.gains(s) for s in results.sources(reward, method)}
+    return {seed: own for seed, own in frames.items() if own is not None and len(own)}
 
 
 def _per_iteration(history: pd.DataFrame) -> float:

@@ -146,14 +146,18 @@ class Results:
         """Scores of the final models and the bases on the validation prompts.
 
         Columns: reward (None for a base), method, seed, prompt_id, metric, value. The scores of
-        the metrics in `published` are the published packages'.
+        the metrics in `published` are the published packages', also within an ensemble.
         """
-        scores = self._tidy(self.everything, lambda source: self.samples(source).scores)
-        if not self.config.published:
-            return scores
-        ours = scores[~scores["metric"].isin(self.config.published)]
-        theirs = self._tidy(self.everything, lambda source: self.samples(source).published)
-        return pd.concat([ours, theirs], ignore_index=True)
+        return self._stacked(self.everything, self._final_scores, _SCORES)[[*_KEYS, *_SCORES]]
+
+    def _final_scores(self, source: Source) -> pd.DataFrame | None:
+        files, published = self.samples(source), self.config.published
+        ours = self._read_csv(files.scores, _SCORES)
+        if ours is None or not published:
+            return ours
+        ours = ours[~ours["metric"].isin(published)]
+        theirs = self._read_csv(files.published, _SCORES)
+        return ours if theirs is None else pd.concat([ours, theirs], ignore_index=True)
 
     @cached_property
     def readouts(self) -> pd.DataFrame:
@@ -195,8 +199,8 @@ class Results:
         Columns: reward; weights, the method at whose end they are, or "" where all trainings start;
         seed; gradient, the method that takes it; images; squared_mean and variance, as
         `rocm_core.training.gradients` has them; signal, the share of the first in their sum, which
-        does not depend on the loss's unit: 1 without noise, and about 0, on either side, where the
-        noise drowns the mean.
+        does not depend on the loss's unit: 1 without noise, about 0, on either side, where the
+        noise drowns the mean, and NaN where all gradients are zero.
         """
         columns = ["at", "gradient", "images", "squared_mean", "variance"]
         path_of = lambda source: self.layout.cell(source.name).gradients  # noqa: E731
@@ -281,6 +285,13 @@ class Results:
         if not path.exists():
             return None
         return self.entries(path, "outcomes", "a study's results", "aggregate the votes again")
+
+    def votes(self, question: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """The `outcomes` of one question by their two models, in either order: `win_rate` is that
+        of the key's first; counts are as the study has them."""
+        asked = [vote for vote in self.outcomes or () if vote["question"] == question]
+        mirrored = {(vote["second"], vote["first"]): _mirrored(vote) for vote in asked}
+        return mirrored | {(vote["first"], vote["second"]): vote for vote in asked}
 
     @cached_property
     def simulated(self) -> bool:
@@ -436,12 +447,20 @@ class Results:
         self, sources: list[Source], path_of: Callable[[Source], Path], columns: list[str]
     ) -> pd.DataFrame:
         """The files of sources below each other, with each source's reward, method and seed."""
+        return self._stacked(sources, lambda s: self._read_csv(path_of(s), columns), columns)
+
+    def _stacked(
+        self,
+        sources: list[Source],
+        read: Callable[[Source], pd.DataFrame | None],
+        columns: list[str],
+    ) -> pd.DataFrame:
         frames = [
             self._with_ensembles(source, frame)
             .rename(columns={"reward": "mean_reward"})
             .assign(reward=source.reward, method=source.method, seed=source.seed)
             for source in sources
-            if (frame := self._read_csv(path_of(source), columns)) is not None
+            if (frame := read(source)) is not None
         ]
         if not frames:
             return pd.DataFrame(columns=[*_KEYS, *columns])
@@ -449,14 +468,14 @@ class Results:
 
     def _with_ensembles(self, source: Source, scores: pd.DataFrame) -> pd.DataFrame:
         """Scores by each metric, followed by what the ensembles of the configuration, as the
-        policy's trainings have them, make of their members'."""
+        policy's trainings have them, make of their members', where all of these are there."""
         for name, ensemble in self.config.ensembles.items() if "metric" in scores else ():
             own = scores[scores["metric"].isin([*ensemble.of])]
             standards = self._standards(name, source.policy)
-            if standards is None or own.empty:
+            if standards is None or not {*ensemble.of} <= {*own["metric"]}:
                 continue
             keys = [key for key in ("step", "prompt_id") if key in own]
-            wide = own.pivot_table("value", keys, "metric", sort=False)
+            wide = own.pivot_table("value", keys, "metric", sort=False).dropna()
             combined = combine(wide, ensemble, standards).rename("value").reset_index()
             scores = pd.concat([scores, combined.assign(metric=name)], ignore_index=True)
         return scores
@@ -528,3 +547,10 @@ def only(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
     for column, value in values.items():
         frame = frame[frame[column].isna() if value is None else frame[column] == value]
     return frame
+
+
+def _mirrored(vote: dict[str, Any]) -> dict[str, Any]:
+    """The same votes, as shares of those for the second model."""
+    rate, low, high = (vote[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))
+    ends = {} if low is None else {"win_rate_low": 1 - high, "win_rate_high": 1 - low}
+    return vote | ends | {"win_rate": 1 - rate}

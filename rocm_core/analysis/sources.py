@@ -5,11 +5,7 @@ from typing import Any
 
 from rocm_core.grid import METHODS, Cell, Method, name_of
 
-# What is asked whether it tames reward hacking: settings of a training, and algorithms.
-_TRICKS = {
-    *("truncate", "stop_input", "low_variance", "stop_by", "gate_by", "step_weights"),
-    *("last_step_divergence", "reference_reset", "reference_decay"),
-}
+# Of which is asked whether they tame reward hacking.
 _ALGORITHMS = ("grpo", "rebel", "hybrid")
 
 
@@ -64,7 +60,7 @@ class Source:
     @property
     def has_trick(self) -> bool:
         """Whether a sweep gave it a setting against reward hacking."""
-        return bool(_TRICKS & self.swept.keys())
+        return bool(self.cell and self.cell.has_trick)
 
     @property
     def is_contestant(self) -> bool:

@@ -60,17 +60,17 @@ def lead(e: Evidence, reward: str, method: str, other: str, cost: str) -> Compar
 def _curves(
     e: Evidence, reward: str, method: str, other: str
 ) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
-    e.require(reward, method)
-    e.require(reward, other)
-    curves = seed_curves(e.results, reward, [method, other])
-    if method not in curves or other not in curves:
-        lost = other if method in curves else method
-        raise Undecidable(f"history of {e.named(reward, lost)} missing")
-    if len(curves[method]) < 2:
+    if len(e.config.seeds) < 2:
         raise NotConfigured("one training seed: costs are compared over seeds, so two are needed")
-    if len(curves[method]) != len(curves[other]):
-        raise Undecidable(f"a history of {e.label(method)} or {e.named(reward, other)} is missing")
-    return curves[method], curves[other]
+    pair = method, other
+    for name in pair:
+        e.require(reward, name)
+    curves = seed_curves(e.results, reward, pair)
+    for source in (source for name in pair for source in e.results.sources(reward, name)):
+        if source.seed not in curves.get(source.method, ()):
+            raise Undecidable(f"history of cell {source.name}, or what its base scores, missing")
+    ours, theirs = ([*curves[name].values()] for name in pair)
+    return ours, theirs
 
 
 def _cost(curve: pd.DataFrame, goal: float, cost: str) -> float:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rocm_core.analysis import (
     GOLD,
@@ -182,12 +183,11 @@ class Evidence:
     def at_steps(self, reward: str, method: str, prompt_set: str, steps: int) -> Scores:
         """Scores by the training reward on a prompt set at a number of inference steps, of a
         method or of a base."""
-        return pd.DataFrame(
-            {
-                source.seed or 0: self._on(source, reward, prompt_set, steps)
-                for source in self.results.sources(reward, method)
-            }
-        ).T
+        scores = {
+            source.seed or 0: self._on(source, reward, prompt_set, steps)
+            for source in self.results.sources(reward, method)
+        }
+        return pd.DataFrame(scores).T.dropna(axis=1)
 
     def readout(self, reward: str, method: str, name: str) -> Scores:
         """A read-out of each validation image of the final models, or of a base."""
@@ -202,9 +202,10 @@ class Evidence:
         """(step, NFE until then) of every snapshot of a method, by its first seed."""
         self.require(reward, method)
         spent = self.results.nfe(reward, method)
-        if spent is None:
+        steps = self.steps(reward, method)
+        if spent is None or not {*steps} <= {*spent.index}:
             raise Undecidable(f"cell {self.results.sources(reward, method)[0].name} missing")
-        return [(step, float(spent.loc[step])) for step in self.steps(reward, method)]
+        return [(step, float(spent.loc[step])) for step in steps]
 
     def within(self, reward: str, method: str, limit: float) -> list[Candidate]:
         """The snapshots of a method within some NFE, of which there must be one."""
@@ -225,11 +226,13 @@ class Evidence:
             )
         where = {"reward": reward, "weights": weights, "gradient": gradient}
         found = only(self.results.gradients, **where).set_index("seed")["signal"]
+        at = f"the end of {self.label(weights)}" if weights else "the start"
+        those = f"gradients by {self.named(reward, gradient)} at {at}, seed"
         for source in sources:
             if source.seed not in found.index:
-                at = f"the end of {self.label(weights)}" if weights else "the start"
-                by = self.named(reward, gradient)
-                raise Undecidable(f"no gradients by {by} at {at}, seed {source.seed}")
+                raise Undecidable(f"no {those} {source.seed}")
+            if source.seed not in found.dropna().index:
+                raise Undecidable(f"all {those} {source.seed}, are zero")
         return found.sort_index()
 
     def require(self, reward: str, method: str) -> None:
@@ -264,7 +267,7 @@ class Evidence:
         if not metrics:
             raise NotConfigured(f"no scorer is held out from {metric_label(reward)}")
         standard = [scores(metric) / self._unit(reward, metric) for metric in metrics]
-        return sum(standard[1:], standard[0]) / len(standard)
+        return (sum(standard[1:], standard[0]) / len(standard)).dropna(axis=1)
 
     def _unit(self, reward: str, metric: str) -> float:
         """Standard deviation of a metric over prompts, the mean of the variances of the models
@@ -336,12 +339,16 @@ def compared(treated: Scores, control: Scores) -> Comparison:
 
 
 def pooled(effects: Sequence[Scores]) -> Comparison:
-    """The mean of several matrices of effects on the same prompts and seeds."""
-    if not effects:
+    """The mean of several matrices of effects (`averaged`)."""
+    return compare_differences(averaged(effects), standardised=True)
+
+
+def averaged(matrices: Sequence[Scores]) -> NDArray[np.float64]:
+    """The mean of several matrices, on the prompts and seeds that all of them have."""
+    if not matrices:
         raise Undecidable("nothing to average")
-    prompts = sorted(set.intersection(*(set(one.columns) for one in effects)))
-    seeds = sorted(set.intersection(*(set(one.index) for one in effects)))
+    prompts = sorted(set.intersection(*(set(one.columns) for one in matrices)))
+    seeds = sorted(set.intersection(*(set(one.index) for one in matrices)))
     if len(prompts) < 2 or not seeds:
         raise Undecidable("no prompts or training seeds in common")
-    matrices = [one.loc[seeds, prompts].to_numpy() for one in effects]
-    return compare_differences(np.mean(matrices, axis=0), standardised=True)
+    return np.mean([one.loc[seeds, prompts].to_numpy() for one in matrices], axis=0)

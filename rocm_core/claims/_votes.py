@@ -11,8 +11,7 @@ def preference(e: Evidence, first: str, second: str, question: str) -> Compariso
     the study, which draws raters and pairs."""
     if e.results.outcomes is None:
         raise Undecidable("nobody has voted, or the votes are not counted: `snakemake figure3`")
-    outcomes = {(o["first"], o["second"], o["question"]): o for o in e.results.outcomes}
-    outcome = outcomes.get((first, second, question))
+    outcome = e.results.votes(question).get((first, second))
     if outcome is None:
         raise Undecidable(f"no votes on {first} against {second}")
     low, high = (outcome[f"win_rate_{end}"] for end in ("low", "high"))

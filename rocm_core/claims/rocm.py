@@ -24,6 +24,7 @@ from rocm_core.claims._evidence import (
     NotConfigured,
     Undecidable,
     aligned,
+    averaged,
     compared,
 )
 from rocm_core.claims._verdict import (
@@ -119,7 +120,7 @@ def unregularised_against_baselines(e: Evidence) -> Iterator[Part]:
         "ROCM with a divergence and RLCM against the methods on diffusion: share of pairs of"
         " methods and held-out metrics, of each prompt, above ½."
     ),
-    needs="methods on both policies, consistency and diffusion",
+    needs="ROCM with a divergence or rlcm, and a method on the diffusion policy",
     rule=every,
 )
 def consistency_against_diffusion(e: Evidence) -> Iterator[Part]:
@@ -136,7 +137,8 @@ def consistency_against_diffusion(e: Evidence) -> Iterator[Part]:
 
 
 def _on_consistency(e: Evidence, reward: str) -> list[str]:
-    return [method for method in e.on_policy(reward, "consistency") if method != ROCM_NONE]
+    named = {*e.regularised(reward), "rlcm"}
+    return [method for method in e.on_policy(reward, "consistency") if method in named]
 
 
 def _share_of_wins(e: Evidence, reward: str) -> Comparison:
@@ -147,10 +149,10 @@ def _share_of_wins(e: Evidence, reward: str) -> Comparison:
         e.held_out_metrics(reward),
     ):
         first, second = aligned(e.final(reward, ours, metric), e.final(reward, theirs, metric))
-        wins.append(np.sign(first.to_numpy() - second.to_numpy()) / 2 + 0.5)
+        wins.append((first - second.to_numpy()).transform(np.sign) / 2 + 0.5)
     if not wins:
         raise NotConfigured(f"no scorer is held out from {metric_label(reward)}")
-    return compare_shares(np.mean(wins, axis=0))
+    return compare_shares(averaged(wins))
 
 
 @claim(
@@ -423,7 +425,8 @@ def never_on_its_own_reward(e: Evidence) -> Iterator[Part]:
 def people(e: Evidence) -> Iterator[Part]:
     rocm = {source.name for source in e.results.trained if source.is_rocm}
     rlcm = {source.name for source in e.results.trained if source.family == "rlcm"}
-    for first, second in e.results.comparisons:
+    either_way = ((pair, pair[::-1]) for pair in e.results.comparisons)
+    for first, second in itertools.chain(*either_way):
         if (first in rocm or f"/{BEST}/" in first) and second in rlcm:
             for question in ("appeal", "preference"):
                 by = "simulated raters, " if e.results.simulated else ""
@@ -498,7 +501,8 @@ def _tuning(e: Evidence, reward: str, tries: tuple[list[str], list[str]]) -> Com
 )
 def gradient_variance(e: Evidence) -> Iterator[Part]:
     for reward in e.rewards:
-        compared = [e.results.models[method] for method in e.results.compared_gradients(reward)]
+        methods = e.results.compared_gradients(reward)
+        compared = [e.results.sources(reward, method)[0] for method in methods]
         whole = [s for s in compared if s.is_rocm and not _is_truncated(s)]
         for ours, ppo in itertools.product(whole, (s for s in compared if s.algorithm == "ppo")):
             for weights in ("", ppo.method):

@@ -15,6 +15,7 @@ from rocm_core.analysis import (
     SweepPoint,
     amount,
     evaluators,
+    metric_label,
     only,
     sweep_points,
     unregularised,
@@ -39,26 +40,34 @@ _LOOKS: dict[str, tuple[str, str, Any]] = {
 def make(results: Results) -> style.Drawing:
     """One panel per training reward, β falling from left to right: KL where it is swept, as in the
     paper, else the first divergence that is; at the right end ROCM without a divergence. Raters of
-    the user study have a line where it compares these models (first) with their base (second).
+    the user study have a line where it compares these models with their base.
 
     `data` has `COLUMNS`; win rates are shares of prompts in [0, 1], a tie is half a win.
     """
     points = sweep_points(results, trials=False)
-    families = [point.family for point in points]
-    family = "rocm-kl" if "rocm-kl" in families else families[0]
+    order = ["rocm-kl", *(cell.method for cell in results.cells)]
     shown: dict[str, list[SweepPoint]] = {}
+    families: dict[str, str] = {}
     for reward in results.rewards:
+        swept = {point.family for point in points if point.reward == reward}
+        if not swept:
+            continue
+        family = families[reward] = min(swept, key=order.index)
         own = [point for point in points if (point.reward, point.family) == (reward, family)]
-        if own and unregularised(results, reward, family) == ROCM_NONE:
+        if unregularised(results, reward, family) == ROCM_NONE:
             own.append(SweepPoint(reward, ROCM_NONE, ROCM_NONE, 0.0))
-        shown |= {reward: own} if own else {}
+        shown[reward] = own
     every = [point for own in shown.values() for point in own]
     rows = [row for point in every for row in _rows(results, point)]
     data = pd.DataFrame(rows + _said(results, every), columns=COLUMNS)
     data = data.astype({"low": float, "high": float})  # of votes without an interval they are None
     figure, panels = style.by_reward(shown, height=2.5)
+    several = len({*families.values()}) > 1
     for reward, panel in panels.items():
         _draw(panel, only(data, reward=reward), shown[reward])
+        if several:
+            family = results.label(families[reward], short=True)
+            panel.set_title(f"{metric_label(reward)}, {family}")
     evaluator = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     labels = {_REWARD_MODEL: "reward model (trained on)", _EVALUATORS: evaluator, _RATERS: "raters"}
     entries = [
@@ -67,8 +76,9 @@ def make(results: Results) -> style.Drawing:
         if whose != _RATERS or whose in set(data["preference_of"])
     ]
     style.legend(figure, entries)
+    preferred = "ROCM with the divergence of a panel" if several else results.label(family)
     caption = (
-        f"Share of {amount(data['n'], 'validation prompt')} on which {results.label(family)} is "
+        f"Share of {amount(data['n'], 'validation prompt')} on which {preferred} is "
         "preferred to its base on the same noise, a tie as half a win: by the reward that it was "
         f"trained on, and by the {evaluator}. Each β is a training of its own, at the left the"
         f" largest; 0 is no divergence. Mean over {amount(data['seeds'], 'training seed')} of the"
@@ -100,8 +110,7 @@ def _rows(results: Results, point: SweepPoint) -> list[dict[str, object]]:
 
 def _said(results: Results, wanted: list[SweepPoint]) -> list[dict[str, object]]:
     """A row for each model that raters compared with its base."""
-    votes = [vote for vote in results.outcomes or () if vote["question"] == "preference"]
-    said = {(vote["first"], vote["second"]): vote for vote in votes}
+    said = results.votes("preference")
     return [
         {
             "reward": point.reward,

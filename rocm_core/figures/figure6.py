@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,13 +35,13 @@ def make(results: Results) -> style.Drawing:
     evaluated = results.prompt_set(evaluated_on)[: snapshot_prompts(results.config)]
     prompts = evaluated[:_PROMPTS]
     verdicts = {model.method: _verdicts(results, model) for model in models}
-    best = {
+    best: dict[str, Any] = {
         m: scores.drop(0).idxmax() if len(scores) > 1 else None for m, scores in verdicts.items()
     }
-    stages = [_stages(model) for model in models]
+    stages = _stages([[0, *snapshot_steps(m.cell.settings)] for m in models if m.cell])
     along = [
         ("A", m, s, prompts[0])
-        for steps in zip(*stages, strict=True)
+        for steps in stages.values()
         for m, s in zip(models, steps, strict=True)
     ]
     chosen = [("B", m, best[m.method], prompt) for prompt in prompts for m in models]
@@ -53,7 +54,7 @@ def make(results: Results) -> style.Drawing:
         paths.append(path)
     names = [results.label(model.family, short=True) for model in models]
     at = [f"{name}\nstep {best[m.method] or '?'}" for name, m in zip(names, models, strict=True)]
-    said = [f"{step / stages[0][-1]:.0%} of the training" for step in stages[0]]
+    said = [f"{share:.0%} of the training" for share in stages]
     said[0] = f"The base model: {prompts[0].text}"
     blocks = [
         Block("A  Along the training", names, _rows(said, paths[: len(along)])),
@@ -62,7 +63,8 @@ def make(results: Results) -> style.Drawing:
     evaluator = "gold judge" if GOLD in results.config.metrics else "held-out metrics"
     caption = (
         f"Models trained on {metric_label(reward)}, the first training seed; one noise along a row."
-        f" A: the first {evaluated_on} prompt at shares of each training, from the base on. B:"
+        f" A: the first {evaluated_on} prompt at the snapshots nearest to shares of each training,"
+        " from the base on. B:"
         f" the first {len(prompts)} prompts at the snapshot of each training with the best"
         f" {evaluator} on average over {len(evaluated)} {evaluated_on} prompts, these included."
     )
@@ -90,13 +92,16 @@ def _models(results: Results) -> list[Source]:
     return list(reversed(first.values()))
 
 
-def _stages(model: Source) -> list[int]:
-    """Steps evenly spread over a training's snapshots, from the base (0) to the end."""
-    assert model.cell
-    steps = [0, *snapshot_steps(model.cell.settings)]
-    return [
-        steps[round(place)] for place in np.linspace(0, len(steps) - 1, min(_STAGES, len(steps)))
-    ]
+def _stages(kept: Sequence[Sequence[int]]) -> dict[float, list[int]]:
+    """The step of each training that is nearest to some shares of it: evenly spread over what was
+    kept where that is least, from the base (0) to the end."""
+    least = min(kept, key=len)
+    places = np.linspace(0, len(least) - 1, min(_STAGES, len(least)))
+    shares = [least[round(place)] / least[-1] for place in places]
+    return {
+        share: [min(steps, key=lambda step: abs(step / steps[-1] - share)) for steps in kept]
+        for share in shares
+    }
 
 
 def _verdicts(results: Results, model: Source) -> pd.Series:

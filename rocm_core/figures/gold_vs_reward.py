@@ -5,7 +5,7 @@ from rocm_core.figures import _style as style
 from rocm_core.figures._trajectories import PAIRED, counts, draw_paths, ensembles, trajectories
 
 TITLE = "Gold judge against trained reward"
-NEEDS = ("snapshots", "gold")
+NEEDS = ("snapshots, also against hacking", "gold")
 READS = ("snapshots", "scores, if any stop early")
 PLACE = 0
 

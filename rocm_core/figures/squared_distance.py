@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from rocm_core.analysis import Results, amount, metric_label, only
+from rocm_core.analysis import Results, amount, metric_label, only, thinned
 from rocm_core.figures import _style as style
 
 TITLE = "Distance to the base model, transition by transition"
@@ -13,7 +13,6 @@ READS = ("histories",)
 PLACE = 12
 _PREFIX = "squared_distance_"
 _WINDOWS = 25  # of the running mean in a training
-_POINTS = 200  # of a line: a long training is thinned
 
 
 @style.styled
@@ -80,5 +79,5 @@ def _smoothed(results: Results) -> pd.DataFrame:
     data["running_mean"] = lines.transform(
         lambda values: values.rolling(max(1, len(values) // _WINDOWS), min_periods=1).mean()
     )
-    stride = max(1, int(data["step"].max()) // _POINTS)
-    return data[data["step"] % stride == 0].reset_index(drop=True)
+    by_line = data.groupby(keys[:3], sort=False)
+    return pd.concat([thinned(line) for _, line in by_line], ignore_index=True)

@@ -13,6 +13,12 @@ from rocm_core.grid.methods import parse_method
 from rocm_core.grid.settings import Layers, cell_settings
 from rocm_core.plugins import did_you_mean, require_known
 
+# Settings of a training that may tame reward hacking.
+_TRICKS = {
+    *("truncate", "stop_input", "low_variance", "stop_by", "gate_by", "step_weights"),
+    *("last_step_divergence", "reference_reset", "reference_decay"),
+}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -38,6 +44,11 @@ class Cell:
     def variant(self) -> str:
         """The method with what a sweep chose, as folders and tables name it: rocm-kl--beta-0.01."""
         return self.method + "".join(f"--{name}-{spell(value)}" for name, value in self.swept)
+
+    @property
+    def has_trick(self) -> bool:
+        """Whether a sweep gave it a setting against reward hacking."""
+        return bool(_TRICKS & dict(self.swept).keys())
 
     @property
     def name(self) -> str:

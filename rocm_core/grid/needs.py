@@ -34,7 +34,7 @@ def _needs(config: Config, layout: Layout) -> dict[str, bool]:
     settings = [cell.settings for cell in cells]
     rocm = [one for one in settings if one.algorithm == "direct"]
     of_beta = beta_tries(cells)
-    evaluated = config.snapshots.prompts > 0
+    watched = [c for c in cells if c.settings.snapshot_every] if config.snapshots.prompts else []
     return {
         "regularised": any(one.divergence != "none" for one in settings),
         "regularised rocm": any(one.divergence != "none" for one in rocm),
@@ -44,8 +44,11 @@ def _needs(config: Config, layout: Layout) -> dict[str, bool]:
         "beta sweeps": bool(of_beta),
         "other sweeps": any(cell.swept for cell in cells if cell not in of_beta),
         "horizons": any([k for k, _ in cell.swept] == ["inference_steps"] for cell in cells),
-        "snapshots": evaluated and any(one.snapshot_every for one in settings),
-        "rocm snapshots": evaluated and any(one.snapshot_every for one in rocm),
+        "snapshots": any(not cell.swept for cell in watched),
+        "snapshots, also against hacking": any(c.has_trick or not c.swept for c in watched),
+        "rocm snapshots": any(
+            cell.settings.algorithm == "direct" and not cell.swept for cell in watched
+        ),
         "gradients": len(config.gradients.methods) > 1,
         # Of the models that figures show: shards have no images.
         "images": any(

@@ -21,8 +21,9 @@ def make(results: Results) -> Table:
     """Blocks of each reward, where all trainings start and where each ends, a row per method that
     takes the gradient.
 
-    `data` has `COLUMNS`: weights as in `Results.gradients`; status, measured or missing; signal,
-    the mean over seeds of the share there; deviation, its standard deviation, empty for one.
+    `data` has `COLUMNS`: weights as in `Results.gradients`; status, measured, missing or, where
+    gradients are, zero; signal, the mean over seeds of the share there; deviation, its standard
+    deviation, empty for one.
     """
     rows, blocks = [], []
     for reward in results.rewards:
@@ -41,21 +42,24 @@ def make(results: Results) -> Table:
         " block take theirs on the same images at the same weights. In brackets: how many images'"
         " mean has as much signal as noise."
     )
+    if "zero" in set(data["status"]):
+        caption += " Zero: all gradients vanish, and there is no share."
     return Table(TITLE, caption, ["Gradient by", "Signal"], blocks, data)
 
 
 def _row(results: Results, **where: str) -> dict[str, Any]:
-    found = only(results.gradients, **where)
+    measured = only(results.gradients, **where)
+    found = measured.dropna(subset="signal")
     if found.empty:
-        return where | {"status": "missing"}
+        return where | {"status": "missing" if measured.empty else "zero"}
     means = {k: found[k].mean() for k in ("signal", "squared_mean", "variance", "images")}
     deviation = found["signal"].std(ddof=1)
     return {**where, **means, "status": "measured", "deviation": deviation, "seeds": len(found)}
 
 
 def _cell(row: dict[str, Any]) -> Cell:
-    if row["status"] == "missing":
-        return Cell("missing", muted=True)
+    if row["status"] != "measured":
+        return Cell(row["status"], muted=True)
     signal, deviation = row["signal"], row["deviation"]
     spread = f" ± {number(100 * deviation, 1)}" if deviation == deviation else ""
     images = f" ({1 / signal - 1:,.0f})" if signal > 0 else ""

@@ -48,7 +48,13 @@ from rocm_core.claims._verdict import (
 from rocm_core.claims._write import details_of, record
 from rocm_core.commands.render import render
 from rocm_core.errors import UserError
+from rocm_core.grid import base_runs, make_grid
 from rocm_core.plugins import ROOT, names
+
+POLICIES = {
+    "consistency": {"model": "base", "steps": 4, "guidance_scale": 3.0},
+    "diffusion": {"model": "teacher", "steps": 10, "guidance_scale": 3.0},
+}
 
 
 def decided(findings, rule):
@@ -506,6 +512,73 @@ def test_a_factor_is_that_of_the_costs(wide):
     assert ratio.mean == pytest.approx(2.0, rel=0.1)
 
 
+def test_costs_are_compared_between_the_same_seeds(tmp_path):
+    config = make_config(
+        rewards=["hpsv2"],
+        methods={"rocm-kl": {"beta": 0.05}, "rlcm": {"batch_size": 8, "images_per_prompt": 4}},
+        seeds=[0, 1, 2],
+        base_rewards=True,
+        partial=True,
+    )
+    write_results(tmp_path, config)
+    runs = base_runs(config, make_grid(config))
+    assert not [
+        f.part.missing for f in verdict_on("4", tmp_path, config).findings if f.part.missing
+    ]
+    lacking = "history of cell hpsv2/rocm-kl/seed-0, or what its base scores, missing"
+    # Two seeds of each are left, then one: not the same.
+    for seeds in ((0, 1), (1, 0)):
+        for method, seed in zip(("rocm-kl", "rlcm"), seeds, strict=True):
+            run = runs[f"hpsv2/{method}/seed-{seed}"]
+            (tmp_path / "base_rewards" / run.policy / f"{run.key}.csv").unlink()
+        found = verdict_on("4", tmp_path, config)
+        assert found.verdict == UNDECIDED
+        assert {finding.part.missing for finding in found.findings} == {lacking}
+
+
+def test_claim_3_is_about_the_methods_that_it_names(tmp_path):
+    methods = {"rocm-kl": {"beta": 0.05}, "rlcm": {}, "ddpo": {}}
+    group = {"batch_size": 8, "images_per_prompt": 4}
+    both = {"policies": POLICIES, "rewards": ["hpsv2"]}
+    good = dict.fromkeys(("rocm-kl", "rlcm"), {"clipscore": 0.06, "aesthetic": 0.8})
+    bad = {"grpo-consistency": {"clipscore": -0.06, "aesthetic": -0.8}}
+    config = make_config(**both, methods=methods | {"grpo-consistency": group})
+    write_results(tmp_path, config, effects(**good, **bad))
+    assert verdict_on("3", tmp_path, config).verdict == CONFIRMED
+    others = make_config(**both, methods={"grpo-consistency": group, "ddpo": {}})
+    found = verdict_on("3", tmp_path, others)
+    assert found.verdict == NOT_TESTED and not found.findings
+
+
+def test_models_of_which_fewer_prompts_are_scored_yet_are_compared_on_those(tmp_path):
+    """Where the validation set grows; means are not of other prompts for other models."""
+    config = make_config(
+        policies=POLICIES,
+        rewards=["hpsv2"],
+        methods={"rocm-kl": {"beta": 0.05}, "rlcm": {}, "ddpo": {}},
+        generation={"inference_steps": [2, 16]},
+        seeds=[0, 1],
+        partial=True,
+    )
+    write_results(tmp_path, config)
+    for scores in (tmp_path / "samples/hpsv2/rlcm/seed-1/validation").glob("*/scores.csv"):
+        header, *rows = scores.read_text().splitlines()
+        scores.write_text("\n".join([header, *(row for row in rows if row < "p0030")]) + "\n")
+    for id in ("3", "R2"):
+        (finding,) = verdict_on(id, tmp_path, config).findings
+        assert finding.part.comparison.difference.n == 30, finding.part.missing
+        assert finding.part.comparison.seeds == 2
+
+
+def test_equal_passes_wait_for_trainings_that_are_to_be_longer(wide):
+    root, _ = wide
+    longer = {"iterations": 80, "snapshot_every": 10}
+    config = make_wide_config(seeds=[0, 1, 2], methods=FOUR, partial=True, training=longer)
+    for id in ("Q3a", "Q3b"):
+        found = verdict_on(id, root, config)
+        assert found.verdict == UNDECIDED and "cell hpsv2/rocm-kl/seed-0 missing" in found.reason
+
+
 def test_equal_passes_compares_snapshots_that_cost_as_much(wide):
     evidence = Evidence(Results(wide[1], wide[0]))
     spent = dict(evidence.nfe("hpsv2", "rlcm"))
@@ -601,6 +674,17 @@ def test_votes_speak_when_they_are_counted(wide, tmp_path):
     content = {"outcomes": outcomes, "chosen": {best: {"model": first}}}
     votes.write_text(json.dumps(content))
     assert verdict_on("12", tmp_path, config).verdict == CONFIRMED
+    config = make_wide_config(
+        seeds=[0, 1, 2], study={"comparisons": [[second, first]], "pairs": 20}
+    )
+    reverse = {"first": second, "second": first}
+    votes.write_text(json.dumps({"outcomes": [one | reverse for one in outcomes]}))
+    found = verdict_on("12", tmp_path, config)
+    assert found.verdict == REFUTED
+    shown = found.decisive.shown
+    assert (shown.mean, shown.low, shown.high) == pytest.approx((-0.2, -0.3, -0.1))
+    assert f"{first} against {second}" in found.decisive.part.label
+    config = make_wide_config(seeds=[0, 1, 2], study={"comparisons": [[best, second]], "pairs": 20})
     for simulated in (True, False):
         votes.write_text(json.dumps(content | {"simulated": simulated}))
         label = verdict_on("12", tmp_path, config).decisive.part.label

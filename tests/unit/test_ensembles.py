@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 import toy
-from synthetic import make_config, write_results
+from synthetic import SPREADS, make_config, write_results
 
 import rocm_core.training.trainer
 from rocm_core.algorithms import load_algorithm
@@ -252,6 +252,27 @@ def test_an_ensembles_own_scores_are_those_of_its_members(results):
     assert change.mean == pytest.approx(0.02 / 0.02 + 0.5 * 0.8 / 0.4, abs=0.3)
     own = draw(results).data.query("reward == 'both' and metric == 'both' and method == 'rocm-kl'")
     assert own["change"].iloc[-1] == pytest.approx(2.0, abs=0.3) and len(own) == 5
+
+
+@pytest.mark.parametrize("published", [["hpsv2"], ["hpsv2", "hpsv2_0"]])
+def test_an_ensemble_is_made_of_the_published_scores_of_its_members(published, tmp_path):
+    weights = {"hpsv2": 1.0, "hpsv2_0": 0.5}
+    values = ensembles(of=weights) | {"scorers": dict.fromkeys([*weights, "aesthetic"])}
+    write_results(tmp_path, make_config(**values))
+    for scores in tmp_path.glob("samples/**/validation/*/scores.csv"):
+        own = pd.read_csv(scores, dtype={"prompt_id": str})
+        own = own[own["metric"].isin(published)]
+        # By one standard deviation of the base's scores.
+        own["value"] += own["metric"].map(SPREADS)
+        own.to_csv(scores.with_name("published.csv"), index=False)
+    ours, judged = (
+        Results(make_config(**values, **more), tmp_path).final.query("metric == 'both'")
+        for more in ({}, {"published": published})
+    )
+    keys = ["method", "reward", "seed", "prompt_id"]
+    both = ours.merge(judged, on=keys, how="outer", validate="1:1", suffixes=("", "_judged"))
+    moved = both["value_judged"] - both["value"]
+    assert moved.to_numpy() == pytest.approx(sum(weights[name] for name in published))
 
 
 def test_the_report_reads_an_ensemble_and_counts_no_member_as_held_out(results):

@@ -188,6 +188,12 @@ def test_a_long_training_is_thinned_in_the_data_of_the_figure(tmp_path):
     write_results(tmp_path, config)
     data = draw("squared_distance", config, tmp_path).data
     assert data.groupby(["method", "transition"]).size().max() == 200
+    methods = {"rocm-kl": {"beta": 0.05}, "rocm-js": {"beta": 0.5, "iterations": 4}}
+    short = make_config(training={"iterations": 1000}, rewards=["hpsv2"], methods=methods)
+    write_results(tmp_path / "short", short)
+    data = draw("squared_distance", short, tmp_path / "short").data
+    steps = data.groupby(["method", "transition"])["step"].agg(list)
+    assert steps["rocm-js", 2] == [1, 2, 3, 4] and len(steps["rocm-kl", 2]) == 200
 
 
 def test_samples_show_the_same_prompts_for_the_base_and_every_method(finished):
@@ -268,6 +274,23 @@ def test_figure_4_asks_the_held_out_metrics_where_there_is_no_gold_judge(tmp_pat
     assert judged["win_rate"].tolist() == [0.5]  # one always, the other never
 
 
+def test_figure_4_shows_each_reward_by_a_divergence_that_is_swept_there(tmp_path):
+    sweep = {"setting": "beta", "values": [0.1]}
+    swept = {"rocm-fisher": "aesthetic", "rocm-js": "hpsv2"}
+    config = make_config(
+        methods={"rocm-none": {}, "rocm-js": {"beta": 0.5}, "rocm-fisher": {"beta": 5.0}},
+        sweeps=[sweep | {"methods": [m], "rewards": [reward]} for m, reward in swept.items()],
+    )
+    write_results(tmp_path, config)
+    drawing = draw("figure4", config, tmp_path)
+    methods = drawing.data.groupby("reward")["method"].unique().map(set)
+    for family, reward in swept.items():
+        assert methods[reward] == {family, f"{family}--beta-0.1", "rocm-none"}
+    titles = [panel.get_title() for panel in drawing.figure.axes]
+    assert titles == ["HPSv2, JS", "Aesthetic, Fisher"]
+    assert "ROCM with the divergence of a panel" in drawing.caption
+
+
 def test_figure_4_has_a_line_of_the_raters_who_compared_the_sweep_with_the_base(tmp_path):
     sweep = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
     config = make_config(sweeps=[sweep], rewards=["hpsv2"])
@@ -279,6 +302,10 @@ def test_figure_4_has_a_line_of_the_raters_who_compared_the_sweep_with_the_base(
     assert said[["beta", "win_rate", "low", "high", "n"]].values.tolist() == [
         [0.5, 0.65, 0.52, 0.77, 20]
     ]
+    write_votes(tmp_path, [("base-consistency", model) for model in models])
+    data = draw("figure4", config, tmp_path).data
+    said = data.loc[data["preference_of"] == "raters", ["win_rate", "low", "high"]]
+    assert said.values.tolist() == [pytest.approx([0.35, 0.23, 0.48])]
     assert "20 pairs of the user study" in drawing.caption
     assert [text.get_text() for text in drawing.figure.legends[0].texts][-1] == "raters"
 
@@ -347,6 +374,26 @@ def test_figure_6_shows_every_stage_and_the_snapshot_that_the_judge_likes_best(t
     gold = scores[(scores["metric"] == "gold") & (scores["step"] == 40)]["value"].mean()
     shown = data[(data["part"] == "B") & (data["method"] == "rocm-kl")]
     assert np.allclose(shown["verdict"], gold) and len(shown) == 3
+
+
+def test_figure_6_shows_trainings_of_unlike_lengths_at_the_same_shares(tmp_path):
+    methods = {
+        "rocm-none": {"iterations": 20},
+        "rocm-kl": {"beta": 1},
+        "rocm-js": {"beta": 1, "snapshot_every": 8},
+    }
+    config = make_config(methods=methods, rewards=["aesthetic"])
+    write_results(tmp_path, config, size=8)
+    drawing = draw("figure6", config, tmp_path)
+    data = drawing.data
+    along = data[data["part"] == "A"].groupby("method")["step"].agg(list)
+    assert along.to_dict() == {
+        "rocm-none": [0, 10, 20],
+        "rocm-kl": [0, 20, 40],
+        "rocm-js": [0, 16, 40],
+    }
+    texts = [text.get_text() for text in drawing.figure.findobj(Text)]
+    assert {"50% of the training", "100% of the training"} < {*texts}
 
 
 def test_figure_6_prefers_models_trained_on_animals_and_shows_them_animals(tmp_path):
@@ -586,6 +633,13 @@ def test_only_figures_with_data_are_offered(tmp_path, monkeypatch):
     assert set(offered("figures", make_config(snapshots={"prompts": 0}))) == set(always)
     unregularised = offered("figures", make_config(methods={"rocm-none": {}}, rewards=["hpsv2"]))
     assert set(unregularised) == {"figure2", "figure5", *monitored}
+    # Snapshots of a sweep's cells alone are shown where these are.
+    for setting, value, figures in (("beta", 0.5, set()), ("truncate", 1, {"gold_vs_reward"})):
+        methods = ["rocm-kl" if setting == "beta" else "rocm-none"]
+        sweep = {"methods": methods, "setting": setting, "values": [value]}
+        sweeps = [sweep | {"cross": {"snapshot_every": [10]}}]
+        config = make_config(training={"iterations": 40}, sweeps=sweeps)
+        assert set(offered("figures", config)) & {*monitored} == figures
 
 
 def test_a_need_that_does_not_exist_is_refused(monkeypatch):

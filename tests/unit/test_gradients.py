@@ -12,7 +12,7 @@ from synthetic import make_config, make_wide_config, write_results
 import rocm_core.training.trainer
 from rocm_core.analysis import Results
 from rocm_core.claims._evidence import Evidence
-from rocm_core.claims._verdict import CONFIRMED, NOT_TESTED, decide
+from rocm_core.claims._verdict import CONFIRMED, NOT_TESTED, UNDECIDED, decide
 from rocm_core.claims.rocm import gradient_variance
 from rocm_core.errors import UserError
 from rocm_core.grid import Artefacts, compared_gradients, make_grid, measured_steps
@@ -264,6 +264,34 @@ def test_a_method_that_is_truncated_as_configured_is_not_the_papers(tmp_path):
     write_results(tmp_path, config)
     verdict = decide(gradient_variance, Evidence(Results(config, tmp_path)))
     assert verdict.verdict == NOT_TESTED and not verdict.findings
+    methods = {"rocm-none": {}, "rlcm": {}}
+    of_one = make_config(
+        methods=methods,
+        seeds=[0, 1],
+        gradients={"methods": [*methods]},
+        cells={"aesthetic/rocm-none": {"truncate": 1}},
+    )
+    write_results(tmp_path / "one", of_one)
+    verdict = decide(gradient_variance, Evidence(Results(of_one, tmp_path / "one")))
+    labels = [finding.part.label for finding in verdict.findings]
+    assert len(labels) == 2 and all(label.startswith("HPSv2, ") for label in labels)
+
+
+def test_gradients_that_vanish_have_no_share_of_signal(tmp_path):
+    """As those of PPO do where the rewards of each group are equal."""
+    config = make_wide_config(rewards=["hpsv2"], study=None)
+    write_results(tmp_path, config)
+    for file in tmp_path.rglob("gradients.csv"):
+        header, *rows = file.read_text().splitlines()
+        rows = [f"{row.rsplit(',', 2)[0]},0.0,0.0" if ",rlcm," in row else row for row in rows]
+        file.write_text("\n".join([header, *rows]) + "\n")
+    verdict = decide(gradient_variance, Evidence(Results(config, tmp_path)))
+    assert verdict.verdict == UNDECIDED
+    assert "all gradients by RLCM trained on HPSv2 at the start, seed 0, are zero" in verdict.reason
+    made = table.make(Results(config, tmp_path))
+    shown = [[cell.text for cell in row] for block in made.blocks for row in block.rows]
+    assert [text for name, text in shown if name == "RLCM"] == ["zero"] * 3
+    assert "nan" not in made.markdown() and "Zero: all gradients vanish" in made.caption
 
 
 def test_the_table_names_what_is_missing(tmp_path):
