@@ -6,7 +6,6 @@ They were tried in short trainings, of which a search chose one, or in trainings
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from rocm_core.analysis.choice import halves
@@ -49,7 +48,8 @@ def sweep_points(results: Results, *, trials: bool) -> list[SweepPoint]:
             reward,
             cell.method,
             variant,
-            float(np.mean([results.beta(source) for source in results.sources(reward, variant)])),
+            # Over the seeds that there are.
+            pd.Series([results.beta(one) for one in results.sources(reward, variant)]).mean(),
             cell.trial,
         )
         for (reward, variant), cell in cells.items()

@@ -414,12 +414,16 @@ def test_a_version_of_the_trained_scorer_judges_nothing(tmp_path):
 def test_a_steered_beta_is_shown_as_what_it_came_to(tmp_path):
     swept = {"methods": ["rocm-kl"], "setting": "beta", "values": [0.5]}
     methods = {"rocm-kl": {"beta": {"target": 0.01, "start": 1.0}}}
-    config = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods)
+    grid = {"sweeps": [swept], "rewards": ["hpsv2"], "methods": methods, "seeds": [0, 1]}
+    config = make_config(**grid)
     write_results(tmp_path, config)
     assert sorted(table2.make(Results(config, tmp_path)).data["beta"]) == [0.07, 0.5]
+    partial = make_config(**grid, partial=True)
+    for path in tmp_path.glob("*/hpsv2/rocm-kl/seed-1/**/*.*"):
+        path.unlink()
+    assert sorted(table2.make(Results(partial, tmp_path)).data["beta"]) == [0.07, 0.5]
     for path in tmp_path.glob("*/hpsv2/rocm-kl/**/*.*"):
         path.unlink()
-    partial = make_config(sweeps=[swept], rewards=["hpsv2"], methods=methods, partial=True)
     every = table2.make(Results(partial, tmp_path)).blocks[1]
     assert [cell.text for cell in every.rows[-1]] == ["ROCM, KL", "unknown", "missing", "missing"]
 
