@@ -257,10 +257,11 @@ class Results:
         return None if frame is None else frame[columns]
 
     def nfe(self, reward: str, method: str) -> pd.Series | None:
-        """NFE until each step of a method's training, by its first seed; None where there is no
+        """NFE until each step of a method's training, which all seeds share; None where there is no
         history (partial)."""
-        history = self.history(self.sources(reward, method)[0], ["step", "nfe"])
-        return None if history is None else history.set_index("step")["nfe"]
+        found = (self.history(one, ["step", "nfe"]) for one in self.sources(reward, method))
+        longest = max((one for one in found if one is not None), key=len, default=None)
+        return None if longest is None else longest.set_index("step")["nfe"]
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ def preference(e: Evidence, first: str, second: str, question: str) -> Compariso
     """Share of votes for `first`, less ½; p is that of a normal distribution with the interval of
     the study, which draws raters and pairs."""
     if e.results.outcomes is None:
-        raise Undecidable("nobody has voted, or the votes are not counted: `snakemake figure3`")
+        raise Undecidable("nobody has voted, or figure3 has yet to count the votes")
     outcome = e.results.votes(question).get((first, second))
     if outcome is None:
         raise Undecidable(f"no votes on {first} against {second}")

@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from rocm_core.provenance import atomic_write, write_csv
 WIDTH = 5.6  # inches: one column of a page, and still legible on a phone
 DPI = 200
 UNEVEN = 5.0
+_NOTE = 34  # characters of a remark's line, which the narrowest panel holds
 _INK, _GRID = "#222222", "#dddddd"
 _STYLE: dict[Any, Any] = {
     "font.family": FAMILY,
@@ -286,4 +288,4 @@ def note(axes: Axes, text: str) -> None:
     if text:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "zorder": 10}
-        axes.text(0.5, 0.03, text, fontsize=8, bbox=box, **place)
+        axes.text(0.5, 0.03, textwrap.fill(text, _NOTE), fontsize=8, bbox=box, **place)
