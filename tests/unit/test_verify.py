@@ -224,8 +224,10 @@ def test_two_who_accept_at_once_keep_what_the_other_accepted(run):
 
 
 def test_results_without_snakemakes_record_of_them_are_told_from_others(run, tmp_path, capsys):
-    run = run.rename(tmp_path / f"run-{'x' * 90}")
-    files, folder = Artefacts(parse_config(CONFIG), run), tmp_path / ".snakemake"
+    config, folder = parse_config(CONFIG), tmp_path / ".snakemake"
+    outputs = [str(one.outputs[0]) for one in made_results(Artefacts(config, run), PROMPTS)]
+    run = run.rename(f"{run}{'x' * (191 - min(map(len, outputs)))}")
+    files = Artefacts(config, run)
     others = FilePersistence(path=folder, nolock=True)
     others._write_record("results/demo/report.html", MetadataRecord())  # of another run
     require_fresh(files, folder)
