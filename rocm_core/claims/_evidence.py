@@ -199,7 +199,7 @@ class Evidence:
         return self.results.beta(self.results.sources(reward, method)[0])
 
     def nfe(self, reward: str, method: str) -> list[tuple[int, float]]:
-        """(step, NFE until then) of every snapshot of a method, by its first seed."""
+        """(step, NFE until then) of every snapshot of a method."""
         self.require(reward, method)
         spent = self.results.nfe(reward, method)
         steps = self.steps(reward, method)
