@@ -512,9 +512,12 @@ class Results:
         if self.config.partial and not path.exists():
             return None
         try:
-            return json.loads(self.existing(path).read_text(encoding="utf-8"))
+            said = json.loads(self.existing(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); remake it") from None
+        if not isinstance(said, dict):
+            raise UserError(f"{path} is not a JSON object; remake it")
+        return said
 
     def _read_csv(
         self, path: Path, columns: list[str], metric: str | None = None

@@ -61,6 +61,8 @@ class Finding:
     part: Part
     p_corrected: float | None
     outcome: str
+    # What the corrected p-value is of, HOLDS or FAILS: of parts that expect no loss they differ.
+    corrects: str = HOLDS
 
     @property
     def shown(self) -> Estimate | None:
@@ -213,11 +215,11 @@ def _findings(parts: list[Part], rule: Rule) -> list[Finding]:
     for outcome in rule.corrects:
         p_values = holm([_p_values(parts[n])[outcome] for n in family])
         corrected[outcome] = dict(zip(family, p_values, strict=True))
-    shown = corrected[HOLDS if HOLDS in corrected else FAILS]
+    corrects = HOLDS if HOLDS in corrected else FAILS
     findings = []
     for n, one in enumerate(parts):
         p = {o: corrected.get(o, {}).get(n, alone) for o, alone in _p_values(one).items()}
-        findings.append(Finding(one, shown.get(n), _outcome(one, p)))
+        findings.append(Finding(one, corrected[corrects].get(n), _outcome(one, p), corrects))
     return findings
 
 

@@ -10,6 +10,8 @@ from rocm_core.claims._papers import OWN, STATED
 from rocm_core.claims._verdict import (
     EFFECT,
     FACTOR,
+    FAILS,
+    HOLDS,
     NOT_LESS,
     NOT_TESTED,
     ONE_TRAINING,
@@ -46,11 +48,14 @@ def details_of(finding: Finding) -> str:
         rate = comparison.win_rate
         bounds = f" [{rate.low:.0%}, {rate.high:.0%}]" if rate.has_interval else ""
         told.append(f"wins {rate.mean:.0%}{bounds}")
-    told.append(f"p {_p(comparison.p)}")
+    named = {FAILS: ("p", comparison.p)}
     if finding.part.expects == NOT_LESS and comparison.p_margin is not None:
-        told.append(f"p of a loss of {MARGIN} SD {_p(comparison.p_margin)}")
-    if finding.p_corrected is not None and finding.p_corrected != comparison.p:
-        told.append(f"corrected {_p(finding.p_corrected)}")
+        named[HOLDS] = f"p of a loss of {MARGIN} SD", comparison.p_margin
+    corrects = finding.corrects if finding.corrects in named else FAILS
+    for kind, (name, p) in named.items():
+        told.append(f"{name} {_p(p)}")
+        if kind == corrects and finding.p_corrected not in (None, p):
+            told.append(f"corrected {_p(finding.p_corrected)}")
     prompts = [amount([comparison.difference.n], "prompt")] if comparison.difference.n else []
     return "; ".join([*told, ", ".join([*prompts, amount([comparison.seeds], "seed")])])
 

@@ -27,6 +27,7 @@ from rocm_core.claims._verdict import (
     CONFIRMED,
     DIFFERENT,
     FACTOR,
+    FAILS,
     HOLDS,
     LITTLE,
     MORE,
@@ -174,6 +175,15 @@ def test_a_p_value_below_the_level_is_never_rounded_onto_it():
         for p in (0.0499, 0.0501)
     )
     assert "p < 0.05" in near and "p 0.05;" in at
+
+
+def test_a_corrected_p_value_stands_behind_the_one_that_it_corrects():
+    """A part that expects no loss has two; a rule that needs every part corrects that of a loss."""
+    both = Comparison(Estimate(0.01, -0.02, 0.04, 50), None, None, 0.5, 3, p_margin=0.01)
+    part = Part("x", NOT_LESS, both)
+    told = [details_of(Finding(part, 0.06, "holds", which)) for which in (HOLDS, FAILS)]
+    assert told[0].startswith("p 0.50; p of a loss of 0.2 SD 0.01; corrected 0.06;"), told[0]
+    assert told[1].startswith("p 0.50; corrected 0.06; p of a loss of 0.2 SD 0.01;"), told[1]
 
 
 def test_what_the_configuration_lacks_is_not_tested_and_what_is_not_there_yet_is_open():

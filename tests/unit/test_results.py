@@ -174,9 +174,10 @@ def test_a_broken_manifest_is_an_error_that_names_it(finished):
     config, root = finished
     path = root / "cells/hpsv2/rocm-js/seed-0/manifest.json"
     assert json.loads(path.read_text()) == Results(*finished).manifests["hpsv2/rocm-js/seed-0"]
-    path.write_text("{")
-    with pytest.raises(UserError, match="rocm-js/seed-0/manifest.json is not valid JSON"):
-        _ = Results(config, root).manifests
+    for broken, fault in (("{", "valid JSON"), ("[]", "a JSON object")):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=f"rocm-js/seed-0/manifest.json is not {fault}"):
+            _ = Results(config, root).manifests
 
 
 def test_prompt_ids_of_digits_keep_their_zeros(finished):
