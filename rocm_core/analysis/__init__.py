@@ -24,7 +24,6 @@ from rocm_core.analysis.efficiency import (
     rising,
     seed_curves,
     settled,
-    thinned,
     what_is_paid_for,
 )
 from rocm_core.analysis.gate import Check, checks
@@ -39,7 +38,7 @@ from rocm_core.analysis.labels import (
     swept_label,
     training_seeds,
 )
-from rocm_core.analysis.results import Results, only
+from rocm_core.analysis.results import Results, only, thinned
 from rocm_core.analysis.sources import Source
 from rocm_core.analysis.statistics import (
     LEVEL,

@@ -121,12 +121,6 @@ def _averaged(seeds: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({"step": steps} | averages | {"deviation": deviation, "seeds": len(seeds)})
 
 
-def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
-    """At most so many rows of a curve, evenly spread, its ends included."""
-    chosen = np.unique(np.linspace(0, len(frame) - 1, min(points, len(frame))).round().astype(int))
-    return frame.iloc[chosen].reset_index(drop=True)
-
-
 def common_reward(results: Results, curves: dict[str, pd.DataFrame]) -> tuple[float, str]:
     """The reward that the slowest algorithm comes to, and which of its methods that is.
 

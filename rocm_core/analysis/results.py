@@ -553,6 +553,12 @@ def only(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
     return frame
 
 
+def thinned(frame: pd.DataFrame, points: int = 200) -> pd.DataFrame:
+    """At most so many rows of a curve, evenly spread, its ends included."""
+    chosen = np.unique(np.linspace(0, len(frame) - 1, min(points, len(frame))).round().astype(int))
+    return frame.iloc[chosen].reset_index(drop=True)
+
+
 def _mirrored(vote: dict[str, Any]) -> dict[str, Any]:
     """The same votes, as shares of those for the second model."""
     rate, low, high = (vote[key] for key in ("win_rate", "win_rate_low", "win_rate_high"))

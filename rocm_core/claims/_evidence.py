@@ -267,7 +267,10 @@ class Evidence:
         if not metrics:
             raise NotConfigured(f"no scorer is held out from {metric_label(reward)}")
         standard = [scores(metric) / self._unit(reward, metric) for metric in metrics]
-        return (sum(standard[1:], standard[0]) / len(standard)).dropna(axis=1)
+        index = (sum(standard[1:], standard[0]) / len(standard)).dropna(axis=1)
+        if index.empty:
+            raise Undecidable("scores of fewer than two prompts have no deviation, so no unit")
+        return index
 
     def _unit(self, reward: str, metric: str) -> float:
         """Standard deviation of a metric over prompts, the mean of the variances of the models

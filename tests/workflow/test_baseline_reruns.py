@@ -118,7 +118,7 @@ def test_another_prompt_set_to_judge_on_trains_nothing(finished: Checkout) -> No
 @pytest.mark.faults  # for its time
 def test_editing_how_costs_are_reckoned_draws_what_shows_them(finished: Checkout) -> None:
     finished.add_statement("rocm_core/analysis/efficiency.py")
-    shown = dict.fromkeys(("figure5", "efficiency", "horizon", "costs", "claims", "report"), 1)
+    shown = dict.fromkeys(("efficiency", "horizon", "costs", "claims", "report"), 1)
     assert finished.jobs(config=CONFIG) == shown
 
 
