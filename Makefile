@@ -6,7 +6,8 @@
 # make lint         style and types
 # make cells        list the cells of the grid
 # make plan         jobs, GPU hours, disk, and the claims that the grid can decide, before it is run;
-#                   PLAN=--claims adds each claim's power, or what is missing for it
+#                   PLAN=--claims adds each claim's power, or what is missing for it;
+#                   PLAN="--seeds 5 10" that of other numbers of seeds
 # make watch        how far a run is: what runs, what is left, hours so far and to come
 # make card         a model card of every finished LoRA
 # make publish      a folder per finished LoRA with its card, ready for `hf upload`

@@ -2,9 +2,9 @@
 
 `python -m rocm_core.commands.plan --configfile config/paper.yaml`, or `make plan CONFIG=…`: without
 a GPU, weights or a network, and in twenty lines at most; `--claims`, or `PLAN=--claims`, adds a
-line about each claim. Rehearsing the claims takes most of its time, half a minute of one core for
-the paper's grid. Jobs are those that Snakemake still has to run; costs and claims are those of the
-whole grid.
+line about each claim, and `--seeds 10 20` its power with other numbers of seeds. Rehearsing the
+claims takes most of its time, half a minute of one core for the paper's grid, and minutes with more
+seeds. Jobs are those that Snakemake still has to run; costs and claims are those of the whole grid.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rocm_core.claims import Prospect, derive, prospects, seconds_per_pass
@@ -38,17 +38,23 @@ POWER = 0.8
 WIDEST = 100
 
 
-def plan(configfile: str, each: bool = False) -> Iterator[str]:
-    """The plan in lines, `each` claim in lines of its own after it. Raises `UserError` where
-    Snakemake has no plan."""
+def plan(configfile: str, each: bool = False, seeds: Collection[int] = ()) -> Iterator[str]:
+    """The plan in lines, `each` claim in lines of its own after it, also with other numbers of
+    `seeds`. Raises `UserError` where Snakemake has no plan."""
     config = load_config(configfile)
     planning = dry_run(configfile) if SNAKEFILE.exists() else None  # beside the rehearsals
     found = prospects(config)
     yield from jobs(planning) if planning else ["jobs: unknown without the Snakefile of a clone"]
     yield from costs(config)
     yield from claims(config, found)
-    if each:
-        yield from each_claim(found)
+    if each or seeds:
+        others = {count: prospects(with_seeds(config, count)) for count in seeds}
+        yield from each_claim({len(config.seeds): found} | others)
+
+
+def with_seeds(config: Config, count: int) -> Config:
+    """The configuration with so many training seeds."""
+    return config.model_copy(update={"seeds": tuple(range(count))})
 
 
 def dry_run(configfile: str) -> subprocess.Popen[str]:
@@ -136,14 +142,20 @@ def claims(config: Config, found: Sequence[Prospect]) -> Iterator[str]:
             yield from _wrapped(f"  {kind}: {', '.join(one.claim.id for one in ones)}", 4)
 
 
-def each_claim(found: Sequence[Prospect]) -> Iterator[str]:
-    """What each claim has to expect, in lines: its power and text, or what is missing."""
-    for one in found:
-        if one.missing is None:
-            yield from _wrapped(f"  {one.power:4.2f}  {one.claim.id:3}  {one.claim.text}", 13)
-    for one in found:
-        if one.missing:
-            yield from _wrapped(f"     –  {one.claim.id:3}  {one.missing}", 13)
+def each_claim(found: Mapping[int, Sequence[Prospect]]) -> Iterator[str]:
+    """What each claim has to expect, in lines, from its prospects by the number of seeds: its
+    powers and text, or what is missing."""
+    counts = sorted(found)
+    if len(counts) > 1:
+        yield "power by number of seeds:"
+        yield "".join(f"  {count:4}" for count in counts)
+    claims = [*zip(*(found[count] for count in counts), strict=True)]
+    decidable = [any(one.missing is None for one in ones) for ones in claims]
+    for wanted in (True, False):
+        for ones in (ones for ones, can in zip(claims, decidable, strict=True) if can is wanted):
+            powers = "".join("     –" if one.missing else f"  {one.power:4.2f}" for one in ones)
+            told = ones[-1].claim.text if wanted else ones[-1].missing
+            yield from _wrapped(f"{powers}  {ones[-1].claim.id:3}  {told}", len(powers) + 7)
 
 
 def _columns(cells: Sequence[str], columns: int) -> Iterator[str]:
@@ -169,6 +181,12 @@ def _width() -> int:
     return min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns)
 
 
+def _seeds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seeds: give 1 or more")
+    return int(text)
+
+
 def main() -> None:
     """Print the plan, or the record of the study that powers are from."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,12 +203,20 @@ def main() -> None:
         action="store_true",
         help="also list each claim with its power, or with what is missing for it",
     )
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        nargs="+",
+        default=(),
+        metavar="10",
+        help="list the claims with their power for other numbers of training seeds, too",
+    )
     given = parser.parse_args()
     if given.record:
         record = derive(load_config(given.configfile), given.record)
         print(json.dumps(record, indent=1, ensure_ascii=False))
         return
-    for line in plan(given.configfile, given.claims):
+    for line in plan(given.configfile, given.claims, given.seeds):
         print("\n".join(_wrapped(line, 4)))
 
 

@@ -3,7 +3,7 @@
 import functools
 import json
 from pathlib import Path as FilePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, WithJsonSchema
 
@@ -284,6 +284,13 @@ class Config(Settings):
     @functools.cached_property
     def _text(self) -> str:
         return json.dumps(self.to_dict())  # in the order of the file, which is that of the methods
+
+    def model_copy(self, **options: Any) -> Self:
+        """pydantic's copy, without the text by which configurations are told apart: it would make
+        one with an `update` equal to this, whose grid would then be taken for its own."""
+        copy = super().model_copy(**options)
+        copy.__dict__.pop("_text", None)
+        return copy
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self._text == other._text

@@ -464,3 +464,10 @@ def test_make_says_where_the_results_are_however_the_name_is_written(
     configuration.main()
     said = capsys.readouterr().out.split()
     assert said[1::2] == [f"results/tiny/{name}" for name in ("report.html", "tables/", "figures/")]
+
+
+def test_a_copy_with_other_values_is_not_taken_for_its_original():
+    config = parse_config(yaml.safe_load(SMALL))
+    assert config.model_copy() == config  # which computes the text that tells them apart
+    wider = config.model_copy(update={"seeds": (0, 1, 2)})
+    assert wider != config and len(make_grid(wider)) > len(make_grid(config))

@@ -13,7 +13,7 @@ from rocm_core.claims import CLAIMS, derive, prospects
 from rocm_core.claims._assumed import RECORD, Assumed, assumed
 from rocm_core.claims.rehearsal import Rehearsal
 from rocm_core.commands import plan
-from rocm_core.commands.plan import claims, costs, each_claim
+from rocm_core.commands.plan import claims, costs, each_claim, with_seeds
 from rocm_core.errors import UserError
 from rocm_core.grid import (
     GPUS,
@@ -128,6 +128,22 @@ def test_power_grows_with_seeds():
     assert power(2) + 1 < power(6)
 
 
+def test_claims_are_listed_with_their_power_for_other_numbers_of_seeds(wide):
+    config = make_wide_config(seeds=[0, 1, 2])
+    alone = prospects(with_seeds(config, 1), rehearsals=FEW)
+    found = {3: list(wide.values()), 1: alone}
+    listed = "\n".join(each_claim(found))
+    assert listed.startswith("power by number of seeds:\n     1     3\n")
+    rows = re.findall(r"^  ( *–|\d.\d\d)  ( *–|\d.\d\d)  (\w+)", listed, re.M)
+    assert {id: (first.strip(), second.strip()) for first, second, id in rows} == {
+        one.claim.id: tuple(
+            f"{each.power:.2f}" if each.missing is None else "–"
+            for each in (one, wide[one.claim.id])
+        )
+        for one in alone
+    }
+
+
 def test_power_grows_with_the_effect():
     def power(factor):
         record = json.loads(RECORD.read_text(encoding="utf-8"))
@@ -204,7 +220,7 @@ def test_every_configuration_has_a_plan(name):
     of_jobs = 1 + 4  # their number, and eleven kinds in three columns, of a grid with all of them
     assert len(lines) + of_jobs <= 20
     assert all(re.search(rf"[ ,]{one.claim.id}\b", "".join(lines)) for one in found)
-    each = [*each_claim(found)]
+    each = [*each_claim({len(config.seeds): found})]
     listed = re.findall(r"^  (?:\d.\d\d|   –)  (\w+)", "\n".join(each), re.M)
     assert sorted(listed) == sorted(one.claim.id for one in found)
     assert all(len(line) <= 110 for line in [*lines, *each])
