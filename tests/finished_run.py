@@ -9,6 +9,7 @@ from pathlib import Path
 from rocm_core.configuration import Config
 from rocm_core.grid import (
     DISTANCES,
+    SCORED_TOGETHER,
     Artefacts,
     job_code,
     load_config,
@@ -95,7 +96,7 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
         write(
             own.manifest,
             files,
-            settings.to_dict(),
+            cell.trained_with.to_dict(),
             job_code("train", settings),
             [path for path in settings.weights if Path(path).exists()],
             [layout.prompts(settings.prompts), *run.choice(name), *run.standards(name)],
@@ -118,7 +119,11 @@ def write_run(config: Config, root: Path | None = None, prompts=None, more=()) -
         code = job_code("generate", settings)
         write(images.manifest, files, settings.to_dict(), code, inputs=read)
         of_jobs = {
-            images.scores: (scorers, job_code("score", metrics=config.metrics), config.metrics),
+            images.scores: (
+                scorers | {"batch_size": SCORED_TOGETHER},
+                job_code("score", metrics=config.metrics),
+                config.metrics,
+            ),
             images.readouts: ({"clip": run.clip}, job_code("measure"), run.readouts),
         }
         if config.published and images.scores in run.main_scores():

@@ -32,6 +32,7 @@ from rocm_core.provenance import (
     Made,
     check_manifest,
     damage,
+    differing,
     files_in,
     first_of,
     is_accepted,
@@ -179,10 +180,8 @@ def _record(folder: Path, output: Path) -> Path:
 
 
 def _is_stale(made: Made, manifest: Mapping[str, Any]) -> bool:
-    was = manifest["settings"]
-    differs = any(was.get(key) != value for key, value in made.settings.items())
-    differs |= processes_of(manifest) != made.processes
-    return differs or is_of_other_code(made, manifest)
+    differs = differing(made, manifest) or processes_of(manifest) != made.processes
+    return bool(differs) or is_of_other_code(made, manifest)
 
 
 def read_sets(files: Artefacts) -> tuple[dict[str, list[Prompt]], list[str]]:

@@ -34,6 +34,7 @@ from rocm_core.grid.held_out import is_held_out
 from rocm_core.grid.loading import given_config, load_config, parse_config
 from rocm_core.grid.made import (
     DISTANCES,
+    SCORED_TOGETHER,
     made_prompts,
     made_renderings,
     made_results,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What scores of snapshots hold beside the metrics: how far the snapshot went from the reference.
 DISTANCES = ("squared_distance",)
+SCORED_TOGETHER = 64  # images, `BATCH_SIZE` of rocm_core/evaluation/scores.py
 
 
 def made_prompts(files: Artefacts) -> Iterator[Made]:
@@ -156,7 +157,8 @@ def _choices(files: Artefacts) -> Iterator[Made]:
 
 def _images(files: Artefacts, ids: Mapping[str, Sequence[str]]) -> Iterator[Made]:
     """All sets of images, with their scores, read-outs and published packages' scores."""
-    config, scorers = files.config, {"scorers": files.config.scorer_paths()}
+    config = files.config
+    scorers = {"scorers": config.scorer_paths(), "batch_size": SCORED_TOGETHER}
     for name, prompt_set, images in files.folders(ids):
         drawn, shown = files.generation(name, images.steps), ids[prompt_set]
         pictures = [images.index, *map(images.image, shown)]

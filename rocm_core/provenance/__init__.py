@@ -4,6 +4,7 @@ from rocm_core.provenance.chain import (
     Made,
     check_manifest,
     damage,
+    differing,
     first_of,
     is_accepted,
     is_of_other_code,

@@ -77,6 +77,15 @@ def is_of_other_code(made: Made, manifest: Mapping[str, Any]) -> bool:
     return manifest["code"] != made.code and not is_accepted(made, manifest)
 
 
+def differing(made: Made, manifest: Mapping[str, Any]) -> list[str]:
+    """The settings by which a manifest is of another configuration, also those that this one lacks:
+    an optional setting is there only where it is not at its default."""
+    was = manifest["settings"]
+    others = [key for key, value in made.settings.items() if was.get(key) != value]
+    gone = (key for key, value in was.items() if not (value is None or value is False))
+    return others + sorted(set(gone) - made.settings.keys())
+
+
 def check_manifest(
     made: Made,
     manifest: Mapping[str, Any],
@@ -92,12 +101,11 @@ def check_manifest(
     are, by their paths.
     """
     path, folder = made.manifest, made.manifest.parent
-    was = manifest["settings"]
-    differing = [key for key, value in made.settings.items() if was.get(key) != value]
-    if made.rendered and differing:
-        yield f"{path}: made from a configuration that differs in {', '.join(differing)}"
-    for key in differing if not made.rendered else ():
-        value = made.settings[key]
+    was, others = manifest["settings"], differing(made, manifest)
+    if made.rendered and others:
+        yield f"{path}: made from a configuration that differs in {', '.join(others)}"
+    for key in others if not made.rendered else ():
+        value = made.settings.get(key)
         yield f"{path}: made with {key} {was.get(key)!r}, the configuration says {value!r}"
     if (processes := processes_of(manifest)) != made.processes:
         yield f"{path}: made with processes {processes}, resources.gpus asks for {made.processes}"

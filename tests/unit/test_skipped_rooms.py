@@ -111,7 +111,7 @@ MEMBERS = {
     "TrainingSettings": {"weights"},
     "StudySettings": set(),
     "Contest": set(),
-    "Config": {"root", "members", "scorer_paths", "_text", "__eq__", "__hash__"},
+    "Config": {"root", "members", "scorer_paths", "_text", "model_copy", "__eq__", "__hash__"},
 }
 
 

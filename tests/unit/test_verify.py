@@ -15,7 +15,15 @@ from snakemake.persistence.file import FilePersistence
 from rocm_core.commands.accept import accept
 from rocm_core.commands.verify import require_fresh, verify
 from rocm_core.errors import UserError
-from rocm_core.grid import Artefacts, job_code, load_config, made_results, parse_config
+from rocm_core.evaluation.scores import BATCH_SIZE
+from rocm_core.grid import (
+    SCORED_TOGETHER,
+    Artefacts,
+    job_code,
+    load_config,
+    made_results,
+    parse_config,
+)
 from rocm_core.plugins import ROOT
 from rocm_core.prompts import Prompt, write_prompts
 from rocm_core.provenance import (
@@ -301,6 +309,21 @@ def test_a_history_must_be_complete_and_finite(run):
     assert any("not finite" in line for line in problems(run))
 
 
+def test_results_of_a_setting_that_was_removed_are_stale(tmp_path):
+    """An optional setting is not among the others where it is at its default."""
+    root, given = tmp_path / "run", {"methods": {"rocm-kl": {"beta": 0.05, "truncate": 2}}}
+    given |= {"generation": {"lora_scale": 0.5}, "base_rewards": True}
+    write_run(parse_config(CONFIG | given), root, PROMPTS)
+    found = problems(root, methods={"rocm-kl": {"beta": 0.05}}, base_rewards=True)
+    assert {"truncate 2", "lora_scale 0.5"} == {
+        said for line in found for said in re.findall(r"made with (\w+ \S+), .* says None$", line)
+    }
+    assert any(
+        line.endswith("differs in base_rewards")
+        for line in problems(root, **given | {"base_rewards": False})
+    )
+
+
 def test_results_of_other_settings_are_stale(run):
     methods = {"rocm-none": {}, "rocm-kl": {"beta": 0.1}}
     found = problems(run, methods=methods)
@@ -405,3 +428,7 @@ def test_a_published_run_is_what_it_was_made_as_and_a_changed_number_tells(tmp_p
     scores.write_text(f"{before},{float(last) + 1}\n")
     problems, _ = verify(config, tmp_path / "results")
     assert problems[0] == f"{scores} is not the file that its manifest lists: its sha256 differs"
+
+
+def test_scores_name_how_many_images_were_scored_together():
+    assert SCORED_TOGETHER == BATCH_SIZE
