@@ -1,17 +1,26 @@
 """Train one cell of a configuration, without Snakemake.
 
 `rocm-core train --configfile config/demo.yaml --cell hpsv2/rocm-kl/seed-0 --output trained`; the
-same call resumes a run that was interrupted.
+same call resumes a run that was interrupted, unless its code, weights or settings have changed.
 """
 
 import argparse
 from pathlib import Path
 
 from rocm_core.errors import UserError, run
-from rocm_core.grid import Artefacts, load_config, make_grid, searched, standardised
+from rocm_core.grid import (
+    Artefacts,
+    load_config,
+    make_grid,
+    searched,
+    standardised,
+    training_code,
+)
 from rocm_core.jobs import Progress
 from rocm_core.plugins import did_you_mean
 from rocm_core.prompts import make_prompts
+from rocm_core.provenance import digest_of
+from rocm_core.weights import digest_of_all
 
 
 def main() -> None:
@@ -26,7 +35,6 @@ def main() -> None:
     if args.cell not in cells:
         hint = did_you_mean(args.cell, cells)
         raise UserError(f"--cell: {args.cell!r} is not a cell of {args.configfile}{hint}")
-    from rocm_core import __version__
     from rocm_core.training import train
 
     settings = cells[args.cell].settings
@@ -39,7 +47,9 @@ def main() -> None:
         settings,
         make_prompts(config.prompts[settings.prompts]),
         args.output,
-        fingerprint=__version__,
+        fingerprint=digest_of(
+            {"code": training_code(settings), "weights": digest_of_all(*settings.weights)}
+        ),
         progress=Progress(config.progress, Path(f"{args.output}.run"), args.cell, config.name),
     )
 

@@ -14,7 +14,13 @@ from rocm_core.grid.budget import (
     training_work,
 )
 from rocm_core.grid.cells import Cell, make_grid, spell, table, trials_of
-from rocm_core.grid.codes import job_code, render_code, study_code, train_version
+from rocm_core.grid.codes import (
+    job_code,
+    render_code,
+    study_code,
+    train_version,
+    training_code,
+)
 from rocm_core.grid.costs import STABLE_DIFFUSION, costs_of
 from rocm_core.grid.ensembles import Standards, combine
 from rocm_core.grid.evaluation import (

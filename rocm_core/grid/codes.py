@@ -23,6 +23,15 @@ def job_code(
     Of the denoisers the model's own counts, or every one where it is not known yet: what is fetched
     after the fingerprint was taken must not change it.
     """
+    return code_fingerprint(f"workflow/scripts/{script}.py", *_plugins(settings, metrics))
+
+
+def training_code(settings: TrainingSettings) -> str:
+    """Code fingerprint of a training that no workflow starts."""
+    return code_fingerprint("rocm_core.training.job", *_plugins(settings))
+
+
+def _plugins(settings: ModelSettings | None, metrics: Sequence[str] = ()) -> list[str]:
     modules = [module_of("rewards", metric, "metrics") for metric in metrics]
     if settings:
         modules += denoiser_modules(settings.model)
@@ -33,7 +42,7 @@ def job_code(
         modules += [module_of("rewards", name, "reward") for name in seen]
         if settings.divergence != "none":
             modules.append(module_of("divergences", settings.divergence, "divergence"))
-    return code_fingerprint(f"workflow/scripts/{script}.py", *modules)
+    return modules
 
 
 def study_code(step: str) -> str:

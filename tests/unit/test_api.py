@@ -140,6 +140,16 @@ def test_one_cell_is_trained_without_snakemake_and_an_unknown_one_is_named(monke
     settings, prompts, output = called["a"]
     assert (settings.reward, settings.divergence, str(output)) == ("hpsv2", "kl", "/nowhere")
     assert len(prompts) == 2048 and str(called["k"]["progress"].files.folder) == "/nowhere.run"
+    # What a state of other code or other weights is refused by.
+    told = [called["k"]["fingerprint"]]
+    for name, value in (("training_code", "other code"), ("digest_of_all", "other weights")):
+        with monkeypatch.context() as patch:
+            patch.setattr(command, name, lambda *given, value=value: value)
+            command.main()
+        told.append(called["k"]["fingerprint"])
+    monkeypatch.setattr("sys.argv", [*words, "hpsv2/rocm-js/seed-0"])
+    command.main()
+    assert len({*told, called["k"]["fingerprint"]}) == 4
     for config, cell in (("shapes", "hpsv2/rocm-kl"), ("contest", "cautious/rocm-none")):
         words[2] = f"config/{config}.yaml"
         monkeypatch.setattr("sys.argv", [*words, f"{cell}/seed-0"])
