@@ -4,11 +4,13 @@ Trains the cells of benchmarks/regularisation.yaml in the embedded world: withou
 for each one the trials of its search from several seeds, the β that they choose, and a controller
 of β. Models are judged on the validation prompts, with the noise that the workflow
 gives them. The search is the workflow's; a trial is the beginning of the longer training, which
-goes on from it. What is in --folder is kept, so that a run can be stopped and started again.
+goes on from it. What is in --folder, of the same settings and code, is kept, so that a run can be
+stopped and started again.
 Writes benchmarks/results/regularisation-cpu.json.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,10 @@ from benchmarks.compare import RESULTS, ROOT, describe
 from rocm_core.analysis import Trained, choose, paired_difference
 from rocm_core.configuration import BetaTarget, Config, TrainingSettings
 from rocm_core.evaluation.scores import write_scores
-from rocm_core.grid import Artefacts, load_config, trials_of
+from rocm_core.grid import Artefacts, load_config, training_code, trials_of
 from rocm_core.policies import Policy, load_policy
 from rocm_core.prompts import Prompt, make_prompts
-from rocm_core.provenance import CSV_OPTIONS, atomic_write, write_csv, write_json
+from rocm_core.provenance import CSV_OPTIONS, atomic_write, digest_of, write_csv, write_json
 from rocm_core.rewards import Reward, load_reward
 from rocm_core.training import Trainer
 
@@ -109,10 +111,12 @@ class Trainings:
     def scores(self, name: str, settings: TrainingSettings, step: int, every: int = 1) -> Path:
         """Scores on every prompt, or every second, of a training after `step` iterations, of which
         a history.csv tells."""
-        path = self.folder / name / f"step-{step}.csv"
+        code = training_code(settings)
+        made = digest_of({"settings": json.dumps(settings.to_dict()), "code": code})[:12]
+        path = self.folder / name / made / f"step-{step}.csv"
         if not path.exists():
-            state, saved = self.folder / name / "state.pt", time.monotonic()
-            trainer = Trainer(settings, self.prompts, "benchmark", self.accelerator)
+            state, saved = path.with_name("state.pt"), time.monotonic()
+            trainer = Trainer(settings, self.prompts, code, self.accelerator)
             if state.exists():
                 trainer.load_state_dict(torch.load(state, weights_only=False))
             assert trainer.step <= step, f"{state} has gone on: remove {path.parent}"
