@@ -132,6 +132,8 @@ def hash_inputs(files: Iterable[str | Path]) -> dict[Path, str]:
     Raises `UserError` for a file that does not exist or is not the one that its manifest lists; one
     that no manifest lists, such as a LoRA from elsewhere, is taken as it is.
     """
+    # Both are remembered: they are of what runs, not of what is checked out when a job ends.
+    git_commit(), package_versions()
     hashes = {}
     for file in map(Path, files):
         if not file.is_file():

@@ -19,6 +19,7 @@ from rocm_core.provenance import (
     folder_digest,
     forget_code,
     hash_inputs,
+    manifests,
     module_closure,
     package_versions,
     read_entry,
@@ -424,6 +425,18 @@ def test_a_manifest_says_what_made_the_files_and_from_what(tmp_path, monkeypatch
     )
     assert manifest["packages"] == package_versions() and "python" in manifest["packages"]
     assert {"commit", "device", "peak_memory_gib"} <= manifest.keys()
+
+
+def test_a_manifest_names_the_commit_that_the_job_began_with(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(manifests, "ROOT", tmp_path)
+    manifests.git_commit.cache_clear()
+    monkeypatch.setattr(manifests, "_git", lambda *arguments: "then")
+    hash_inputs([])
+    monkeypatch.setattr(manifests, "_git", lambda *arguments: "now")
+    write_manifest(tmp_path / "manifest.json", settings={}, code="c")
+    manifests.git_commit.cache_clear()
+    assert json.loads((tmp_path / "manifest.json").read_text())["commit"] == "then"
 
 
 def test_inputs_are_hashed_and_must_be_those_of_their_manifests(tmp_path):
