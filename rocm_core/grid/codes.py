@@ -18,11 +18,7 @@ def job_code(
     script: str, settings: ModelSettings | None = None, metrics: Sequence[str] = ()
 ) -> str:
     """Code fingerprint of a job: of its script in workflow/scripts/, of the plug-ins that its
-    `settings` name, and of the scorers of its `metrics`.
-
-    Of the denoisers the model's own counts, or every one where it is not known yet: what is fetched
-    after the fingerprint was taken must not change it.
-    """
+    `settings` name, and of the scorers of its `metrics`."""
     return code_fingerprint(f"workflow/scripts/{script}.py", *_plugins(settings, metrics))
 
 
@@ -32,6 +28,9 @@ def training_code(settings: TrainingSettings) -> str:
 
 
 def _plugins(settings: ModelSettings | None, metrics: Sequence[str] = ()) -> list[str]:
+    """The modules that they load by name. Of the denoisers the model's own counts, or every one
+    where it is not known yet: what is fetched after the fingerprint was taken must not change it.
+    """
     modules = [module_of("rewards", metric, "metrics") for metric in metrics]
     if settings:
         modules += denoiser_modules(settings.model)

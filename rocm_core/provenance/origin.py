@@ -1,13 +1,13 @@
 """Which configuration a folder of results is of, so that no other one goes on in it unnoticed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rocm_core.errors import UserError
 from rocm_core.provenance.files import Layout, write_json
 
 
-def require_same_origin(layout: Layout, files: Sequence[str], sections: dict[str, str]) -> None:
+def require_same_origin(layout: Layout, files: Sequence[str], sections: Mapping[str, str]) -> None:
     """Raise `UserError` where the results are of another configuration file with other contents.
 
     files: the configuration's. sections: {section: digest}, of which `partial` does not count: it
@@ -21,7 +21,7 @@ def require_same_origin(layout: Layout, files: Sequence[str], sections: dict[str
         known, others = dict(record["sections"]), list(record["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{layout.origin} cannot be read ({error}): restore or remove it") from None
-    either = (sections | known).keys() - {"partial"}  # an optional one may have gone
+    either = {*sections, *known} - {"partial"}  # an optional one may have gone
     differing = sorted(k for k in either if known.get(k) != sections.get(k))
     now, then = {*files}, {*others}
     if differing and not (now & then and (now <= then or now >= then)):
@@ -33,6 +33,6 @@ def require_same_origin(layout: Layout, files: Sequence[str], sections: dict[str
         )
 
 
-def record_origin(layout: Layout, files: Sequence[str], sections: dict[str, str]) -> None:
+def record_origin(layout: Layout, files: Sequence[str], sections: Mapping[str, str]) -> None:
     """Write down which configuration goes on in a folder of results."""
     write_json(layout.origin, {"files": list(files), "sections": dict(sections)})
