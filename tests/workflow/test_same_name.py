@@ -6,6 +6,9 @@ import shutil
 import pytest
 from checkout import Checkout
 
+from rocm_core.errors import UserError
+from rocm_core.provenance import Layout, record_origin, require_same_origin
+
 RECORD = "results/matrix/configuration.json"
 
 
@@ -74,3 +77,12 @@ def test_a_broken_record_is_named(finished: Checkout, text: str) -> None:
     done = finished.snakemake("-n", "all", "--configfile", "config/matrix.yaml")
     assert done.returncode != 0 and f"{RECORD} cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_copy_without_an_optional_section_is_another_configuration(tmp_path) -> None:
+    """`base_rewards: false` is not among the sections."""
+    layout = Layout(tmp_path)
+    record_origin(layout, ["config/one.yaml"], {"methods": "m", "base_rewards": "b"})
+    with pytest.raises(UserError, match="differs in base_rewards"):
+        require_same_origin(layout, ["config/two.yaml"], {"methods": "m"})
+    require_same_origin(layout, ["config/two.yaml"], {"methods": "m", "base_rewards": "b"})
